@@ -1,0 +1,1 @@
+"""hqc: an open hybrid quantization compiler."""

@@ -1,0 +1,308 @@
+"""The one home of the formulas in docs/arithmetic.md: scales, rounding, requantization, tables, resize coordinates.
+
+Everything here is NumPy on plain arrays and exact: integers are computed in int64, reals in float64 unless a line says float32.
+Kernels may compute faster, never differently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.errors import QuantizationError
+
+VERSION = 1
+ArrayI = npt.NDArray[np.int64]
+Rounding = Literal["half_even", "half_away", "half_up", "floor"]
+ROUNDINGS: tuple[str, ...] = ("half_even", "half_away", "half_up", "floor")
+FLOAT32_EPS = float(np.finfo(np.float32).eps)
+
+
+# --- integers ----------------------------------------------------------------------------------------------------------
+
+
+def bounds(bits: int) -> tuple[int, int]:
+    """Smallest and largest signed integer of `bits` bits."""
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def saturate(x: npt.ArrayLike, bits: int) -> ArrayI:
+    """`sat_b(x)`."""
+    low, high = bounds(bits)
+    return np.clip(np.asarray(x, np.int64), low, high)
+
+
+def rounding_shift_right(x: npt.ArrayLike, n: npt.ArrayLike) -> ArrayI:
+    """`rsr(x, n)`: `(x + 2^(n-1)) >> n` for n >= 1, `x` for 0, `x << -n` below; element-wise in int64."""
+    x, n = np.asarray(x, np.int64), np.asarray(n, np.int64)
+    right = np.maximum(n, 0)
+    half = np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
+    return np.where(n >= 0, (x + half) >> right, x << np.maximum(-n, 0))
+
+
+# --- section 1: scales -------------------------------------------------------------------------------------------------
+
+
+def scale_from_range(minimum: npt.ArrayLike, maximum: npt.ArrayLike, bits: int = 8) -> npt.NDArray[np.float32]:
+    """float32 `max(-min(0, minimum), max(0, maximum)) / (2^(bits-1) - 0.5)`, at least float32 eps; element-wise."""
+    low = np.minimum(np.asarray(minimum, np.float64), 0.0)
+    high = np.maximum(np.asarray(maximum, np.float64), 0.0)
+    scale = np.maximum(-low, high) / ((1 << (bits - 1)) - 0.5)
+    return np.maximum(scale, FLOAT32_EPS).astype(np.float32)
+
+
+def weight_scale(minimum: npt.ArrayLike, maximum: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Per-channel int8 scales; an all-zero channel takes the layer's largest channel scale."""
+    scale = np.atleast_1d(scale_from_range(minimum, maximum))
+    zero = (np.atleast_1d(np.asarray(minimum)) == 0) & (np.atleast_1d(np.asarray(maximum)) == 0)
+    return np.where(zero, scale.max(), scale).astype(np.float32)
+
+
+def power_of_two_scale(scale: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Bernoulli's scale `2^-k`, `k = clamp(floor(-log2 s), 1, 14)`; element-wise."""
+    # frexp is exact where log2 is not: s = m 2^e, 0.5 <= m < 1, so -log2 s is in (-e, 1-e] and its floor is
+    # -e, or 1-e when m is exactly 0.5.
+    mantissa, exponent = np.frexp(np.asarray(scale, np.float32))
+    k = np.clip(np.where(mantissa == 0.5, 1 - exponent, -exponent), 1, 14)
+    return np.ldexp(np.float32(1.0), -k).astype(np.float32)
+
+
+# --- section 2: quantize, dequantize -----------------------------------------------------------------------------------
+
+
+def round_to_int(x: npt.NDArray[Any], rounding: str = "half_even") -> npt.NDArray[Any]:
+    """`x` rounded to whole numbers in its own float dtype."""
+    if rounding == "half_even":
+        return np.asarray(np.rint(x))
+    if rounding == "floor":
+        return np.asarray(np.floor(x))
+    if rounding == "half_up":
+        floor = np.floor(x)
+        return np.asarray(floor + (x - floor >= 0.5))
+    if rounding == "half_away":
+        whole = np.trunc(x)
+        return np.asarray(whole + np.sign(x) * (np.abs(x - whole) >= 0.5))
+    raise ValueError(f"unknown rounding {rounding!r}; known: {', '.join(ROUNDINGS)}")
+
+
+def _along(scale: npt.ArrayLike, axis: int | None, rank: int) -> npt.NDArray[np.float32]:
+    array = np.asarray(scale, np.float32)
+    return array if axis is None else array.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
+
+
+def quantize(
+    x: npt.ArrayLike, scale: npt.ArrayLike, bits: int = 8, rounding: str = "half_even", axis: int | None = None
+) -> ArrayI:
+    """`sat(round(x / s))`, division in float32; NaN is refused with `QuantizationError`."""
+    x = np.asarray(x, np.float32)
+    with np.errstate(over="ignore"):
+        ratio = x / _along(scale, axis, x.ndim)
+    if np.isnan(ratio).any():
+        raise QuantizationError("cannot quantize NaN; find the operation that produced it")
+    low, high = bounds(bits)
+    return np.clip(round_to_int(ratio, rounding), low, high).astype(np.int64)
+
+
+def dequantize(q: npt.ArrayLike, scale: npt.ArrayLike, axis: int | None = None) -> npt.NDArray[np.float32]:
+    """`q * s` in float32."""
+    q = np.asarray(q)
+    return q.astype(np.float32) * _along(scale, axis, q.ndim)
+
+
+# --- section 3: requantize ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RequantParams:
+    """How an accumulator becomes a result: multiplier M, pre-shift p, post-shift S (int64, all of one shape) and mode.
+
+    `array` is the `[3, ...]` form that the integer IR holds.
+    """
+
+    multiplier: ArrayI
+    pre_shift: ArrayI
+    post_shift: ArrayI
+    mode: str
+
+    @property
+    def array(self) -> ArrayI:
+        return np.stack([self.multiplier, self.pre_shift, self.post_shift])
+
+
+def requant_params(ratio: npt.ArrayLike, bits: int = 8, *, what: str = "requantization") -> RequantParams:
+    """M, p, S for a ratio `s_acc / s_out` (float64, any shape) to an int8 or int16 result.
+
+    `QuantizationError` for a ratio of 2^15 or more; below 2^-31 the multiplier is 0.
+    """
+    ratio = np.asarray(ratio, np.float64)
+    if not (np.isfinite(ratio).all() and (ratio > 0).all()):
+        raise QuantizationError(f"{what}: the ratio of scales must be positive and finite, got {ratio.min()}")
+    if (ratio >= 2.0**15).any():
+        raise QuantizationError(
+            f"{what}: the accumulator's scale is {ratio.max():.6g} times the result's scale, the limit is 32768; "
+            "calibrate the result's range again"
+        )
+    mantissa_bits, target = (15, 128.0) if bits == 8 else (31, 32768.0)
+    mantissa, exponent = np.frexp(ratio)
+    multiplier = np.floor(mantissa * 2.0**mantissa_bits + 0.5).astype(np.int64)
+    exponent = exponent.astype(np.int64)
+    overflow = multiplier == 1 << mantissa_bits
+    multiplier = np.where(overflow, multiplier >> 1, multiplier)
+    exponent = exponent + overflow
+    shift = mantissa_bits - exponent
+    # smallest p >= 0 with (target / ratio) / 2^p < 2^mantissa_bits
+    quotient_mantissa, quotient_exponent = np.frexp(target / np.maximum(ratio, 2.0**-1000))
+    del quotient_mantissa  # q = m 2^e with m < 1, so q < 2^e, and q >= 2^(e-1): p = e - bits is the smallest
+    pre = np.maximum(quotient_exponent.astype(np.int64) - mantissa_bits, 0)
+    vanishing = ratio < 2.0**-31
+    multiplier = np.where(vanishing, 0, multiplier)
+    pre = np.where(vanishing, 0, np.minimum(pre, 62))
+    shift = np.where(vanishing, 1, shift)
+    return RequantParams(multiplier, pre, shift, "multiply" if bits == 8 else "multiply64")
+
+
+def shift_params(ratio: npt.ArrayLike, *, what: str = "requantization") -> RequantParams:
+    """Bernoulli's right shift n for a power-of-two ratio `2^-n`; `QuantizationError` when n would be negative."""
+    ratio = np.asarray(ratio, np.float64)
+    mantissa, exponent = np.frexp(ratio)
+    if (mantissa != 0.5).any():
+        raise QuantizationError(f"{what}: the ratio of scales {ratio.max():.6g} is not a power of two")
+    n = (1 - exponent).astype(np.int64)
+    if (n < 0).any():
+        raise QuantizationError(
+            f"{what}: the result's scale is {ratio.max():.6g} times finer than the accumulator's, and the hardware only "
+            "shifts right; give the result a scale at least as coarse"
+        )
+    return RequantParams(np.ones_like(n), np.zeros_like(n), n, "shift")
+
+
+def requantize(acc: npt.ArrayLike, params: RequantParams, bits: int = 8) -> ArrayI:
+    """Requantized accumulator in int64; `params` must broadcast with `acc` (reshape per-channel ones first)."""
+    acc = np.asarray(acc, np.int64)
+    if params.mode == "none":
+        return saturate(acc, 32)
+    if params.mode == "clip":
+        return saturate(acc, bits)
+    if params.mode == "shift":
+        return saturate(acc >> params.post_shift, bits)
+    middle = saturate(acc >> params.pre_shift, 16 if params.mode == "multiply" else 32)
+    return saturate(rounding_shift_right(middle * params.multiplier, params.post_shift - params.pre_shift), bits)
+
+
+# --- section 4: bias, activation bounds, residual ------------------------------------------------------------------------
+
+HEADROOM = 2**29
+
+
+def quantize_bias(bias: npt.ArrayLike, scale: npt.ArrayLike) -> ArrayI:
+    """`floor(b / (s_in * s_w[c]) + 0.5)`; `scale` is the product in float64."""
+    return np.floor(np.asarray(bias, np.float64) / np.asarray(scale, np.float64) + 0.5).astype(np.int64)
+
+
+def bernoulli_bias_scale(bias: npt.ArrayLike) -> float:
+    """The layer's one power-of-two scale of an int8 bias."""
+    b = np.asarray(bias, np.float32)
+    return float(power_of_two_scale(scale_from_range(b.min(), b.max())))
+
+
+def bernoulli_bias(bias: npt.ArrayLike, acc_scale: npt.ArrayLike) -> ArrayI:
+    """The int8 bias shifted into the accumulator's power-of-two scale (`<<`, or `>>` with floor)."""
+    scale = bernoulli_bias_scale(bias)
+    q = quantize(np.asarray(bias, np.float32), np.float32(scale))
+    _, exponent = np.frexp(np.float64(scale) / np.asarray(acc_scale, np.float64))
+    left = np.broadcast_to((exponent - 1).astype(np.int64), q.shape)
+    return np.where(left >= 0, q << np.maximum(left, 0), q >> np.maximum(-left, 0))
+
+
+def grid_bound(bound: float, scale: float) -> int:
+    """The integer bound of a clamp: `floor(bound / s + 0.5)`."""
+    return math.floor(float(bound) / float(scale) + 0.5)
+
+
+# --- section 5: element-wise ------------------------------------------------------------------------------------------
+
+
+def add_unit(scale_a: float, scale_b: float, bits: int = 8) -> float:
+    """The common unit t of a sum: `max(s_1, s_2) / 2^14` (int16: `/ 2^24`)."""
+    return max(float(scale_a), float(scale_b)) / 2.0 ** (14 if bits == 8 else 24)
+
+
+def add_factor(scale: float, unit: float) -> int:
+    """`K = floor(s / t + 0.5)`."""
+    return math.floor(float(scale) / unit + 0.5)
+
+
+def constant_scale(constant: npt.ArrayLike) -> np.float32:
+    """Scale of a non-uniform constant operand: `max|c| / 127`."""
+    return np.float32(max(float(np.abs(np.asarray(constant, np.float64)).max()) / 127.0, FLOAT32_EPS))
+
+
+# --- section 6: tables ------------------------------------------------------------------------------------------------
+
+
+def sample_table(
+    function: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    scale_in: float,
+    scale_out: float,
+    bits_in: int = 8,
+    bits_out: int = 8,
+    *,
+    floor: bool = False,
+) -> ArrayI:
+    """`sat(floor(f(q * s_in) / s_out + 0.5))` for every q from qmin up, f in float64; `floor`: no half (bernoulli).
+
+    Where f is undefined (NaN) the entry is 0; infinities saturate.
+    """
+    low, high = bounds(bits_in)
+    with np.errstate(all="ignore"):
+        real = np.asarray(function(np.arange(low, high + 1, dtype=np.float64) * float(scale_in)), np.float64)
+        scaled = np.floor(real / float(scale_out) + (0.0 if floor else 0.5))
+    low_out, high_out = bounds(bits_out)
+    return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=high_out, neginf=low_out), low_out, high_out).astype(np.int64)
+
+
+def softmax_table(scale: float, bits: int = 8) -> ArrayI:
+    """`exp(-d * s)` in Q15 (uint16 range) for differences d = 0 .. 2^bits - 1."""
+    return np.floor(np.exp(-np.arange(1 << bits, dtype=np.float64) * float(scale)) * 2.0**15 + 0.5).astype(np.int64)
+
+
+# --- section 7: pooling -----------------------------------------------------------------------------------------------
+
+
+def bernoulli_pool_gain(count: int) -> int:
+    """`g = int(2^9 / n)`."""
+    return 512 // count
+
+
+# --- section 8: resize ------------------------------------------------------------------------------------------------
+
+
+def resize_coordinates(size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool) -> ArrayI:
+    """Fixed-point source coordinate of every output index, `fraction_bits` fractional bits, not yet clipped."""
+    one = 1 << fraction_bits
+    if align_corners and mode == "bilinear":
+        step = math.floor((size_in - 1) / (size_out - 1) * one + 0.5) if size_out > 1 else 0
+        start = 0
+    else:
+        step = math.floor(size_in / size_out * one + 0.5)
+        start = 0 if mode == "nearest" else (step - one) // 2
+    return start + step * np.arange(size_out, dtype=np.int64)
+
+
+def resize_error(size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool) -> float:
+    """Largest distance, in input pixels, between the fixed-point coordinate and the real one."""
+    fixed = resize_coordinates(
+        size_in, size_out, fraction_bits=fraction_bits, mode=mode, align_corners=align_corners
+    ) / float(1 << fraction_bits)
+    index = np.arange(size_out, dtype=np.float64)
+    if align_corners and mode == "bilinear":
+        real = index * ((size_in - 1) / (size_out - 1)) if size_out > 1 else index * 0.0
+    else:
+        ratio = size_in / size_out
+        real = index * ratio if mode == "nearest" else (index + 0.5) * ratio - 0.5
+    return float(np.abs(fixed - real).max())

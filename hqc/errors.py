@@ -1,0 +1,75 @@
+"""The exceptions hqc raises. Each carries one sentence about the user's model, input or file."""
+
+from __future__ import annotations
+
+
+class HqcError(Exception):
+    """Base of every error that hqc raises on purpose; `str(error)` is the sentence for the user."""
+
+
+class TraceError(HqcError):
+    """The model's Python code cannot be traced into a graph."""
+
+
+class LoweringError(HqcError):
+    """A traced operation has no counterpart in the IR, or has arguments the IR cannot express."""
+
+
+class ShapeError(HqcError):
+    """Shapes or dtypes of operands do not fit an operation, or an input has the wrong shape."""
+
+
+class MarchError(HqcError):
+    """Unknown march, march not set, or a feature the march lacks."""
+
+
+class OverrideError(HqcError):
+    """A `hybrid_dict` entry or another placement override cannot be obeyed or matches nothing."""
+
+
+class SupportError(HqcError):
+    """Operations that must run on the BPU cannot; the message lists all of them with reasons."""
+
+
+class QConfigError(HqcError):
+    """A qconfig is missing, unknown, or asks for what the march cannot do."""
+
+
+class CalibrationError(HqcError):
+    """Calibration data is empty or not finite, or a model is converted before it was calibrated."""
+
+
+class QuantizationError(HqcError):
+    """Scales are missing, conflict, or cannot be expressed in the chip's integer arithmetic."""
+
+
+class PassError(HqcError):
+    """A pass, its options, or the order of passes is wrong."""
+
+
+class VerificationError(PassError):
+    """The IR breaks a rule of its stage."""
+
+
+class CompileError(HqcError):
+    """The graph cannot become a program of a back end."""
+
+
+class ExportError(HqcError):
+    """An ONNX file cannot be written, or does not compute what the model computes."""
+
+
+class InputError(HqcError):
+    """An argument of a public call is of the wrong kind or value, or a path is not usable."""
+
+
+class ParseError(HqcError):
+    """IR or pipeline text cannot be read.
+
+    Attributes: `line` and `column` (both from 1), `text` (the offending line).
+    """
+
+    def __init__(self, message: str, *, line: int, column: int, text: str, file: str = "<text>") -> None:
+        self.line, self.column, self.text, self.file = line, column, text, file
+        caret = " " * (column - 1) + "^"
+        super().__init__(f"{file}:{line}:{column}: {message}\n  {text}\n  {caret}")

@@ -1,0 +1,27 @@
+"""The standalone intermediate representation: types, graph, op declarations, text form, verifier. Imports no torch."""
+
+from hqc.ir.graph import STAGES, Graph, Node, Value
+from hqc.ir.op import Attr, OpDef, Operand, Trait, all_ops, get_op, op
+from hqc.ir.types import Device, DType, Location, QuantParams, Reason, Request, Support, TensorType
+
+__all__ = [
+    "STAGES",
+    "Attr",
+    "DType",
+    "Device",
+    "Graph",
+    "Location",
+    "Node",
+    "OpDef",
+    "Operand",
+    "QuantParams",
+    "Reason",
+    "Request",
+    "Support",
+    "TensorType",
+    "Trait",
+    "Value",
+    "all_ops",
+    "get_op",
+    "op",
+]

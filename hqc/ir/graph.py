@@ -1,0 +1,466 @@
+"""Values, nodes and graphs, with a mutation API that keeps uses right.
+
+A graph is a list of nodes in program order over named SSA values. A value is a graph input, a parameter (constant array) or
+a result of one node. Iterating over `graph.nodes` while inserting or erasing is safe: iteration walks a snapshot and skips
+nodes that were erased meanwhile.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.errors import PassError, ShapeError
+from hqc.ir.op import OpDef, get_op
+from hqc.ir.types import Device, DType, Location, QuantParams, Request, Support, TensorType
+
+if TYPE_CHECKING:
+    import networkx
+
+STAGES = ("lowered", "supported", "partitioned", "bounded", "scaled", "integer")
+_GAP = 1 << 20
+
+
+class Value:
+    """A named tensor: graph input, parameter or node result. Created by `Graph` only."""
+
+    __slots__ = ("_uses", "array", "name", "producer", "quant", "type")
+
+    def __init__(self, name: str, type: TensorType, producer: Node | None, array: npt.NDArray[Any] | None) -> None:
+        self.name = name
+        self.type = type
+        self.quant: QuantParams | None = None
+        self.producer = producer
+        self.array = array
+        self._uses: dict[tuple[int, int], tuple[Node, int]] = {}
+
+    @property
+    def is_parameter(self) -> bool:
+        return self.array is not None
+
+    @property
+    def is_input(self) -> bool:
+        return self.producer is None and self.array is None
+
+    @property
+    def uses(self) -> list[tuple[Node, int]]:
+        """`(node, operand index)` pairs, in program order."""
+        return sorted(self._uses.values(), key=lambda use: (use[0]._order, use[1]))
+
+    @property
+    def users(self) -> list[Node]:
+        """Using nodes in program order, each once."""
+        return list(dict.fromkeys(node for node, _ in self.uses))
+
+    @property
+    def has_uses(self) -> bool:
+        return bool(self._uses)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return self.type.shape
+
+    def __repr__(self) -> str:
+        return f"<Value {self.name}: {self.type}>"
+
+
+class Node:
+    """One operation. Operands change through `set_input`; everything else is plain data."""
+
+    __slots__ = (
+        "_inputs", "_order", "attributes", "device", "graph", "loc", "op", "origin", "request", "results", "subgraph",
+        "support",
+    )  # fmt: skip
+
+    def __init__(self, graph: Graph, op: OpDef, attributes: dict[str, Any], loc: Location, origin: tuple[str, ...]) -> None:
+        self.graph: Graph | None = graph
+        self.op = op
+        self.attributes = attributes
+        self.loc = loc
+        self.origin = origin
+        self.device: Device | None = None
+        self.subgraph: int | None = None
+        self.support: Support | None = None
+        self.request: Request | None = None
+        self.results: list[Value] = []
+        self._inputs: list[Value | None] = []
+        self._order = 0
+
+    @property
+    def inputs(self) -> Sequence[Value | None]:
+        """All operands by position; None where an optional one is absent."""
+        return tuple(self._inputs)
+
+    @property
+    def operands(self) -> list[Value]:
+        """Operands that are present, parameters included."""
+        return [value for value in self._inputs if value is not None]
+
+    @property
+    def data_operands(self) -> list[Value]:
+        """Operands that are present and not parameters."""
+        return [value for value in self._inputs if value is not None and not value.is_parameter]
+
+    @property
+    def producers(self) -> list[Node]:
+        """Nodes that produce the operands, each once, in operand order."""
+        return list(dict.fromkeys(value.producer for value in self.operands if value.producer is not None))
+
+    @property
+    def users(self) -> list[Node]:
+        """Nodes that use any result, each once, in program order."""
+        return sorted({node for value in self.results for node in value.users}, key=lambda node: node._order)
+
+    @property
+    def result(self) -> Value:
+        """The only result; raises when there are several."""
+        (value,) = self.results
+        return value
+
+    @property
+    def name(self) -> str:
+        """Name of the first result: unique in the graph."""
+        return self.results[0].name
+
+    def operand(self, name: str) -> Value | None:
+        """The operand declared as `name`, or None."""
+        index = self.op.operand_index(name)
+        return self._inputs[index] if index < len(self._inputs) else None
+
+    def set_input(self, index: int, value: Value | None) -> None:
+        """Make `value` the operand at `index`, extending with absent operands when needed."""
+        while len(self._inputs) <= index:
+            self._inputs.append(None)
+        old = self._inputs[index]
+        if old is not None:
+            del old._uses[(id(self), index)]
+        self._inputs[index] = value
+        if value is not None:
+            value._uses[(id(self), index)] = (self, index)
+        while self._inputs and self._inputs[-1] is None:
+            self._inputs.pop()
+
+    def infer_types(self) -> list[TensorType]:
+        """Result types from operand types; `ShapeError` names this node and its source line."""
+        try:
+            return self.op.infer([None if v is None else v.type for v in self._inputs], self.attributes)
+        except ShapeError as error:
+            where = f"{self.results[0].name} " if self.results else ""
+            raise ShapeError(f"{where}[{self.loc}]: {error}" if self.loc.path else f"{where}: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.results[0].name if self.results else '?'} = {self.op.name}>"
+
+
+class Graph:
+    """A program: inputs, parameters, ordered nodes, outputs, the march it is for and the stage it has reached."""
+
+    def __init__(self, name: str = "graph", march: str | None = None) -> None:
+        self.name = name
+        self.march = march
+        self.stage = "lowered"
+        self.properties: set[str] = set()
+        self.inputs: list[Value] = []
+        self._outputs: list[Value] = []
+        self.output_names: list[str] = []
+        self._values: dict[str, Value] = {}
+        self._count = 0
+        self._sorted: list[Node] = []  # program order; erased nodes stay until compaction
+        self._erased = 0
+        self._next_order = 0
+        self._suffix: dict[str, int] = {}
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        """Nodes in program order; safe against insertion and erasure while iterating."""
+        for node in tuple(self._in_order()):
+            if node.graph is self:
+                yield node
+
+    def _in_order(self) -> list[Node]:
+        if self._erased > len(self._sorted) // 2:
+            self._sorted = [node for node in self._sorted if node.graph is self]
+            self._erased = 0
+        return self._sorted
+
+    def _forget(self, node: Node) -> None:
+        self._drop_uses(node)
+        for value in node.results:
+            del self._values[value.name]
+        self._count -= 1
+        self._erased += 1
+        node.graph = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(self._outputs)
+
+    @property
+    def parameters(self) -> dict[str, Value]:
+        """Parameter values by name, in order of creation."""
+        return {name: value for name, value in self._values.items() if value.is_parameter}
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """Every value by name (a copy)."""
+        return dict(self._values)
+
+    def value(self, name: str) -> Value:
+        """The value called `name`; `KeyError` when there is none."""
+        return self._values[name]
+
+    def is_output(self, value: Value) -> bool:
+        return any(value is output for output in self._outputs)
+
+    # --- building ------------------------------------------------------------------------------------------------
+
+    def unique_name(self, base: str) -> str:
+        """`base`, or `base_1`, `base_2`, ... when it is taken."""
+        if base not in self._values:
+            return base
+        count = self._suffix.get(base, 0)
+        while True:
+            count += 1
+            name = f"{base}_{count}"
+            if name not in self._values:
+                self._suffix[base] = count
+                return name
+
+    def _new_value(self, name: str, type: TensorType, producer: Node | None, array: npt.NDArray[Any] | None) -> Value:
+        value = Value(self.unique_name(name), type, producer, array)
+        self._values[value.name] = value
+        return value
+
+    def add_input(self, name: str, type: TensorType) -> Value:
+        value = self._new_value(name, type, None, None)
+        self.inputs.append(value)
+        return value
+
+    def add_parameter(self, name: str, array: npt.NDArray[Any], quant: QuantParams | None = None) -> Value:
+        """A constant; the array is kept, not copied, and must not be written afterwards."""
+        value = self._new_value(name, TensorType(DType.from_numpy(array.dtype), array.shape), None, array)
+        value.quant = quant
+        return value
+
+    def add_node(
+        self,
+        op: OpDef | str,
+        inputs: Sequence[Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        name: str | Sequence[str] | None = None,
+        loc: Location | None = None,
+        origin: Iterable[str] = (),
+        before: Node | None = None,
+        after: Node | None = None,
+        types: Sequence[TensorType] | None = None,
+    ) -> Node:
+        """Append a node, or insert it `before` / `after` another; result types are inferred unless given.
+
+        `name`: of the result, or a sequence of names, one per result (a single name is numbered for the others).
+        """
+        definition = get_op(op) if isinstance(op, str) else op
+        definition.check_operand_count(len(inputs))
+        node = Node(self, definition, definition.complete_attributes(attributes or {}), loc or Location(), tuple(origin))
+        for index, value in enumerate(inputs):
+            node.set_input(index, value)
+        try:
+            result_types = list(types) if types is not None else node.infer_types()
+        except ShapeError as error:
+            self._drop_uses(node)
+            shown = name if isinstance(name, str) else (name[0] if name else definition.name)
+            where = f" [{node.loc}]" if node.loc.path else ""
+            raise ShapeError(f"{shown}{where}: {str(error).removeprefix(f'[{node.loc}]: ').removeprefix(': ')}") from None
+        names = self._result_names(name or definition.name, len(result_types))
+        node.results = [self._new_value(n, t, node, None) for n, t in zip(names, result_types, strict=True)]
+        self._place(node, before, after)
+        return node
+
+    @staticmethod
+    def _result_names(name: str | Sequence[str], count: int) -> list[str]:
+        if isinstance(name, str):
+            return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
+        return list(name)
+
+    def _place(self, node: Node, before: Node | None, after: Node | None) -> None:
+        self._count += 1
+        if before is None and after is None:
+            self._next_order += _GAP
+            node._order = self._next_order
+            self._sorted.append(node)
+            return
+        ordered = self._in_order()
+        anchor = before if before is not None else after
+        assert anchor is not None
+        position = self._position(ordered, anchor) + (0 if before is not None else 1)
+        low = ordered[position - 1]._order if position > 0 else 0
+        high = ordered[position]._order if position < len(ordered) else ordered[-1]._order + 2 * _GAP
+        if high - low < 2:
+            self._renumber(ordered)
+            low = ordered[position - 1]._order if position > 0 else 0
+            high = ordered[position]._order if position < len(ordered) else ordered[-1]._order + 2 * _GAP
+        node._order = (low + high) // 2
+        self._next_order = max(self._next_order, node._order)
+        ordered.insert(position, node)
+
+    @staticmethod
+    def _position(ordered: list[Node], anchor: Node) -> int:
+        low, high = 0, len(ordered)
+        while low < high:
+            middle = (low + high) // 2
+            if ordered[middle]._order < anchor._order:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _renumber(self, ordered: list[Node]) -> None:
+        for index, node in enumerate(ordered, start=1):
+            node._order = index * _GAP
+        self._next_order = len(ordered) * _GAP
+
+    def set_outputs(self, values: Sequence[Value], names: Sequence[str] | None = None) -> None:
+        """Declare what the graph returns; `names` are the user's names (default: the values' names)."""
+        self._outputs = list(values)
+        self.output_names = list(names) if names is not None else [value.name for value in values]
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    def replace_uses(self, old: Value, new: Value, *, only: Iterable[Node] | None = None, outputs: bool = True) -> None:
+        """Make every use of `old` (or those by `only`) use `new`; graph outputs too unless `outputs` is False."""
+        allowed = None if only is None else set(only)
+        for node, index in list(old._uses.values()):
+            if allowed is None or node in allowed:
+                node.set_input(index, new)
+        if outputs and allowed is None:
+            self._outputs = [new if value is old else value for value in self._outputs]
+
+    def replace_output(self, index: int, value: Value) -> None:
+        """Return `value` as output number `index`; the output keeps its user-visible name."""
+        self._outputs[index] = value
+
+    def erase(self, node: Node) -> None:
+        """Remove a node; `PassError` when a result is still used."""
+        for value in node.results:
+            if value.has_uses or self.is_output(value):
+                users = ", ".join(user.name for user in value.users) or "the graph's outputs"
+                raise PassError(f"cannot erase {node.name}: {value.name} is used by {users}")
+        self._forget(node)
+
+    def _drop_uses(self, node: Node) -> None:
+        for index in range(len(node._inputs) - 1, -1, -1):
+            node.set_input(index, None)
+
+    def erase_parameter(self, value: Value) -> None:
+        """Remove an unused parameter."""
+        if value.has_uses or self.is_output(value):
+            raise PassError(f"cannot erase parameter {value.name}: it is used")
+        del self._values[value.name]
+
+    def rename(self, value: Value, name: str) -> None:
+        """Give a value another (unique) name."""
+        if name == value.name:
+            return
+        if name in self._values:
+            raise PassError(f"cannot rename {value.name}: {name} is taken")
+        # Rebuild to keep the order of creation, which printing of parameters follows.
+        self._values = {(name if v is value else key): v for key, v in self._values.items()}
+        value.name = name
+
+    def remove_dead_code(self) -> bool:
+        """Erase nodes and parameters that no output needs; True when anything went."""
+        changed = False
+        outputs = set(map(id, self._outputs))
+        for node in reversed(self._in_order()):
+            if node.graph is self and not any(v.has_uses or id(v) in outputs for v in node.results):
+                self._forget(node)
+                changed = True
+        for value in list(self._values.values()):
+            if value.is_parameter and not value.has_uses and id(value) not in outputs:
+                del self._values[value.name]
+                changed = True
+        return changed
+
+    def infer_types(self) -> None:
+        """Recompute every result type from the inputs' types, in program order."""
+        for node in self.nodes:
+            for value, type in zip(node.results, node.infer_types(), strict=True):
+                value.type = type
+
+    # --- copies and views ----------------------------------------------------------------------------------------
+
+    def clone(self) -> Graph:
+        """A structural copy; parameter arrays are shared."""
+        other = Graph(self.name, self.march)
+        other.stage, other.properties = self.stage, set(self.properties)
+        mapping: dict[int, Value] = {}
+        inputs = {id(value) for value in self.inputs}
+        for value in self._values.values():
+            if value.is_parameter or id(value) in inputs:
+                copied = other._new_value(value.name, value.type, None, value.array)
+                copied.quant = value.quant
+                mapping[id(value)] = copied
+        other.inputs = [mapping[id(value)] for value in self.inputs]
+        for node in self.nodes:
+            twin = Node(other, node.op, copy.copy(node.attributes), node.loc, node.origin)
+            twin.device, twin.subgraph, twin.support, twin.request = node.device, node.subgraph, node.support, node.request
+            for index, operand in enumerate(node.inputs):
+                twin.set_input(index, None if operand is None else mapping[id(operand)])
+            for value in node.results:
+                copied = other._new_value(value.name, value.type, twin, None)
+                copied.quant = value.quant
+                mapping[id(value)] = copied
+                twin.results.append(copied)
+            other._place(twin, None, None)
+        other.set_outputs([mapping[id(value)] for value in self._outputs], self.output_names)
+        return other
+
+    def with_batch(self, batch: int) -> Graph:
+        """A copy whose graph inputs have `batch` as their first dimension, with shapes inferred again.
+
+        `ShapeError` when an input has no dimensions or an op cannot take the new batch.
+        """
+        other = self.clone()
+        for value in other.inputs:
+            if not value.shape:
+                raise ShapeError(f"input {value.name} of type {value.type} has no batch dimension")
+            value.type = value.type.with_shape((batch, *value.shape[1:]))
+        other.infer_types()
+        return other
+
+    def to_networkx(self) -> networkx.MultiDiGraph[Any]:
+        """Nodes by name (attributes `op`, `device`, `subgraph`), one edge per operand (attribute `value`)."""
+        from hqc.ir.analysis import to_networkx
+
+        return to_networkx(self)
+
+    def __str__(self) -> str:
+        from hqc.ir.printer import print_graph
+
+        return print_graph(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Structural equality: same text and same parameter bits."""
+        from hqc.ir.analysis import structurally_equal
+
+        return isinstance(other, Graph) and structurally_equal(self, other)
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name}: {len(self)} nodes, stage {self.stage}, march {self.march}>"
+
+
+def constant_array(value: Value) -> np.ndarray[Any, Any]:
+    """The array of a parameter value."""
+    assert value.array is not None, value
+    return value.array

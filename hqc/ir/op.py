@@ -1,0 +1,242 @@
+"""Op declarations: operands, typed attributes, shape inference and traits, and the registry that holds them.
+
+Declaring an op is decorating its inference function::
+
+    @op("max_pool2d", operands="x", attributes=[Attr("kernel", "ints"), ...], traits={Trait.PASS_THROUGH})
+    def max_pool2d(types, attributes):
+        "One-line description."
+        return [types[0].with_shape(...)]
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.errors import ShapeError
+from hqc.ir.types import DType, TensorType
+
+OperandTypes = Sequence["TensorType | None"]
+Attributes = Mapping[str, Any]
+InferFunction = Callable[[OperandTypes, Attributes], "list[TensorType]"]
+ScalarFunction = Callable[[npt.NDArray[np.float64], Attributes], npt.NDArray[np.float64]]
+
+
+class Trait(enum.Enum):
+    """What passes may ask about an op. A pass never compares op names."""
+
+    PASS_THROUGH = "keeps its first operand's quantization"
+    OFF_GRID = "keeps its operand's scale but its real result leaves the operand's grid"
+    SAME_SCALE = "operands and results share one scale where the march cannot requantize there"
+    ELEMENTWISE = "works element by element with broadcasting"
+    LAYOUT_ONLY = "moves elements without computing"
+    LUT = "a function of one input that a table can hold"
+    PASSIVE = "stays where its producer is"
+    CONV_LIKE = "multiply-accumulate with constant weights; may emit int32 and absorb add and activation"
+    ACTIVATION = "may be fused into the conv-like op before it"
+    SUM = "adds two tensors; may be fused into the conv-like op before it"
+    BOUNDARY = "moves a value between the real and the quantized world"
+    INTEGER_RESULT = "its result is an index or a truth value, not a real number"
+    REMOVED = "does nothing in inference; canonicalization removes it"
+    INTEGER = "an op of the integer stage, with the arithmetic of ARITHMETIC.md"
+    OPAQUE = "only the framework that the model comes from can run it"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One operand of a declaration; `variadic` takes all that remain, `optional` may be absent (None)."""
+
+    name: str
+    optional: bool = False
+    variadic: bool = False
+
+
+@dataclass(frozen=True)
+class Attr:
+    """A typed attribute. `kind`: `int`, `float`, `bool`, `str`, `ints`, `floats`, `dtype`, `optional_float`, `optional_ints`."""
+
+    name: str
+    kind: str
+    default: Any = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {}
+
+
+def _coerce(kind: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        _CHECKS[kind] = function
+        return function
+
+    return register
+
+
+@_coerce("int")
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError
+    return int(value)
+
+
+@_coerce("float")
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError
+    return float(value)
+
+
+@_coerce("bool")
+def _bool(value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError
+    return bool(value)
+
+
+@_coerce("str")
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+@_coerce("dtype")
+def _dtype(value: Any) -> DType:
+    if not isinstance(value, DType):
+        raise TypeError
+    return value
+
+
+@_coerce("ints")
+def _ints(value: Any) -> tuple[int, ...]:
+    return tuple(_int(item) for item in value)
+
+
+@_coerce("floats")
+def _floats(value: Any) -> tuple[float, ...]:
+    return tuple(_float(item) for item in value)
+
+
+@_coerce("optional_float")
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else _float(value)
+
+
+@_coerce("optional_ints")
+def _optional_ints(value: Any) -> tuple[int, ...] | None:
+    return None if value is None else _ints(value)
+
+
+@dataclass(frozen=True, eq=False)
+class OpDef:
+    """Declaration of an op. `function` is the float64 scalar function of a `LUT` op."""
+
+    name: str
+    operands: tuple[Operand, ...]
+    attributes: tuple[Attr, ...]
+    infer: InferFunction
+    traits: frozenset[Trait]
+    function: ScalarFunction | None = None
+    doc: str = ""
+    family: str = ""
+    _attr_index: dict[str, Attr] = field(default_factory=dict, repr=False)
+
+    def has(self, trait: Trait) -> bool:
+        return trait in self.traits
+
+    def operand_index(self, name: str) -> int:
+        """Position of the operand called `name`."""
+        return next(i for i, operand in enumerate(self.operands) if operand.name == name)
+
+    def complete_attributes(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """`given` checked against the declaration, coerced, and with defaults; `ShapeError` names what is wrong."""
+        unknown = sorted(set(given) - {attr.name for attr in self.attributes})
+        if unknown:
+            raise ShapeError(f"{self.name} has no attribute {', '.join(unknown)}")
+        result: dict[str, Any] = {}
+        for attr in self.attributes:
+            if attr.name not in given:
+                if attr.required:
+                    raise ShapeError(f"{self.name} needs the attribute {attr.name}")
+                result[attr.name] = attr.default
+                continue
+            value = given[attr.name]
+            try:
+                result[attr.name] = _CHECKS[attr.kind](value)
+            except TypeError:
+                raise ShapeError(f"{self.name}: attribute {attr.name} must be {attr.kind}, got {value!r}") from None
+            if attr.choices and result[attr.name] not in attr.choices:
+                raise ShapeError(
+                    f"{self.name}: attribute {attr.name} must be one of {', '.join(attr.choices)}, got {value!r}"
+                )
+        return result
+
+    def check_operand_count(self, count: int) -> None:
+        required = sum(1 for operand in self.operands if not (operand.optional or operand.variadic))
+        variadic = any(operand.variadic for operand in self.operands)
+        if count < required or (count > len(self.operands) and not variadic):
+            names = ", ".join(operand.name for operand in self.operands)
+            raise ShapeError(f"{self.name} takes the operands ({names}), got {count}")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_REGISTRY: dict[str, OpDef] = {}
+
+
+def parse_operands(text: str) -> tuple[Operand, ...]:
+    """`"x, weight, bias?, rest*"` -> operands; `?` marks optional, `*` variadic."""
+    operands = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        operands.append(Operand(word.rstrip("?*"), optional=word.endswith("?"), variadic=word.endswith("*")))
+    return tuple(operands)
+
+
+def op(
+    name: str,
+    *,
+    operands: str,
+    attributes: Iterable[Attr] = (),
+    traits: Iterable[Trait] = (),
+    function: ScalarFunction | None = None,
+) -> Callable[[InferFunction], OpDef]:
+    """Declare and register an op whose result types the decorated function infers."""
+
+    def register(infer: InferFunction) -> OpDef:
+        if name in _REGISTRY:
+            raise ValueError(f"op {name} is declared twice")
+        definition = OpDef(
+            name=name,
+            operands=parse_operands(operands),
+            attributes=tuple(attributes),
+            infer=infer,
+            traits=frozenset(traits),
+            function=function,
+            doc=(infer.__doc__ or "").strip(),
+            family=infer.__module__.rpartition(".")[2],
+        )
+        _REGISTRY[name] = definition
+        return definition
+
+    return register
+
+
+def get_op(name: str) -> OpDef:
+    """The declaration called `name`; `KeyError` when there is none."""
+    import hqc.ir.ops  # noqa: F401  (registers every family)
+
+    return _REGISTRY[name]
+
+
+def all_ops() -> list[OpDef]:
+    """Every declaration, sorted by name."""
+    import hqc.ir.ops  # noqa: F401
+
+    return [_REGISTRY[name] for name in sorted(_REGISTRY)]

@@ -1,0 +1,102 @@
+"""Functions of one tensor: those that keep the operand's grid (relu, clamp) and those that a table holds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.ir.op import Attr, Attributes, OperandTypes, ScalarFunction, Trait, op
+from hqc.ir.ops._shapes import first, same_as_first
+from hqc.ir.types import TensorType
+
+F64 = npt.NDArray[np.float64]
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def sigmoid(x: F64) -> F64:
+    """Logistic function without overflow at either end."""
+    e = np.exp(-np.abs(x))
+    result: F64 = np.where(x >= 0, 1.0 / (1.0 + e), e / (1.0 + e))
+    return result
+
+
+def softplus(x: F64) -> F64:
+    result: F64 = np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+    return result
+
+
+def _elu(x: F64, alpha: float) -> F64:
+    result: F64 = np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
+    return result
+
+
+def _gelu(x: F64, approximate: str) -> F64:
+    if approximate == "tanh":
+        return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
+
+
+SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al., Self-Normalizing Neural Networks (2017)
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
+@op("relu", operands="x", traits={Trait.PASS_THROUGH, Trait.ELEMENTWISE, Trait.ACTIVATION})
+def relu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """`max(x, 0)`."""
+    return [first(types)]
+
+
+@op(
+    "clamp",
+    operands="x",
+    attributes=(Attr("min", "optional_float"), Attr("max", "optional_float")),
+    traits={Trait.PASS_THROUGH, Trait.ELEMENTWISE, Trait.ACTIVATION},
+)
+def clamp(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """`min(max(x, min), max)`; relu6 is `clamp {min=0.0, max=6.0}`."""
+    return [first(types)]
+
+
+def _table_op(name: str, function: ScalarFunction, *attributes: Attr) -> None:
+    op(name, operands="x", attributes=attributes, traits={Trait.ELEMENTWISE, Trait.LUT}, function=function)(same_as_first)
+
+
+_table_op("sigmoid", lambda x, a: sigmoid(x))
+_table_op("tanh", lambda x, a: np.tanh(x))
+_table_op("silu", lambda x, a: x * sigmoid(x))
+_table_op("hardswish", lambda x, a: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+_table_op("hardsigmoid", lambda x, a: np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+_table_op("leaky_relu", lambda x, a: np.where(x >= 0, x, a["slope"] * x), Attr("slope", "float", 0.01))
+_table_op("elu", lambda x, a: _elu(x, a["alpha"]), Attr("alpha", "float", 1.0))
+_table_op("selu", lambda x, a: SELU_SCALE * _elu(x, SELU_ALPHA))
+_table_op(
+    "gelu", lambda x, a: _gelu(x, a["approximate"]), Attr("approximate", "str", "none", choices=("none", "tanh"))
+)
+_table_op("mish", lambda x, a: x * np.tanh(softplus(x)))
+_table_op("softplus", lambda x, a: softplus(x * a["beta"]) / a["beta"], Attr("beta", "float", 1.0))
+_table_op("softsign", lambda x, a: x / (1.0 + np.abs(x)))
+_table_op("exp", lambda x, a: np.exp(x))
+_table_op("log", lambda x, a: np.log(x))
+_table_op("sqrt", lambda x, a: np.sqrt(x))
+_table_op("rsqrt", lambda x, a: 1.0 / np.sqrt(x))
+_table_op("reciprocal", lambda x, a: 1.0 / x)
+_table_op("pow_scalar", lambda x, a: np.power(x, a["exponent"]), Attr("exponent", "float", required=True))
+_table_op("sin", lambda x, a: np.sin(x))
+_table_op("cos", lambda x, a: np.cos(x))
+_table_op("tan", lambda x, a: np.tan(x))
+_table_op("atan", lambda x, a: np.arctan(x))
+_table_op("erf", lambda x, a: _erf(x))
+_table_op("abs", lambda x, a: np.abs(x))
+_table_op("neg", lambda x, a: -x)
+_table_op("floor", lambda x, a: np.floor(x))
+_table_op("ceil", lambda x, a: np.ceil(x))
+_table_op("round", lambda x, a: np.rint(x))
+_table_op("sign", lambda x, a: np.sign(x))
+
+
+@op("prelu", operands="x, weight", traits={Trait.ELEMENTWISE})
+def prelu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """`max(x, 0) + weight * min(x, 0)`; `weight` of shape `[1]` or `[C]` (C = size of axis 1)."""
+    return [first(types)]

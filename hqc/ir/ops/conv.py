@@ -1,0 +1,103 @@
+"""Multiply-accumulate ops: convolution, transposed convolution, linear, matmul.
+
+The conv-like ops carry what fusion gives them: `residual` is added before the activation; `activation` is applied last.
+"""
+
+from __future__ import annotations
+
+from hqc.errors import ShapeError
+from hqc.ir.op import Attr, Attributes, OperandTypes, Trait, op
+from hqc.ir.ops._shapes import broadcast, first, present, require_rank, window_size
+from hqc.ir.types import Shape, TensorType
+
+ACTIVATIONS = ("none", "relu", "relu6")
+ACTIVATION = Attr("activation", "str", "none", choices=ACTIVATIONS)
+CONV_ATTRIBUTES = (
+    Attr("stride", "ints", (1, 1)),
+    Attr("padding", "ints", (0, 0, 0, 0)),  # top, left, bottom, right (ONNX order)
+    Attr("dilation", "ints", (1, 1)),
+    Attr("groups", "int", 1),
+)
+TRANSPOSE_ATTRIBUTES = (*CONV_ATTRIBUTES, Attr("output_padding", "ints", (0, 0)))
+
+
+def check_channels(given: int, expected: int, what: str) -> None:
+    if given != expected:
+        raise ShapeError(f"{what} has {given} channels, the weight expects {expected}")
+
+
+def conv_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
+    """`[N,C,H,W]` x `[O,C/groups,kh,kw]` -> `[N,O,H',W']`."""
+    if x is None or weight is None:
+        return None
+    check_channels(x[1], weight[1] * attributes["groups"], "the input")
+    top, left, bottom, right = attributes["padding"]
+    height = window_size(x[2], weight[2], attributes["stride"][0], (top, bottom), attributes["dilation"][0])
+    width = window_size(x[3], weight[3], attributes["stride"][1], (left, right), attributes["dilation"][1])
+    return (x[0], weight[0], height, width)
+
+
+def conv_transpose_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
+    """`[N,C,H,W]` x `[C,O/groups,kh,kw]` -> `[N,O,H',W']`."""
+    if x is None or weight is None:
+        return None
+    check_channels(x[1], weight[0], "the input")
+    top, left, bottom, right = attributes["padding"]
+    sizes = []
+    for i, pads in enumerate((top + bottom, left + right)):
+        kernel = attributes["dilation"][i] * (weight[2 + i] - 1) + 1
+        sizes.append((x[2 + i] - 1) * attributes["stride"][i] - pads + kernel + attributes["output_padding"][i])
+    return (x[0], weight[1] * attributes["groups"], sizes[0], sizes[1])
+
+
+def linear_shape(x: Shape | None, weight: Shape | None) -> Shape | None:
+    """`[..., K]` x `[O,K]` -> `[..., O]`."""
+    if x is None or weight is None:
+        return None
+    check_channels(x[-1], weight[1], "the input's last axis")
+    return (*x[:-1], weight[0])
+
+
+def matmul_shape(a: Shape | None, b: Shape | None) -> Shape | None:
+    if a is None or b is None:
+        return None
+    if len(a) < 1 or len(b) < 1 or a[-1] != (b[-2] if len(b) > 1 else b[0]):
+        raise ShapeError(f"cannot multiply {list(a)} by {list(b)}")
+    batch = broadcast(a[:-2], b[:-2])
+    assert batch is not None
+    return (*batch, *(a[-2:-1]), *(b[-1:] if len(b) > 1 else ()))
+
+
+@op("conv2d", operands="x, weight, bias?, residual?", attributes=(*CONV_ATTRIBUTES, ACTIVATION), traits={Trait.CONV_LIKE})
+def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """2-D convolution of `x[N,C,H,W]` with `weight[O,C/groups,kh,kw]`; a weight that is not a parameter is a runtime weight."""
+    x, weight = first(types), present(types, 1)
+    require_rank(x, (4,))
+    return [x.with_shape(conv_shape(x.shape, weight.shape, attributes))]
+
+
+@op(
+    "conv_transpose2d",
+    operands="x, weight, bias?, residual?",
+    attributes=(*TRANSPOSE_ATTRIBUTES, ACTIVATION),
+    traits={Trait.CONV_LIKE},
+)
+def conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """Transposed 2-D convolution of `x[N,C,H,W]` with `weight[C,O/groups,kh,kw]`."""
+    x, weight = first(types), present(types, 1)
+    require_rank(x, (4,))
+    return [x.with_shape(conv_transpose_shape(x.shape, weight.shape, attributes))]
+
+
+@op("linear", operands="x, weight, bias?, residual?", attributes=(ACTIVATION,), traits={Trait.CONV_LIKE})
+def linear(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """`x[...,K] @ weight[O,K].T + bias[O]`."""
+    x, weight = first(types), present(types, 1)
+    return [x.with_shape(linear_shape(x.shape, weight.shape))]
+
+
+@op("matmul", operands="a, b")
+def matmul(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """Matrix product with NumPy's batch broadcasting; either operand may be a parameter."""
+    a, b = first(types), present(types, 1)
+    return [a.with_shape(matmul_shape(a.shape, b.shape))]

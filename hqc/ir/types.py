@@ -1,0 +1,235 @@
+"""Element types, tensor types, quantization parameters and locations: the immutable vocabulary of the IR."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class DType(enum.Enum):
+    """Element type of a tensor; the value is its spelling in IR text."""
+
+    FLOAT32 = "f32"
+    FLOAT64 = "f64"
+    INT8 = "i8"
+    UINT8 = "u8"
+    INT16 = "i16"
+    INT32 = "i32"
+    INT64 = "i64"
+    BOOL = "b1"
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The NumPy dtype with the same bits."""
+        return np.dtype(_NUMPY[self])
+
+    @property
+    def bits(self) -> int:
+        """Width in bits."""
+        return self.numpy.itemsize * 8
+
+    @property
+    def is_float(self) -> bool:
+        return self in (DType.FLOAT32, DType.FLOAT64)
+
+    @property
+    def qmin(self) -> int:
+        """Smallest integer of the type."""
+        return int(np.iinfo(self.numpy).min)
+
+    @property
+    def qmax(self) -> int:
+        """Largest integer of the type."""
+        return int(np.iinfo(self.numpy).max)
+
+    @classmethod
+    def from_numpy(cls, dtype: npt.DTypeLike) -> DType:
+        """The IR type of a NumPy dtype; `TypeError` for one the IR has no type for."""
+        try:
+            return _FROM_NUMPY[np.dtype(dtype)]
+        except KeyError:
+            raise TypeError(f"the IR has no element type for NumPy's {np.dtype(dtype)}") from None
+
+
+_NUMPY: dict[DType, str] = {
+    DType.FLOAT32: "float32",
+    DType.FLOAT64: "float64",
+    DType.INT8: "int8",
+    DType.UINT8: "uint8",
+    DType.INT16: "int16",
+    DType.INT32: "int32",
+    DType.INT64: "int64",
+    DType.BOOL: "bool",
+}
+_FROM_NUMPY = {np.dtype(name): dtype for dtype, name in _NUMPY.items()}
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """dtype and shape of a value. `shape` is None until shapes are known; known shapes are all static."""
+
+    dtype: DType
+    shape: Shape | None = None
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.shape is None else len(self.shape)
+
+    @property
+    def size(self) -> int | None:
+        """Number of elements, None when the shape is unknown."""
+        return None if self.shape is None else math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int | None:
+        size = self.size
+        return None if size is None else size * self.dtype.numpy.itemsize
+
+    def with_shape(self, shape: Shape | None) -> TensorType:
+        return TensorType(self.dtype, shape)
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return TensorType(dtype, self.shape)
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype.value}[*]"
+        return f"{self.dtype.value}[{','.join(map(str, self.shape))}]"
+
+
+class QuantParams:
+    """Symmetric quantization of a real-valued tensor: `real = scale * integer`, zero point 0.
+
+    `scale`: float32, shape `()` per tensor or `(C,)` per channel along `axis`; always finite and positive.
+    `dtype`: the integer type that stores the value (int8, int16, int32). `fixed`: the user fixed the scale, so
+    nothing may change it. Immutable; equality compares bits.
+    """
+
+    __slots__ = ("axis", "dtype", "fixed", "scale")
+
+    scale: npt.NDArray[np.float32]
+    dtype: DType
+    axis: int | None
+    fixed: bool
+
+    def __init__(
+        self, scale: npt.ArrayLike, dtype: DType = DType.INT8, axis: int | None = None, *, fixed: bool = False
+    ) -> None:
+        array = np.array(scale, dtype=np.float32)
+        if axis is None and array.ndim == 1 and array.size == 1:
+            array = array.reshape(())
+        if array.ndim != (0 if axis is None else 1):
+            raise ValueError(f"scale of shape {array.shape} does not go with axis={axis}")
+        if not (np.isfinite(array).all() and (array > 0).all()):
+            raise ValueError(f"scales must be finite and positive, got {array}")
+        array.setflags(write=False)
+        for name, value in (("scale", array), ("dtype", dtype), ("axis", axis), ("fixed", fixed)):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("QuantParams is immutable")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_quant, (np.array(self.scale), self.dtype, self.axis, self.fixed)
+
+    @property
+    def per_channel(self) -> bool:
+        return self.axis is not None
+
+    def same_grid(self, other: QuantParams | None) -> bool:
+        """True when both store the same integers for the same reals (`fixed` does not matter)."""
+        return (
+            other is not None
+            and self.dtype is other.dtype
+            and self.axis == other.axis
+            and self.scale.tobytes() == other.scale.tobytes()
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QuantParams) and self.same_grid(other) and self.fixed == other.fixed
+
+    def __hash__(self) -> int:
+        return hash((self.scale.tobytes(), self.dtype, self.axis, self.fixed))
+
+    def __repr__(self) -> str:
+        return f"QuantParams(scale={self.scale.tolist()}, dtype={self.dtype.value}, axis={self.axis}, fixed={self.fixed})"
+
+
+def _rebuild_quant(scale: Any, dtype: DType, axis: int | None, fixed: bool) -> QuantParams:
+    return QuantParams(scale, dtype, axis, fixed=fixed)
+
+
+class Device(enum.Enum):
+    """Where a node runs."""
+
+    CPU = "cpu"
+    BPU = "bpu"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a node comes from in the user's program.
+
+    `path`: `module.path:op#k`, k counted inside the module, so that it survives edits elsewhere.
+    `source`: `file.py:line` of the user's code, or empty. `module_type`: class names of the enclosing modules, outermost
+    first, as `module.qualname` strings.
+    """
+
+    path: str = ""
+    source: str = ""
+    module_type: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """Dotted path of the enclosing module ("" for the root)."""
+        return self.path.rpartition(":")[0]
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.source})" if self.source else self.path
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One answer of a support rule.
+
+    `rule`: the statement that was broken (or that decided). `actual`, `limit`: numbers as text. `hint`: what the user can
+    do. `step`: `capability`, `context`, `override` or `cost`.
+    """
+
+    rule: str
+    actual: str = ""
+    limit: str = ""
+    hint: str = ""
+    step: str = "capability"
+
+    def __str__(self) -> str:
+        text = self.rule
+        if self.actual:
+            text += f": {self.actual}"
+        if self.limit:
+            text += f", limit {self.limit}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+@dataclass(frozen=True)
+class Support:
+    """Verdict of the support analysis. Reasons of a refusal say why not; of an acceptance, on what condition or rule."""
+
+    accepted: bool
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A user's wish about a node: device, the override entry that expressed it, and the activation dtype for opt-in ops."""
+
+    device: Device
+    source: str
+    dtype: DType | None = None

@@ -1,0 +1,50 @@
+"""What a march is to the rest of hqc: numbers of its arithmetic and a table of support rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hqc.ir import DType, Node, Support, Trait
+
+if TYPE_CHECKING:
+    from hqc.march.rules import OpRules
+
+
+@dataclass(frozen=True)
+class MarchSpec:
+    """One chip family.
+
+    `power_of_two`: activation and weight scales are powers of two and requantization is a right shift. `rounding`: mode of
+    quantize for activations. `resize_fraction_bits`: fixed-point bits of resize coordinates. `requantize_at_cat`: cat operands
+    may have scales of their own. `int8_bias`: the bias is int8 with one power-of-two scale per layer.
+    """
+
+    name: str
+    title: str
+    chips: tuple[str, ...]
+    activation_dtypes: tuple[DType, ...] = (DType.INT8,)
+    power_of_two: bool = False
+    int8_bias: bool = False
+    rounding: str = "half_even"
+    resize_fraction_bits: int = 16
+    requantize_at_cat: bool = True
+    pass_through_ops: frozenset[str] = frozenset()  # ops that keep their operand's scale on this march only
+    rules: Mapping[str, OpRules] = field(default_factory=dict, repr=False, compare=False)
+
+    def keeps_scale(self, node: Node) -> bool:
+        """True when the node's real result takes its first operand's quantization and owns no fake quant."""
+        return node.op.has(Trait.PASS_THROUGH) or node.op.name in self.pass_through_ops
+
+    def makes_scale(self, node: Node) -> bool:
+        """True when the node's result has a scale of its own: it needs a fake quant in QAT."""
+        return not (
+            self.keeps_scale(node) or node.op.has(Trait.INTEGER_RESULT) or node.op.has(Trait.BOUNDARY)
+        )
+
+    def check(self, node: Node, *, hybrid: bool = True) -> Support:
+        """Capability of this march for one node, by the rule table alone (no context)."""
+        from hqc.march.rules import check_node
+
+        return check_node(self, node, hybrid=hybrid)

@@ -1,0 +1,74 @@
+"""What a pass is: a frozen dataclass with options as fields, and what it reports.
+
+    @dataclass(frozen=True)
+    class MyPass(Pass):
+        "One-line description, shown in help and docs."
+        name: ClassVar[str] = "my-pass"
+        requires: ClassVar[str] = "partitioned"
+        establishes: ClassVar[str] = "partitioned"
+        threshold: int = 3
+
+        def run(self, graph: Graph, context: PassContext) -> PassResult: ...
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from hqc.ir import Graph, Node
+
+if TYPE_CHECKING:
+    from hqc.march.spec import MarchSpec
+    from hqc.passes.overrides import Override
+    from hqc.passes.plan import Plan
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something the user may want to know: what a pass did to which node, and why."""
+
+    pass_name: str
+    message: str
+    node: str = ""
+    severity: Literal["note", "warning"] = "note"
+
+    def __str__(self) -> str:
+        where = f"{self.node}: " if self.node else ""
+        return f"[{self.pass_name}] {where}{self.message}"
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """`changed`: the graph differs from before. `remarks`: in program order."""
+
+    changed: bool
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass
+class PassContext:
+    """What every pass may read. `hybrid=False`: the whole model must run on the BPU. `plan`: devices decided at prepare time."""
+
+    march: MarchSpec
+    hybrid: bool = True
+    overrides: tuple[Override, ...] = ()
+    plan: Plan | None = None
+    remarks: list[Remark] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """Base of all passes. `requires`: the stage a graph must have reached; `establishes`: the stage it has afterwards."""
+
+    name: ClassVar[str]
+    requires: ClassVar[str] = "lowered"
+    establishes: ClassVar[str] = ""
+
+    @abstractmethod
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Change `graph` in place."""
+
+    def remark(self, message: str, node: Node | None = None, *, warning: bool = False) -> Remark:
+        return Remark(self.name, message, node.name if node else "", "warning" if warning else "note")
