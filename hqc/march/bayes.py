@@ -1,0 +1,13 @@
+"""`bayes`: the BPU of J5. Activations of int8 and int16."""
+
+from __future__ import annotations
+
+from hqc.ir import DType
+from hqc.march.spec import MarchSpec
+
+SPEC = MarchSpec(
+    name="bayes",
+    title="Bayes",
+    chips=("J5",),
+    activation_dtypes=(DType.INT8, DType.INT16),
+)
