@@ -2,6 +2,8 @@
 
 from hqc.ir.graph import STAGES, Graph, Node, Value
 from hqc.ir.op import Attr, OpDef, Operand, Trait, all_ops, get_op, op
+from hqc.ir.parser import load, parse, save
+from hqc.ir.printer import print_graph
 from hqc.ir.types import Device, DType, Location, QuantParams, Reason, Request, Support, TensorType
 
 __all__ = [
@@ -23,5 +25,9 @@ __all__ = [
     "Value",
     "all_ops",
     "get_op",
+    "load",
     "op",
+    "parse",
+    "print_graph",
+    "save",
 ]

@@ -1,0 +1,577 @@
+"""Reads IR text. docs/ir.md describes the form, `hqc.ir.printer` writes it.
+
+One statement a line: `graph ... {`, `input`, `param`, `scales`, a node, `output`, `}`. Everything that can be inferred may be left
+out, so that a test is a few lines::
+
+    input %x: f32[1,3,8,8]
+    param @w = #random(1, [4,3,3,3])
+    %y = conv2d(%x, @w) {padding=[1,1,1,1]}
+    output %y
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.errors import InputError, ShapeError
+from hqc.ir import sidecar
+from hqc.ir.graph import STAGES, Graph, Node, Value
+from hqc.ir.lexer import Cursor, near
+from hqc.ir.op import Attr, OpDef, Trait, all_ops
+from hqc.ir.printer import print_graph
+from hqc.ir.types import Device, DType, Location, QuantParams, Reason, Request, Support, TensorType
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+_DTYPES = {dtype.value: dtype for dtype in DType}
+_DEVICES = {"cpu": Device.CPU, "bpu": Device.BPU, "unset": None}
+_WRITTEN_TYPE_WINS = frozenset({Trait.BOUNDARY, Trait.INTEGER, Trait.OPAQUE})
+
+
+def parse(text: str, *, parameters: Arrays | None = None, file: str = "<text>") -> Graph:
+    """The graph that `text` describes.
+
+    `parameters` supplies arrays for parameters that the text names by content hash: by parameter name or by `sha256:...`.
+    `ParseError` carries line and column of what is wrong.
+    """
+    return _Parser(parameters or {}, file).read(text)
+
+
+def save(graph: Graph, path: str | Path) -> None:
+    """Write the text to `path` and the large parameters beside it, to `<stem>.safetensors` (only when there are any).
+
+    Each file appears complete or not at all, the sidecar first. `InputError` when a file cannot be written.
+    """
+    path = Path(path)
+    if sidecar.sidecar_arrays(graph):
+        sidecar.write_sidecar([graph], path.with_suffix(".safetensors"))
+    sidecar.replace_file(path, print_graph(graph).encode())
+
+
+def load(path: str | Path) -> Graph:
+    """Read what `save` wrote. A text without a sidecar of its own uses `parameters.safetensors` in its folder."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read IR text from {path}: {error}") from None
+    for candidate in (path.with_suffix(".safetensors"), path.with_name(sidecar.SHARED)):
+        if candidate.is_file():
+            return parse(text, parameters=sidecar.read_sidecar(candidate), file=str(path))
+    return parse(text, file=str(path))
+
+
+class _Parser:
+    """State of one reading: the graph so far and the tables of what the text has named."""
+
+    def __init__(self, parameters: Arrays, file: str) -> None:
+        self.parameters, self.file = parameters, file
+        self.graph = Graph()
+        self.values: dict[str, Value] = {}
+        self.scales: dict[str, npt.NDArray[Any]] = {}
+        self.outputs: list[tuple[Value, str]] = []
+        self.ops = {definition.name: definition for definition in all_ops()}
+        self.types: dict[str, TensorType] = {}
+
+    # --- statements ------------------------------------------------------------------------------------------------
+
+    def read(self, text: str) -> Graph:
+        braces, closed = False, False
+        cursor = Cursor("", 1, self.file)
+        for number, line in enumerate(text.split("\n"), start=1):
+            cursor = Cursor(line.rstrip("\r"), number, self.file)
+            if cursor.done:
+                continue
+            if closed:
+                cursor.fail(f"unexpected {cursor.found()} after the graph's closing brace")
+            word = cursor.peek()
+            if word == "graph":
+                if braces or len(self.graph) or self.values:
+                    cursor.fail("only one graph fits into one text, and its header comes first")
+                self._header(cursor)
+                braces = True
+            elif word == "}":
+                if not braces:
+                    cursor.fail("a closing brace without `graph ... {`")
+                cursor.next()
+                closed = True
+            else:
+                self._statement(word, cursor)
+            cursor.expect_end("the statement")
+        if braces and not closed:
+            cursor.fail("the graph is not closed; its last line must be `}`")
+        if not self.outputs and not self.values:
+            cursor.fail("there is no graph in this text")
+        self.graph.set_outputs([value for value, _ in self.outputs], [name for _, name in self.outputs])
+        return self.graph
+
+    def _statement(self, word: str, cursor: Cursor) -> None:
+        if word[0] == "%":
+            self._node(cursor)
+        elif word == "input":
+            self._input(cursor)
+        elif word == "param":
+            self._param(cursor)
+        elif word == "scales":
+            self._scales(cursor)
+        elif word == "output":
+            self._output(cursor)
+        else:
+            cursor.fail(f"expected graph, input, param, scales, output or a node `%name = op(...)`, found {cursor.found()}")
+
+    def _header(self, cursor: Cursor) -> None:
+        cursor.next()
+        if cursor.peek()[:1] == "@":
+            self.graph.name = cursor.name("the graph's name", "@")
+        while not cursor.accept("{"):
+            key = cursor.word("march=, stage=, properties= or `{`")
+            if key not in ("march", "stage", "properties"):
+                cursor.fail(f"a graph has no {key!r}, only march, stage and properties", cursor.index - 1)
+            cursor.expect("=", key)
+            if key == "march":
+                self.graph.march = cursor.word("a march")
+            elif key == "stage":
+                stage = cursor.word("a stage")
+                if stage not in STAGES:
+                    cursor.fail(f"unknown stage {stage!r}; stages: {', '.join(STAGES)}", cursor.index - 1)
+                self.graph.stage = stage
+            elif not cursor.accept("[]"):
+                cursor.expect("[", "properties=")
+                self.graph.properties = set(self._words(cursor, "]", "a property"))
+
+    @staticmethod
+    def _words(cursor: Cursor, end: str, what: str) -> list[str]:
+        words = [cursor.word(what)]
+        while not cursor.accept(end):
+            cursor.expect(",", what)
+            words.append(cursor.word(what))
+        return words
+
+    def _input(self, cursor: Cursor) -> None:
+        cursor.next()
+        name = self._new_name(cursor, "%")
+        cursor.expect(":", f"input %{name}")
+        value = self.graph.add_input(name, self._type(cursor))
+        value.quant = self._optional_quant(cursor)
+        self.values[name] = value
+
+    def _param(self, cursor: Cursor) -> None:
+        cursor.next()
+        name = self._new_name(cursor, "@")
+        type = self._type(cursor) if cursor.accept(":") else None
+        quant = self._optional_quant(cursor)
+        cursor.expect("=", f"param @{name}")
+        self.values[name] = self.graph.add_parameter(name, self._array(cursor, name, type), quant)
+
+    def _scales(self, cursor: Cursor) -> None:
+        cursor.next()
+        name = cursor.name("a scale's name", "@")
+        if name in self.scales:
+            cursor.fail(f"scales @{name} are given twice", cursor.index - 1)
+        cursor.expect("=", f"scales @{name}")
+        self.scales[name] = self._array(cursor, name, None)
+
+    def _output(self, cursor: Cursor) -> None:
+        cursor.next()
+        while True:
+            value = self._value(cursor)
+            name = cursor.string("the output's name") if cursor.accept("as") else value.name
+            self.outputs.append((value, name))
+            if not cursor.accept(","):
+                return
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def _node(self, cursor: Cursor) -> None:
+        names: list[str] = []
+        written: list[tuple[TensorType | None, int]] = []
+        quants: list[QuantParams | None] = []
+        while True:
+            names.append(self._new_name(cursor, "%", names))
+            position = cursor.index + 1
+            written.append((self._type(cursor) if cursor.accept(":") else None, position))
+            quants.append(self._optional_quant(cursor))
+            if not cursor.accept(","):
+                break
+        cursor.expect("=", f"%{names[-1]}")
+        op_index = cursor.index
+        definition = self._op(cursor)
+        inputs = self._operands(cursor, definition)
+        attributes = self._attributes(cursor, definition) if cursor.accept("{") else {}
+        node = self._build(cursor, op_index, definition, inputs, attributes, names, [type for type, _ in written])
+        for value, quant, (type, position) in zip(node.results, quants, written, strict=True):
+            value.quant = quant
+            self.values[value.name] = value
+            if type is not None and type is not value.type and type != value.type:
+                self._settle(cursor, position, value, type, definition)
+        self._annotations(cursor, node)
+
+    def _build(
+        self,
+        cursor: Cursor,
+        op_index: int,
+        definition: OpDef,
+        inputs: list[Value | None],
+        attributes: dict[str, Any],
+        names: list[str],
+        written: list[TensorType | None],
+    ) -> Node:
+        given = [type for type in written if type is not None]
+        types = given if definition.has(Trait.OPAQUE) and len(given) == len(names) else None
+        try:
+            complete = definition.complete_attributes(attributes)
+            if types is None:
+                definition.check_operand_count(len(inputs))
+                types = definition.infer([None if value is None else value.type for value in inputs], complete)
+            if len(types) != len(names):
+                cursor.fail(f"{definition.name} makes {len(types)} results here, but {len(names)} are named", 0)
+            return self.graph.add_node(definition, inputs, complete, name=names, types=types)
+        except ShapeError as error:
+            message = str(error)
+            if definition.has(Trait.OPAQUE):
+                message += " (write the result types in the text)"
+            cursor.fail(message if definition.name in message else f"{definition.name}: {message}", op_index)
+
+    @staticmethod
+    def _settle(cursor: Cursor, position: int, value: Value, type: TensorType, definition: OpDef) -> None:
+        """Take the written type where it may win over the inferred one, else refuse it."""
+        refines = value.type.shape is None and value.type.dtype is type.dtype
+        if not refines and not definition.traits & _WRITTEN_TYPE_WINS:
+            cursor.fail(f"%{value.name} is {value.type} by the operands of {definition.name}, not {type}", position)
+        value.type = type
+
+    def _op(self, cursor: Cursor) -> OpDef:
+        name = cursor.word("an operation")
+        definition = self.ops.get(name)
+        if definition is None:
+            cursor.fail(f"there is no operation {name!r}{near(name, self.ops)}", cursor.index - 1)
+        return definition
+
+    def _operands(self, cursor: Cursor, definition: OpDef) -> list[Value | None]:
+        cursor.expect("(", definition.name)
+        operands: list[Value | None] = []
+        if cursor.accept(")"):
+            return operands
+        while True:
+            operands.append(None if cursor.accept("none") else self._value(cursor))
+            if cursor.accept(")"):
+                return operands
+            cursor.expect(",", "an operand")
+
+    def _value(self, cursor: Cursor) -> Value:
+        token = cursor.peek()
+        name = cursor.name("a value")
+        value = self.values.get(name)
+        if value is None:
+            cursor.fail(f"{token} is not defined above this line{near(name, self.values)}", cursor.index - 1)
+        if value.is_parameter != (token[0] == "@"):
+            kind, sigil = ("a parameter", "@") if value.is_parameter else ("not a parameter", "%")
+            cursor.fail(f"{name} is {kind}: write {sigil}{name}", cursor.index - 1)
+        return value
+
+    def _new_name(self, cursor: Cursor, sigil: str, also: list[str] | None = None) -> str:
+        name = cursor.name("a name", sigil)
+        if name in self.values or (also and name in also):
+            cursor.fail(f"{name} is defined twice", cursor.index - 1)
+        return name
+
+    def _attributes(self, cursor: Cursor, definition: OpDef) -> dict[str, Any]:
+        declared = {attr.name: attr for attr in definition.attributes}
+        attributes: dict[str, Any] = {}
+        if cursor.accept("}"):
+            return attributes
+        while True:
+            name = cursor.word("an attribute")
+            attr = declared.get(name)
+            if attr is None:
+                cursor.fail(f"{definition.name} has no attribute {name!r}; it has: {', '.join(declared)}", cursor.index - 1)
+            if name in attributes:
+                cursor.fail(f"attribute {name} is given twice", cursor.index - 1)
+            cursor.expect("=", name)
+            attributes[name] = self._attribute(cursor, attr)
+            if cursor.accept("}"):
+                return attributes
+            cursor.expect(",", f"attribute {name}")
+
+    @staticmethod
+    def _attribute(cursor: Cursor, attr: Attr) -> Any:
+        kind = attr.kind
+        if kind == "str":
+            return cursor.word(f"the text of {attr.name}")
+        if kind == "dtype":
+            return _dtype(cursor)
+        if kind == "bool":
+            return _bool(cursor)
+        if kind.startswith("optional_") and cursor.accept("none"):
+            return None
+        if kind.endswith("ints") or kind.endswith("floats"):
+            return tuple(_number_list(cursor))
+        number = _number(cursor)
+        return float(number) if kind.endswith("float") else number
+
+    # --- annotations -----------------------------------------------------------------------------------------------------
+
+    def _annotations(self, cursor: Cursor, node: Node) -> None:
+        while not cursor.done:
+            word = cursor.word("a device, accepted, refused(...), request(...), loc(...) or from(...)")
+            if word in ("accepted", "refused"):
+                node.support = Support(word == "accepted", self._reasons(cursor))
+            elif word == "loc":
+                node.loc = self._location(cursor)
+            elif word == "from":
+                cursor.expect("(", "from")
+                node.origin = tuple(self._words(cursor, ")", "the name of an FX node"))
+            elif word == "request":
+                node.request = self._request(cursor)
+            else:
+                self._device(cursor, node, word)
+
+    @staticmethod
+    def _device(cursor: Cursor, node: Node, word: str) -> None:
+        device, dot, subgraph = word.partition(".")
+        if device not in _DEVICES or (dot and not subgraph.isdecimal()):
+            cursor.fail(
+                f"expected a device (cpu, bpu or bpu.N), accepted, refused, request, loc or from, found {word!r}",
+                cursor.index - 1,
+            )
+        node.device = _DEVICES[device]
+        node.subgraph = int(subgraph) if dot else None
+
+    @staticmethod
+    def _reasons(cursor: Cursor) -> tuple[Reason, ...]:
+        reasons: list[Reason] = []
+        if not cursor.accept("(") or cursor.accept(")"):
+            return ()
+        while True:
+            rule, fields = cursor.string("the rule of a reason"), dict[str, str]()
+            while cursor.accept(","):
+                key = cursor.word("actual, limit, hint or step")
+                if key not in ("actual", "limit", "hint", "step"):
+                    cursor.fail(f"a reason has no {key!r}, only actual, limit, hint and step", cursor.index - 1)
+                cursor.expect("=", key)
+                fields[key] = cursor.word(f"the text of {key}")
+            reasons.append(Reason(rule, **fields))
+            if cursor.accept(")"):
+                return tuple(reasons)
+            cursor.expect(";", "a reason")
+
+    @staticmethod
+    def _request(cursor: Cursor) -> Request:
+        cursor.expect("(", "request")
+        word = cursor.word("a device")
+        device = _DEVICES.get(word)
+        if device is None:
+            cursor.fail(f"a request is for cpu or bpu, not {word!r}", cursor.index - 1)
+        cursor.expect(",", "the device")
+        source = cursor.string("the override that asks")
+        dtype = _dtype(cursor) if cursor.accept(",") else None
+        cursor.expect(")", "the request")
+        return Request(device, source, dtype)
+
+    @staticmethod
+    def _location(cursor: Cursor) -> Location:
+        cursor.expect("(", "loc")
+        texts = [cursor.string("the location's path")]
+        while not cursor.accept(")"):
+            cursor.accept(",")
+            texts.append(cursor.string("a source line or module type"))
+        return Location(texts[0], texts[1] if len(texts) > 1 else "", tuple(texts[2:]))
+
+    # --- types and constants -----------------------------------------------------------------------------------------------
+
+    def _type(self, cursor: Cursor) -> TensorType:
+        token = cursor.peek()
+        known = self.types.get(token)
+        if known is None:
+            name, bracket, rest = token.partition("[")
+            if not bracket:
+                word = cursor.found()
+                cursor.fail(f"expected a type such as f32[1,3,8,8] or f32[*], found {word}")
+            if name not in _DTYPES:
+                cursor.fail(f"unknown element type {name!r}; known: {', '.join(_DTYPES)}")
+            sizes = rest[:-1].strip()
+            known = TensorType(_DTYPES[name], None if sizes == "*" else tuple(int(n) for n in sizes.split(",") if n.strip()))
+            self.types[token] = known
+        cursor.index += 1
+        return known
+
+    def _optional_quant(self, cursor: Cursor) -> QuantParams | None:
+        if not cursor.accept("q"):
+            return None
+        start = cursor.index - 1
+        cursor.expect("(", "q")
+        dtype = _dtype(cursor)
+        cursor.expect(",", "the integer type")
+        axis: int | None = None
+        if cursor.accept("axis"):
+            cursor.expect("=", "axis")
+            axis = _integer(cursor, "an axis")
+            cursor.expect(",", "the axis")
+        scale = self._scale(cursor)
+        fixed = False
+        if cursor.accept(","):
+            if not cursor.accept("fixed"):
+                cursor.fail(f"expected `fixed` or `)` after the scale, found {cursor.found()}")
+            fixed = True
+        cursor.expect(")", "the scale")
+        try:
+            return QuantParams(scale, dtype, axis, fixed=fixed)
+        except ValueError as error:
+            cursor.fail(str(error), start)
+
+    def _scale(self, cursor: Cursor) -> Any:
+        token = cursor.peek()
+        if token[:1] == "@":
+            name = cursor.name("a scale's name", "@")
+            if name not in self.scales:
+                cursor.fail(f"scales {token} are not given above this line{near(name, self.scales)}", cursor.index - 1)
+            return self.scales[name]
+        return _number_list(cursor) if token[:1] == "[" else _number(cursor)
+
+    def _array(self, cursor: Cursor, name: str, type: TensorType | None) -> npt.NDArray[Any]:
+        start = cursor.index
+        token = cursor.peek()
+        if token.startswith("#sha256:"):
+            cursor.next()
+            array = self._stored(cursor, start, name, token[1:])
+        elif token == "#random":
+            cursor.next()
+            array = _random(cursor, type)
+        elif token[:1] == "#":
+            cursor.fail(f"expected numbers, #random(seed, shape) or #sha256:..., found {token!r}")
+        else:
+            array = _constant(cursor, type)
+        if type is not None and (type.dtype.numpy != array.dtype or type.shape != array.shape):
+            actual = TensorType(DType.from_numpy(array.dtype), array.shape)
+            cursor.fail(f"@{name} is declared {type}, but its elements make {actual}", start)
+        return array
+
+    def _stored(self, cursor: Cursor, start: int, name: str, key: str) -> npt.NDArray[Any]:
+        array = self.parameters.get(name, self.parameters.get(key))
+        if array is None:
+            cursor.fail(
+                f"the elements of @{name} are not in this text; read the file with hqc.ir.load, which finds the .safetensors "
+                "file beside it, or pass parameters=",
+                start,
+            )
+        actual = sidecar.content_hash(array)
+        if actual != key:
+            cursor.fail(f"the array given for @{name} is not the one this text was written with: its hash is {actual}", start)
+        return array
+
+
+# --- literals --------------------------------------------------------------------------------------------------------------
+
+
+def _dtype(cursor: Cursor) -> DType:
+    token = cursor.peek()
+    if token not in _DTYPES:
+        cursor.fail(f"expected an element type ({', '.join(_DTYPES)}), found {cursor.found()}")
+    cursor.index += 1
+    return _DTYPES[token]
+
+
+def _bool(cursor: Cursor) -> bool:
+    if cursor.accept("true"):
+        return True
+    if cursor.accept("false"):
+        return False
+    cursor.fail(f"expected true or false, found {cursor.found()}")
+
+
+def _number(cursor: Cursor) -> int | float:
+    """A number as Python reads it: an int when it is written as one."""
+    token = cursor.peek()
+    try:
+        number: int | float = int(token)
+    except ValueError:
+        try:
+            number = float(token)
+        except ValueError:
+            cursor.fail(f"expected a number, found {cursor.found()}")
+    cursor.index += 1
+    return number
+
+
+def _integer(cursor: Cursor, what: str) -> int:
+    number = _number(cursor)
+    if not isinstance(number, int):
+        cursor.fail(f"expected {what}, a whole number, found {number!r}", cursor.index - 1)
+    return number
+
+
+def _number_list(cursor: Cursor) -> list[int | float]:
+    """A flat list of numbers."""
+    token = cursor.peek()
+    if len(token) > 1 and token[0] == "[":
+        cursor.index += 1
+        return [int(item) for item in token[1:-1].split(",") if item.strip()]
+    cursor.expect("[", "`=`" if cursor.index else "the start")
+    numbers = [_number(cursor)]
+    while not cursor.accept("]"):
+        cursor.expect(",", "a number")
+        numbers.append(_number(cursor))
+    return numbers
+
+
+def _nested(cursor: Cursor) -> Any:
+    """A number, a truth value, or a list of these or of lists."""
+    token = cursor.peek()
+    if token in ("true", "false"):
+        return _bool(cursor)
+    if token[:1] != "[":
+        return _number(cursor)
+    if len(token) > 1:
+        return _number_list(cursor)
+    cursor.next()
+    items = [_nested(cursor)]
+    while not cursor.accept("]"):
+        cursor.expect(",", "an element")
+        items.append(_nested(cursor))
+    return items
+
+
+def _constant(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
+    """Elements written out: a number fills the whole shape, a flat list takes the declared shape. Default type f32."""
+    start = cursor.index
+    nested = _nested(cursor)
+    dtype = DType.FLOAT32 if type is None else type.dtype
+    try:
+        exact = np.array(nested)
+        with np.errstate(over="ignore"):
+            array = np.array(nested, dtype.numpy)
+    except (ValueError, OverflowError, TypeError) as error:
+        cursor.fail(f"these elements do not make an array of {dtype.value}: {error}", start)
+    if not dtype.is_float and array.size and not (array == exact).all():
+        cursor.fail(f"these elements do not fit {dtype.value}", start)
+    if type is None or type.shape is None or array.shape == type.shape:
+        return array
+    if array.ndim == 0:
+        return np.full(type.shape, array)
+    return array.reshape(type.shape) if array.size == math.prod(type.shape) and array.ndim == 1 else array
+
+
+def _random(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
+    """`#random(seed[, shape])`: standard normal for float types; whole range of i8, u8 and i16, [-1000, 1000) of wider integers."""
+    cursor.expect("(", "#random")
+    seed = _integer(cursor, "a seed")
+    if seed < 0:
+        cursor.fail("a seed is not negative", cursor.index - 1)
+    shape = tuple(int(size) for size in _number_list(cursor)) if cursor.accept(",") else (type.shape if type else None)
+    if shape is None:
+        cursor.fail("#random needs a shape: #random(seed, [..]), or a type before the `=`")
+    cursor.expect(")", "the shape")
+    dtype = DType.FLOAT32 if type is None else type.dtype
+    generator = np.random.default_rng(seed)
+    if dtype.is_float:
+        return generator.standard_normal(shape).astype(dtype.numpy)
+    if dtype is DType.BOOL:
+        return generator.integers(0, 2, shape).astype(bool)
+    low, high = (dtype.qmin, dtype.qmax + 1) if dtype.bits <= 16 else (-1000, 1000)
+    return generator.integers(low, high, shape).astype(dtype.numpy)
