@@ -1,14 +1,14 @@
 """What a pass is: a frozen dataclass with options as fields, and what it reports.
 
-    @dataclass(frozen=True)
-    class MyPass(Pass):
-        "One-line description, shown in help and docs."
-        name: ClassVar[str] = "my-pass"
-        requires: ClassVar[str] = "partitioned"
-        establishes: ClassVar[str] = "partitioned"
-        threshold: int = 3
+@dataclass(frozen=True)
+class MyPass(Pass):
+    "One-line description, shown in help and docs."
+    name: ClassVar[str] = "my-pass"
+    requires: ClassVar[str] = "partitioned"
+    establishes: ClassVar[str] = "partitioned"
+    threshold: int = 3
 
-        def run(self, graph: Graph, context: PassContext) -> PassResult: ...
+    def run(self, graph: Graph, context: PassContext) -> PassResult: ...
 """
 
 from __future__ import annotations
@@ -49,12 +49,18 @@ class PassResult:
 
 @dataclass
 class PassContext:
-    """What every pass may read. `hybrid=False`: the whole model must run on the BPU. `plan`: devices decided at prepare time."""
+    """What every pass may read.
+
+    `hybrid=False`: the whole model must run on the BPU. `plan`: devices decided at prepare time. `high_precision`: FX names of
+    operations whose result carries no fake quant (a qconfig without activation); None means post-training quantization, where
+    every conv-like operation that ends a BPU segment emits int32 (the tail rule).
+    """
 
     march: MarchSpec
     hybrid: bool = True
     overrides: tuple[Override, ...] = ()
     plan: Plan | None = None
+    high_precision: frozenset[str] | None = None
     remarks: list[Remark] = field(default_factory=list)
 
 

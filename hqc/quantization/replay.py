@@ -1,0 +1,369 @@
+"""Replay of a bounded IR graph on the FX graph it was lowered from: QAT modules, fake quants and dequant stubs.
+
+Nothing is decided here. Every fused module, fake quant and stub stands for a node (or a scale-making value) of the IR; names
+and positions follow docs/architecture.md and HYBRID section 2 of the design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from torch import fx, nn
+
+from hqc.errors import LoweringError, QConfigError
+from hqc.ir import Device, Graph, Node, Trait, Value
+from hqc.march.spec import MarchSpec
+from hqc.nn import DeQuantStub
+from hqc.nn.qat.mapping import qat_module, qat_stub
+from hqc.quantization.fake_quantize import BoundaryFakeQuantize, make_fake_quant
+from hqc.quantization.qconfig import QConfig
+
+QConfigOf = Callable[[fx.Node], "QConfig | None"]
+
+
+@dataclass
+class Replay:
+    """One replay. `gm`: traced GraphModule whose graph is rewritten in place; `root`: the module tree it calls (also changed).
+
+    `qconfig_of(fx node)`: the qconfig in force there. `wrap_boundaries`: boundary fake quants print inside a wrapper (QAT).
+    `groups`: IR value name -> representative of its shared-scale group; members get one fake quant.
+    """
+
+    gm: fx.GraphModule
+    root: nn.Module
+    ir: Graph
+    march: MarchSpec
+    qconfig_of: QConfigOf
+    wrap_boundaries: bool
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fx_nodes = {node.name: node for node in self.gm.graph.nodes}
+        self.node_of = dict(self.fx_nodes)  # IR value name -> FX node that makes it now
+        self.ir_of = {name: node for node in self.ir.nodes if not _is_marker(node) for name in node.origin}
+        self.shared_fake_quants: dict[str, nn.Module] = {}
+        self.called: set[str] = set()
+        self.appended: list[tuple[int, int, str, nn.Module]] = []
+        self.position = {node: index for index, node in enumerate(self.gm.graph.nodes)}
+
+    def run(self) -> None:
+        for node in list(self.ir.nodes):
+            if node.op.has(Trait.CONV_LIKE) and node.device is Device.BPU and self._conv_module_node(node) is not None:
+                self._replace_conv(node)
+            elif node.op.has(Trait.BOUNDARY) and node.attributes.get("stub"):
+                self._replace_stub(node)
+            elif node.device is Device.BPU and self.march.makes_scale(node):
+                self._observe_function(node)
+        for node in list(self.ir.nodes):
+            if _is_marker(node):
+                self._insert_boundary(node)
+        # The tree lists what was inserted after the user's modules: per op the fake quant before the dequant.
+        for _, _, name, module in sorted(self.appended, key=lambda item: item[:3]):
+            self.root.add_module(name, module)
+        self._strip_cpu_qconfigs()
+        for fx_node in reversed(list(self.gm.graph.nodes)):  # an identity inside a fused group has no reader left
+            if not fx_node.users and self._dropped(fx_node):
+                self.gm.graph.erase_node(fx_node)
+        self.gm.graph.lint()
+
+    # --- fake quants ---------------------------------------------------------------------------------------------
+
+    def _qconfig(self, fx_node: fx.Node, node: Node) -> QConfig:
+        qconfig = self.qconfig_of(fx_node)
+        if qconfig is None:
+            device = "runs on the BPU" if node.device is Device.BPU else "feeds the BPU"
+            raise QConfigError(
+                f"{fx_node.name} [{node.loc}] {device} and has no qconfig; give one in qconfig_dict (a global one under the "
+                'key "") or place the operation on the CPU with hybrid_dict'
+            )
+        return qconfig
+
+    def _fake_quant(self, qconfig: QConfig, value: Value, fx_node: fx.Node, node: Node) -> nn.Module:
+        group = self.groups.get(value.name)
+        if group is not None and group in self.shared_fake_quants:
+            return self.shared_fake_quants[group]
+        if qconfig.activation is None:
+            raise QConfigError(
+                f"{fx_node.name} [{node.loc}] needs a fake quant, and its qconfig has no activation entry (high-precision output); "
+                "only a convolution or linear layer that ends a BPU segment may go without"
+            )
+        fake_quant = make_fake_quant(qconfig.activation, self.march, name=fx_node.name)
+        if group is not None:
+            self.shared_fake_quants[group] = fake_quant
+        return fake_quant
+
+    def _observe_function(self, node: Node) -> None:
+        value = node.results[-1]
+        fx_node = self.node_of.get(value.name)
+        if fx_node is None:
+            raise LoweringError(f"{value.name} [{node.loc}] is a step inside one operation and cannot carry a fake quant of its own")
+        for result in node.results:
+            target = self.node_of[result.name]
+            fake_quant = self._fake_quant(self._qconfig(fx_node, node), result, fx_node, node)
+            name = f"{target.name}_activation_post_process"
+            self._append(target, 0, name, fake_quant)
+            self.node_of[result.name] = self._insert_after(target, name, self._real_users(target))
+
+    def _replace_stub(self, node: Node) -> None:
+        fx_node = self.fx_nodes[node.origin[-1]]
+        if node.op.name == "quantize":
+            qconfig = self._qconfig(fx_node, node)
+            self._set_module(fx_node, lambda module: qat_stub(module, self._fake_quant(qconfig, node.result, fx_node, node)))
+        else:
+            self._set_module(fx_node, lambda module: DeQuantStub())
+
+    # --- conv-like modules ----------------------------------------------------------------------------------------
+
+    def _conv_module_node(self, node: Node) -> fx.Node | None:
+        for name in node.origin:
+            fx_node = self.fx_nodes.get(name)
+            if fx_node is not None and fx_node.op == "call_module" and qat_module.accepts(self.root.get_submodule(str(fx_node.target))):
+                return fx_node
+        return None
+
+    def _replace_conv(self, node: Node) -> None:
+        conv = self._conv_module_node(node)
+        assert conv is not None
+        last = self.fx_nodes[node.origin[-1]]
+        qconfig = self._qconfig(conv, node)
+        activation_qconfig = self._qconfig(last, node)
+        residual = node.operand("residual")
+        group = self.groups.get(node.result.name)
+        fake_quant = None
+        if activation_qconfig.activation is not None:
+            fake_quant = self._fake_quant(activation_qconfig, node.result, last, node)
+        elif group is not None or any(user.device is Device.BPU for user in node.users):
+            user = next((u.name for u in node.users if u.device is Device.BPU), group)
+            raise QConfigError(
+                f"{last.name} [{node.loc}] has a qconfig without activation (high-precision int32 output) but {user} reads its result on "
+                "the BPU; a high-precision output must end its BPU segment"
+            )
+        weight, bias = node.operand("weight"), node.operand("bias")
+        assert weight is not None and weight.array is not None
+        module = qat_module.build(
+            self.root.get_submodule(str(conv.target)),
+            weight=weight.array,
+            bias=None if bias is None else bias.array,
+            activation=node.attributes["activation"],
+            residual=residual is not None,
+            weight_fake_quant=qconfig.weight,
+            activation_post_process=fake_quant,
+            march=self.march,
+        )
+        if residual is None:
+            self._fuse_forward(node, conv, module)
+        else:
+            self._fuse_at_add(node, conv, module)
+
+    def _fuse_forward(self, node: Node, conv: fx.Node, module: nn.Module) -> None:
+        """conv (+ bn) (+ activation): the conv's node stays, the others go."""
+        self._place_module(conv, str(conv.target), module)
+        absorbed = [self.fx_nodes[name] for name in node.origin if name in self.fx_nodes and self.fx_nodes[name] is not conv]
+        if absorbed:
+            absorbed[-1].replace_all_uses_with(conv)
+        self._erase(absorbed)
+        self.node_of[node.result.name] = conv
+
+    def _fuse_at_add(self, node: Node, conv: fx.Node, module: nn.Module) -> None:
+        """conv (+ bn) + add (+ activation): the add's node stays and calls the fused module; conv, bn and activation go."""
+        members = [self.fx_nodes[name] for name in node.origin if name in self.fx_nodes]
+        add = next(m for m in members if m is not conv and len(self._tensor_args(m)) == 2)
+        before = [m for m in members if self.position[m] < self.position[add]]
+        after = [m for m in members if self.position[m] > self.position[add]]
+        x = conv.args[0]
+        conv_output = before[-1]
+        if add.op == "call_method" and _method_owner(add) is not None:
+            owner = _method_owner(add)
+            assert owner is not None
+            operands = list(add.args[1:])
+            conv_position = next(i for i, arg in enumerate(operands) if self._behind(arg, conv_output))
+            module.conv_position = conv_position  # type: ignore[assignment]
+            operands[conv_position] = x
+            add.args = (add.args[0], *operands)
+            add.target = "add"
+            self._place_owner(owner, module)
+            self._retire(str(conv.target), conv)
+        else:
+            operands = self._tensor_args(add)
+            residual = next(arg for arg in operands if not self._behind(arg, conv_output))
+            target = str(conv.target)
+            self._retire_call(conv)
+            add.op, add.target, add.args, add.kwargs = "call_module", target, (x, residual), {}
+            self._place_module(add, target, module)
+        if after:
+            after[-1].replace_all_uses_with(add)
+        self._erase([*after, *before])
+        self.node_of[node.result.name] = add
+
+    @staticmethod
+    def _tensor_args(fx_node: fx.Node) -> list[fx.Node]:
+        return [arg for arg in fx_node.args if isinstance(arg, fx.Node) and arg.op != "get_attr"]
+
+    def _behind(self, arg: object, conv_output: fx.Node) -> bool:
+        """True when `arg` is `conv_output`, looking through operations that the IR dropped (identity, dropout)."""
+        while isinstance(arg, fx.Node) and arg is not conv_output and self._dropped(arg):
+            arg = arg.all_input_nodes[0]
+        return arg is conv_output
+
+    def _erase(self, nodes: list[fx.Node]) -> None:
+        """Erase absorbed nodes and what the IR dropped between them, last first."""
+        for fx_node in sorted(nodes, key=self.position.__getitem__, reverse=True):
+            for user in list(fx_node.users):
+                if self._dropped(user):
+                    self._erase([user])
+            if fx_node.graph is self.gm.graph and not fx_node.users and not fx_node._erased:
+                self.gm.graph.erase_node(fx_node)
+                self.fx_nodes.pop(fx_node.name, None)
+                if fx_node.op == "call_module":
+                    self._retire(str(fx_node.target), fx_node)
+
+    def _retire(self, target: str, fx_node: fx.Node) -> None:
+        """A module that no node calls any more becomes an Identity, so that the tree keeps its names."""
+        still_called = any(n.op == "call_module" and n.target == target and n is not fx_node for n in self.gm.graph.nodes)
+        if not still_called and target not in self.called:
+            self._assign(target, nn.Identity())
+
+    def _retire_call(self, conv: fx.Node) -> None:
+        self.called.add(str(conv.target))  # the add's node calls it from now on
+
+    def _place_owner(self, owner: fx.Node, module: nn.Module) -> None:
+        """Put a fused module in a FloatFunctional's place; a second call site of the same one gets a path of its own."""
+        target = str(owner.target)
+        if target in self.called:
+            target = self._fresh(target)
+            owner.target = target
+        self.called.add(target)
+        self._assign(target, module)
+
+    def _place_module(self, fx_node: fx.Node, target: str, module: nn.Module) -> None:
+        """Make `fx_node` call `module` at `target`; a second call site of a shared module gets a path of its own."""
+        others = [n for n in self.gm.graph.nodes if n.op == "call_module" and n.target == target and n is not fx_node]
+        if others and target in self.called:
+            target = self._fresh(target)
+        self.called.add(target)
+        fx_node.target = target
+        self._assign(target, module)
+
+    def _set_module(self, fx_node: fx.Node, make: Callable[[nn.Module], nn.Module]) -> None:
+        module = make(self.root.get_submodule(str(fx_node.target)))
+        self._place_module(fx_node, str(fx_node.target), module)
+
+    def _assign(self, target: str, module: nn.Module) -> None:
+        parent, _, name = target.rpartition(".")
+        owner = self.root.get_submodule(parent) if parent else self.root
+        module.train(owner.training)
+        owner.add_module(name, module)
+
+    def _fresh(self, target: str) -> str:
+        index = 1
+        while True:
+            candidate = f"{target}_{index}"
+            try:
+                self.root.get_submodule(candidate)
+            except AttributeError:
+                return candidate
+            index += 1
+
+    # --- boundaries -----------------------------------------------------------------------------------------------
+
+    def _insert_boundary(self, node: Node) -> None:
+        (source,) = node.operands
+        producer = self.node_of[source.name]
+        if node.op.name == "quantize":
+            users = [user for user in self._real_users(producer) if self._leads_to_bpu(user)]
+            ir_producer = source.producer
+            assert ir_producer is not None
+            fake_quant = self._fake_quant(self._qconfig(producer, ir_producer), node.result, producer, ir_producer)
+            if self.wrap_boundaries:
+                fake_quant = BoundaryFakeQuantize(fake_quant)
+            self._append(producer, 0, node.name, fake_quant)
+            self._insert_after(producer, node.name, users)
+            return
+        (consumer,) = {id(user): user for user in node.users}.values()
+        members = [self.fx_nodes[name] for name in consumer.origin if name in self.fx_nodes]
+        stub = node.name.rpartition("_")[0]
+        self._append(members[0], 1, stub, DeQuantStub())
+        call: fx.Node | None = None
+        for member in members:
+            for arg in list(member.all_input_nodes):
+                if self._real_source(arg) is not producer:
+                    continue
+                if call is None:
+                    with self.gm.graph.inserting_before(member):
+                        call = self.gm.graph.create_node("call_module", stub, (arg,), name=node.name)
+                    self.node_of[node.name] = call
+                member.replace_input_with(arg, call)
+
+    def _append(self, anchor: fx.Node, order: int, name: str, module: nn.Module) -> None:
+        if not any(existing == name for _, _, existing, _ in self.appended):
+            module.train(self.root.training)
+            self.appended.append((self.position.get(anchor, len(self.position)), order, name, module))
+
+    def _insert_after(self, producer: fx.Node, name: str, users: list[fx.Node]) -> fx.Node:
+        with self.gm.graph.inserting_after(producer):
+            call = self.gm.graph.create_node("call_module", name, (producer,), name=name)
+        for user in users:
+            user.replace_input_with(producer, call)
+        return call
+
+    def _dropped(self, fx_node: fx.Node) -> bool:
+        """True for a tensor operation that canonicalization removed: it passes its input on."""
+        return (
+            fx_node.op in ("call_module", "call_function", "call_method")
+            and fx_node.name not in self.ir_of
+            and fx_node.name in self.fx_nodes
+            and len(fx_node.all_input_nodes) == 1
+        )
+
+    def _real_source(self, fx_node: fx.Node) -> fx.Node:
+        while self._dropped(fx_node):
+            fx_node = fx_node.all_input_nodes[0]
+        return fx_node
+
+    def _real_users(self, fx_node: fx.Node) -> list[fx.Node]:
+        return [user for user in fx_node.users if user.name in self.fx_nodes or user.op == "output"]
+
+    def _leads_to_bpu(self, fx_node: fx.Node) -> bool:
+        stack, seen = [fx_node], set()
+        while stack:
+            current = stack.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            if self._dropped(current):
+                stack.extend(current.users)
+            elif current.name in self.ir_of and self.ir_of[current.name].device is Device.BPU:
+                return True
+        return False
+
+    def _strip_cpu_qconfigs(self) -> None:
+        for node in self.ir.nodes:
+            if node.device is not Device.CPU or node.op.has(Trait.BOUNDARY):
+                continue
+            for name in node.origin:
+                fx_node = self.fx_nodes.get(name)
+                if fx_node is not None and fx_node.op == "call_module":
+                    module = self.root.get_submodule(str(fx_node.target))
+                    if getattr(module, "qconfig", None) is not None:
+                        module.qconfig = None  # type: ignore[assignment]
+
+
+def _is_marker(node: Node) -> bool:
+    """A boundary that `insert-boundaries` put in (not a user's stub)."""
+    return node.op.has(Trait.BOUNDARY) and not node.attributes.get("stub")
+
+
+def _method_owner(fx_node: fx.Node) -> fx.Node | None:
+    """The get_attr node of the module whose method is called, e.g. a FloatFunctional."""
+    owner = fx_node.args[0] if fx_node.args else None
+    return owner if isinstance(owner, fx.Node) and owner.op == "get_attr" else None
+
+
+def fake_quants(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`(path, module)` of every fake quant, in tree order."""
+    from hqc.quantization.fake_quantize import FakeQuantizeBase
+
+    for name, child in module.named_modules():
+        if isinstance(child, FakeQuantizeBase):
+            yield name, child
