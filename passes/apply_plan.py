@@ -1,0 +1,115 @@
+"""`apply-plan`: the devices decided at prepare time, on a prepared model that was lowered again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hqc.errors import PassError, SupportError
+from hqc.ir import Device, Graph, Node, Support, Trait
+from hqc.passes.base import Pass, PassContext, PassResult
+from hqc.passes.plan import Placement, Plan, describe
+from hqc.passes.registry import register_pass
+
+
+@register_pass
+@dataclass(frozen=True)
+class ApplyPlan(Pass):
+    """Set support, device and request of every node from the plan that travels with a prepared model.
+
+    The plan names FX nodes. Errors, each listing the nodes: a node the plan does not know or knows on two devices, a planned
+    operation that the model no longer has, and a node planned for the BPU that, now that shapes are known, the march refuses.
+    """
+
+    name: ClassVar[str] = "apply-plan"
+    establishes: ClassVar[str] = "supported"
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        plan = context.plan
+        if plan is None:
+            raise PassError(
+                "apply-plan needs the plan of a prepared model; call prepare_qat_fx or prepare_calibration_fx first"
+            )
+        if plan.march != context.march.name:
+            raise PassError(
+                f"the model was prepared for {plan.march} and cannot be converted for {context.march.name}; prepare it again"
+            )
+        placements = _match(graph, plan)
+        _check_vanished(graph, plan)
+        changed = False
+        for node in graph.nodes:
+            changed |= _assign(node, placements.get(node))
+        _check_capability(graph, context)
+        return PassResult(changed)
+
+
+def _match(graph: Graph, plan: Plan) -> dict[Node, Placement]:
+    """The placement of every node that is not a boundary; `PassError` lists the nodes without exactly one device."""
+    found: dict[Node, Placement] = {}
+    unknown: list[str] = []
+    for node in graph.nodes:
+        if node.op.has(Trait.BOUNDARY):
+            continue
+        placements = plan.lookup(node.origin or (node.name,))
+        devices = {placement.device for placement in placements}
+        if len(devices) == 1:
+            found[node] = placements[-1]
+        elif devices:
+            places = ", ".join(f"{name} on {device.value}" for name, device in plan.devices.items() if name in node.origin)
+            unknown.append(f"{describe(node)} joins operations planned apart ({places})")
+        else:
+            unknown.append(describe(node))
+    if unknown:
+        raise PassError(
+            f"the plan made at prepare time does not fit this model: it does not place {_shorten(unknown)}; "
+            "the model was changed after prepare, prepare it again"
+        )
+    return found
+
+
+def _check_vanished(graph: Graph, plan: Plan) -> None:
+    """A planned operation none of whose FX nodes is left was removed from the model after prepare."""
+    present = {name for node in graph.nodes for name in (node.origin or (node.name,))}
+    gone = [placement.names[-1] for placement in plan.placements if present.isdisjoint(placement.names)]
+    if gone:
+        raise PassError(
+            f"the plan made at prepare time does not fit this model: it places {_shorten(gone)}, which the model no longer has; "
+            "the model was changed after prepare, prepare it again"
+        )
+
+
+def _assign(node: Node, placement: Placement | None) -> bool:
+    """Write a placement (None: a boundary op, which runs on the CPU side) to a node; True when that changes it."""
+    before = (node.device, node.support, node.request)
+    if placement is None:
+        node.device = Device.CPU
+    else:
+        node.device, node.support, node.request = Device(placement.device), placement.support, placement.request
+    return before != (node.device, node.support, node.request)
+
+
+def _check_capability(graph: Graph, context: PassContext) -> None:
+    """With shapes known, ask the march again about every BPU node; a refusal means the plan rests on unknown shapes."""
+    assert context.plan is not None
+    refused = []
+    for node in graph.nodes:
+        if node.device is Device.BPU and node.request is None:
+            support = context.march.check(node, hybrid=context.plan.hybrid)
+            if not support.accepted and not _refused_before(node, support):
+                refused.append(f"{describe(node)}: {'; '.join(map(str, support.reasons))}")
+    if refused:
+        raise SupportError(
+            f"with the shapes now known {context.march.name} cannot run on the BPU what the plan places there: "
+            f"{_shorten(refused, '; ')}; prepare again with example_inputs"
+        )
+
+
+def _refused_before(node: Node, support: Support) -> bool:
+    """True when the analysis accepted the node in its context although the rule alone refuses it: then nothing changed."""
+    known = node.support.reasons if node.support is not None else ()
+    return bool(support.reasons) and set(support.reasons) <= set(known)
+
+
+def _shorten(items: list[str], separator: str = ", ", limit: int = 8) -> str:
+    more = f"{separator}and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(items[:limit]) + more
