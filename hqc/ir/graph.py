@@ -281,6 +281,9 @@ class Graph:
             where = f" [{node.loc}]" if node.loc.path else ""
             raise ShapeError(f"{shown}{where}: {str(error).removeprefix(f'[{node.loc}]: ').removeprefix(': ')}") from None
         names = self._result_names(name or definition.name, len(result_types))
+        if len(names) != len(result_types):
+            self._drop_uses(node)
+            raise ShapeError(f"{names[0]}: {definition.name} makes {len(result_types)} results here, got {len(names)} names")
         node.results = [self._new_value(n, t, node, None) for n, t in zip(names, result_types, strict=True)]
         self._place(node, before, after)
         return node

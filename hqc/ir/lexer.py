@@ -42,6 +42,8 @@ def quote(text: str) -> str:
 
 def unquote(token: str) -> str:
     """The text of a string literal; `ValueError` for one that is not valid."""
+    if "\\" not in token:
+        return token[1:-1]
     value: str = json.loads(token)
     return value
 
@@ -72,31 +74,32 @@ class Cursor:
         self.tokens: list[str] = _TOKEN.findall(text)
         if self.tokens and self.tokens[-1].startswith("//"):
             self.tokens.pop()
+        self.tokens.append("")  # so that looking at the next token needs no check
         self.index = 0
 
     @property
     def done(self) -> bool:
-        return self.index >= len(self.tokens)
+        return not self.tokens[self.index]
 
     def peek(self) -> str:
         """The next token, "" at the end of the line."""
-        return self.tokens[self.index] if self.index < len(self.tokens) else ""
+        return self.tokens[self.index]
 
-    def next(self) -> str:
-        token = self.peek()
+    def skip(self) -> None:
+        """Step over the next token, which is there."""
         self.index += 1
-        return token
 
     def accept(self, token: str) -> bool:
         """Step over `token` if it is the next one."""
-        if self.index < len(self.tokens) and self.tokens[self.index] == token:
+        if self.tokens[self.index] == token:
             self.index += 1
             return True
         return False
 
     def expect(self, token: str, after: str) -> None:
-        if not self.accept(token):
+        if self.tokens[self.index] != token:
             self.fail(f"expected {token!r} after {after}, found {self.found()}")
+        self.index += 1
 
     def expect_end(self, after: str) -> None:
         if not self.done:
@@ -110,7 +113,7 @@ class Cursor:
         return repr(token) if token else "the end of the line"
 
     def string(self, what: str) -> str:
-        token = self.peek()
+        token = self.tokens[self.index]
         if len(token) < 2 or token[0] != '"':
             self.fail(f"expected {what} in double quotes, found {self.found()}")
         self.index += 1
@@ -118,7 +121,7 @@ class Cursor:
 
     def word(self, what: str) -> str:
         """A word, or a string where a word needs quotes."""
-        token = self.peek()
+        token = self.tokens[self.index]
         if len(token) > 1 and token[0] == '"':
             self.index += 1
             return self._unquote(token)
@@ -129,7 +132,7 @@ class Cursor:
 
     def name(self, what: str, sigils: str = "%@") -> str:
         """The name in a `%name` or `@name` token."""
-        token = self.peek()
+        token = self.tokens[self.index]
         if len(token) < 2 or token[0] not in sigils:
             wanted = " or ".join(f"{sigil}name" for sigil in sigils)
             self.fail(f"expected {what}, written {wanted}, found {self.found()}")
@@ -146,5 +149,5 @@ class Cursor:
         """Raise a `ParseError` at token `index` (default: the next one)."""
         index = self.index if index is None else index
         starts = [match.start() for match in _TOKEN.finditer(self.text)]
-        column = starts[index] if index < len(self.tokens) else len(self.text.rstrip())
+        column = starts[index] if index < len(self.tokens) - 1 else len(self.text.rstrip())
         raise ParseError(message, line=self.number, column=column + 1, text=self.text, file=self.file)

@@ -1,7 +1,7 @@
 """Reads IR text. docs/ir.md describes the form, `hqc.ir.printer` writes it.
 
-One statement a line: `graph ... {`, `input`, `param`, `scales`, a node, `output`, `}`. Everything that can be inferred may be left
-out, so that a test is a few lines::
+One statement a line: `graph ... {`, `input`, `param`, `scales`, a node, `output`, `}`. Everything that can be inferred may be
+left out, so that a test is a few lines::
 
     input %x: f32[1,3,8,8]
     param @w = #random(1, [4,3,3,3])
@@ -99,7 +99,7 @@ class _Parser:
             elif word == "}":
                 if not braces:
                     cursor.fail("a closing brace without `graph ... {`")
-                cursor.next()
+                cursor.skip()
                 closed = True
             else:
                 self._statement(word, cursor)
@@ -126,7 +126,7 @@ class _Parser:
             cursor.fail(f"expected graph, input, param, scales, output or a node `%name = op(...)`, found {cursor.found()}")
 
     def _header(self, cursor: Cursor) -> None:
-        cursor.next()
+        cursor.skip()
         if cursor.peek()[:1] == "@":
             self.graph.name = cursor.name("the graph's name", "@")
         while not cursor.accept("{"):
@@ -154,7 +154,7 @@ class _Parser:
         return words
 
     def _input(self, cursor: Cursor) -> None:
-        cursor.next()
+        cursor.skip()
         name = self._new_name(cursor, "%")
         cursor.expect(":", f"input %{name}")
         value = self.graph.add_input(name, self._type(cursor))
@@ -162,7 +162,7 @@ class _Parser:
         self.values[name] = value
 
     def _param(self, cursor: Cursor) -> None:
-        cursor.next()
+        cursor.skip()
         name = self._new_name(cursor, "@")
         type = self._type(cursor) if cursor.accept(":") else None
         quant = self._optional_quant(cursor)
@@ -170,7 +170,7 @@ class _Parser:
         self.values[name] = self.graph.add_parameter(name, self._array(cursor, name, type), quant)
 
     def _scales(self, cursor: Cursor) -> None:
-        cursor.next()
+        cursor.skip()
         name = cursor.name("a scale's name", "@")
         if name in self.scales:
             cursor.fail(f"scales @{name} are given twice", cursor.index - 1)
@@ -178,7 +178,7 @@ class _Parser:
         self.scales[name] = self._array(cursor, name, None)
 
     def _output(self, cursor: Cursor) -> None:
-        cursor.next()
+        cursor.skip()
         while True:
             value = self._value(cursor)
             name = cursor.string("the output's name") if cursor.accept("as") else value.name
@@ -222,21 +222,14 @@ class _Parser:
         names: list[str],
         written: list[TensorType | None],
     ) -> Node:
-        given = [type for type in written if type is not None]
-        types = given if definition.has(Trait.OPAQUE) and len(given) == len(names) else None
+        opaque = definition.has(Trait.OPAQUE)
+        types = [type for type in written if type is not None] if opaque else None
+        if types is not None and len(types) < len(names):
+            cursor.fail(f"only the model's framework knows the result of {definition.name}: write its type", 0)
         try:
-            complete = definition.complete_attributes(attributes)
-            if types is None:
-                definition.check_operand_count(len(inputs))
-                types = definition.infer([None if value is None else value.type for value in inputs], complete)
-            if len(types) != len(names):
-                cursor.fail(f"{definition.name} makes {len(types)} results here, but {len(names)} are named", 0)
-            return self.graph.add_node(definition, inputs, complete, name=names, types=types)
+            return self.graph.add_node(definition, inputs, attributes, name=names, types=types)
         except ShapeError as error:
-            message = str(error)
-            if definition.has(Trait.OPAQUE):
-                message += " (write the result types in the text)"
-            cursor.fail(message if definition.name in message else f"{definition.name}: {message}", op_index)
+            cursor.fail(str(error), op_index)
 
     @staticmethod
     def _settle(cursor: Cursor, position: int, value: Value, type: TensorType, definition: OpDef) -> None:
@@ -438,10 +431,10 @@ class _Parser:
         start = cursor.index
         token = cursor.peek()
         if token.startswith("#sha256:"):
-            cursor.next()
+            cursor.skip()
             array = self._stored(cursor, start, name, token[1:])
         elif token == "#random":
-            cursor.next()
+            cursor.skip()
             array = _random(cursor, type)
         elif token[:1] == "#":
             cursor.fail(f"expected numbers, #random(seed, shape) or #sha256:..., found {token!r}")
@@ -529,7 +522,7 @@ def _nested(cursor: Cursor) -> Any:
         return _number(cursor)
     if len(token) > 1:
         return _number_list(cursor)
-    cursor.next()
+    cursor.skip()
     items = [_nested(cursor)]
     while not cursor.accept("]"):
         cursor.expect(",", "an element")
@@ -558,7 +551,7 @@ def _constant(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
 
 
 def _random(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
-    """`#random(seed[, shape])`: standard normal for float types; whole range of i8, u8 and i16, [-1000, 1000) of wider integers."""
+    """`#random(seed[, shape])`: standard normal for floats; the whole range of i8, u8 and i16, [-1000, 1000) of wider types."""
     cursor.expect("(", "#random")
     seed = _integer(cursor, "a seed")
     if seed < 0:

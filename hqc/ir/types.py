@@ -127,7 +127,7 @@ class QuantParams:
             array = array.reshape(())
         if array.ndim != (0 if axis is None else 1):
             raise ValueError(f"scale of shape {array.shape} does not go with axis={axis}")
-        if not (np.isfinite(array).all() and (array > 0).all()):
+        if not (0.0 < array.item() < math.inf if array.ndim == 0 else np.isfinite(array).all() and (array > 0).all()):
             raise ValueError(f"scales must be finite and positive, got {array}")
         array.setflags(write=False)
         for name, value in (("scale", array), ("dtype", dtype), ("axis", axis), ("fixed", fixed)):
