@@ -1,1 +1,38 @@
-"""hqc: an open hybrid quantization compiler."""
+"""hqc: an open hybrid quantization compiler for models that run partly on a BPU and partly on the CPU beside it.
+
+Public names load on first use: `import hqc` imports neither torch nor onnx nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hqc.compiler import Compiled, compile
+    from hqc.errors import HqcError
+    from hqc.frontend import lower
+    from hqc.march import March, get_march, set_march
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Compiled": "hqc.compiler",
+    "HqcError": "hqc.errors",
+    "March": "hqc.march",
+    "compile": "hqc.compiler",
+    "get_march": "hqc.march",
+    "lower": "hqc.frontend",
+    "set_march": "hqc.march",
+}
+__all__ = ["Compiled", "HqcError", "March", "compile", "get_march", "lower", "set_march"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module hqc has no attribute {name}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -10,13 +10,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from hqc.errors import InputError, OverrideError
 from hqc.frontend import LoweredModel, lower_graph_module, trace
-from hqc.ir import Graph, Trait
-from hqc.march import get_march, get_spec
+from hqc.ir import Graph
+from hqc.march import March, get_march, get_spec
 from hqc.passes.base import PassContext, Remark
 from hqc.passes.default import prepare_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
@@ -27,6 +26,7 @@ from hqc.quantization.prepared import (
     ObservedGraphModule,
     Preparation,
     PrepareOptions,
+    from_meta,
     keep_module_tree,
     record_and_check_inputs,
     to_meta,
@@ -59,8 +59,16 @@ def prepare_qat_fx(
 
     Raises `HqcError` subclasses with one sentence about the model.
     """
-    return _prepare(
-        model, qconfig_dict, prepare_custom_config_dict, optimize_graph, hybrid, hybrid_dict, example_inputs, kind="qat"
+    _check_custom_config(prepare_custom_config_dict, model)
+    return prepare(
+        model,
+        qconfig_dict,
+        march=get_march(),
+        optimize_graph=optimize_graph,
+        hybrid=hybrid,
+        hybrid_dict=hybrid_dict,
+        example_inputs=example_inputs,
+        kind="qat",
     )
 
 
@@ -75,8 +83,16 @@ def prepare_calibration_fx(
     example_inputs: Any = None,
 ) -> ObservedGraphModule:
     """As `prepare_qat_fx`, for calibration: use a calibration qconfig and run a few forwards in eval mode."""
-    return _prepare(
-        model, qconfig_dict, prepare_custom_config_dict, optimize_graph, hybrid, hybrid_dict, example_inputs, kind="calibration"
+    _check_custom_config(prepare_custom_config_dict, model)
+    return prepare(
+        model,
+        qconfig_dict,
+        march=get_march(),
+        optimize_graph=optimize_graph,
+        hybrid=hybrid,
+        hybrid_dict=hybrid_dict,
+        example_inputs=example_inputs,
+        kind="calibration",
     )
 
 
@@ -88,74 +104,68 @@ def as_tuple(inputs: Any) -> tuple[Any, ...] | None:
 
 
 def plan_graph(
-    lowered: LoweredModel, options: PrepareOptions, *, auto_stub: bool = False, dump_dir: Any = None, form: str = "qat"
+    lowered: LoweredModel, options: PrepareOptions, *, high_precision: frozenset[str] | None = None, dump_dir: Any = None
 ) -> tuple[Graph, list[Remark]]:
     """The bounded graph of a lowered float model: where everything runs and where the boundaries are."""
     spec = get_spec(options.march)
-    overrides = parse_hybrid_dict(options.hybrid_dict)
-    context = PassContext(spec, hybrid=options.hybrid, overrides=overrides)
+    context = PassContext(
+        spec, hybrid=options.hybrid, overrides=parse_hybrid_dict(options.hybrid_dict), high_precision=high_precision
+    )
     lowered.graph.march = spec.name
-    report = prepare_pipeline(form=form, auto_stub=auto_stub).run(lowered.graph, context, dump_dir=dump_dir)
+    report = prepare_pipeline(auto_stub=options.kind == "ptq").run(lowered.graph, context, dump_dir=dump_dir)
     return lowered.graph, list(report.remarks)
 
 
-def plan_for(float_model: nn.Module, example_inputs: tuple[Any, ...] | None, options: PrepareOptions) -> Plan:
+def plan_for(
+    float_model: nn.Module, example_inputs: tuple[Any, ...] | None, options: PrepareOptions, high_precision: frozenset[str] | None
+) -> Plan:
     """The placement of a float model, from nothing but the model, shapes and options."""
-    graph, _ = plan_graph(lower_graph_module(trace(float_model), example_inputs), options)
+    graph, _ = plan_graph(lower_graph_module(trace(float_model), example_inputs), options, high_precision=high_precision)
     return Plan.from_graph(graph)
 
 
-def _prepare(
+def prepare(
     model: nn.Module,
     qconfig_dict: Mapping[str, Any] | None,
-    custom: Mapping[str, Any] | None,
+    *,
+    march: March,
     optimize_graph: bool,
     hybrid: bool,
     hybrid_dict: Mapping[str, Any] | None,
     example_inputs: Any,
-    *,
     kind: str,
     dump_dir: Any = None,
 ) -> ObservedGraphModule:
+    """The one way from a float model to a prepared one; `kind`: `qat`, `calibration`, or `ptq` (what `hqc.compile` asks for:
+    stubs are inserted where the BPU reads a graph input, and convolutions that end a BPU segment emit int32)."""
     if not isinstance(model, nn.Module):
         raise InputError(f"prepare needs a torch.nn.Module, got {type(model).__name__}")
-    _check_custom_config(custom)
     if hybrid_dict and not hybrid:
         raise OverrideError("hybrid_dict places operations on the CPU and needs hybrid=True")
     calibrated = model if isinstance(model, ObservedGraphModule) else None
     options = PrepareOptions(
-        get_march().value, hybrid, optimize_graph, {key: list(value) for key, value in (hybrid_dict or {}).items()}, kind
+        march.value, hybrid, optimize_graph, {key: list(value) for key, value in (hybrid_dict or {}).items()}, kind
     )
     inputs = as_tuple(example_inputs)
     if calibrated is not None:
-        source = calibrated.preparation.float_model
+        float_model = calibrated.preparation.float_model
         if inputs is None and calibrated.preparation.inputs is not None:
-            from hqc.quantization.prepared import from_meta
-
             inputs = from_meta(calibrated.preparation.inputs)
     else:
-        source = model
-    float_model = source if calibrated is not None else copy.deepcopy(source)
+        float_model = copy.deepcopy(model)
     root = copy.deepcopy(float_model)
     gm = trace(root)
     lowered = lower_graph_module(gm, inputs)
-    graph, remarks = plan_graph(lowered, options, dump_dir=dump_dir)
+    qconfigs = QConfigs(QConfigResolver(qconfig_dict, root), lowered.graph)
+    high_precision = None if kind == "ptq" else qconfigs.without_activation(gm.graph)
+    graph, remarks = plan_graph(lowered, options, high_precision=high_precision, dump_dir=dump_dir)
     spec = get_spec(options.march)
-    resolver = QConfigResolver(qconfig_dict, root)
-    modules_of = {name: node.loc.module for node in graph.nodes for name in node.origin}
-
-    def qconfig_of(fx_node: fx.Node) -> Any:
-        if fx_node.op == "call_module":
-            return resolver.resolve(str(fx_node.target))
-        return resolver.resolve(_enclosing_module(fx_node, modules_of))
-
     groups: dict[str, str] = {}
     if optimize_graph and not spec.requantize_at_cat:
         groups = {value.name: group.name for group in shared_scale_groups(graph, spec) for value in group.values}
-    Replay(gm, root, graph, spec, qconfig_of, wrap_boundaries=kind == "qat", groups=groups).run()
-    prepared = ObservedGraphModule(
-        root, gm.graph, _class_name(source), Preparation(float_model, Plan.from_graph(graph), options, remarks=[str(r) for r in remarks])
-    )
+    Replay(gm, root, graph, spec, qconfigs, wrap_boundaries=kind == "qat", tail_is_int32=kind == "ptq", groups=groups).run()
+    preparation = Preparation(float_model, Plan.from_graph(graph), options, high_precision, remarks=remarks)
+    prepared = ObservedGraphModule(root, gm.graph, type(float_model).__name__, preparation)
     keep_module_tree(prepared, root)
     prepared.train(model.training)
     for remark in remarks:
@@ -163,35 +173,41 @@ def _prepare(
             logger.warning("%s", remark)
     if calibrated is not None:
         carry_over(calibrated, prepared)
-    prepared.preparation.inputs = None if inputs is None else to_meta(inputs)
+    preparation.inputs = None if inputs is None else to_meta(inputs)
     prepared.register_forward_pre_hook(record_and_check_inputs)
     return prepared
 
 
-def _enclosing_module(fx_node: fx.Node, modules_of: Mapping[str, str]) -> str:
-    if fx_node.op == "call_method" and fx_node.args and isinstance(fx_node.args[0], fx.Node) and fx_node.args[0].op == "get_attr":
-        return str(fx_node.args[0].target)
-    return modules_of.get(fx_node.name, "")
+class QConfigs:
+    """The qconfig in force at each FX node: a module's own, a function's or method's that of its enclosing module."""
+
+    def __init__(self, resolver: QConfigResolver, graph: Graph) -> None:
+        self.resolver = resolver
+        self.modules = {name: node.loc.module for node in graph.nodes for name in node.origin}
+
+    def __call__(self, fx_node: fx.Node) -> Any:
+        if fx_node.op == "call_module":
+            return self.resolver.resolve(str(fx_node.target))
+        owner = fx_node.args[0] if fx_node.op == "call_method" and fx_node.args else None
+        if isinstance(owner, fx.Node) and owner.op == "get_attr":
+            return self.resolver.resolve(str(owner.target))
+        return self.resolver.resolve(self.modules.get(fx_node.name, ""))
+
+    def without_activation(self, graph: fx.Graph) -> frozenset[str]:
+        """Names of operations whose qconfig has no activation entry (high-precision output)."""
+        found = set()
+        for fx_node in graph.nodes:
+            if fx_node.op in ("call_module", "call_function", "call_method"):
+                qconfig = self(fx_node)
+                if qconfig is not None and qconfig.activation is None:
+                    found.add(fx_node.name)
+        return frozenset(found)
 
 
-def _class_name(model: nn.Module) -> str:
-    return model.__class__.__name__
-
-
-def _check_custom_config(custom: Mapping[str, Any] | None) -> None:
+def _check_custom_config(custom: Mapping[str, Any] | None, model: nn.Module) -> None:
     unknown = sorted(set(custom or {}) - set(CUSTOM_CONFIG_KEYS))
     if unknown:
         raise InputError(f"prepare_custom_config_dict has unknown keys {', '.join(unknown)}; known: {', '.join(CUSTOM_CONFIG_KEYS)}")
-
-
-def high_precision_outputs(graph: Graph) -> list[str]:
-    """Names of conv-like results that leave the BPU as int32."""
-    return [n.name for n in graph.nodes if n.op.has(Trait.CONV_LIKE) and n.result.quant is None]
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """The device of the first parameter or buffer; CPU for a module without any."""
-    tensor = next(iter(module.parameters()), None)
-    if tensor is None:
-        tensor = next(iter(module.buffers()), None)
-    return torch.device("cpu") if tensor is None else tensor.device
+    for name in (custom or {}).get("preserved_attributes", ()):
+        if not hasattr(model, name):
+            raise InputError(f"preserved_attributes names {name}, which the model does not have")

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError, ShapeError, SupportError
+from hqc.passes.base import Remark
 from hqc.passes.plan import Plan
 
 
@@ -26,19 +27,21 @@ class PrepareOptions:
     hybrid: bool
     optimize_graph: bool
     hybrid_dict: dict[str, Any]
-    kind: str  # "qat" or "calibration"
+    kind: str  # "qat", "calibration" or "ptq"
 
 
 @dataclass
 class Preparation:
     """What a prepared model remembers. `float_model`: an untouched copy of the user's model. `inputs`: meta tensors of the
-    shapes the model was last run with; None until the first forward when no example inputs were given."""
+    shapes the model was last run with; None until the first forward when no example inputs were given. `high_precision`:
+    FX names whose qconfig has no activation entry; None for post-training quantization."""
 
     float_model: nn.Module
     plan: Plan
     options: PrepareOptions
+    high_precision: frozenset[str] | None = None
     inputs: tuple[Any, ...] | None = None
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
 
 
 def to_meta(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -115,7 +118,7 @@ def record_and_check_inputs(module: nn.Module, args: tuple[Any, ...]) -> None:
     from hqc.quantization.prepare import plan_for
 
     try:
-        fresh = plan_for(preparation.float_model, from_meta(to_meta(args)), preparation.options)
+        fresh = plan_for(preparation.float_model, from_meta(to_meta(args)), preparation.options, preparation.high_precision)
     except ShapeError as error:
         raise InputError(f"the prepared model cannot take these inputs: {error}") from error
     changed = preparation.plan.differences(fresh)

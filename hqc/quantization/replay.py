@@ -17,6 +17,7 @@ from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
 from hqc.nn.qat.mapping import qat_module, qat_stub
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, make_fake_quant
+from hqc.passes.support_context import ends_bpu_segment
 from hqc.quantization.qconfig import QConfig
 
 QConfigOf = Callable[[fx.Node], "QConfig | None"]
@@ -27,6 +28,7 @@ class Replay:
     """One replay. `gm`: traced GraphModule whose graph is rewritten in place; `root`: the module tree it calls (also changed).
 
     `qconfig_of(fx node)`: the qconfig in force there. `wrap_boundaries`: boundary fake quants print inside a wrapper (QAT).
+    `tail_is_int32`: conv-like operations that end a BPU segment get no fake quant (post-training quantization).
     `groups`: IR value name -> representative of its shared-scale group; members get one fake quant.
     """
 
@@ -36,6 +38,7 @@ class Replay:
     march: MarchSpec
     qconfig_of: QConfigOf
     wrap_boundaries: bool
+    tail_is_int32: bool = False
     groups: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,7 +134,9 @@ class Replay:
         residual = node.operand("residual")
         group = self.groups.get(node.result.name)
         fake_quant = None
-        if activation_qconfig.activation is not None:
+        if self.tail_is_int32 and ends_bpu_segment(self.ir, node):
+            pass
+        elif activation_qconfig.activation is not None:
             fake_quant = self._fake_quant(activation_qconfig, node.result, last, node)
         elif group is not None or any(user.device is Device.BPU for user in node.users):
             user = next((u.name for u in node.users if u.device is Device.BPU), group)
@@ -272,8 +277,7 @@ class Replay:
         producer = self.node_of[source.name]
         if node.op.name == "quantize":
             users = [user for user in self._real_users(producer) if self._leads_to_bpu(user)]
-            ir_producer = source.producer
-            assert ir_producer is not None
+            ir_producer = source.producer or node.users[0]  # a graph input: the qconfig of what reads it
             fake_quant = self._fake_quant(self._qconfig(producer, ir_producer), node.result, producer, ir_producer)
             if self.wrap_boundaries:
                 fake_quant = BoundaryFakeQuantize(fake_quant)
