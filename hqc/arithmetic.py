@@ -6,6 +6,7 @@ Kernels may compute faster, never differently.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ def power_of_two_scale(scale: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.ldexp(np.float32(1.0), -k).astype(np.float32)
 
 
+def is_power_of_two(scale: npt.ArrayLike) -> bool:
+    """True when every scale is one that `power_of_two_scale` gives."""
+    return bool((power_of_two_scale(scale) == np.asarray(scale, np.float32)).all())
+
+
 # --- section 2: quantize, dequantize -----------------------------------------------------------------------------------
 
 
@@ -106,6 +112,16 @@ def quantize(
         raise QuantizationError("cannot quantize NaN; find the operation that produced it")
     low, high = bounds(bits)
     return np.clip(round_to_int(ratio, rounding), low, high).astype(np.int64)
+
+
+def quantize_weight(weight: npt.NDArray[Any], scale: npt.ArrayLike, axis: int | None) -> npt.NDArray[np.int8]:
+    """`quantize(weight, scale, 8, "half_even", axis)` as int8, without 64-bit copies of the whole weight."""
+    ratio = np.divide(weight, _along(scale, axis, np.ndim(weight)), dtype=np.float32)
+    np.rint(ratio, out=ratio)
+    if not np.isfinite(np.sum(ratio, dtype=np.float64)) and np.isnan(ratio).any():
+        raise QuantizationError("cannot quantize NaN; find the operation that produced it")
+    result: npt.NDArray[np.int8] = np.clip(ratio, -128, 127, out=ratio).astype(np.int8)
+    return result
 
 
 def dequantize(q: npt.ArrayLike, scale: npt.ArrayLike, axis: int | None = None) -> npt.NDArray[np.float32]:
@@ -219,6 +235,56 @@ def bernoulli_bias(bias: npt.ArrayLike, acc_scale: npt.ArrayLike) -> ArrayI:
     return np.where(left >= 0, q << np.maximum(left, 0), q >> np.maximum(-left, 0))
 
 
+def residual_params(ratio: npt.ArrayLike, bits: int = 8, *, what: str = "residual") -> RequantParams:
+    """M_r, S_r of `rsr(res * M_r, S_r)` for `r = s_res / (s_in * s_w)`; p is 0, and S_r < 0 shifts left.
+
+    The headroom rule bounds r from above, so only a ratio that is not positive and finite is refused.
+    """
+    ratio = np.asarray(ratio, np.float64)
+    if not (np.isfinite(ratio).all() and (ratio > 0).all()):
+        raise QuantizationError(f"{what}: the ratio of scales must be positive and finite, got {ratio.min()}")
+    mantissa_bits = 15 if bits == 8 else 31
+    mantissa, exponent = np.frexp(ratio)
+    multiplier = np.floor(mantissa * 2.0**mantissa_bits + 0.5).astype(np.int64)
+    overflow = multiplier == 1 << mantissa_bits
+    multiplier = np.where(overflow, multiplier >> 1, multiplier)
+    shift = mantissa_bits - (exponent.astype(np.int64) + overflow)
+    vanishing = ratio < 2.0**-31
+    multiplier, shift = np.where(vanishing, 0, multiplier), np.where(vanishing, 1, shift)
+    return RequantParams(multiplier, np.zeros_like(multiplier), shift, "multiply" if bits == 8 else "multiply64")
+
+
+def headroom_weight_scale(
+    term: npt.ArrayLike, scale_in: float, scale_weight: npt.ArrayLike, *, power_of_two: bool = False
+) -> npt.NDArray[np.float32]:
+    """`s_w[c]`, raised where a bias or residual term of real size `term` would exceed 2^29 in units of `s_in * s_w[c]`.
+
+    `QuantizationError` where no scale is large enough (bernoulli's scales end at 0.5).
+    """
+    current = np.asarray(scale_weight, np.float32)
+    need = np.asarray(term, np.float64) / (float(scale_in) * float(HEADROOM))
+    raised = need.astype(np.float32)
+    raised = np.where(raised.astype(np.float64) < need, np.nextafter(raised, np.float32(np.inf)), raised)
+    if power_of_two:
+        mantissa, exponent = np.frexp(raised)
+        raised = np.ldexp(np.float32(1.0), np.where(mantissa == 0.5, exponent - 1, exponent)).astype(np.float32)
+        if (np.where(need > current, raised, 0) > 0.5).any():
+            raise QuantizationError(
+                f"a bias or residual of {float(np.max(term)):.6g} does not fit the accumulator: the weight scale "
+                f"would have to be {float(raised.max()):.6g}, the largest is 0.5"
+            )
+    if not np.isfinite(raised).all():
+        raise QuantizationError(f"a bias or residual of {float(np.max(term)):.6g} does not fit the accumulator")
+    return np.where(need > current.astype(np.float64), raised, current).astype(np.float32)
+
+
+def accumulator_bound(weight: npt.NDArray[np.int8], axis: int, input_magnitude: int, extra: npt.ArrayLike = 0) -> int:
+    """Largest `|acc|`: `sum |w_q| * max |x_q|` per channel of `axis`, plus `extra` (bias and residual terms)."""
+    magnitude = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.int16))
+    total = magnitude.sum(axis=1, dtype=np.int64) * input_magnitude + np.asarray(extra, np.int64)
+    return int(total.max(initial=0))
+
+
 def grid_bound(bound: float, scale: float) -> int:
     """The integer bound of a clamp: `floor(bound / s + 0.5)`."""
     return math.floor(float(bound) / float(scale) + 0.5)
@@ -279,6 +345,69 @@ def bernoulli_pool_gain(count: int) -> int:
     return 512 // count
 
 
+POOL_ACCEPTANCE = 0.95
+
+
+def bernoulli_pool_accepts(count: int) -> bool:
+    """True when the gain of a window of `count` elements loses at most 5 %: `n * g / 512 >= 0.95`."""
+    return count * bernoulli_pool_gain(count) / 512 >= POOL_ACCEPTANCE
+
+
+@functools.cache
+def bernoulli_pool_stages(height: int, width: int) -> tuple[tuple[int, int], ...] | None:
+    """Windows, applied one after another without overlap, that make up a pool of `height` x `width` on bernoulli.
+
+    One window where it is accepted; else the factorization into accepted windows with the fewest stages, then the largest
+    total gain, then the largest first windows; None where there is none.
+    """
+    if bernoulli_pool_accepts(height * width):
+        return ((height, width),)
+    best: tuple[tuple[int, float], tuple[tuple[int, int], ...]] | None = None
+    for h in (d for d in range(height, 0, -1) if height % d == 0):
+        for w in (d for d in range(width, 0, -1) if width % d == 0):
+            if (h, w) in ((1, 1), (height, width)) or not bernoulli_pool_accepts(h * w):
+                continue
+            rest = bernoulli_pool_stages(height // h, width // w)
+            if rest is None:
+                continue
+            stages = ((h, w), *rest)
+            gain = math.prod(a * b * bernoulli_pool_gain(a * b) / 512 for a, b in stages)
+            key = (len(stages), -gain)
+            if best is None or key < best[0]:
+                best = key, stages
+    return None if best is None else best[1]
+
+
+def window_counts(
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    output: tuple[int, int],
+    *,
+    count_include_pad: bool,
+) -> ArrayI:
+    """`[H, W]` divisors of an average pool: torch's rule, where windows end at the padded border and, without
+    `count_include_pad`, count only elements inside the input. `padding`: top, left, bottom, right."""  # fmt: skip
+    counts = []
+    for axis in range(2):
+        start = np.arange(output[axis], dtype=np.int64) * stride[axis] - padding[axis]
+        end = np.minimum(start + kernel[axis], size[axis] + padding[2 + axis])
+        if not count_include_pad:
+            start, end = np.maximum(start, 0), np.minimum(end, size[axis])
+        counts.append(np.maximum(end - start, 1))
+    return np.outer(counts[0], counts[1])
+
+
+def adaptive_counts(size: tuple[int, int], output: tuple[int, int]) -> ArrayI:
+    """`[H, W]` divisors of an adaptive average pool: window i covers `floor(i*in/out) .. ceil((i+1)*in/out)`."""
+    counts = []
+    for axis in range(2):
+        index = np.arange(output[axis], dtype=np.int64)
+        counts.append(-((-(index + 1) * size[axis]) // output[axis]) - (index * size[axis]) // output[axis])
+    return np.outer(counts[0], counts[1])
+
+
 # --- section 8: resize ------------------------------------------------------------------------------------------------
 
 
@@ -296,9 +425,9 @@ def resize_coordinates(size_in: int, size_out: int, *, fraction_bits: int, mode:
 
 def resize_error(size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool) -> float:
     """Largest distance, in input pixels, between the fixed-point coordinate and the real one."""
-    fixed = resize_coordinates(
-        size_in, size_out, fraction_bits=fraction_bits, mode=mode, align_corners=align_corners
-    ) / float(1 << fraction_bits)
+    fixed = resize_coordinates(size_in, size_out, fraction_bits=fraction_bits, mode=mode, align_corners=align_corners) / float(
+        1 << fraction_bits
+    )
     index = np.arange(size_out, dtype=np.float64)
     if align_corners and mode == "bilinear":
         real = index * ((size_in - 1) / (size_out - 1)) if size_out > 1 else index * 0.0
