@@ -14,17 +14,21 @@ from hqc.ir.types import DType, TensorType
 @op(
     "quantize",
     operands="x",
-    attributes=(Attr("dtype", "dtype", DType.INT8), Attr("rounding", "str", "half_even", choices=("half_even", "half_away", "half_up", "floor")), Attr("stub", "bool", False)),
+    attributes=(
+        Attr("dtype", "dtype", DType.INT8),
+        Attr("rounding", "str", "half_even", choices=("half_even", "half_away", "half_up", "floor")),
+        Attr("stub", "bool", False),
+        Attr("integer", "bool", False),
+    ),
     traits={Trait.BOUNDARY},
 )
 def quantize(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Real to grid: the result carries QuantParams. Before scales are known they are absent. `stub`: a user's QuantStub.
 
-    Until the integer stage the result keeps the real dtype; in the integer stage it has the dtype of its QuantParams (the
-    lowering passes `types=`).
+    Until the integer stage the result keeps the real dtype; in the integer stage (`integer`) it is stored as `dtype`.
     """
     x = first(types)
-    return [x.with_dtype(DType.FLOAT32)]
+    return [x.with_dtype(attributes["dtype"] if attributes["integer"] else DType.FLOAT32)]
 
 
 @op("dequantize", operands="x", attributes=(Attr("stub", "bool", False),), traits={Trait.BOUNDARY})
