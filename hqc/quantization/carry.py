@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hqc.errors import CalibrationError
+from hqc.quantization.fake_quantize import FakeQuantizeBase
 from hqc.quantization.prepared import ObservedGraphModule
 from hqc.quantization.replay import fake_quants
 
@@ -17,20 +18,20 @@ def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None
     target.load_state_dict({key: value for key, value in state.items() if key in own and own[key].shape == value.shape}, strict=False)
     scales = {_key(name): fake_quant for name, fake_quant in fake_quants(source)}
     for name, fake_quant in fake_quants(target):
-        if "weight_fake_quant" in name or "bias_fake_quant" in name:
-            fake_quant.reset_from_parameter()
-            continue
         calibrated = scales.get(_key(name))
-        if calibrated is None:
+        if calibrated is None or name.endswith(("weight_fake_quant", "bias_fake_quant")):
             continue
         if not calibrated.calibrated:
             raise CalibrationError(
                 f"{name} was never calibrated: run a few forwards of the calibration model in eval mode before prepare_qat_fx"
             )
-        fake_quant.carry_scale(calibrated)
+        fake_quant.assign_scale(calibrated.calculate_qparams()[0])
+    for module in target.modules():
+        weight_fake_quant = getattr(module, "weight_fake_quant", None)
+        if isinstance(weight_fake_quant, FakeQuantizeBase):
+            weight_fake_quant.initialize(module.weight)
 
 
 def _key(name: str) -> str:
     """Path of a fake quant without the wrapper that boundary fake quants print in."""
-    head = name.removesuffix(".activation_post_process") if name.count("activation_post_process") > 1 else name
-    return head
+    return name.removesuffix(".activation_post_process") if name.count("activation_post_process") > 1 else name

@@ -121,10 +121,10 @@ def record_and_check_inputs(module: nn.Module, args: tuple[Any, ...]) -> None:
         fresh = plan_for(preparation.float_model, from_meta(to_meta(args)), preparation.options, preparation.high_precision)
     except ShapeError as error:
         raise InputError(f"the prepared model cannot take these inputs: {error}") from error
-    changed = preparation.plan.differences(fresh)
+    changed = preparation.plan.changes(fresh)
     if changed:
         raise SupportError(
             "with the shapes of this first forward the placement differs from the one decided at prepare time without "
-            f"shapes ({'; '.join(changed)}); pass example_inputs to prepare"
+            f"shapes ({'; '.join(map(str, changed))}); pass example_inputs to prepare"
         )
     preparation.inputs = to_meta(args)

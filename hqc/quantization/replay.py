@@ -16,7 +16,7 @@ from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
 from hqc.nn.qat.mapping import qat_module, qat_stub
-from hqc.quantization.fake_quantize import BoundaryFakeQuantize, make_fake_quant
+from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, make_fake_quant
 from hqc.passes.support_context import ends_bpu_segment
 from hqc.quantization.qconfig import QConfig
 
@@ -364,10 +364,8 @@ def _method_owner(fx_node: fx.Node) -> fx.Node | None:
     return owner if isinstance(owner, fx.Node) and owner.op == "get_attr" else None
 
 
-def fake_quants(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`(path, module)` of every fake quant, in tree order."""
-    from hqc.quantization.fake_quantize import FakeQuantizeBase
-
+def fake_quants(module: nn.Module) -> Iterator[tuple[str, FakeQuantizeBase]]:
+    """`(path, fake quant)` of every fake quant, in tree order."""
     for name, child in module.named_modules():
         if isinstance(child, FakeQuantizeBase):
             yield name, child

@@ -1,0 +1,80 @@
+"""Numbers beside each other: simulator against float model, and their times in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch.utils import _pytree as pytree
+
+from hqc.compiler import Compiled
+
+
+def sqnr(expected: Any, actual: Any) -> float:
+    """Signal to quantization noise ratio in dB: `10 log10(sum(e^2) / sum((e - a)^2))`; infinite when equal."""
+    expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    noise = float(((expected - actual) ** 2).sum())
+    signal = float((expected**2).sum())
+    return float("inf") if noise == 0 else 10.0 * float(np.log10(max(signal, 1e-300) / noise))
+
+
+def random_inputs(compiled: Compiled, batch: int, seed: int = 0) -> list[torch.Tensor]:
+    """Uniform [0, 1) inputs of the compiled shapes with another batch size."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand((batch, *(value.shape or (1,))[1:]), generator=generator) for value in compiled.graph.inputs]
+
+
+def compare_outputs(compiled: Compiled, batch: int) -> Table:
+    """SQNR and largest error in steps, per output: simulator and fake-quant model against the float model."""
+    inputs = random_inputs(compiled, batch)
+    model = compiled.prepared.preparation.float_model
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        floats = pytree.tree_leaves(model(*inputs))
+    model.train(was_training)
+    integers = pytree.tree_leaves(compiled.simulate(*inputs))
+    fakes = pytree.tree_leaves(compiled.fake_quant(*inputs))
+    table = Table(title=f"Outputs on {batch} random input(s)", title_justify="left")
+    for column in ("output", "shape", "SQNR float : integer", "SQNR float : fake quant", "integer off fake quant by (steps)"):
+        table.add_column(column)
+    for name, real, integer, fake in zip(compiled.graph.output_names, floats, integers, fakes, strict=True):
+        step = max(float(np.abs(fake).max()) / 127.5, 1e-30)
+        table.add_row(
+            name,
+            str(list(integer.shape)),
+            f"{sqnr(real, integer):.1f} dB",
+            f"{sqnr(real, fake):.1f} dB",
+            f"{float(np.abs(np.asarray(integer, np.float64) - fake).max()) / step:.2f}",
+        )
+    return table
+
+
+def time_simulator(compiled: Compiled, top: int) -> tuple[str, Table]:
+    """Simulator and eager float32 PyTorch, interleaved, and the slowest operations of the simulator."""
+    inputs = random_inputs(compiled, compiled.graph.inputs[0].shape[0] if compiled.graph.inputs[0].shape else 1)
+    model = compiled.prepared.preparation.float_model.eval()
+    compiled.simulate(*inputs)
+    ours, eager = [], []
+    with torch.no_grad():
+        model(*inputs)
+        for _ in range(5):
+            ours.append(_timed(lambda: compiled.simulate(*inputs)))
+            eager.append(_timed(lambda: model(*inputs)))
+    a, b = statistics.median(ours), statistics.median(eager)
+    table = Table(title="Slowest operations", title_justify="left")
+    for column in ("operation", "op", "device", "ms", "MACs"):
+        table.add_column(column, justify="right" if column in ("ms", "MACs") else "left")
+    for row in sorted(compiled.profile(*inputs), key=lambda row: -row.milliseconds)[:top]:
+        table.add_row(row.name, row.op, row.device, f"{row.milliseconds:.2f}", f"{row.macs:,}")
+    return f"simulator {a * 1e3:.1f} ms, eager float32 PyTorch {b * 1e3:.1f} ms: ratio {a / b:.2f}", table
+
+
+def _timed(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
