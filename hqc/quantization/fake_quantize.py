@@ -1,0 +1,345 @@
+"""Fake quantization: values are put on the grid they will have on the chip, while an observer follows their range."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from hqc.arithmetic import ROUNDINGS, bounds
+from hqc.errors import CalibrationError, QConfigError
+from hqc.quantization import torch_arithmetic
+from hqc.quantization.dtypes import BITS, IR_DTYPES, dtype_name
+from hqc.quantization.factory import WithArgs
+from hqc.quantization.observers.base import ObserverBase, fit_buffers
+from hqc.quantization.observers.fixed import FixedScaleObserver
+from hqc.quantization.observers.moving_average import MovingAverageMinMaxObserver
+from hqc.quantization.state import FakeQuantState
+
+if TYPE_CHECKING:
+    from hqc.ir import QuantParams
+    from hqc.march.spec import MarchSpec
+
+
+class ScaleInfo(NamedTuple):
+    """What lowering needs of a fake quant. `scale`: float32, shape `[1]` or `[C]` along `ch_axis` (None: per tensor)."""
+
+    scale: npt.NDArray[np.float32]
+    dtype: str
+    ch_axis: int | None
+    fixed: bool
+
+
+class FakeQuantizeBase(WithArgs, nn.Module):
+    """Common part of all fake quants: the observer, the two switches, the scale's buffers and their persistence.
+
+    The switches are Python booleans, so that no forward waits for the device; the uint8 buffers `fake_quant_enabled` and
+    `observer_enabled` carry them through `state_dict`. Change them by `set_state` or the `enable_*` / `disable_*` methods.
+    """
+
+    fake_quant_enabled: Tensor
+    observer_enabled: Tensor
+    zero_point: Tensor
+    switchable = True  # `set_state` means something here
+
+    def __init__(
+        self,
+        observer: Any = MovingAverageMinMaxObserver,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        dtype: Any = "qint8",
+        qscheme: torch.qscheme | None = None,
+        ch_axis: int = -1,
+        rounding: str = "half_even",
+        power_of_two: bool = False,
+        name: str = "",
+        **observer_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype_name(dtype)
+        self.quant_min, self.quant_max = bounds(self.bits)
+        if quant_min not in (None, self.quant_min) or quant_max not in (None, self.quant_max):
+            raise QConfigError(
+                f"quant_min={quant_min}, quant_max={quant_max}: the chip saturates {self.dtype} at {self.quant_min} and {self.quant_max}"
+            )
+        self.qscheme = _qscheme(qscheme, ch_axis)
+        self.ch_axis = ch_axis
+        if rounding not in ROUNDINGS:
+            raise QConfigError(f"unknown rounding {rounding!r}; use one of: {', '.join(ROUNDINGS)}")
+        self.rounding = rounding
+        self.power_of_two = power_of_two
+        if ch_axis >= 0:
+            observer_kwargs["ch_axis"] = ch_axis
+        child = observer(dtype=self.dtype, name=name, **observer_kwargs)
+        if not isinstance(child, ObserverBase):
+            raise QConfigError(f"the observer of a fake quant must be an hqc observer, got {type(child).__name__}")
+        self.activation_post_process: ObserverBase = child
+        self.register_buffer("fake_quant_enabled", torch.tensor([1], dtype=torch.uint8))
+        self.register_buffer("observer_enabled", torch.tensor([1], dtype=torch.uint8))
+        self._quantizes = self._observes = True
+
+    # --- what it is ------------------------------------------------------------------------------------------------------
+
+    @property
+    def bits(self) -> int:
+        return BITS[self.dtype]
+
+    @property
+    def name(self) -> str:
+        """What errors call the tensor."""
+        return self.activation_post_process.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.activation_post_process.name = name
+
+    @property
+    def fixed(self) -> bool:
+        """The user fixed the scale."""
+        return isinstance(self.activation_post_process, FixedScaleObserver)
+
+    @property
+    def calibrated(self) -> bool:
+        """True once the scale comes from data, from the user or from another fake quant."""
+        return self.activation_post_process.calibrated
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """`(scale, zero_point)` in force, float32 and int64, `[1]` or `[C]`."""
+        raise NotImplementedError
+
+    def scale_info(self) -> ScaleInfo:
+        """The scale for lowering; `CalibrationError` when it is unknown or not finite."""
+        if not self.calibrated:
+            raise CalibrationError(
+                f"{self.activation_post_process.what} has no scale yet; run calibration batches (or training steps) through the prepared "
+                "model before converting or exporting it"
+            )
+        scale = self.calculate_qparams()[0].detach().cpu().numpy().astype(np.float32)
+        if not np.isfinite(scale).all():
+            raise self.activation_post_process._not_finite()
+        return ScaleInfo(scale, self.dtype, None if self.ch_axis < 0 else self.ch_axis, self.fixed)
+
+    quant_params = scale_info
+
+    def ir_quant(self) -> QuantParams:
+        """The scale as the IR's QuantParams."""
+        from hqc.ir import QuantParams
+
+        scale, dtype, axis, fixed = self.scale_info()
+        return QuantParams(scale, IR_DTYPES[dtype], axis, fixed=fixed)
+
+    def assign_scale(self, scale: Tensor) -> None:
+        """Take over a scale found elsewhere, e.g. in calibration; observers continue from the range that gives it."""
+        raise NotImplementedError
+
+    def initialize(self, x: Tensor) -> None:
+        """Set the scale from `x` at once, whatever the switches say: how weight fake quants start."""
+        raise NotImplementedError
+
+    # --- switches ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> FakeQuantState | None:
+        """The state in force; None when the switches were set by hand to something else."""
+        for state in FakeQuantState:
+            if (self._quantizes, self._observes or self.fixed) == (state.quantizes, state.observes or self.fixed):
+                return state
+        return None
+
+    def set_state(self, state: FakeQuantState) -> None:
+        """Switch quantizing and observing as `state` says."""
+        self.enable_fake_quant(state.quantizes)
+        self.enable_observer(state.observes)
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        self._quantizes = enabled
+        self.fake_quant_enabled.fill_(int(enabled))
+
+    def disable_fake_quant(self) -> None:
+        self.enable_fake_quant(False)
+
+    def enable_observer(self, enabled: bool = True) -> None:
+        """Observing; a fixed scale never observes."""
+        self._observes = enabled and not self.fixed
+        self.observer_enabled.fill_(int(self._observes))
+
+    def disable_observer(self) -> None:
+        self.enable_observer(False)
+
+    # --- persistence -----------------------------------------------------------------------------------------------------------
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        fit_buffers(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._quantizes, self._observes = bool(self.fake_quant_enabled.item()), bool(self.observer_enabled.item())
+
+
+class FakeQuantize(FakeQuantizeBase):
+    """Statistics decide the scale; the gradient passes straight through where the value does not saturate.
+
+    forward: any float tensor -> same shape, float32 arithmetic (dtype rules: `torch_arithmetic.fake_quantize`).
+    `rounding` and `power_of_two` are the march's. Extra keyword arguments go to the observer.
+    Buffers: `scale` float32 and `zero_point` int64, `[1]` or `[C]`.
+    """
+
+    scale: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int64))
+        self._stale = False  # the observer has seen more than `scale` says
+        if self.activation_post_process.calibrated:
+            self._refresh()
+        self.enable_observer(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._observes:
+            self.activation_post_process.observe(x)
+            self._stale = True
+            if self.activation_post_process.cheap:
+                self._refresh()
+        if not self._quantizes:
+            return x
+        if self._stale:
+            self._refresh()
+        return torch_arithmetic.fake_quantize(x, self.scale, self.bits, self.rounding, self.ch_axis)
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Renew `scale` from the observer; nothing before the first observation."""
+        self._stale = False
+        if not self.activation_post_process.calibrated:
+            return
+        scale = self.activation_post_process.scale()
+        if self.power_of_two:
+            scale = torch_arithmetic.power_of_two_scale(scale)
+        if self.scale.shape == scale.shape:
+            self.scale.copy_(scale)
+        else:
+            self.scale = scale.to(self.scale.device).clone()
+            self.zero_point = torch.zeros_like(self.scale, dtype=torch.int64)
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        if self._stale:
+            self._refresh()
+        return self.scale, self.zero_point
+
+    def assign_scale(self, scale: Tensor) -> None:
+        self.activation_post_process.assign_scale(scale.detach().float().reshape(-1))
+        self._refresh()
+
+    def initialize(self, x: Tensor) -> None:
+        self.activation_post_process.observe(x)
+        self._refresh()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self._stale:
+            self._refresh()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._stale = False
+
+    def extra_repr(self) -> str:
+        if self._stale:
+            self._refresh()
+        return describe(self, self.scale)
+
+
+def describe(fake_quant: FakeQuantizeBase, scale: Tensor) -> str:
+    """The line that fake quants print."""
+    text = (
+        f"fake_quant_enabled={fake_quant.fake_quant_enabled}, observer_enabled={fake_quant.observer_enabled}, "
+        f"quant_min={fake_quant.quant_min}, quant_max={fake_quant.quant_max}, dtype={fake_quant.dtype}, "
+        f"qscheme={fake_quant.qscheme}, ch_axis={fake_quant.ch_axis}, scale={scale}, zero_point={fake_quant.zero_point}"
+    )
+    if fake_quant.rounding != "half_even":
+        text += f", rounding={fake_quant.rounding}"
+    return f"{text}, power_of_two=True" if fake_quant.power_of_two else text
+
+
+class BoundaryFakeQuantize(nn.Module):
+    """A fake quant on a value that enters the BPU from the CPU; prints under the name users know."""
+
+    def __init__(self, activation_post_process: nn.Module) -> None:
+        super().__init__()
+        self.activation_post_process = activation_post_process
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.activation_post_process(x)
+        return result
+
+    def _get_name(self) -> str:
+        return "_WrappedCalibFakeQuantize"
+
+
+def fake_quant_of(module: Any) -> FakeQuantizeBase | None:
+    """The fake quant that `module` is or wraps; None for anything else."""
+    if isinstance(module, BoundaryFakeQuantize):
+        module = module.activation_post_process
+    return module if isinstance(module, FakeQuantizeBase) else None
+
+
+# --- building from a qconfig entry ---------------------------------------------------------------------------------------
+
+
+def make_fake_quant(factory: Any, march: MarchSpec, *, name: str = "") -> FakeQuantizeBase:
+    """The activation fake quant of a qconfig entry, with the march's rounding and scale rule.
+
+    `QConfigError` when the march has no activations of that dtype.
+    """
+    fake_quant = _build(factory, name, rounding=march.rounding, power_of_two=march.power_of_two)
+    if IR_DTYPES[fake_quant.dtype] not in march.activation_dtypes:
+        known = ", ".join(f"q{dtype.numpy.name}" for dtype in march.activation_dtypes)
+        raise QConfigError(
+            f"{name or 'an activation'} asks for {fake_quant.dtype}, which {march.name} does not have; it has {known}"
+        )
+    if fake_quant.ch_axis >= 0:
+        raise QConfigError(
+            f"{name or 'an activation'} asks for scales per channel; the BPU's activations have one scale per tensor"
+        )
+    return fake_quant
+
+
+def make_weight_fake_quant(factory: Any, march: MarchSpec, weight: Tensor, ch_axis: int, *, name: str = "") -> FakeQuantizeBase:
+    """The weight fake quant of a qconfig entry, started from `weight`; `ch_axis` is its output-channel axis.
+
+    A qconfig says per channel by a `ch_axis` of 0 or more; the module knows which axis that is.
+    """
+    arguments = getattr(factory, "arguments", {})
+    axis = {"ch_axis": ch_axis} if arguments.get("ch_axis", -1) >= 0 else {}
+    # Weights are the same on every rank: nothing to gather.
+    fake_quant = _build(factory, name, power_of_two=march.power_of_two, sync=False, **axis)
+    if fake_quant.bits != 8:
+        raise QConfigError(f"{name or 'a layer'} asks for {fake_quant.dtype} weights; the BPU's weights are qint8")
+    fake_quant.to(weight.device)
+    fake_quant.initialize(weight)
+    return fake_quant
+
+
+def _build(factory: Any, name: str, **arguments: Any) -> FakeQuantizeBase:
+    if factory is None:
+        raise QConfigError(
+            f"the qconfig of {name or 'a layer'} has no entry for this tensor; use one of the get_default_* qconfigs"
+        )
+    fake_quant = factory(name=name, **arguments)
+    if not isinstance(fake_quant, FakeQuantizeBase):
+        raise QConfigError(
+            f"the qconfig of {name or 'a layer'} makes a {type(fake_quant).__name__}; it must make one of hqc's fake quants, e.g. FakeQuantize.with_args()"
+        )
+    return fake_quant
+
+
+def _qscheme(qscheme: torch.qscheme | None, ch_axis: int) -> torch.qscheme:
+    """`qscheme` checked against `ch_axis`, or the one that goes with it."""
+    expected = torch.per_channel_symmetric if ch_axis >= 0 else torch.per_tensor_symmetric
+    if qscheme not in (None, expected):
+        raise QConfigError(
+            f"qscheme {qscheme} does not go with ch_axis={ch_axis}; the BPU quantizes symmetrically: use {expected}"
+        )
+    return expected

@@ -1,0 +1,144 @@
+"""Learned step size quantization (Esser et al., "Learned Step Size Quantization", ICLR 2020): the scale is a parameter."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from hqc.arithmetic import FLOAT32_EPS, bounds
+from hqc.errors import CalibrationError
+from hqc.quantization import torch_arithmetic
+from hqc.quantization.fake_quantize import FakeQuantizeBase, describe
+
+
+class _LearnedFakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, gradient_scale: float, bits: int, rounding: str) -> Tensor:
+        ratio = x / scale
+        low, high = bounds(bits)
+        integer = torch_arithmetic.round_to_int(ratio, rounding).clamp_(low, high)
+        ctx.save_for_backward(ratio, integer)
+        ctx.limits = torch_arithmetic.pass_limits(rounding, bits)
+        ctx.scale_shape, ctx.gradient_scale = scale.shape, gradient_scale
+        return integer * scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        ratio, integer = ctx.saved_tensors
+        passed = torch.ops.aten.hardtanh_backward(grad, ratio, *ctx.limits)
+        # d(q s)/ds is q where x saturates and q - x/s inside (equation 3 of the paper)
+        to_scale = (grad * integer).sub_(passed * ratio)
+        return passed, to_scale.sum_to_size(ctx.scale_shape).mul_(ctx.gradient_scale), None, None, None
+
+
+class LearnedScaleFakeQuantize(FakeQuantizeBase):
+    """Fake quant whose `scale` is a parameter with the gradient scaled by 1 / sqrt(N Qp).
+
+    N is the number of elements that share a scale: of a weight channel, or of one sample of an activation. The first batch (or
+    the weights, or calibration) sets it to 2 mean|x| / sqrt(Qp). In the state CALIBRATION the observer decides, in VALIDATION
+    the scale is as trained. Parameter `scale`: float32 `[1]` or `[C]`.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("initialized", torch.zeros(1, dtype=torch.uint8))
+        self._known = False
+        if self.fixed:
+            self.assign_scale(self.activation_post_process.scale())
+            self.scale.requires_grad_(False)
+        self.enable_observer(True)
+
+    @property
+    def calibrated(self) -> bool:
+        return self._known or self.activation_post_process.calibrated
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._observes and not self._quantizes:
+            self.activation_post_process.observe(x)
+            self._known = False  # calibration decides anew
+            return x
+        if not self._quantizes:
+            return x
+        if not self._known:
+            self._start(x.detach())
+        scale = torch_arithmetic.along(self._effective_scale(), self.ch_axis, x.dim())
+        if torch.is_grad_enabled() and (x.requires_grad or self.scale.requires_grad):
+            result: Tensor = _LearnedFakeQuantize.apply(x.float(), scale, self._gradient_scale(x), self.bits, self.rounding)
+            return result if torch.is_autocast_enabled(x.device.type) else result.to(x.dtype)
+        return torch_arithmetic.fake_quantize(x, self._effective_scale().detach(), self.bits, self.rounding, self.ch_axis)
+
+    def _effective_scale(self) -> Tensor:
+        """Positive whatever the optimizer does; on power-of-two marches rounded, with a straight-through gradient."""
+        scale = self.scale.abs().clamp(min=FLOAT32_EPS)
+        if self.power_of_two:
+            return scale + (torch_arithmetic.power_of_two_scale(scale.detach()) - scale.detach())
+        return scale
+
+    def _gradient_scale(self, x: Tensor) -> float:
+        shared = x.numel() / self.scale.numel() if self.ch_axis >= 0 else x.numel() / max(x.shape[0] if x.dim() else 1, 1)
+        return 1.0 / math.sqrt(max(shared, 1.0) * self.quant_max)
+
+    @torch.no_grad()
+    def _start(self, x: Tensor) -> None:
+        """From calibration where there was one, else from `x`."""
+        if self.activation_post_process.calibrated:
+            self.assign_scale(self.activation_post_process.scale())
+        else:
+            self._start_from(x.float())
+
+    def _start_from(self, x: Tensor) -> None:
+        if self.ch_axis >= 0:
+            mean = x.abs().transpose(0, self.ch_axis).flatten(1).mean(1)
+            mean = torch.where(mean == 0, mean.max(), mean)
+        else:
+            mean = x.abs().mean().view(1)
+        if self.activation_post_process._synchronized():
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        if mean.device.type == "cpu" and not bool(mean.isfinite().all()):
+            raise self.activation_post_process._not_finite()
+        self.assign_scale((2.0 * mean / math.sqrt(self.quant_max)).clamp(min=FLOAT32_EPS))
+
+    @torch.no_grad()
+    def assign_scale(self, scale: Tensor) -> None:
+        scale = scale.detach().float().reshape(-1).to(self.scale.device)
+        if self.scale.shape == scale.shape:
+            self.scale.copy_(scale)
+        else:
+            self.scale = nn.Parameter(scale.clone(), requires_grad=self.scale.requires_grad)
+            self.zero_point = torch.zeros_like(scale, dtype=torch.int64)
+        self.initialized.fill_(1)
+        self._known = True
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        self._start_from(x.detach().float())
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        if not self.calibrated:
+            raise CalibrationError(
+                f"{self.activation_post_process.what} has no scale yet; run a batch through the prepared model first"
+            )
+        if not self._known:
+            self._start(self.scale)
+        return self._effective_scale().detach(), self.zero_point
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        loaded = state_dict.get(prefix + "scale")
+        if isinstance(loaded, Tensor) and loaded.shape != self.scale.shape and min(loaded.numel(), self.scale.numel()) == 1:
+            self.scale = nn.Parameter(self.scale.new_ones(loaded.shape), requires_grad=self.scale.requires_grad)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._known = bool(self.initialized.item())
+
+    def extra_repr(self) -> str:
+        return describe(self, self.scale.detach())

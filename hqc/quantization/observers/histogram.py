@@ -1,0 +1,225 @@
+"""Histogram of magnitudes in constant memory, whatever range the data turns out to have.
+
+The range is always a power of two larger than every magnitude, and the bins divide it evenly. When a larger value arrives the
+range doubles and neighbouring bins merge, which is exact; so the histogram depends on the data and not on its order, and
+merging two of them gives the histogram of all their data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hqc.errors import QConfigError
+from hqc.quantization import torch_arithmetic
+from hqc.quantization.observers.base import ObserverBase
+
+BINS = 2048  # at least 1024 of them are in use, 8 per step of an int8 grid
+_LOWEST_EXPONENT = -126
+
+
+class HistogramObserver(ObserverBase):
+    """Base of observers that choose a clip from a histogram of |x| (the BPU quantizes symmetrically).
+
+    Subclasses give `clip(histogram, edges, largest) -> float`: the magnitude that maps to the end of the grid.
+    Buffers: `calib_hist` int64 `[2048]`, `calib_bin_edges` float32 `[2049]` (both empty before the first batch), `max_val`
+    float32 `[1]`: the largest magnitude. `fixed_clip` float32 `[1]`: a scale from elsewhere, as the magnitude it can hold; 0: none.
+    """
+
+    calib_bin_edges: Tensor
+    calib_hist: Tensor
+    max_val: Tensor
+    fixed_clip: Tensor
+    cheap = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("calib_bin_edges", "max_val", "fixed_clip"):
+            self.register_buffer(name, torch.empty(0))
+        self.register_buffer("calib_hist", torch.empty(0))
+        self.reset()
+
+    def reset(self) -> None:
+        self.calib_bin_edges = self.calib_bin_edges.new_empty(0)
+        self.calib_hist = self.calib_hist.new_empty(0)
+        self.max_val = self.max_val.new_zeros(1)
+        self.fixed_clip = self.fixed_clip.new_zeros(1)
+
+    @property
+    def calibrated(self) -> bool:
+        return self.calib_hist.numel() > 0 or bool(self.fixed_clip > 0)
+
+    # --- observing -----------------------------------------------------------------------------------------------------
+
+    def _observe(self, x: Tensor) -> None:
+        magnitude = x.abs().flatten()
+        largest = magnitude.max().view(1) if magnitude.numel() else magnitude.new_zeros(1)
+        if self._synchronized():
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        peak = float(largest)  # calibration may wait for the device; NaN and infinity must not enter the histogram
+        if not math.isfinite(peak):
+            raise self._not_finite()
+        exponent = max(_exponent_above(peak), self._exponent())
+        # |x| * 2^k is exact for normal numbers, so equal values fall into equal bins in every batch
+        index = torch.ldexp(magnitude.double(), torch.tensor(11 - exponent, device=x.device)).long()
+        counts = torch.bincount(index, minlength=BINS)
+        if self._synchronized():
+            dist.all_reduce(counts)
+        self._grow(exponent)
+        self.calib_hist += counts
+        self.max_val.copy_(torch.maximum(self.max_val, largest))
+        self.fixed_clip.zero_()
+
+    def _exponent(self) -> int:
+        """The range is [0, 2^exponent)."""
+        if self.calib_hist.numel() == 0:
+            return _LOWEST_EXPONENT
+        return math.frexp(float(self.calib_bin_edges[-1]))[1] - 1
+
+    def _grow(self, exponent: int) -> None:
+        """Make the range [0, 2^exponent), which is at least the present one, merging bins."""
+        if self.calib_hist.numel() == 0:
+            self.calib_hist = torch.zeros(BINS, dtype=torch.int64, device=self.max_val.device)
+        elif exponent > self._exponent():
+            span = 1 << min(exponent - self._exponent(), 11)
+            merged = self.calib_hist.view(-1, span).sum(1)
+            self.calib_hist = torch.cat([merged, merged.new_zeros(BINS - len(merged))])
+        edges = torch.arange(BINS + 1, dtype=torch.float64) * math.ldexp(1.0, exponent - 11)
+        self.calib_bin_edges = edges.float().to(self.max_val.device)
+
+    def merge(self, other: HistogramObserver) -> None:
+        self._check_mergeable(other)
+        if other.calib_hist.numel() == 0:
+            return
+        incoming = HistogramObserver(dtype=self.dtype)
+        incoming.max_val, incoming.calib_hist = other.max_val.to(self.max_val.device), other.calib_hist.to(self.max_val.device)
+        incoming.calib_bin_edges = other.calib_bin_edges
+        exponent = max(self._exponent(), incoming._exponent())
+        self._grow(exponent)
+        incoming._grow(exponent)
+        self.calib_hist += incoming.calib_hist
+        self.max_val.copy_(torch.maximum(self.max_val, incoming.max_val))
+        self.fixed_clip.zero_()
+
+    # --- answering -----------------------------------------------------------------------------------------------------
+
+    def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
+        """The magnitude to be mapped to the end of the grid; at most `largest`, which is greater than 0."""
+        raise NotImplementedError
+
+    def scale(self) -> Tensor:
+        self._require_calibrated()
+        if self.calib_hist.numel() == 0:
+            reach = self.fixed_clip
+        else:
+            reach = torch.full_like(self.max_val, self._chosen_clip())
+        return torch_arithmetic.scale_from_range(-reach, reach, self.bits)
+
+    def _chosen_clip(self) -> float:
+        largest = float(self.max_val)
+        if largest == 0.0:
+            return 0.0
+        histogram = self.calib_hist.cpu().numpy().astype(np.float64)
+        edges = self.calib_bin_edges.cpu().numpy().astype(np.float64)
+        return min(self.clip(histogram, edges, largest), largest)
+
+    def assign_scale(self, scale: Tensor) -> None:
+        self.reset()
+        self.fixed_clip.copy_(torch_arithmetic.range_from_scale(scale.detach(), self.bits)[1].reshape(1))
+
+    def extra_repr(self) -> str:
+        return f"{type(self).__name__}() calib_bin_edges={self.calib_bin_edges} calib_hist={self.calib_hist}"
+
+
+def _exponent_above(peak: float) -> int:
+    """Smallest e with peak < 2^e (not below the smallest range)."""
+    return max(math.frexp(peak)[1], _LOWEST_EXPONENT) if peak > 0 else _LOWEST_EXPONENT
+
+
+# --- clips -----------------------------------------------------------------------------------------------------------------
+
+
+def percentile_clip(
+    histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float, percentile: float
+) -> float:
+    """The magnitude that `percentile` % of the values do not exceed, interpolated inside its bin."""
+    if percentile >= 100.0:
+        return largest
+    total = np.cumsum(histogram)
+    wanted = total[-1] * percentile / 100.0
+    index = int(np.searchsorted(total, wanted))
+    before = total[index - 1] if index else 0.0
+    inside = (wanted - before) / histogram[index]
+    return float(edges[index] + inside * (edges[index + 1] - edges[index]))
+
+
+def squared_error(
+    histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], clips: npt.NDArray[np.float64], bits: int
+) -> npt.NDArray[np.float64]:
+    """Squared quantization error of the bin centres, summed over the histogram, for each clip."""
+    centres = (edges[:-1] + edges[1:]) / 2.0
+    scales = clips[:, None] / ((1 << (bits - 1)) - 0.5)
+    levels = np.minimum(np.rint(centres / scales), (1 << (bits - 1)) - 1)
+    return np.asarray(((centres - levels * scales) ** 2) @ histogram)
+
+
+class PercentileObserver(HistogramObserver):
+    """Clips so that `percentile` % of the magnitudes fit."""
+
+    def __init__(self, percentile: float = 99.99, **options: Any) -> None:
+        super().__init__(**options)
+        self.percentile = _checked_percentile(percentile)
+
+    def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
+        return percentile_clip(histogram, edges, largest, self.percentile)
+
+
+class MSEObserver(HistogramObserver):
+    """Clips at the one of 100 evenly spaced candidates (every `stride`-th) with the smallest squared error."""
+
+    def __init__(self, stride: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        if not (isinstance(stride, int) and 1 <= stride <= 100):
+            raise QConfigError(f"stride must be a whole number from 1 to 100, got {stride}")
+        self.stride = stride
+
+    def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
+        clips = largest * np.arange(100, 0, -self.stride) / 100.0  # the widest first: it wins ties
+        return float(clips[int(np.argmin(squared_error(histogram, edges, clips, self.bits)))])
+
+
+class MixObserver(HistogramObserver):
+    """Chooses for this tensor the percentile with the smallest squared (L2) error; `chosen` is that percentile."""
+
+    PERCENTILES = (100.0, 99.999, 99.99, 99.95, 99.9, 99.5, 99.0)
+
+    def __init__(self, percentiles: tuple[float, ...] = PERCENTILES, **options: Any) -> None:
+        super().__init__(**options)
+        self.percentiles = tuple(_checked_percentile(percentile) for percentile in percentiles)
+        self.chosen: float | None = None
+
+    def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
+        clips = np.array([percentile_clip(histogram, edges, largest, percentile) for percentile in self.percentiles])
+        best = int(np.argmin(squared_error(histogram, edges, np.minimum(clips, largest), self.bits)))
+        self.chosen = self.percentiles[best]
+        return float(clips[best])
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.chosen is None else f"{text} percentile={self.chosen}"
+
+
+def _checked_percentile(percentile: float) -> float:
+    if not 0.0 < percentile <= 100.0:
+        raise QConfigError(f"a percentile must lie above 0 and at most at 100, got {percentile}")
+    return float(percentile)
+
+
+class CalibObserver(MixObserver):
+    """What calibration models hold by default: a histogram, and per tensor the percentile with the smallest error."""

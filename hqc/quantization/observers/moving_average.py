@@ -1,0 +1,43 @@
+"""Exponential moving averages of the range: the first batch sets it, then `m += c (x - m)`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from hqc.errors import QConfigError
+from hqc.quantization.observers.minmax import MinMaxObserver, PerChannelMinMaxObserver
+
+
+class _MovingAverage(MinMaxObserver):
+    averaging_constant: float
+
+    def _set_constant(self, averaging_constant: float) -> None:
+        if not 0.0 <= averaging_constant <= 1.0:
+            raise QConfigError(f"averaging_constant must lie between 0 (frozen) and 1, got {averaging_constant}")
+        self.averaging_constant = float(averaging_constant)
+
+    def _observe(self, x: Tensor) -> None:
+        if self.averaging_constant > 0.0 or not self._seen:
+            super()._observe(x)
+
+    def _update(self, low: Tensor, high: Tensor) -> None:
+        self.min_val.lerp_(low, self.averaging_constant)
+        self.max_val.lerp_(high, self.averaging_constant)
+
+
+class MovingAverageMinMaxObserver(_MovingAverage):
+    """Per tensor, for activations. `averaging_constant` 0 freezes the range that calibration found."""
+
+    def __init__(self, averaging_constant: float = 0.01, **options: Any) -> None:
+        super().__init__(**options)
+        self._set_constant(averaging_constant)
+
+
+class MovingAveragePerChannelMinMaxObserver(_MovingAverage, PerChannelMinMaxObserver):
+    """Per channel, for weights: by default the range of the weights as they are."""
+
+    def __init__(self, averaging_constant: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self._set_constant(averaging_constant)

@@ -1,0 +1,135 @@
+"""The formulas of hqc/arithmetic.py as torch operations, and their gradients.
+
+Training must compute exactly what is deployed, so every function here equals its NumPy twin bit for bit
+(tests/quantization/test_torch_arithmetic.py). Two rules follow from that: the division is a division (never a multiplication
+by a reciprocal), and constants that divide are tensors, because CUDA multiplies by the reciprocal of a Python number.
+Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hqc.arithmetic import FLOAT32_EPS, ROUNDINGS, bounds
+
+# --- scales ------------------------------------------------------------------------------------------------------------
+
+
+def scale_from_range(minimum: Tensor, maximum: Tensor, bits: int = 8) -> Tensor:
+    """float32 scale of the range, element-wise: `arithmetic.scale_from_range`."""
+    # One float32 division of float32 operands rounds as float64 division followed by rounding does (53 >= 2 * 24 + 2).
+    reach = torch.maximum(-minimum.float().clamp(max=0.0), maximum.float().clamp(min=0.0))
+    return (reach / torch.full_like(reach, (1 << (bits - 1)) - 0.5)).clamp(min=FLOAT32_EPS)
+
+
+def range_from_scale(scale: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """The symmetric range -/+ 127.5 s (int8) that gives this scale."""
+    reach = scale.float() * ((1 << (bits - 1)) - 0.5)
+    return -reach, reach
+
+
+def weight_scale(minimum: Tensor, maximum: Tensor, bits: int = 8) -> Tensor:
+    """Scales per channel; an all-zero channel takes the largest: `arithmetic.weight_scale`."""
+    scale = scale_from_range(minimum, maximum, bits)
+    return torch.where((minimum == 0) & (maximum == 0), scale.max(), scale)
+
+
+def power_of_two_scale(scale: Tensor) -> Tensor:
+    """`2^-k`, `k = clamp(floor(-log2 s), 1, 14)`: `arithmetic.power_of_two_scale`."""
+    mantissa, exponent = torch.frexp(scale.float())
+    k = torch.where(mantissa == 0.5, 1 - exponent, -exponent).clamp(1, 14)
+    return ((127 - k.int()) << 23).view(torch.float32)  # the float's exponent field: exact on every device
+
+
+# --- rounding ----------------------------------------------------------------------------------------------------------
+
+
+def round_to_int(x: Tensor, rounding: str = "half_even") -> Tensor:
+    """`x` rounded to whole numbers, a new tensor: `arithmetic.round_to_int`."""
+    if rounding == "half_even":
+        return x.round()
+    if rounding == "floor":
+        return x.floor()
+    if rounding == "half_up":
+        floor = x.floor()
+        return floor.add_((x - floor).ge_(0.5))
+    if rounding == "half_away":
+        whole = x.trunc()
+        return whole.add_((x - whole).abs_().ge_(0.5).mul_(x.sign()))
+    raise ValueError(f"unknown rounding {rounding!r}; known: {', '.join(ROUNDINGS)}")
+
+
+def _beside(x: float, direction: float) -> float:
+    """The float32 neighbour of `x` in the given direction."""
+    return float(torch.nextafter(torch.tensor(x), torch.tensor(direction)))
+
+
+def pass_limits(rounding: str, bits: int) -> tuple[float, float]:
+    """The open interval of `x / s` where the gradient passes: saturation adds nothing to the rounding error there.
+
+    That is [low - 0.5, high + 0.5] (for `floor` [low, high + 1)); the value that set the range, at high + 0.5, is inside.
+    """
+    low, high = bounds(bits)
+    if rounding == "floor":
+        return _beside(low, -math.inf), high + 1.0
+    return _beside(low - 0.5, -math.inf), _beside(high + 0.5, math.inf)
+
+
+def along(scale: Tensor, axis: int, rank: int) -> Tensor:
+    """Scale `[1]` for axis -1, or `[C]` shaped so that it broadcasts along `axis` of a tensor of `rank` dimensions."""
+    if axis < 0:
+        return scale
+    return scale.view([-1 if i == axis else 1 for i in range(rank)])
+
+
+# --- fake quantization ---------------------------------------------------------------------------------------------------
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Four passes forward and one backward; saves `x / s` only, so that the scale may change in place afterwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, bits: int, rounding: str) -> Tensor:
+        ratio = x / scale
+        ctx.save_for_backward(ratio)
+        ctx.limits = pass_limits(rounding, bits)
+        low, high = bounds(bits)
+        return round_to_int(ratio, rounding).clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (ratio,) = ctx.saved_tensors
+        # hardtanh's gradient is the clipping mask in one pass: grad where low < ratio < high
+        return torch.ops.aten.hardtanh_backward(grad, ratio, *ctx.limits), None, None, None
+
+
+def fake_quantize(x: Tensor, scale: Tensor, bits: int = 8, rounding: str = "half_even", axis: int = -1) -> Tensor:
+    """`dequantize(quantize(x))` with a straight-through gradient that is 0 where the value saturates.
+
+    `scale`: float32 `[1]`, or `[C]` along `axis`. Computed in float32; the result is float32 under autocast, else x's dtype.
+    """
+    values = x if x.dtype is torch.float32 else x.float()
+    scale = along(scale, axis, x.dim())
+    if torch.is_grad_enabled() and x.requires_grad:
+        result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding)
+    else:
+        low, high = bounds(bits)
+        ratio = values / scale
+        rounded = ratio.round_() if rounding == "half_even" else round_to_int(ratio, rounding)
+        result = rounded.clamp_(low, high).mul_(scale)
+    # A value on the int8 grid does not survive rounding to 8 bits of mantissa: under autocast stay in float32.
+    if x.dtype is torch.float32 or torch.is_autocast_enabled(x.device.type):
+        return result
+    return result.to(x.dtype)
+
+
+def fake_quantize_bias(bias: Tensor) -> Tensor:
+    """Bernoulli's int8 bias with one power-of-two scale for the layer: `arithmetic.bernoulli_bias_scale`, half to even."""
+    low, high = bias.detach().float().aminmax()
+    return fake_quantize(bias, power_of_two_scale(scale_from_range(low, high)).view(1))
