@@ -1,0 +1,1 @@
+"""Back ends: the BPU simulator and the ONNX emitter."""
