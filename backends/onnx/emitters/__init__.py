@@ -1,0 +1,11 @@
+"""Emitters by op family. Importing this package registers all of them."""
+
+from hqc.backends.onnx.emitters import (  # noqa: F401
+    activation,
+    conv,
+    elementwise,
+    layout,
+    normalization,
+    pooling,
+    reduction,
+)

@@ -1,0 +1,65 @@
+"""Convolution, transposed convolution, linear and matmul, with the residual and activation that fusion gave them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hqc.backends.onnx.builder import Builder
+from hqc.backends.onnx.emitters._operands import operand_shape, operand_type
+from hqc.backends.onnx.registry import emitter
+from hqc.ir import Node
+
+
+def _finish(node: Node, b: Builder, result: str) -> str:
+    """Add the fused residual and apply the fused activation."""
+    residual = b.optional(node, "residual")
+    if residual is not None:
+        result = b("Add", result, residual)
+    if node.attributes["activation"] == "relu":
+        return b("Relu", result)
+    if node.attributes["activation"] == "relu6":
+        return b("Clip", result, b.scalar(0.0), b.scalar(6.0))
+    return result
+
+
+def window(node: Node) -> dict[str, Any]:
+    """The attributes ONNX's convolutions share."""
+    attributes = node.attributes
+    return {
+        "kernel_shape": list(operand_shape(node, 1)[2:]),
+        "strides": list(attributes["stride"]),
+        "pads": list(attributes["padding"]),
+        "dilations": list(attributes["dilation"]),
+        "group": attributes["groups"],
+    }
+
+
+@emitter("conv2d")
+def conv2d(node: Node, b: Builder) -> str:
+    x, weight, bias = b.operand(node, 0), b.operand(node, 1), b.optional(node, "bias")
+    return _finish(node, b, b("Conv", x, weight, bias, **window(node)))
+
+
+@emitter("conv_transpose2d")
+def conv_transpose2d(node: Node, b: Builder) -> str:
+    x, weight, bias = b.operand(node, 0), b.operand(node, 1), b.optional(node, "bias")
+    result = b("ConvTranspose", x, weight, bias, output_padding=list(node.attributes["output_padding"]), **window(node))
+    return _finish(node, b, result)
+
+
+@emitter("linear")
+def linear(node: Node, b: Builder) -> str:
+    """Gemm for matrices, else MatMul with the transposed weight."""
+    x, weight, bias = b.operand(node, 0), b.operand(node, 1), b.optional(node, "bias")
+    if len(operand_shape(node)) == 2 and operand_type(node).dtype.is_float:
+        return _finish(node, b, b("Gemm", x, weight, bias, transB=1))
+    transposed = b.transformed(weight, np.transpose, "transposed") or b("Transpose", weight, perm=[1, 0])
+    result = b("MatMul", x, transposed)
+    return _finish(node, b, result if bias is None else b("Add", result, bias))
+
+
+@emitter("matmul")
+def matmul(node: Node, b: Builder) -> str:
+    return b("MatMul", b.operand(node, 0), b.operand(node, 1))

@@ -1,0 +1,73 @@
+"""Where the emitters of IR ops register: one function per op, found by the op's name.
+
+An emitter appends ONNX nodes to a `Builder` and returns the ONNX name of its result (a list of names for several results)::
+
+    @emitter("silu")
+    def silu(node: Node, b: Builder) -> str:
+        x = b.operand(node, 0)
+        return b("Mul", x, b("Sigmoid", x))
+
+The builder renames what is returned to the IR value's name, so emitters read like expressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hqc.errors import ExportError
+
+if TYPE_CHECKING:
+    from hqc.backends.onnx.builder import Builder
+    from hqc.ir import Node
+
+Emitter = Callable[["Node", "Builder"], "str | list[str]"]
+
+_EMITTERS: dict[str, Emitter] = {}
+
+# Ops that no ONNX file can hold, with the sentence that says what to do.
+NOT_EXPORTABLE: dict[str, str] = {
+    "opaque": "only the framework that the model comes from can run it; "
+    "rewrite it with standard operations, or cut the model before it and run the rest outside the exported file",
+}
+
+
+def emitter(*op_names: str) -> Callable[[Emitter], Emitter]:
+    """Register the decorated function as the emitter of the ops called `op_names`."""
+
+    def register(function: Emitter) -> Emitter:
+        for name in op_names:
+            if name in _EMITTERS:
+                raise ValueError(f"op {name} has two ONNX emitters")
+            _EMITTERS[name] = function
+        return function
+
+    return register
+
+
+def _load() -> None:
+    import hqc.backends.onnx.emitters  # noqa: F401  (registers every family)
+
+
+def has_emitter(op_name: str) -> bool:
+    """True when the ONNX back end can write the op."""
+    _load()
+    return op_name in _EMITTERS
+
+
+def registered() -> list[str]:
+    """Names of all ops with an emitter, sorted."""
+    _load()
+    return sorted(_EMITTERS)
+
+
+def get_emitter(node: Node) -> Emitter:
+    """The emitter of the node's op; `ExportError` naming the node, its source line and what to do when there is none."""
+    _load()
+    function = _EMITTERS.get(node.op.name)
+    if function is None:
+        reason = NOT_EXPORTABLE.get(node.op.name, "the ONNX back end has no emitter for this op")
+        where = f" [{node.loc}]" if node.loc.path else ""
+        what = node.attributes.get("id", node.op.name)
+        raise ExportError(f"{node.name}{where}: {what} cannot be written to ONNX: {reason}")
+    return function
