@@ -5,6 +5,7 @@ from hqc.ir.op import Attr, OpDef, Operand, Trait, all_ops, get_op, op
 from hqc.ir.parser import load, parse, save
 from hqc.ir.printer import print_graph
 from hqc.ir.types import Device, DType, Location, QuantParams, Reason, Request, Support, TensorType
+from hqc.ir.verifier import check, verify
 
 __all__ = [
     "STAGES",
@@ -24,10 +25,12 @@ __all__ = [
     "Trait",
     "Value",
     "all_ops",
+    "check",
     "get_op",
     "load",
     "op",
     "parse",
     "print_graph",
     "save",
+    "verify",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.errors import PassError, ShapeError
-from hqc.ir.op import OpDef, get_op
+from hqc.ir.op import OpDef, Trait, get_op
 from hqc.ir.types import Device, DType, Location, QuantParams, Request, Support, TensorType
 
 if TYPE_CHECKING:
@@ -394,10 +394,16 @@ class Graph:
         return changed
 
     def infer_types(self) -> None:
-        """Recompute every result type from the inputs' types, in program order."""
+        """Recompute every result type from the inputs' types, in program order.
+
+        Results of opaque nodes keep their types; results of boundary ops keep their dtype (float before the integer stage).
+        """
         for node in self.nodes:
+            if node.op.has(Trait.OPAQUE):
+                continue
+            keep_dtype = node.op.has(Trait.BOUNDARY)
             for value, type in zip(node.results, node.infer_types(), strict=True):
-                value.type = type
+                value.type = value.type.with_shape(type.shape) if keep_dtype else type
 
     # --- copies and views ----------------------------------------------------------------------------------------
 
@@ -430,15 +436,11 @@ class Graph:
     def with_batch(self, batch: int) -> Graph:
         """A copy whose graph inputs have `batch` as their first dimension, with shapes inferred again.
 
-        `ShapeError` when an input has no dimensions or an op cannot take the new batch.
+        `ShapeError` when an input has no batch dimension, inputs disagree, or an op mixes the samples of a batch.
         """
-        other = self.clone()
-        for value in other.inputs:
-            if not value.shape:
-                raise ShapeError(f"input {value.name} of type {value.type} has no batch dimension")
-            value.type = value.type.with_shape((batch, *value.shape[1:]))
-        other.infer_types()
-        return other
+        from hqc.ir.batch import with_batch
+
+        return with_batch(self, batch)
 
     def to_networkx(self) -> networkx.MultiDiGraph[Any]:
         """Nodes by name (attributes `op`, `device`, `subgraph`), one edge per operand (attribute `value`)."""

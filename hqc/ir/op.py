@@ -58,7 +58,10 @@ class Operand:
 
 @dataclass(frozen=True)
 class Attr:
-    """A typed attribute. `kind`: `int`, `float`, `bool`, `str`, `ints`, `floats`, `dtype`, `optional_float`, `optional_ints`."""
+    """A typed attribute.
+
+    `kind`: `int`, `float`, `bool`, `str`, `ints`, `floats`, `dtype`, `optional_float`, `optional_ints`.
+    """
 
     name: str
     kind: str
@@ -172,9 +175,7 @@ class OpDef:
             except TypeError:
                 raise ShapeError(f"{self.name}: attribute {attr.name} must be {attr.kind}, got {value!r}") from None
             if attr.choices and result[attr.name] not in attr.choices:
-                raise ShapeError(
-                    f"{self.name}: attribute {attr.name} must be one of {', '.join(attr.choices)}, got {value!r}"
-                )
+                raise ShapeError(f"{self.name}: attribute {attr.name} must be one of {', '.join(attr.choices)}, got {value!r}")
         return result
 
     def check_operand_count(self, count: int) -> None:

@@ -34,8 +34,10 @@ def _elu(x: F64, alpha: float) -> F64:
 
 def _gelu(x: F64, approximate: str) -> F64:
     if approximate == "tanh":
-        return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
+        inner: F64 = np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))
+    else:
+        inner = _erf(x / math.sqrt(2.0))
+    return 0.5 * x * (1.0 + inner)
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al., Self-Normalizing Neural Networks (2017)
@@ -71,9 +73,7 @@ _table_op("hardsigmoid", lambda x, a: np.clip(x + 3.0, 0.0, 6.0) / 6.0)
 _table_op("leaky_relu", lambda x, a: np.where(x >= 0, x, a["slope"] * x), Attr("slope", "float", 0.01))
 _table_op("elu", lambda x, a: _elu(x, a["alpha"]), Attr("alpha", "float", 1.0))
 _table_op("selu", lambda x, a: SELU_SCALE * _elu(x, SELU_ALPHA))
-_table_op(
-    "gelu", lambda x, a: _gelu(x, a["approximate"]), Attr("approximate", "str", "none", choices=("none", "tanh"))
-)
+_table_op("gelu", lambda x, a: _gelu(x, a["approximate"]), Attr("approximate", "str", "none", choices=("none", "tanh")))
 _table_op("mish", lambda x, a: x * np.tanh(softplus(x)))
 _table_op("softplus", lambda x, a: softplus(x * a["beta"]) / a["beta"], Attr("beta", "float", 1.0))
 _table_op("softsign", lambda x, a: x / (1.0 + np.abs(x)))

@@ -3,8 +3,8 @@
 Ops that only move or compare elements (reshape, cat, max pool, clamp, where, ...) keep their float declaration and take integer
 types; their constants (pad value, clamp bounds) are then integers. Ops that do arithmetic are declared here.
 
-`requant` operands are int64 parameters of shape `[3]` (per tensor), `[3, C]` (per channel) or `[3, H, W]` (per output position):
-rows multiplier M, pre-shift p, post-shift S of `hqc.arithmetic.RequantParams`. `mode` says how they apply:
+`requant` operands are int64 parameters of shape `[3]` (per tensor), `[3, C]` (per channel) or `[3, H, W]` (per output
+position): rows multiplier M, pre-shift p, post-shift S of `hqc.arithmetic.RequantParams`. `mode` says how they apply:
 `multiply` (int8 result, 32-bit), `multiply64` (int16 result, 64-bit), `shift` (floor shift by S only, bernoulli), `clip` (equal
 scales, other dtype), `none` (int32 accumulator is the result; no requant operand). `clip_min` / `clip_max` bound the result
 (a fused activation); the defaults are the bounds of `dtype`.
@@ -93,7 +93,7 @@ def int_mul(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 @op("int_div", operands="a, b", attributes=(Attr("ratio", "float", required=True), *_OUTPUT), traits=_INTEGER)
 @_as_dtype
 def int_div(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """`sat(floor(a / b * ratio + 0.5))` in float64, `ratio = s_a / (s_b * s_out)`; division by 0 saturates (0/0 = 0). `ideal`."""
+    """`sat(floor(a / b * ratio + 0.5))` in float64, `ratio = s_a / (s_b * s_out)`; x/0 saturates, 0/0 is 0. `ideal`."""
     return _broadcast(types, attributes)
 
 
@@ -125,7 +125,7 @@ def int_prelu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 )
 @_as_dtype
 def int_avg_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """int32 window sum, requantized (`[3]`, or `[3, H, W]` where divisors differ); `gain` g > 0: `(sum * g) >> 9` (bernoulli)."""
+    """int32 window sum, requantized (`[3]`; `[3, H, W]` where divisors differ); `gain` g > 0: `(sum * g) >> 9` (bernoulli)."""
     return _pooled(types, attributes)
 
 
@@ -141,7 +141,12 @@ def int_adaptive_avg_pool2d(types: OperandTypes, attributes: Attributes) -> list
     return _adaptive(types, attributes)
 
 
-@op("int_sum", operands="x, requant", attributes=(Attr("axes", "ints", ()), Attr("keepdims", "bool", False), *_OUTPUT), traits=_INTEGER)
+@op(
+    "int_sum",
+    operands="x, requant",
+    attributes=(Attr("axes", "ints", ()), Attr("keepdims", "bool", False), *_OUTPUT),
+    traits=_INTEGER,
+)
 @_as_dtype
 def int_sum(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Sum over axes, requantized; a mean is a sum whose ratio holds 1/n."""

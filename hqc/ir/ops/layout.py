@@ -54,7 +54,9 @@ def slice_(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [x.with_shape(tuple(shape))]
 
 
-@op("split", operands="x", attributes=(Attr("axis", "int", required=True), Attr("sizes", "ints", required=True)), traits=_LAYOUT)
+@op(
+    "split", operands="x", attributes=(Attr("axis", "int", required=True), Attr("sizes", "ints", required=True)), traits=_LAYOUT
+)
 def split(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Cut into parts of `sizes` along `axis`: one result per part."""
     x, sizes = first(types), attributes["sizes"]
@@ -104,7 +106,12 @@ def pad(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [x.with_shape(tuple(size + pads[i] + pads[rank + i] for i, size in enumerate(x.shape)))]
 
 
-@op("pixel_shuffle", operands="x", attributes=(Attr("factor", "int", required=True),), traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY})
+@op(
+    "pixel_shuffle",
+    operands="x",
+    attributes=(Attr("factor", "int", required=True),),
+    traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY},
+)
 def pixel_shuffle(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`[N, C*f*f, H, W]` -> `[N, C, H*f, W*f]` (torch's order, ONNX DepthToSpace CRD)."""
     x, f = first(types), attributes["factor"]
@@ -117,7 +124,12 @@ def pixel_shuffle(types: OperandTypes, attributes: Attributes) -> list[TensorTyp
     return [x.with_shape((n, c // (f * f), h * f, w * f))]
 
 
-@op("pixel_unshuffle", operands="x", attributes=(Attr("factor", "int", required=True),), traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY})
+@op(
+    "pixel_unshuffle",
+    operands="x",
+    attributes=(Attr("factor", "int", required=True),),
+    traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY},
+)
 def pixel_unshuffle(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Inverse of pixel_shuffle."""
     x, f = first(types), attributes["factor"]

@@ -7,10 +7,12 @@ from hqc.ir.op import Attr, Attributes, OperandTypes, Trait, op
 from hqc.ir.ops._shapes import same_as_first
 from hqc.ir.types import TensorType
 
-identity = op("identity", operands="x", traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY, Trait.PASSIVE, Trait.REMOVED})(same_as_first)
-dropout = op("dropout", operands="x", attributes=(Attr("p", "float", 0.5),), traits={Trait.PASS_THROUGH, Trait.PASSIVE, Trait.REMOVED})(
+identity = op("identity", operands="x", traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY, Trait.PASSIVE, Trait.REMOVED})(
     same_as_first
 )
+dropout = op(
+    "dropout", operands="x", attributes=(Attr("p", "float", 0.5),), traits={Trait.PASS_THROUGH, Trait.PASSIVE, Trait.REMOVED}
+)(same_as_first)
 
 
 @op("opaque", operands="xs*", attributes=(Attr("id", "str", required=True),), traits={Trait.OPAQUE})
