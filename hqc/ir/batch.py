@@ -1,10 +1,13 @@
 """A graph for another batch size.
 
-The batch is the outermost dimension of every value that depends on an input, alone or merged with others (`[N*4, 25]`), so a
-value's size is a multiple of the batch size. An op whose result does not grow with the batch mixes samples and is refused.
+Shapes are inferred again from inputs with another first dimension. Two things do not follow by inference alone: target shapes
+that spell the batch out (`reshape {shape=[1,-1]}` of one sample), which are adapted, and ops whose result does not grow with the
+batch, which mix samples and are refused.
 """
 
 from __future__ import annotations
+
+import math
 
 from hqc.errors import ShapeError
 from hqc.ir.graph import Graph, Node
@@ -18,20 +21,8 @@ def with_batch(graph: Graph, batch: int) -> Graph:
     if batch < 1:
         raise ShapeError(f"a batch has at least one sample, got {batch}")
     other = graph.clone()
-    if batch == old:
-        return other
-    dependent: set[int] = set()
-    for value in other.inputs:
-        assert value.shape is not None
-        value.type = value.type.with_shape((batch, *value.shape[1:]))
-        dependent.add(id(value))
-    for node in other.nodes:
-        depends = any(id(value) in dependent for value in node.operands)
-        if not depends:
-            continue
-        dependent.update(id(value) for value in node.results)
-        for value, type in zip(node.results, _rebatched(node, old, batch), strict=True):
-            value.type = type
+    if batch != old:
+        _Rebatch(old, batch).run(other)
     return other
 
 
@@ -47,36 +38,67 @@ def _batch_of(graph: Graph) -> int:
     return next(iter(sizes), 1)
 
 
-def _rebatched(node: Node, old: int, new: int) -> list[TensorType]:
-    """Result types of `node` whose operands have the new batch; a target shape that spells the batch out is adapted."""
-    before = [value.type for value in node.results]
-    if node.op.has(Trait.OPAQUE):
-        return [_first_replaced(type, old, new) for type in before]
-    after, problem = _inferred(node, before, old, new)
-    target = node.attributes.get("shape")
-    if problem and target and target[0] > 0 and target[0] % old == 0:
-        node.attributes["shape"] = (target[0] // old * new, *target[1:])
-        after, problem = _inferred(node, before, old, new)
-    if problem:
+class _Rebatch:
+    """Types of all values that depend on an input, for `new` instead of `old` samples."""
+
+    def __init__(self, old: int, new: int) -> None:
+        self.old, self.new = old, new
+        self.before: dict[int, TensorType] = {}  # of every dependent value, by id
+
+    def run(self, graph: Graph) -> None:
+        for value in graph.inputs:
+            assert value.shape is not None
+            self.before[id(value)] = value.type
+            value.type = value.type.with_shape((self.new, *value.shape[1:]))
+        for node in graph.nodes:
+            if not any(id(value) in self.before for value in node.operands):
+                continue
+            types = self.result_types(node)
+            for value, type in zip(node.results, types, strict=True):
+                self.before[id(value)] = value.type
+                value.type = type
+
+    def result_types(self, node: Node) -> list[TensorType]:
+        known = [value.type for value in node.results]
+        if node.op.has(Trait.OPAQUE):
+            return [self.first_replaced(type) for type in known]
+        self.adapt_target(node)
+        try:
+            inferred = node.op.infer([None if value is None else value.type for value in node.inputs], node.attributes)
+        except ShapeError as error:
+            raise self.refusal(node, str(error)) from None
+        if node.op.has(Trait.BOUNDARY):
+            inferred = [type.with_dtype(old.dtype) for type, old in zip(inferred, known, strict=True)]
+        for type, old in zip(inferred, known, strict=True):
+            if type.size is not None and old.size is not None and type.size * self.old != old.size * self.new:
+                raise self.refusal(node, f"its result would be {type} after {old}, so it mixes the samples of a batch")
+        return inferred
+
+    def first_replaced(self, type: TensorType) -> TensorType:
+        shape = type.shape
+        return type.with_shape((self.new, *shape[1:])) if shape and shape[0] == self.old else type
+
+    def adapt_target(self, node: Node) -> None:
+        """Scale the entry of a `shape` attribute that holds the batch."""
+        target: Shape | None = node.attributes.get("shape")
+        operand = node.operands[0]
+        before, after = self.before.get(id(operand), operand.type).shape, operand.shape
+        result = node.results[0].shape
+        if not target or before is None or after is None or result is None or before == after:
+            return
+        axis = next(axis for axis, size in enumerate(before) if size != after[axis])
+        if math.prod(before) == math.prod(result):  # elements stay in order: the batch is where as many elements surround it
+            outer = math.prod(before[:axis])
+            found = next((i for i in range(len(result)) if math.prod(result[:i]) == outer), None)
+        else:  # broadcasting counts axes from the right
+            found = axis + len(result) - len(before)
+        if found is None or target[found] <= 0:
+            return
+        if result[found] % self.old:
+            raise self.refusal(node, f"its shape {list(target)} splits or joins samples")
+        size = result[found] // self.old * self.new
+        node.attributes["shape"] = (*target[:found], size, *target[found + 1 :])
+
+    def refusal(self, node: Node, problem: str) -> ShapeError:
         where = f"{node.name} [{node.loc}]" if str(node.loc) else node.name
-        raise ShapeError(f"{where}: {node.op.name} cannot take a batch of {new} instead of {old}: {problem}")
-    return after
-
-
-def _inferred(node: Node, before: list[TensorType], old: int, new: int) -> tuple[list[TensorType], str]:
-    """Inferred types and what is wrong with them, "" when nothing is."""
-    try:
-        inferred = node.op.infer([None if value is None else value.type for value in node.inputs], node.attributes)
-    except ShapeError as error:
-        return before, str(error)
-    if node.op.has(Trait.BOUNDARY):
-        inferred = [type.with_dtype(known.dtype) for type, known in zip(inferred, before, strict=True)]
-    for type, known in zip(inferred, before, strict=True):
-        if type.size is not None and known.size is not None and type.size * old != known.size * new:
-            return before, f"its result would be {type}, before it was {known}, so it mixes the samples of a batch"
-    return inferred, ""
-
-
-def _first_replaced(type: TensorType, old: int, new: int) -> TensorType:
-    shape: Shape | None = type.shape
-    return type.with_shape((new, *shape[1:])) if shape and shape[0] == old else type
+        return ShapeError(f"{where}: {node.op.name} cannot take a batch of {self.new} instead of {self.old}: {problem}")
