@@ -1,0 +1,152 @@
+"""`export_to_onnx`: the reference's call, written by hqc's own ONNX back end."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import nn
+from torch.onnx import OperatorExportTypes, TrainingMode
+from torch.utils import _pytree as pytree
+
+from hqc.backends import onnx
+from hqc.errors import ExportError, InputError
+from hqc.quantization.convert import QuantizedGraphModule
+from hqc.quantization.deploy import as_numpy, deploy
+from hqc.quantization.prepare import as_tuple
+from hqc.quantization.prepared import ObservedGraphModule, to_meta
+from hqc.quantization.replay import fake_quants
+from hqc.quantization.state import FakeQuantState, set_fake_quantize
+
+logger = logging.getLogger("hqc")
+
+
+def export_to_onnx(
+    model: nn.Module,
+    args: Any,
+    f: str | os.PathLike[str] | IO[bytes],
+    export_params: bool = True,
+    verbose: bool = False,
+    training: Any = TrainingMode.EVAL,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    operator_export_type: Any = OperatorExportTypes.ONNX_FALLTHROUGH,
+    opset_version: int = 11,
+    do_constant_folding: bool = True,
+    example_outputs: Any = None,
+    strip_doc_string: bool = True,
+    dynamic_axes: Any = None,
+    keep_initializers_as_inputs: bool | None = None,
+    custom_opsets: Mapping[str, int] | None = None,
+    enable_onnx_checker: bool = False,
+) -> Any:
+    """Write the opset-11 ONNX file of a prepared model (or of a converted one, for a look at its integers).
+
+    `args`: inputs that fix the shapes (a tensor or tuple). `f`: path or binary file object; beside a path `hb_mapper.yaml` is
+    written. `input_names`, `output_names`: names in the file. `verbose`: log the IR. A model that was never calibrated is
+    exported with scales taken from `args`, for a check of its structure. The file is executed and compared with the model before
+    this returns.
+
+    Fixed by what hb_mapper reads, and refused otherwise: `opset_version` 11, `export_params` True, `training` EVAL, `dynamic_axes`
+    None. Accepted for compatibility, without effect: `operator_export_type` (all operators are standard or of the `horizon`
+    domain), `do_constant_folding`, `example_outputs`, `strip_doc_string`, `keep_initializers_as_inputs`, `custom_opsets`, and
+    `enable_onnx_checker` (the checker always runs).
+    """
+    del operator_export_type, do_constant_folding, example_outputs, strip_doc_string
+    del keep_initializers_as_inputs, custom_opsets, enable_onnx_checker
+    if opset_version != 11:
+        raise ExportError(f"opset_version must be 11, the only one hb_mapper reads for these models, got {opset_version}")
+    if not export_params:
+        raise ExportError("export_params=False would write a file without weights, which hb_mapper cannot compile")
+    if dynamic_axes:
+        raise ExportError("dynamic_axes must be None: the BPU needs static shapes")
+    if training not in (None, False, TrainingMode.EVAL):
+        raise ExportError(f"training must be TrainingMode.EVAL, got {training}")
+    inputs = as_tuple(args) or ()
+    if isinstance(model, QuantizedGraphModule):
+        model(*inputs)
+        graph, flavour, reference = model.graph, "integer", _reference(model, model.graph)
+    elif isinstance(model, ObservedGraphModule):
+        model = _calibrated_copy(model, inputs)
+        graph, flavour = deploy(model, inputs, integer=False).scaled, "horizon"
+        reference = _reference(model, graph)
+    else:
+        raise InputError(f"export_to_onnx takes a model from prepare_*_fx or convert_fx, got {type(model).__name__}")
+    graph = _renamed(graph, input_names, output_names)
+    if verbose:
+        logger.info("%s", graph)
+    arrays = [as_numpy(leaf, str(i)) for i, leaf in enumerate(pytree.tree_leaves(list(inputs)))]
+    samples = dict(zip((value.name for value in graph.inputs), arrays, strict=True))
+    if isinstance(f, (str, os.PathLike)):
+        return onnx.export(graph, f, flavour=flavour, reference=reference, sample_inputs=samples)
+    if not isinstance(f, io.IOBase) and not hasattr(f, "write"):
+        raise ExportError(f"f must be a path or a binary file object, got {type(f).__name__}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        report = onnx.export(graph, path, flavour=flavour, reference=reference, sample_inputs=samples)
+        f.write(path.read_bytes())
+    return report
+
+
+def _calibrated_copy(model: ObservedGraphModule, inputs: tuple[Any, ...]) -> ObservedGraphModule:
+    """A frozen copy; fake quants that have seen nothing take their scale from `inputs`."""
+    model = copy.deepcopy(model).eval()
+    if model.preparation.inputs is None:
+        with torch.no_grad():
+            set_fake_quantize(model, FakeQuantState.CALIBRATION)
+            model(*inputs)
+    fresh = [fake_quant for _, fake_quant in fake_quants(model) if not fake_quant.calibrated]
+    if fresh:
+        logger.warning("%d fake quants were never calibrated; their scales in the file come from the given inputs", len(fresh))
+        for _, fake_quant in fake_quants(model):
+            fake_quant.disable_observer()
+            fake_quant.disable_fake_quant()
+        for fake_quant in fresh:
+            fake_quant.enable_observer()
+        with torch.no_grad():
+            model(*inputs)
+    set_fake_quantize(model, FakeQuantState.VALIDATION)
+    model.preparation.inputs = to_meta(inputs)
+    return model
+
+
+def _reference(model: nn.Module, graph: Any) -> Any:
+    """The model as a callable on named NumPy arrays, for the comparison that export makes."""
+    count = len(graph.outputs)
+
+    def run(arrays: Mapping[str, Any]) -> dict[str, Any]:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            outputs = pytree.tree_leaves(model(*(torch.from_numpy(array).to(device) for array in arrays.values())))
+        return {str(index): output.cpu().numpy() for index, output in enumerate(outputs[:count])}
+
+    def named(arrays: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(zip(graph.output_names, run(arrays).values(), strict=True))
+
+    return named
+
+
+def _renamed(graph: Any, input_names: Sequence[str] | None, output_names: Sequence[str] | None) -> Any:
+    """A copy of the graph with the user's input and output names."""
+    if not input_names and not output_names:
+        return graph
+    graph = graph.clone()
+    if input_names:
+        if len(input_names) != len(graph.inputs):
+            raise ExportError(f"input_names has {len(input_names)} names, the model takes {len(graph.inputs)} inputs")
+        for value, name in zip(graph.inputs, input_names, strict=True):
+            if name in graph.values and graph.value(name) is not value:
+                graph.rename(graph.value(name), graph.unique_name(f"{name}_value"))
+            graph.rename(value, name)
+    if output_names:
+        if len(output_names) != len(graph.outputs):
+            raise ExportError(f"output_names has {len(output_names)} names, the model returns {len(graph.outputs)} outputs")
+        graph.set_outputs(graph.outputs, output_names)
+    return graph
