@@ -1,8 +1,8 @@
 """A graph for another batch size.
 
-Shapes are inferred again from inputs with another first dimension. Two things do not follow by inference alone: target shapes
-that spell the batch out (`reshape {shape=[1,-1]}` of one sample), which are adapted, and ops whose result does not grow with the
-batch, which mix samples and are refused.
+Shapes are inferred again from inputs with another first dimension. Two things do not follow by inference alone: target
+shapes that spell the batch out (`reshape {shape=[1,-1]}` of one sample), which are adapted, and ops whose result does not grow
+with the batch, which mix samples and are refused.
 """
 
 from __future__ import annotations
