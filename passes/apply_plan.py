@@ -73,8 +73,8 @@ def _check_vanished(graph: Graph, plan: Plan) -> None:
     gone = [placement.names[-1] for placement in plan.placements if present.isdisjoint(placement.names)]
     if gone:
         raise PassError(
-            f"the plan made at prepare time does not fit this model: it places {_shorten(gone)}, which the model no longer has; "
-            "the model was changed after prepare, prepare it again"
+            f"the plan made at prepare time does not fit this model: it places {_shorten(gone)}, which the model no longer "
+            "has; the model was changed after prepare, prepare it again"
         )
 
 

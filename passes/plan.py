@@ -149,9 +149,8 @@ class Plan:
 
 
 def describe(node: Node) -> str:
-    """A node as errors name it: name and the user's source line or module path."""
-    where = node.loc.source or node.loc.path
-    return f"{node.name} ({where})" if where else node.name
+    """A node as errors name it: `name [module.path:op#k (file.py:line)]`."""
+    return f"{node.name} [{node.loc}]" if str(node.loc) else node.name
 
 
 def _placement_to_dict(placement: Placement) -> dict[str, Any]:

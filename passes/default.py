@@ -1,0 +1,61 @@
+"""The pipelines that every entry point uses: for float models, and for prepared models that were lowered again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hqc.passes.pipeline import PassPipeline, parse_pipeline
+from hqc.passes.registry import get_pass
+
+PLACE = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,partition"
+# Absorbing the fake quants between BPU nodes makes subgraphs adjacent that they kept apart: partition once more.
+DEPLOY = "canonicalize,apply-plan,partition,insert-boundaries{form=deployed},partition,propagate-scales,unify-cat-scales"
+
+
+def prepare_pipeline(
+    *,
+    auto_stub: bool = False,
+    horizontal_merge: bool = False,
+    min_macs: float = 0.0,
+    min_nodes: int = 0,
+    verify: bool = True,
+) -> PassPipeline:
+    """Float model to placement: what runs where, and where fake quants and dequants go; `prepare_*_fx` replays the result.
+
+    `auto_stub`: quantize graph inputs that BPU nodes read, instead of refusing them. `horizontal_merge`, `min_macs` and
+    `min_nodes` are options of `partition`.
+    """
+    pipeline = _place(horizontal_merge, min_macs, min_nodes, verify)
+    return pipeline.append(f"insert-boundaries{{form=qat,auto-stub={str(auto_stub).lower()}}}")
+
+
+def explain_pipeline(
+    *, horizontal_merge: bool = False, min_macs: float = 0.0, min_nodes: int = 0, verify: bool = True
+) -> PassPipeline:
+    """Float model to the placement and boundaries of the deployed program, without scales."""
+    pipeline = _place(horizontal_merge, min_macs, min_nodes, verify)
+    pipeline.append("insert-boundaries{form=deployed}")
+    return pipeline.append(get_pass("partition")(**{"horizontal_merge": horizontal_merge}))
+
+
+def deploy_pipeline(
+    *,
+    integer: bool = False,
+    optimized: bool = False,
+    cat_policy: Literal["output", "largest"] = "output",
+    verify: bool = True,
+) -> PassPipeline:
+    """Prepared model, lowered again and carrying scales, to the *scaled* graph or, with `integer`, the *integer* graph.
+
+    Devices come from the plan in the pass context. `optimized` (the model was prepared with `optimize_graph`) and
+    `cat_policy` are options of `unify-cat-scales`.
+    """
+    pipeline = parse_pipeline(DEPLOY, verify=verify)
+    unify = {"policy": cat_policy, "optimized": optimized}
+    pipeline.replace("unify-cat-scales", get_pass("unify-cat-scales")(**unify))
+    return pipeline.append("lower-to-integer") if integer else pipeline
+
+
+def _place(horizontal_merge: bool, min_macs: float, min_nodes: int, verify: bool) -> PassPipeline:
+    limits = {"horizontal_merge": horizontal_merge, "min_macs": float(min_macs), "min_nodes": min_nodes}
+    return parse_pipeline(PLACE, verify=verify).replace("partition", get_pass("partition")(**limits))
