@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types layers unit docs bench clean
+.PHONY: demo test lint types layers unit bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/hqc demo
@@ -32,14 +32,12 @@ layers: $(INSTALLED)
 unit: $(INSTALLED)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=8
 
-docs: $(INSTALLED)
-	$(BIN)/python -m hqc.analysis.docs
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/bench_passes.py
-	$(BIN)/python benchmarks/bench_conv.py
-	$(BIN)/python benchmarks/bench_models.py
-	$(BIN)/python benchmarks/bench_qat_step.py
+	$(BIN)/python -m benchmarks.bench_passes
+	$(BIN)/python -m benchmarks.bench_conv
+	$(BIN)/python -m benchmarks.bench_models
+	$(BIN)/python -m benchmarks.bench_qat_step
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
