@@ -1,0 +1,44 @@
+"""Finds branches on `self.training` in the code of a module class."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import os
+import textwrap
+from types import FunctionType
+
+from hqc.frontend.locations import is_user_file
+
+
+@functools.lru_cache(maxsize=None)
+def training_branches(cls: type) -> tuple[str, ...]:
+    """`file.py:line` of every `if`, `while` or conditional expression in `cls` that tests `self.training`.
+
+    Only the user's own code counts; a class without readable source has none that can be found.
+    """
+    found: list[str] = []
+    for base in cls.__mro__:
+        for function in vars(base).values():
+            if isinstance(function, FunctionType) and "training" in function.__code__.co_names:
+                found.extend(_branches(function))
+    return tuple(dict.fromkeys(found))
+
+
+def _branches(function: FunctionType) -> list[str]:
+    filename = function.__code__.co_filename
+    if not is_user_file(filename):
+        return []
+    try:
+        lines, start = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, SyntaxError):
+        return []
+    tests = [node.test for node in ast.walk(tree) if isinstance(node, (ast.If, ast.IfExp, ast.While))]
+    numbers = sorted({test.lineno for test in tests if any(map(_is_training, ast.walk(test)))})
+    return [f"{os.path.basename(filename)}:{start + number - 1}" for number in numbers]
+
+
+def _is_training(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "training"
