@@ -139,6 +139,16 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         """Set the scale from `x` at once, whatever the switches say: how weight fake quants start."""
         raise NotImplementedError
 
+    def fix_scale(self, scale: float) -> None:
+        """Fix the scale for good, as a FixedScaleObserver does; `QConfigError` when the march cannot have it."""
+        fixed = torch.tensor([scale])
+        if self.power_of_two and not torch.equal(torch_arithmetic.power_of_two_scale(fixed), fixed):
+            raise QConfigError(f"{self.activation_post_process.what}: the march needs a scale of 2^-1 ... 2^-14, got {scale:g}")
+        old = self.activation_post_process
+        self.activation_post_process = FixedScaleObserver(scale, dtype=old.dtype, name=old.name, sync=old.sync)
+        self.enable_observer(False)
+        self.assign_scale(fixed)
+
     # --- switches ------------------------------------------------------------------------------------------------------------
 
     @property

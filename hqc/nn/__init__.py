@@ -1,0 +1,5 @@
+"""Modules that users put in float models; their quantized-training twins are in `hqc.nn.qat`."""
+
+from hqc.nn.stubs import DeQuantStub, QuantStub
+
+__all__ = ["DeQuantStub", "QuantStub"]

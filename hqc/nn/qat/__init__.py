@@ -1,0 +1,40 @@
+"""Modules that train quantized: the twins of float modules, as prepare puts them into a model."""
+
+from hqc.nn.qat.batch_norm import BatchNorm2d
+from hqc.nn.qat.conv import Conv2d, ConvAdd2d, ConvAddReLU2d, ConvAddReLU62d, ConvReLU2d, ConvReLU62d
+from hqc.nn.qat.conv_transpose import (
+    ConvTranspose2d,
+    ConvTransposeAdd2d,
+    ConvTransposeAddReLU2d,
+    ConvTransposeAddReLU62d,
+    ConvTransposeReLU2d,
+    ConvTransposeReLU62d,
+)
+from hqc.nn.qat.float_functional import FloatFunctional
+from hqc.nn.qat.linear import Linear, LinearAdd, LinearAddReLU, LinearAddReLU6, LinearReLU, LinearReLU6
+from hqc.nn.qat.stubs import DeQuantStub, QuantStub
+
+__all__ = [
+    "BatchNorm2d",
+    "Conv2d",
+    "ConvAdd2d",
+    "ConvAddReLU2d",
+    "ConvAddReLU62d",
+    "ConvReLU2d",
+    "ConvReLU62d",
+    "ConvTranspose2d",
+    "ConvTransposeAdd2d",
+    "ConvTransposeAddReLU2d",
+    "ConvTransposeAddReLU62d",
+    "ConvTransposeReLU2d",
+    "ConvTransposeReLU62d",
+    "DeQuantStub",
+    "FloatFunctional",
+    "Linear",
+    "LinearAdd",
+    "LinearAddReLU",
+    "LinearAddReLU6",
+    "LinearReLU",
+    "LinearReLU6",
+    "QuantStub",
+]

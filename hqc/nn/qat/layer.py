@@ -1,0 +1,156 @@
+"""What convolutions, transposed convolutions and linear layers have in common when they train quantized."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hqc.errors import InputError, QConfigError
+from hqc.quantization.fake_quantize import FakeQuantizeBase, make_fake_quant, make_weight_fake_quant
+from hqc.quantization.torch_arithmetic import fake_quantize_bias
+
+if TYPE_CHECKING:
+    from hqc.march.spec import MarchSpec
+
+
+class QATLayer(nn.Module):
+    """Mixin in front of a float layer class: fake-quantized weight, optional residual and activation, fake-quantized result.
+
+    `forward(x)`, or `forward(x, residual)` in the classes with an add. `activation_post_process` None: high-precision output.
+    `weight_fake_quant` works per output channel along `channel_axis`. `int8_bias`: the march's bias is int8 with one
+    power-of-two scale, and is fake-quantized too.
+    """
+
+    _hqc_leaf = True
+    float_class: ClassVar[type[nn.Module]]
+    channel_axis: ClassVar[int] = 0
+    activation: ClassVar[str] = "none"
+    residual: ClassVar[bool] = False
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_fake_quant: FakeQuantizeBase
+    activation_post_process: nn.Module | None
+    int8_bias: bool
+    conv_position: int  # of `add`'s two operands, which one is this layer's input
+
+    def __init__(self, *args: Any, qconfig: Any = None, march: MarchSpec | None = None, **kwargs: Any) -> None:
+        """Arguments of the float class, the qconfig, and the march (default: the one of `set_march`)."""
+        super().__init__(*args, **kwargs)
+        self._attach(qconfig, "own", march)
+
+    @classmethod
+    def from_float(cls, mod: nn.Module, qconfig: Any = None, march: MarchSpec | None = None) -> Any:
+        """A layer with the parameters of float module `mod` (shared, not copied); `qconfig` defaults to `mod.qconfig`."""
+        if not isinstance(mod, cls.float_class):
+            raise InputError(f"{cls.__name__}.from_float needs a {cls.float_class.__name__}, got {type(mod).__name__}")
+        qconfig = getattr(mod, "qconfig", None) if qconfig is None else qconfig
+        return cls.build(mod, weight=mod.weight, bias=mod.bias, qconfig=qconfig, march=march)
+
+    @classmethod
+    def build(
+        cls,
+        mod: nn.Module,
+        *,
+        weight: Tensor,
+        bias: Tensor | None,
+        qconfig: Any,
+        activation_post_process: nn.Module | str | None = "own",
+        march: MarchSpec | None = None,
+    ) -> Any:
+        """A layer shaped as `mod` with other parameters. `activation_post_process` "own": made from the qconfig."""
+        layer = cls.__new__(cls)
+        arguments = {**cls._arguments(mod), "bias": bias is not None}
+        # On the meta device nothing is allocated and no random numbers are drawn for weights that are replaced at once.
+        super(QATLayer, layer).__init__(**arguments, device="meta")
+        layer.weight = _parameter(weight)
+        if bias is not None:
+            layer.bias = _parameter(bias)
+        layer._attach(qconfig, activation_post_process, march)
+        layer.train(mod.training)
+        return layer
+
+    @staticmethod
+    def _arguments(mod: Any) -> dict[str, Any]:
+        """Constructor arguments of the float class, but bias, device and dtype."""
+        raise NotImplementedError
+
+    def _attach(self, qconfig: Any, activation_post_process: nn.Module | str | None, march: MarchSpec | None) -> None:
+        if qconfig is None:
+            raise QConfigError(f"{type(self).__name__} needs a qconfig, for example get_default_qat_qconfig()")
+        if march is None:
+            from hqc.march import get_march, get_spec
+
+            march = get_spec(get_march())
+        self.int8_bias = march.int8_bias
+        self.conv_position = 0
+        self.weight_fake_quant = make_weight_fake_quant(qconfig.weight, march, self._folded_weight(), self.channel_axis)
+        if activation_post_process == "own":
+            activation_post_process = None if qconfig.activation is None else make_fake_quant(qconfig.activation, march)
+        assert activation_post_process is None or isinstance(activation_post_process, nn.Module)
+        self.activation_post_process = (
+            None if activation_post_process is None else activation_post_process.to(self.weight.device)
+        )
+
+    # --- computing -------------------------------------------------------------------------------------------------------
+
+    def _folded_weight(self) -> Tensor:
+        """The weight that is quantized, detached."""
+        return self.weight.detach()
+
+    def reset_weight_scale(self) -> None:
+        """Take the weight scales from the weights as they are now."""
+        self.weight_fake_quant.initialize(self._folded_weight())
+
+    def deployed_parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Float weight and bias that the chip's integers are made from, detached."""
+        return self._folded_weight(), None if self.bias is None else self.bias.detach()
+
+    def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The float layer's operation."""
+        raise NotImplementedError
+
+    def _quantized_bias(self, bias: Tensor | None) -> Tensor | None:
+        return fake_quantize_bias(bias) if bias is not None and self.int8_bias else bias
+
+    def _linear_part(self, x: Tensor) -> Tensor:
+        return self._compute(x, self.weight_fake_quant(self.weight), self._quantized_bias(self.bias))
+
+    def _finish(self, y: Tensor) -> Tensor:
+        if self.activation == "relu":
+            y = torch.relu(y)
+        elif self.activation == "relu6":
+            y = F.relu6(y)
+        if self.activation_post_process is None:
+            return y
+        result: Tensor = self.activation_post_process(y)
+        return result
+
+    def forward(self, x: Tensor, *residual: Tensor) -> Tensor:
+        if len(residual) != self.residual:
+            takes = "an input and a residual" if self.residual else "one input"
+            raise InputError(f"{type(self).__name__} takes {takes}, got {1 + len(residual)} tensors")
+        y = self._linear_part(x)
+        return self._finish(y + residual[0] if residual else y)
+
+
+class ResidualCalls:
+    """For classes with an add: stand in a FloatFunctional's place, whose operand `conv_position` was this layer's result."""
+
+    conv_position: int
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        operands = (x, y)
+        result: Tensor = self(operands[self.conv_position], operands[1 - self.conv_position])  # type: ignore[operator]
+        return result
+
+    add_relu = add
+
+
+def _parameter(value: Any) -> nn.Parameter:
+    if isinstance(value, nn.Parameter):
+        return value
+    return nn.Parameter(torch.as_tensor(value))

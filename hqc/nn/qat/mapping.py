@@ -1,0 +1,93 @@
+"""Which quantized-training class stands for which float module with which fusions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from hqc.nn.qat import conv, conv_transpose, linear
+from hqc.nn.qat.layer import QATLayer
+from hqc.nn.qat.stubs import QuantStub
+from hqc.quantization.qconfig import QConfig
+
+if TYPE_CHECKING:
+    from hqc.march.spec import MarchSpec
+    from hqc.quantization.fake_quantize import FakeQuantizeBase
+
+LAYERS: tuple[type[QATLayer], ...] = (
+    conv.Conv2d,
+    conv.ConvReLU2d,
+    conv.ConvReLU62d,
+    conv.ConvAdd2d,
+    conv.ConvAddReLU2d,
+    conv.ConvAddReLU62d,
+    conv_transpose.ConvTranspose2d,
+    conv_transpose.ConvTransposeReLU2d,
+    conv_transpose.ConvTransposeReLU62d,
+    conv_transpose.ConvTransposeAdd2d,
+    conv_transpose.ConvTransposeAddReLU2d,
+    conv_transpose.ConvTransposeAddReLU62d,
+    linear.Linear,
+    linear.LinearReLU,
+    linear.LinearReLU6,
+    linear.LinearAdd,
+    linear.LinearAddReLU,
+    linear.LinearAddReLU6,
+)
+_BY_VARIANT = {(layer.float_class, layer.activation, layer.residual): layer for layer in LAYERS}
+_FLOAT_CLASSES = {layer.float_class for layer in LAYERS}
+
+
+class QATModules:
+    """The mapping as replay uses it."""
+
+    def accepts(self, module: nn.Module) -> bool:
+        """True for a float module (of exactly these classes) that has quantized-training twins."""
+        return type(module) in _FLOAT_CLASSES
+
+    def build(
+        self,
+        module: nn.Module,
+        *,
+        weight: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float32] | None,
+        activation: str,
+        residual: bool,
+        weight_fake_quant: Any,
+        activation_post_process: nn.Module | None,
+        march: MarchSpec,
+    ) -> QATLayer:
+        """The twin of `module` with these (folded) parameters and fusions; `weight_fake_quant` is a qconfig's entry."""
+        layer_class = _BY_VARIANT[type(module), activation, residual]
+        like = module.weight
+        assert isinstance(like, torch.Tensor)
+        layer: QATLayer = layer_class.build(
+            module,
+            weight=_parameter(weight, like),
+            bias=None if bias is None else _parameter(bias, like),
+            qconfig=QConfig(None, weight_fake_quant),
+            activation_post_process=activation_post_process,
+            march=march,
+        )
+        return layer
+
+
+qat_module = QATModules()
+
+
+def qat_stub(module: nn.Module, fake_quant: FakeQuantizeBase) -> QuantStub:
+    """The twin of a QuantStub (hqc's or torch's); a scale fixed on the stub fixes the fake quant's."""
+    scale = getattr(module, "scale", None)
+    if scale is not None:
+        fake_quant.fix_scale(float(scale))
+    return QuantStub(fake_quant)
+
+
+def _parameter(array: npt.NDArray[np.float32], like: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(
+        torch.from_numpy(np.array(array)).to(device=like.device, dtype=like.dtype), requires_grad=like.requires_grad
+    )

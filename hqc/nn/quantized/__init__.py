@@ -1,0 +1,5 @@
+"""Modules for the arithmetic of quantized models."""
+
+from hqc.nn.quantized.float_functional import FloatFunctional
+
+__all__ = ["FloatFunctional"]
