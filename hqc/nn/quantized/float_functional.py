@@ -12,10 +12,11 @@ from torch import Tensor, nn
 class FloatFunctional(nn.Module):
     """Each method is the torch function of its name, followed by `activation_post_process`. Use one instance per call.
 
-    A graph leaf: its methods are traced as method calls.
+    In graphs its methods are method calls on it.
     """
 
     _hqc_leaf = True
+    _hqc_functional = True
 
     def __init__(self) -> None:
         super().__init__()
