@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hqc.errors import CalibrationError
-from hqc.quantization.fake_quantize import FakeQuantizeBase
+from hqc.nn.qat.layer import QATLayer
 from hqc.quantization.prepared import ObservedGraphModule
 from hqc.quantization.replay import fake_quants
 
@@ -27,9 +27,8 @@ def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None
             )
         fake_quant.assign_scale(calibrated.calculate_qparams()[0])
     for module in target.modules():
-        weight_fake_quant = getattr(module, "weight_fake_quant", None)
-        if isinstance(weight_fake_quant, FakeQuantizeBase):
-            weight_fake_quant.initialize(module.weight)
+        if isinstance(module, QATLayer):
+            module.reset_weight_scale()
 
 
 def _key(name: str) -> str:

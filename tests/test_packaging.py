@@ -1,0 +1,67 @@
+"""What a stranger installs: a wheel built from the sdist holds every room and runs outside the tree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    # --no-isolation: the tests run without network. The default builds the sdist, then the wheel from it.
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_every_module_of_the_tree(wheel: Path) -> None:
+    tree = {
+        str(path.relative_to(ROOT / "hqc"))
+        for room in (ROOT / "hqc", ROOT / "hqc" / "passes", ROOT / "hqc" / "backends")
+        for path in room.rglob("*.py")
+    }
+    packed = {name.removeprefix("hqc/") for name in zipfile.ZipFile(wheel).namelist() if name.startswith("hqc/")}
+    assert not sorted(tree - packed)
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(("passes/", "backends/", "tests/"))]
+
+
+def test_installed_wheel_parses_and_runs_passes_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import hqc, hqc.passes, hqc.backends.bpu, hqc.backends.onnx, hqc.march\n"
+        "assert hqc.__file__.startswith(sys.argv[1]), hqc.__file__\n"
+        "assert hqc.march.get_spec('bayes').rules\n"
+        "print(hqc.passes.parse_pipeline('canonicalize'))\n"
+    )
+    assert run(sys.executable, "-I", "-c", script, str(site), cwd=tmp_path).strip() == "canonicalize"
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("hqc", ("torch", "onnx", "onnxruntime")),
+        ("hqc.ir", ("torch", "onnx", "onnxruntime")),
+        ("hqc.passes.default", ("torch", "onnx", "onnxruntime")),
+        ("hqc.march", ("torch", "onnx", "onnxruntime")),
+        ("hqc.backends.bpu", ("torch",)),
+        ("hqc.backends.onnx", ("torch",)),
+        ("hqc.cli", ("torch", "onnx", "onnxruntime")),
+    ],
+)
+def test_rooms_import_without_what_they_do_not_need(module: str, absent: tuple[str, ...], tmp_path: Path) -> None:
+    script = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
+    assert run(sys.executable, "-c", script, cwd=tmp_path).strip() == "[]"
