@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hqc.ir import DType
+from hqc.march.rules import build_rules
 from hqc.march.spec import MarchSpec
 
 SPEC = MarchSpec(
@@ -10,4 +11,6 @@ SPEC = MarchSpec(
     title="Bayes-e",
     chips=("X5",),
     activation_dtypes=(DType.INT8, DType.INT16),
+    final_flatten_on_cpu=True,
+    rules=build_rules("bayes-e"),
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hqc.ir import DType
+from hqc.march.observed import CONSTANT_MATRIX, POOL_GAIN, RANK_FOUR
+from hqc.march.rules import build_rules
 from hqc.march.spec import MarchSpec
 
 SPEC = MarchSpec(
@@ -17,4 +19,9 @@ SPEC = MarchSpec(
     requantize_at_cat=False,
     # An adaptive pool is on this BPU only where it reduces to windows of one size, which is an average pool.
     pass_through_ops=frozenset({"avg_pool2d", "adaptive_avg_pool2d"}),
+    four_d=True,
+    passive_needs_consumer=True,
+    strided_input_slices_on_cpu=True,
+    node_rules=(RANK_FOUR, CONSTANT_MATRIX, POOL_GAIN),
+    rules=build_rules("bernoulli"),
 )

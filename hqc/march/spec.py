@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hqc.ir import DType, Node, Support, Trait
 
 if TYPE_CHECKING:
-    from hqc.march.rules import OpRules
+    from hqc.march.rules import NodeRule, OpRules
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class MarchSpec:
     resize_fraction_bits: int = 16
     requantize_at_cat: bool = True
     pass_through_ops: frozenset[str] = frozenset()  # ops that keep their operand's scale on this march only
+    four_d: bool = False  # the BPU holds 4-D tensors only; results of constant-weight products stay 4-D on it
+    passive_needs_consumer: bool = False  # a passive op whose users are all off the BPU is off it too (calibrated models)
+    strided_input_slices_on_cpu: bool = False  # stride-2 slices of the model's input (Focus) are the CPU's
+    final_flatten_on_cpu: bool = False  # [1,N,1,1] -> [1,N] behind the last convolution is the CPU's
+    node_rules: tuple[NodeRule, ...] = field(default=(), repr=False, compare=False)  # context rules about single nodes
     rules: Mapping[str, OpRules] = field(default_factory=dict, repr=False, compare=False)
 
     def keeps_scale(self, node: Node) -> bool:
@@ -39,9 +44,7 @@ class MarchSpec:
 
     def makes_scale(self, node: Node) -> bool:
         """True when the node's result has a scale of its own: it needs a fake quant in QAT."""
-        return not (
-            self.keeps_scale(node) or node.op.has(Trait.INTEGER_RESULT) or node.op.has(Trait.BOUNDARY)
-        )
+        return not (self.keeps_scale(node) or node.op.has(Trait.INTEGER_RESULT) or node.op.has(Trait.BOUNDARY))
 
     def check(self, node: Node, *, hybrid: bool = True) -> Support:
         """Capability of this march for one node, by the rule table alone (no context)."""

@@ -22,9 +22,7 @@ class March(str, enum.Enum):
         return self.value
 
 
-_SPECS: dict[March, MarchSpec] = {
-    March(module.SPEC.name): module.SPEC for module in (bernoulli, bernoulli2, bayes, bayes_e)
-}
+_SPECS: dict[March, MarchSpec] = {March(module.SPEC.name): module.SPEC for module in (bernoulli, bernoulli2, bayes, bayes_e)}
 _current: March | None = None
 
 

@@ -1,0 +1,149 @@
+"""What a support rule may ask about a node: shapes, constants, batch. Unknown shapes give `None`, never a guess."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from hqc.ir import Graph, Node, Trait, Value
+
+Shape = tuple[int, ...]
+_KEPT_4D_DEPTH = 16  # how far back a chain from a constant-weight product is followed
+
+
+def graph_batch(graph: Graph | None) -> int:
+    """Batch size the graph was lowered with: the first dimension common to its inputs, else 1.
+
+    The chip runs batch 1; a graph lowered with a larger one is judged as if it had 1.
+    """
+    sizes = {value.shape[0] for value in graph.inputs if value.shape} if graph is not None else set()
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def is_scalar(value: Value) -> bool:
+    """A constant of one element."""
+    return value.is_parameter and value.type.size == 1
+
+
+def is_constant_product(node: Node) -> bool:
+    """A matrix product with constant weights that is not a convolution: the chip computes it as one, on 4-D data."""
+    if node.op.name == "linear":
+        weight = node.operand("weight")
+        return weight is not None and weight.is_parameter
+    return node.op.name == "matmul" and len(node.data_operands) == 1
+
+
+def kept_4d_source(value: Value) -> Node | None:
+    """The constant-weight product whose result `value` still is in the chip's 4-D layout, or None.
+
+    The chip keeps the result 4-D through functions of one input, multiplication by a scalar and slices; a reshape is made
+    only where the result leaves for other ops.
+    """
+    for _ in range(_KEPT_4D_DEPTH):
+        node = value.producer
+        if node is None:
+            return None
+        if is_constant_product(node):
+            return node
+        data = node.data_operands
+        one_input = node.op.has(Trait.LUT) or node.op.has(Trait.ACTIVATION) or node.op.name == "slice"
+        scaled = node.op.name == "mul" and any(is_scalar(operand) for operand in node.operands)
+        if len(data) != 1 or not (one_input or scaled):
+            return None
+        value = data[0]
+    return None
+
+
+class Facts:
+    """Lazily computed numbers of one node. With `four_d`, results of constant-weight products count as the 4-D tensors
+    they are on chips that know no other rank."""
+
+    def __init__(self, node: Node, *, four_d: bool = False) -> None:
+        self.node = node
+        self.four_d = four_d
+
+    @functools.cached_property
+    def batch(self) -> int:
+        return graph_batch(self.node.graph)
+
+    @functools.cached_property
+    def keeps_4d(self) -> bool:
+        """True when rules judge this node by the 4-D layout although its tensors have another rank."""
+        data = self.node.data_operands
+        return (
+            self.four_d
+            and len(data) == 1
+            and data[0].type.rank in (1, 2, 3)
+            and kept_4d_source(data[0]) is not None
+            and not is_constant_product(self.node)
+        )
+
+    def view(self, value: Value) -> Shape | None:
+        """The shape a rule judges: `[N, L, C]` and `[N, C]` that are kept 4-D count as `[N, C, 1, L]`."""
+        shape = value.shape
+        if shape is None or not self.keeps_4d or value.is_parameter or len(shape) not in (1, 2, 3):
+            return shape
+        padded = (1,) * (3 - len(shape)) + shape if len(shape) < 2 else shape
+        if len(padded) == 2:
+            return (padded[0], padded[1], 1, 1)
+        return (padded[0], padded[2], 1, padded[1])
+
+    @functools.cached_property
+    def shape(self) -> Shape | None:
+        """Shape of the first operand."""
+        return self.view(self.node.operands[0]) if self.node.operands else None
+
+    @functools.cached_property
+    def out_shape(self) -> Shape | None:
+        return self.view(self.node.results[0])
+
+    @functools.cached_property
+    def data_shapes(self) -> list[Shape] | None:
+        """Shapes of the operands that are not constants, None when any is unknown."""
+        shapes = [self.view(value) for value in self.node.data_operands]
+        return None if any(shape is None for shape in shapes) else [shape for shape in shapes if shape is not None]
+
+    @functools.cached_property
+    def constants(self) -> list[Value]:
+        return [value for value in self.node.operands if value.is_parameter]
+
+    @functools.cached_property
+    def weight(self) -> Shape | None:
+        value = self.node.operand("weight")
+        return None if value is None else value.shape
+
+    def images(self, shape: Shape) -> int:
+        """`shape[0]` for a model of batch 1."""
+        return shape[0] // self.batch if shape and shape[0] % self.batch == 0 else shape[0]
+
+    def ints(self, name: str) -> Sequence[int]:
+        value = self.node.attributes[name]
+        return (value,) if isinstance(value, int) else tuple(value)
+
+    @functools.cached_property
+    def is_tail(self) -> bool:
+        """True when nothing in the model reads the results."""
+        return not any(value.has_uses for value in self.node.results)
+
+    @functools.cached_property
+    def axes(self) -> tuple[int, ...] | None:
+        """The node's axes as non-negative indices; all of them where none are given."""
+        if self.shape is None:
+            return None
+        rank = len(self.shape)
+        raw = self.ints("axes") if "axes" in self.node.attributes else self.ints("axis")
+        return tuple(sorted(axis % rank for axis in raw)) if raw else tuple(range(rank))
+
+    @functools.cached_property
+    def has_zero_constant(self) -> bool:
+        return any(value.array is not None and not np.all(value.array) for value in self.constants)
+
+
+def factorizable(size: int, largest: int = 7) -> bool:
+    """True when `size` is a product of numbers from 1 to `largest` (pooling windows that cover an axis exactly)."""
+    for factor in (2, 3, 5, 7):
+        while factor <= largest and size % factor == 0:
+            size //= factor
+    return size <= largest

@@ -1,0 +1,357 @@
+"""Support rules: rows of the op tables turned into statements that answer with numbers, and the verdict on one node.
+
+A `Rule` is a sentence and a predicate. The sentence is what documentation prints, what a refusal quotes, and what an answer
+without shapes is conditional on ("accepted if ...").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hqc.ir import DType, Node, Reason, Support, Trait, all_ops
+from hqc.march.bindings import BINDINGS, Binding
+from hqc.march.facts import Facts, is_scalar
+from hqc.march.predicates import (
+    CONDITIONS,
+    HOLDS,
+    MEASURES,
+    NOTES,
+    UNKNOWN,
+    Condition,
+    Numbers,
+    Outcome,
+    State,
+    broken,
+    named_axes,
+    product_forms,
+)
+from hqc.march.table import Limit, Row, Table, find_row
+
+if TYPE_CHECKING:
+    from hqc.march.spec import MarchSpec
+
+_PAIRED = ("kernel", "stride", "dilation", "output padding")  # quantities written 3x3
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A statement about a node and the predicate that decides it."""
+
+    statement: str
+    check: Condition
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a table with its limits as rules."""
+
+    row: Row
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class NodeRule:
+    """A rule that no table has and that real compilations show: part of the context step, judged on one node.
+
+    `applies` chooses the nodes; `source` says what shows the rule.
+    """
+
+    statement: str
+    applies: Callable[[Node], bool]
+    check: Condition
+    source: str
+
+
+@dataclass(frozen=True)
+class OpRules:
+    """All that a march says about one IR op."""
+
+    op: str
+    binding: Binding
+    onnx: Mapping[str, Entry] = field(default_factory=dict)
+    torch: Mapping[str, Entry] = field(default_factory=dict)
+
+    def entries(self, facts: Facts, *, hybrid: bool) -> list[Entry]:
+        """The rows that decide: the ONNX table's with `hybrid`, the torch table's without it or where the other has none."""
+        if hybrid and self.binding.onnx:
+            return [self.onnx[name] for name in self.binding.onnx_names(facts) if name in self.onnx]
+        return [self.torch[name] for name in self.binding.torch_names(facts) if name in self.torch]
+
+    def all_entries(self, *, hybrid: bool = True) -> list[Entry]:
+        """Every row that may decide, for documentation."""
+        return list((self.onnx if hybrid and self.binding.onnx else self.torch).values())
+
+
+# --- rows to rules -------------------------------------------------------------------------------------------------------
+
+
+def _wording(limit: Limit) -> str:
+    if limit.words:
+        return limit.words
+    values = limit.choices or (limit.equals if isinstance(limit.equals, tuple) else (limit.equals,))
+    return ",".join(map(str, values))
+
+
+def _text(label: str, numbers: Numbers) -> str:
+    return ("x" if label in _PAIRED else ", ").join(map(str, numbers))
+
+
+def _number_rule(limit: Limit) -> Rule:
+    """A bound on measured numbers."""
+    label, measured = MEASURES[limit.key]
+    low, high = limit.minimum, limit.maximum
+    twice = label in _PAIRED
+
+    def show(number: Any) -> str:
+        return f"{number}x{number}" if twice else str(number)
+
+    if limit.choices:
+        text = " or ".join(map(show, limit.choices))
+        statement, bound = f"{label} {text}", text
+    elif limit.equals is not None:
+        statement, bound = f"{label} {show(limit.equals)}", show(limit.equals)
+    elif low is not None and low > 1:
+        statement, bound = f"{label} from {show(low)} to {show(high)}", f"{show(low)} to {show(high)}"
+    else:
+        statement, bound = f"{label} at most {show(high)}", show(high)
+
+    def allowed(number: Any) -> bool:
+        if limit.choices:
+            return number in limit.choices
+        if limit.equals is not None:
+            return bool(number == limit.equals)
+        return (low is None or number >= low) and (high is None or number <= high)
+
+    def check(facts: Facts) -> Outcome:
+        numbers = measured(facts)
+        if numbers is None:
+            return UNKNOWN
+        wrong = tuple(number for number in numbers if not allowed(number))
+        if not wrong:
+            return HOLDS
+        return broken(_text(label, numbers if twice else wrong), bound)
+
+    return Rule(statement, check)
+
+
+def _limit_rule(limit: Limit) -> Rule:
+    words = _wording(limit)
+    if limit.key in ("fm_x_weight", "weight_x_fm", "fm_x_fm"):
+        what = {"fm_x_weight": "data by weight", "weight_x_fm": "weight by data", "fm_x_fm": "data by data"}[limit.key]
+        return Rule(f"{what} of the form {words.replace(',', ', ')}", product_forms(words, limit.key))
+    if limit.key == "dims" and not limit.words:
+        return Rule(f"over axes among {words}", named_axes(words))
+    if (limit.key, words) in CONDITIONS:
+        return Rule(*CONDITIONS[limit.key, words])
+    return _number_rule(limit)
+
+
+def _entry(row: Row) -> Entry:
+    limits = row.limits
+    if row.table == "torch" and row.note == "limits: see onnx table":
+        onnx = find_row("onnx", row.march, "Conv")
+        limits = onnx.limits if onnx is not None else ()
+    rules = {rule.statement: rule for rule in map(_limit_rule, limits)}  # kernel_h and kernel_w are one statement
+    if row.note in NOTES:
+        rules[row.note] = Rule(*NOTES[row.note])
+    return Entry(row, tuple(rules.values()))
+
+
+def build_rules(march: str) -> Mapping[str, OpRules]:
+    """The rules of a march for every op of the IR, by op name; read from the tables when first asked for."""
+    return _Lazy(march)
+
+
+class _Lazy(Mapping[str, OpRules]):
+    """Rules by op name, built on first access: most programs ask about few ops of one march."""
+
+    def __init__(self, march: str) -> None:
+        self._march = march
+        self._built: dict[str, OpRules] = {}
+
+    def __getitem__(self, op: str) -> OpRules:
+        if op not in self._built:
+            self._built[op] = self._build(op, BINDINGS[op])
+        return self._built[op]
+
+    def _build(self, op: str, binding: Binding) -> OpRules:
+        def entries(table: Table, names: tuple[str, ...]) -> dict[str, Entry]:
+            rows = {name: find_row(table, self._march, name) for name in names}
+            return {name: _entry(row) for name, row in rows.items() if row is not None}
+
+        return OpRules(op, binding, entries("onnx", binding.onnx), entries("torch", binding.torch))
+
+    def __iter__(self) -> Iterator[str]:
+        return (definition.name for definition in all_ops() if definition.name in BINDINGS)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in iter(self))
+
+
+# --- rules that hold on every march ----------------------------------------------------------------------------------------
+
+
+def _real_operands(facts: Facts) -> Outcome:
+    # The BPU's tensors are quantized reals; indices of a gather and the condition of a where are the exceptions.
+    index = {"gather": 1, "where": 0}.get(facts.node.op.name)
+    for position, value in enumerate(facts.node.inputs):
+        if value is not None and position != index and not value.type.dtype.is_float and not value.is_parameter:
+            return broken(f"{value.name} is {value.type.dtype.value}", "float")
+    return HOLDS
+
+
+def _constant_weights(facts: Facts) -> Outcome:
+    node = facts.node
+    if not node.op.has(Trait.CONV_LIKE):
+        return HOLDS
+    weight = node.operand("weight")
+    return HOLDS if weight is None or weight.is_parameter else broken(f"{weight.name} is computed")
+
+
+def _uniform_windows(facts: Facts) -> Outcome:
+    sizes = facts.node.attributes.get("output_size")
+    if sizes is None or tuple(sizes) == (1, 1):
+        return HOLDS
+    if facts.shape is None:
+        return UNKNOWN
+    height, width = facts.shape[2:4]
+    if height % sizes[0] == 0 and width % sizes[1] == 0:
+        return HOLDS
+    return broken(f"{height}x{width} to {sizes[0]}x{sizes[1]}")
+
+
+EVERYWHERE = (
+    Rule("operands are real numbers", _real_operands),
+    Rule("the weight is a constant", _constant_weights),
+    Rule("the input size is a multiple of the output size, so that all windows are alike", _uniform_windows),
+)
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------------
+
+
+class Checker:
+    """Answers for one march, remembered by everything a rule may look at: a graph of 40,000 nodes has few kinds of nodes.
+
+    `hybrid`: which table decides, see `OpRules.entries`.
+    """
+
+    def __init__(self, spec: MarchSpec, *, hybrid: bool = True, hints: bool = True) -> None:
+        self.spec = spec
+        self.hybrid = hybrid
+        self._hints = hints
+        self._known: dict[tuple[Any, ...], Support] = {}
+        self._others: list[Checker] | None = None
+
+    def check(self, node: Node) -> Support:
+        """Capability: accepted (perhaps on conditions), or every rule that is broken."""
+        facts = Facts(node, four_d=self.spec.four_d)
+        key = self._key(node, facts)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._judge(node, facts)
+        return found
+
+    def _key(self, node: Node, facts: Facts) -> tuple[Any, ...]:
+        operands = tuple(
+            None if value is None else (value.type, value.is_parameter and (True, is_scalar(value))) for value in node.inputs
+        )
+        constants = facts.has_zero_constant if node.op.has(Trait.ELEMENTWISE) else False
+        return (
+            node.op.name, tuple(node.attributes.items()), operands, tuple(value.type for value in node.results),
+            facts.batch if operands else 1, facts.is_tail, facts.keeps_4d, constants, node.request,
+        )  # fmt: skip
+
+    def _judge(self, node: Node, facts: Facts) -> Support:
+        rules = self.spec.rules[node.op.name]
+        if rules.binding.internal and not (rules.binding.torch and not self.hybrid):
+            return Support(True)
+        if rules.binding.never:
+            return Support(False, (self._refusal(Reason(rules.binding.never), node),))
+        entries = rules.entries(facts, hybrid=self.hybrid)
+        if not entries:
+            return Support(False, (self._refusal(Reason(self._no_row(node)), node),))
+        refused: list[Reason] = []
+        conditions: list[Reason] = []
+        for entry in entries:
+            self._judge_entry(entry, node, facts, refused, conditions)
+        if refused:
+            return Support(False, tuple(self._refusal(reason, node) for reason in dict.fromkeys(refused)))
+        return Support(True, tuple(dict.fromkeys(conditions)))
+
+    def _judge_entry(self, entry: Entry, node: Node, facts: Facts, refused: list[Reason], conditions: list[Reason]) -> None:
+        row, asked = entry.row, node.request is not None and node.request.device.value == "bpu"
+        assumed = ", assumed from bernoulli2" if row.assumed else ""
+        on = f" on {self.spec.name}"
+        if not row.on_bpu:
+            refused.append(Reason(f"{_spelling(node, row)} runs on the CPU{on} ({row.table} table{assumed})"))
+            return
+        if row.device == "BPU_OPT_IN" and not asked:
+            hint = f'ask for it with hybrid_dict={{"bpu": {{"op": ["{node.op.name}"]}}}}'
+            refused.append(Reason(f"{_spelling(node, row)} runs on the BPU{on} only on request", hint=hint))
+            return
+        self._judge_dtype(row, node, refused)
+        for rule in (*entry.rules, *EVERYWHERE):
+            outcome = rule.check(facts)
+            if outcome.state is State.BROKEN:
+                refused.append(Reason(f"{rule.statement}{on}{assumed}", outcome.actual, outcome.limit))
+            elif outcome.state is State.UNKNOWN:
+                conditions.append(Reason(f"accepted if {rule.statement}"))
+        if row.device == "BPU_FUSED":
+            conditions.append(Reason("runs fused into the convolution before it, else as an inserted unit convolution"))
+
+    def _judge_dtype(self, row: Row, node: Node, refused: list[Reason]) -> None:
+        wanted = node.request.dtype if node.request is not None and node.request.dtype is not None else DType.INT8
+        allowed = self.dtypes(node)
+        if wanted in allowed:
+            return
+        have = " and ".join(sorted(dtype.value for dtype in allowed)) or "none"
+        refused.append(Reason(f"activations of {have} on {self.spec.name}", wanted.value, have))
+
+    def dtypes(self, node: Node) -> frozenset[DType]:
+        """Activation dtypes that the march can give the node: those of either table, within the march's own."""
+        rules, facts = self.spec.rules[node.op.name], Facts(node, four_d=self.spec.four_d)
+        deciding = rules.entries(facts, hybrid=self.hybrid)
+        rows = [entry.row for entry in deciding] + [entry.row for entry in rules.torch.values() if self.hybrid]
+        words = {word.split()[-1].removeprefix("q").removesuffix(",") for row in rows for word in row.dtypes_in}
+        if not words or "any" in words:
+            return frozenset(self.spec.activation_dtypes)
+        text = " ".join(" ".join(row.dtypes_in) for row in rows)
+        return frozenset(dtype for dtype in self.spec.activation_dtypes if dtype.name.lower() in text)
+
+    def _no_row(self, node: Node) -> str:
+        table = "torch" if not self.hybrid else "op"
+        return f"{node.op.name} is not in {self.spec.name}'s {table} table"
+
+    def _refusal(self, reason: Reason, node: Node) -> Reason:
+        """`reason` with the hint that other marches run the node."""
+        if not self._hints or reason.hint:
+            return reason
+        if self._others is None:
+            from hqc.march.state import all_specs
+
+            others = (spec for spec in all_specs() if spec.name != self.spec.name)
+            self._others = [Checker(spec, hybrid=self.hybrid, hints=False) for spec in others]
+        able = [checker.spec.name for checker in self._others if checker.check(node).accepted]
+        return Reason(reason.rule, reason.actual, reason.limit, able_text(able), reason.step)
+
+
+def able_text(marches: list[str]) -> str:
+    """`bayes runs it`, `bayes and bayes-e run it`, or nothing."""
+    if not marches:
+        return ""
+    listed = marches[0] if len(marches) == 1 else f"{', '.join(marches[:-1])} and {marches[-1]}"
+    return f"{listed} {'runs' if len(marches) == 1 else 'run'} it"
+
+
+def _spelling(node: Node, row: Row) -> str:
+    """The op as the table writes it, and the IR's name where that differs."""
+    name = row.op.rpartition(".")[2]
+    return name if name.lower().replace("_", "") == node.op.name.replace("_", "") else f"{node.op.name} ({name})"
+
+
+def check_node(spec: MarchSpec, node: Node, *, hybrid: bool = True) -> Support:
+    """Capability of `spec` for one node; see `Checker.check`."""
+    return Checker(spec, hybrid=hybrid).check(node)

@@ -1,0 +1,105 @@
+"""The vendor's op tables as data (`data/op_support.csv`): one row says what one march does with one ONNX or torch op.
+
+`bernoulli` has no public table. Its rows are bernoulli2's `BPU` and `BPU_FUSED` rows with their limits, marked `assumed`;
+everything else is on its CPU.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any, Literal
+
+Table = Literal["onnx", "torch"]
+
+BPU_DEVICES = ("BPU", "BPU_FUSED", "BPU_OPT_IN")
+_ASSUMED_FROM = {"bernoulli": "bernoulli2"}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One entry of a row's limits: exactly one of a range, a value, a set of values, or a rule in words."""
+
+    key: str
+    minimum: int | None = None
+    maximum: int | None = None
+    equals: Any = None
+    choices: tuple[Any, ...] = ()
+    words: str = ""
+
+    @classmethod
+    def from_json(cls, key: str, data: Mapping[str, Any]) -> Limit:
+        equals = data.get("eq")
+        if key.endswith("_max"):  # the table writes "at most n" as a key with this suffix and one value
+            return cls(key, maximum=equals)
+        return cls(
+            key,
+            data.get("min"),
+            data.get("max"),
+            tuple(equals) if isinstance(equals, list) else equals,
+            tuple(data.get("in", ())),
+            data.get("rule", ""),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a table says about one op on one march. `device`: BPU, BPU_FUSED, BPU_OPT_IN, CPU, CPU_UNIMPL, UNSUPPORTED,
+    FOLD or REMOVED."""
+
+    table: Table
+    op: str
+    march: str
+    device: str
+    dtypes_in: tuple[str, ...]
+    limits: tuple[Limit, ...]
+    note: str
+    source: str
+    confidence: str
+    assumed: bool = False
+
+    @property
+    def on_bpu(self) -> bool:
+        return self.device in BPU_DEVICES
+
+
+def _limits(text: str) -> tuple[Limit, ...]:
+    data = json.loads(text) if text else {}
+    # Conv of bayes and bayes-e has its limits one level deeper, for 2-D and 3-D; the IR has 2-D convolutions only.
+    data = data.get("conv2d", data)
+    return tuple(Limit.from_json(key, value) for key, value in data.items())
+
+
+@functools.cache
+def _all_rows() -> dict[tuple[str, str, str], Row]:
+    rows: dict[tuple[str, str, str], Row] = {}
+    text = resources.files("hqc.march").joinpath("data/op_support.csv").read_text(encoding="utf-8")
+    for record in csv.DictReader(text.splitlines()):
+        table: Table = "onnx" if record["table"] == "onnx" else "torch"
+        row = Row(
+            table,
+            record["op"],
+            record["march"],
+            record["device"],
+            tuple(filter(None, (word.strip() for word in record["dtypes_in"].split("|")))),
+            _limits(record["limits_json"]),
+            record["note"],
+            record["source"],
+            record["confidence"],
+        )
+        rows[table, row.march, row.op] = row
+    for march, origin in _ASSUMED_FROM.items():
+        for (table_name, row_march, op), row in list(rows.items()):
+            if row_march == origin:
+                device = row.device if row.device in ("BPU", "BPU_FUSED") else "CPU"
+                rows[table_name, march, op] = replace(row, march=march, device=device, assumed=True)
+    return rows
+
+
+def find_row(table: Table, march: str, op: str) -> Row | None:
+    """The row for `op` (an ONNX op name or a torch name), or None where the table has none."""
+    return _all_rows().get((table, march, op))
