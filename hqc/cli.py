@@ -46,7 +46,9 @@ def _escape(text: str) -> str:
 def main(verbose: bool) -> None:
     """hqc compiles PyTorch models for a BPU with CPU fallback: where every op runs, why, and how good it is."""
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.ERROR, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)]
+        level=logging.INFO if verbose else logging.ERROR,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_path=False)],
     )
 
 
@@ -68,10 +70,18 @@ def counted(description: str, total: int | None) -> Iterator[Callable[..., None]
 march_option = click.option("--march", type=click.Choice(MARCHES), required=True, help="Chip family.")
 model_argument = click.argument("model", metavar="FILE.py:NAME")
 input_option = click.option(
-    "--input", "shapes", multiple=True, metavar="N,C,H,W", help="Shape of one input (repeat per input); default: the file's example_inputs."
+    "--input",
+    "shapes",
+    multiple=True,
+    metavar="N,C,H,W",
+    help="Shape of one input (repeat per input); default: the file's example_inputs.",
 )
-cpu_option = click.option("--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module on the CPU by its path (repeatable).")
-bpu_option = click.option("--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for an opt-in operation (repeatable).")
+cpu_option = click.option(
+    "--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module on the CPU by its path (repeatable)."
+)
+bpu_option = click.option(
+    "--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for an opt-in operation (repeatable)."
+)
 
 
 def load_model(spec: str) -> tuple[Any, Any]:
@@ -147,7 +157,7 @@ def calibration_batches(path: str | None, inputs: Any, count: int) -> list[Any]:
     import numpy as np
     import torch
 
-    from hqc.quantization.prepare import as_tuple
+    from hqc.quantization.prepared import as_tuple
 
     example = as_tuple(inputs) or ()
     if path is None:
@@ -184,7 +194,9 @@ def compile_model(
     inputs = example_inputs(shapes, default)
     batches = calibration_batches(calibration, inputs, samples)
     if calibration is None:
-        console.print("[yellow]No --calibration file: scales come from random inputs, good for structure and speed, not for accuracy.[/]")
+        console.print(
+            "[yellow]No --calibration file: scales come from random inputs, good for structure and speed, not for accuracy.[/]"
+        )
     with counted("calibrating", len(batches)) as advance:
         return hqc.compile(
             module, inputs, march=march, calibration_data=batches, hybrid_dict=hybrid_dict(on_cpu, on_bpu), dump_dir=dump_dir,

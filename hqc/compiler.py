@@ -5,9 +5,8 @@ prepare (replay the plan on the FX graph, with observers) -> observe the calibra
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,17 @@ from torch.utils import _pytree as pytree
 
 from hqc.analysis.placement import PlacementReport, placement_report
 from hqc.backends import bpu
-from hqc.errors import CalibrationError, InputError, ShapeError
+from hqc.errors import InputError, ShapeError
 from hqc.ir import Graph
 from hqc.march import March, get_spec
 from hqc.passes.base import Remark
+from hqc.quantization.calibrate import Progress, as_float32, calibrate
 from hqc.quantization.deploy import Deployment, as_numpy, deploy
-from hqc.quantization.prepare import as_tuple, prepare
-from hqc.quantization.prepared import ObservedGraphModule
+from hqc.quantization.prepare import prepare
+from hqc.quantization.prepared import ObservedGraphModule, as_tuple
 from hqc.quantization.qconfig import get_default_qconfig
-from hqc.quantization.state import FakeQuantState, set_fake_quantize
 
-logger = logging.getLogger("hqc")
 Array = npt.NDArray[Any]
-Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass
@@ -154,7 +151,7 @@ def compile(
     hybrid: bool = True,
     optimize_graph: bool = True,
     dump_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
 ) -> Compiled:
     """Quantize a float model after training and compile it for a march.
 
@@ -162,13 +159,14 @@ def compile(
     shapes. `march`: `bernoulli`, `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array or a
     tuple of positional inputs; at least one, all finite. `hybrid_dict`: operations to place (see docs/placement.md).
     `qconfig_dict`: observers per module as for prepare_qat_fx; default: min-max. `optimize_graph`: members of a shared-scale
-    group share one observer. `dump_dir`: write the IR after every pass there. `progress(done, total)` is called per batch.
+    group share one observer. `dump_dir`: write the IR after every pass there. `progress`: True for a progress bar, or a
+    callable that gets `(batches done, total)`.
     """
     spec = get_spec(march)
     inputs = as_tuple(example_inputs)
     if not inputs:
         raise InputError("hqc.compile needs example_inputs: a tensor or a tuple of tensors")
-    inputs = tuple(pytree.tree_map(_tensor, list(inputs)))
+    inputs = tuple(pytree.tree_map(as_float32, list(inputs)))
     prepared = prepare(
         model,
         dict(qconfig_dict) if qconfig_dict else {"": get_default_qconfig()},
@@ -185,44 +183,3 @@ def compile(
     deployment = deploy(prepared, inputs, dump_dir=None if dump_dir is None else Path(dump_dir) / "deploy")
     deployment.remarks[:0] = prepared.preparation.remarks
     return Compiled(prepared, deployment, spec.name, None if dump_dir is None else Path(dump_dir))
-
-
-def calibrate(prepared: ObservedGraphModule, data: Iterable[Any], *, progress: Progress | None = None) -> None:
-    """Observe `data` (batches) and leave the model with fixed scales, fake quants on.
-
-    `CalibrationError` for no data, a batch that is not finite, or one the model cannot take.
-    """
-    if isinstance(data, (torch.Tensor, np.ndarray)):
-        data = [data]
-    total = len(data) if hasattr(data, "__len__") else None
-    set_fake_quantize(prepared, FakeQuantState.CALIBRATION)
-    count = 0
-    with torch.no_grad():
-        for count, batch in enumerate(data, start=1):
-            args = as_tuple(batch)
-            tensors = pytree.tree_map(_tensor, list(args or ()))
-            for leaf in pytree.tree_leaves(tensors):
-                if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
-                    raise CalibrationError(f"calibration batch {count} holds NaN or infinite values; clean the data")
-                if isinstance(leaf, torch.Tensor) and leaf.numel() == 0:
-                    raise CalibrationError(f"calibration batch {count} is empty (shape {list(leaf.shape)})")
-            try:
-                prepared(*tensors)
-            except (RuntimeError, TypeError) as error:
-                shapes = [list(leaf.shape) for leaf in pytree.tree_leaves(tensors) if isinstance(leaf, torch.Tensor)]
-                reason = str(error).splitlines()[0]
-                raise CalibrationError(f"calibration batch {count} with shapes {shapes} does not fit the model: {reason}") from error
-            if progress is not None:
-                progress(count, total)
-    if count == 0:
-        raise CalibrationError("calibration_data is empty; give at least one batch of real inputs")
-    set_fake_quantize(prepared, FakeQuantState.VALIDATION)
-
-
-def _tensor(value: Any) -> Any:
-    """float32 for floating arrays, tensors as they are, anything else unchanged."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32 if value.dtype.kind == "f" else value.dtype))
-    if isinstance(value, torch.Tensor) and value.dtype in (torch.float64, torch.float16, torch.bfloat16):
-        return value.float()
-    return value

@@ -77,7 +77,9 @@ def load_digits(fold: int = 0, folds: int = 5) -> Digits:
     return Digits(images[~held_out], labels[~held_out], images[held_out], labels[held_out])
 
 
-def train(model: nn.Module, digits: Digits, *, epochs: int = 15, rate: float = 0.05, seed: int = 0, progress: Any = None) -> None:
+def train(
+    model: nn.Module, digits: Digits, *, epochs: int = 15, rate: float = 0.05, seed: int = 0, progress: Any = None
+) -> None:
     """Train in place with SGD and a cosine schedule; deterministic. `progress(epoch)` is called after each epoch."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate, momentum=0.9, weight_decay=5e-4)

@@ -36,13 +36,22 @@ def run_demo(console: Console, march: str, out: Path) -> None:
     console.print(compiled.placement.summary(), highlight=False, markup=False)
     _accuracy(console, model, compiled, digits)
     _export(console, compiled, digits, out)
-    console.print(f"\nThe IR after every pass, with diffs: [bold]{out}/dumps/deploy[/] (and [bold]prepare[/]); open the last .hqc file.")
-    console.print(f"Done in {time.perf_counter() - start:.0f} s. Next: [bold]hqc explain FILE.py:NAME --input 1,3,224,224[/] on your own model.")
+    console.print(
+        f"\nThe IR after every pass, with diffs: [bold]{out}/dumps/deploy[/] (and [bold]prepare[/]); open the last .hqc file."
+    )
+    console.print(
+        f"Done in {time.perf_counter() - start:.0f} s. Next: [bold]hqc explain FILE.py:NAME --input 1,3,224,224[/] on your own model."
+    )
 
 
 def _bar(console: Console, description: str, total: int, work: Callable[[Callable[..., None]], object]) -> object:
     with Progress(
-        TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=not console.is_terminal
+        TextColumn(description),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=not console.is_terminal,
     ) as progress:
         task = progress.add_task(description, total=total)
         return work(lambda *_: progress.advance(task))
@@ -51,7 +60,10 @@ def _bar(console: Console, description: str, total: int, work: Callable[[Callabl
 def _train(console: Console, digits: Digits) -> DigitsNet:
     count = len(digits.train_y)
     model = _bar(
-        console, f"training on {count} images (epochs)", EPOCHS, lambda tick: trained_network(digits, epochs=EPOCHS, progress=tick)
+        console,
+        f"training on {count} images (epochs)",
+        EPOCHS,
+        lambda tick: trained_network(digits, epochs=EPOCHS, progress=tick),
     )
     assert isinstance(model, DigitsNet)
     return model

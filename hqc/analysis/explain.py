@@ -15,7 +15,7 @@ from hqc.march import all_specs, get_spec
 from hqc.passes.base import PassContext
 from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
-from hqc.quantization.prepare import as_tuple
+from hqc.quantization.prepared import as_tuple
 
 
 def planned_graph(model: nn.Module, example_inputs: Any, march: str, hybrid_dict: Mapping[str, Any] | None = None) -> Graph:

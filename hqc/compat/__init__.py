@@ -23,7 +23,9 @@ REFERENCE = "horizon_plugin_pytorch"
 class _Alias(MetaPathFinder, Loader):
     """Finds `horizon_plugin_pytorch.x` by importing `hqc.x`; both names are one module object."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != REFERENCE and not fullname.startswith(REFERENCE + "."):
             return None
         ours = "hqc" + fullname.removeprefix(REFERENCE)

@@ -7,6 +7,7 @@ from typing import Any
 
 _EXPORTS = {
     "prepare": ("prepare_calibration_fx", "prepare_qat_fx"),
+    "calibrate": ("calibrate",),
     "convert": ("convert_fx",),
     "fuse": ("fuse_fx",),
     "state": ("FakeQuantState", "fake_quantize_state", "set_fake_quantize"),
@@ -43,7 +44,7 @@ _EXPORTS = {
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,9 @@ def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None
     """
     state = {key: value for key, value in source.state_dict().items() if "fake_quant" not in key and "post_process" not in key}
     own = target.state_dict()
-    target.load_state_dict({key: value for key, value in state.items() if key in own and own[key].shape == value.shape}, strict=False)
+    target.load_state_dict(
+        {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}, strict=False
+    )
     scales = {_key(name): fake_quant for name, fake_quant in fake_quants(source)}
     for name, fake_quant in fake_quants(target):
         calibrated = scales.get(_key(name))

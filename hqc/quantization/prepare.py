@@ -26,6 +26,7 @@ from hqc.quantization.prepared import (
     ObservedGraphModule,
     Preparation,
     PrepareOptions,
+    as_tuple,
     from_meta,
     keep_module_tree,
     record_and_check_inputs,
@@ -96,13 +97,6 @@ def prepare_calibration_fx(
     )
 
 
-def as_tuple(inputs: Any) -> tuple[Any, ...] | None:
-    """Example inputs as the positional arguments of forward."""
-    if inputs is None:
-        return None
-    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-
-
 def plan_graph(
     lowered: LoweredModel, options: PrepareOptions, *, high_precision: frozenset[str] | None = None, dump_dir: Any = None
 ) -> tuple[Graph, list[Remark]]:
@@ -117,7 +111,10 @@ def plan_graph(
 
 
 def plan_for(
-    float_model: nn.Module, example_inputs: tuple[Any, ...] | None, options: PrepareOptions, high_precision: frozenset[str] | None
+    float_model: nn.Module,
+    example_inputs: tuple[Any, ...] | None,
+    options: PrepareOptions,
+    high_precision: frozenset[str] | None,
 ) -> Plan:
     """The placement of a float model, from nothing but the model, shapes and options."""
     graph, _ = plan_graph(lower_graph_module(trace(float_model), example_inputs), options, high_precision=high_precision)
@@ -207,7 +204,9 @@ class QConfigs:
 def _check_custom_config(custom: Mapping[str, Any] | None, model: nn.Module) -> None:
     unknown = sorted(set(custom or {}) - set(CUSTOM_CONFIG_KEYS))
     if unknown:
-        raise InputError(f"prepare_custom_config_dict has unknown keys {', '.join(unknown)}; known: {', '.join(CUSTOM_CONFIG_KEYS)}")
+        raise InputError(
+            f"prepare_custom_config_dict has unknown keys {', '.join(unknown)}; known: {', '.join(CUSTOM_CONFIG_KEYS)}"
+        )
     for name in (custom or {}).get("preserved_attributes", ()):
         if not hasattr(model, name):
             raise InputError(f"preserved_attributes names {name}, which the model does not have")

@@ -44,6 +44,13 @@ class Preparation:
     remarks: list[Remark] = field(default_factory=list)
 
 
+def as_tuple(inputs: Any) -> tuple[Any, ...] | None:
+    """Example inputs as the positional arguments of forward."""
+    if inputs is None:
+        return None
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
 def to_meta(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The structure of `inputs` with every tensor replaced by an empty one on the meta device: shapes and dtypes only."""
     return tuple(
@@ -54,7 +61,9 @@ def to_meta(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 def from_meta(inputs: tuple[Any, ...], device: torch.device | str = "cpu") -> tuple[Any, ...]:
     """Zero tensors of the shapes and dtypes of `inputs`."""
     return tuple(
-        pytree.tree_map(lambda x: torch.zeros(x.shape, dtype=x.dtype, device=device) if isinstance(x, torch.Tensor) else x, list(inputs))
+        pytree.tree_map(
+            lambda x: torch.zeros(x.shape, dtype=x.dtype, device=device) if isinstance(x, torch.Tensor) else x, list(inputs)
+        )
     )
 
 

@@ -26,8 +26,8 @@ from hqc.quantization.observers import (
     MSEObserver,
     NoopObserver,
     ObserverBase,
-    PerChannelMinMaxObserver,
     PercentileObserver,
+    PerChannelMinMaxObserver,
 )
 
 

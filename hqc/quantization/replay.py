@@ -16,8 +16,8 @@ from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
 from hqc.nn.qat.mapping import qat_module, qat_stub
-from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, make_fake_quant
 from hqc.passes.support_context import ends_bpu_segment
+from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, make_fake_quant
 from hqc.quantization.qconfig import QConfig
 
 QConfigOf = Callable[[fx.Node], "QConfig | None"]
@@ -100,7 +100,9 @@ class Replay:
         value = node.results[-1]
         fx_node = self.node_of.get(value.name)
         if fx_node is None:
-            raise LoweringError(f"{value.name} [{node.loc}] is a step inside one operation and cannot carry a fake quant of its own")
+            raise LoweringError(
+                f"{value.name} [{node.loc}] is a step inside one operation and cannot carry a fake quant of its own"
+            )
         for result in node.results:
             target = self.node_of[result.name]
             fake_quant = self._fake_quant(self._qconfig(fx_node, node), result, fx_node, node)
@@ -121,7 +123,11 @@ class Replay:
     def _conv_module_node(self, node: Node) -> fx.Node | None:
         for name in node.origin:
             fx_node = self.fx_nodes.get(name)
-            if fx_node is not None and fx_node.op == "call_module" and qat_module.accepts(self.root.get_submodule(str(fx_node.target))):
+            if (
+                fx_node is not None
+                and fx_node.op == "call_module"
+                and qat_module.accepts(self.root.get_submodule(str(fx_node.target)))
+            ):
                 return fx_node
         return None
 

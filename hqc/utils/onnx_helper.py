@@ -20,8 +20,7 @@ from hqc.backends import onnx
 from hqc.errors import ExportError, InputError
 from hqc.quantization.convert import QuantizedGraphModule
 from hqc.quantization.deploy import as_numpy, deploy
-from hqc.quantization.prepare import as_tuple
-from hqc.quantization.prepared import ObservedGraphModule, to_meta
+from hqc.quantization.prepared import ObservedGraphModule, as_tuple, to_meta
 from hqc.quantization.replay import fake_quants
 from hqc.quantization.state import FakeQuantState, set_fake_quantize
 

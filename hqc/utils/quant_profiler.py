@@ -26,7 +26,9 @@ def check_deploy_device(
     table is written into `out_dir` (default: the current folder). `InputError` for another kind of model or an unusable folder.
     """
     if not isinstance(model, ObservedGraphModule):
-        raise InputError(f"check_deploy_device takes a model from prepare_qat_fx or prepare_calibration_fx, got {type(model).__name__}")
+        raise InputError(
+            f"check_deploy_device takes a model from prepare_qat_fx or prepare_calibration_fx, got {type(model).__name__}"
+        )
     result = {name: (device, kind) for name, device, kind in _rows(model)}
     text = tabulate([(name, *entry) for name, entry in result.items()])
     if print_tabulate:
@@ -68,4 +70,7 @@ def tabulate(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns padded to their widest cell (headers with two blanks to spare), a dashed line under the header."""
     widths = [max([len(title) + 2, *(len(row[i]) for row in rows)]) for i, title in enumerate(HEADER)]
     lines = [HEADER, tuple("-" * width for width in widths), *rows]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines) + "\n"
+    return (
+        "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+        + "\n"
+    )

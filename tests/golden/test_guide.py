@@ -69,7 +69,9 @@ def test_calibration_model_prints_as_in_the_guide_before_data(script: dict[str, 
     from hqc.quantization import get_default_calib_qconfig, prepare_calibration_fx
 
     dictionary = {**HYBRID_DICT, "module_type": [script["_SeluModule"]]}
-    model = prepare_calibration_fx(script["HybridModel"](), {"": get_default_calib_qconfig()}, hybrid=True, hybrid_dict=dictionary)
+    model = prepare_calibration_fx(
+        script["HybridModel"](), {"": get_default_calib_qconfig()}, hybrid=True, hybrid_dict=dictionary
+    )
     assert printed(model) == normalized((HERE / "guide_calibration_model.txt").read_text(encoding="utf-8"))
 
 
@@ -117,7 +119,9 @@ class _AddModel(nn.Module):
         return self.dequant(self.selu(x))
 
 
-def test_deploy_device_table_is_the_golden_one(script: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deploy_device_table_is_the_golden_one(
+    script: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     set_march(March.BAYES)
     dictionary = {**HYBRID_DICT, "module_type": [script["_SeluModule"]]}
     model = prepare_qat_fx(
