@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from hqc.backends.onnx.registry import get_emitter
 from hqc.errors import ExportError
 from hqc.ir import DType, Node, TensorType, Value
-from onnx import TensorProto, helper, numpy_helper
 
 OPSET_VERSION = 11
 IR_VERSION = 6  # what onnx 1.6 wrote with opset 11
@@ -61,6 +61,7 @@ class Builder:
         self.functions: dict[str, onnx.FunctionProto] = {}
         self.domains: dict[str, int] = {"": OPSET_VERSION}
         self._names: dict[int, str] = {}
+        self._renamed: dict[int, str] = {}
         self._taken: set[str] = set()
         self._node_names: set[str] = set()
         self._scope = name
@@ -175,41 +176,39 @@ class Builder:
         self.types[name] = type
         return name
 
-    def emit_node(self, node: Node) -> None:
-        """Run the node's emitter and give its results the IR values' names."""
-        self._scope = node.name
+    def enter(self, item: Node | Value) -> None:
+        """Name what follows after this node or value."""
+        self._scope = item.name
+
+    def rename(self, value: Value, name: str) -> None:
+        """Call `value` by another name than the IR's; before its producer is emitted."""
+        self._renamed[id(value)] = name
+
+    def emit_node(self, node: Node, finish: Callable[[str], str] | None = None) -> None:
+        """Run the node's emitter and give its results the IR values' names; `finish` may add to a single result."""
+        self.enter(node)
         for value in node.results:
             static_shape(value)
         first = len(self.nodes)
-        try:
-            returned = get_emitter(node)(node, self)
-        except ExportError:
-            raise
+        returned = get_emitter(node)(node, self)
         names = [returned] if isinstance(returned, str) else returned
+        if finish is not None and len(names) == 1:
+            names = [finish(names[0])]
         assert len(names) == len(node.results), f"the emitter of {node.op.name} returned {len(names)} names"
         for value, name in zip(node.results, names, strict=True):
             self._name_result(value, name, first)
         self._name_node(node, first)
 
-    def result_name(self, value: Value) -> str:
-        """The ONNX name the value's own producer writes (subclass hook: outputs may have user-visible names)."""
-        return value.name
+    def _result_name(self, value: Value) -> str:
+        return self._renamed.get(id(value), value.name)
 
     def _name_result(self, value: Value, name: str, first: int) -> None:
-        wanted = self.result_name(value)
+        wanted = self._result_name(value)
         produced = any(name in node.output for node in self.nodes[first:])
         already = any(name == self._names.get(id(other)) for other in value.producer.results) if value.producer else False
         if not produced or already:
             name = self("Identity", name)
-        for node in self.nodes[first:]:
-            for index, item in enumerate(node.input):
-                if item == name:
-                    node.input[index] = wanted
-            for index, item in enumerate(node.output):
-                if item == name:
-                    node.output[index] = wanted
-        if name in self.types:
-            del self.types[name]
+        self._replace(self.nodes[first:], name, wanted)
         self._taken.discard(name)
         self._taken.add(wanted)
         self.types[wanted] = value.type
@@ -217,7 +216,7 @@ class Builder:
 
     def _name_node(self, node: Node, first: int) -> None:
         """The node that writes the IR node's first result carries the IR node's name."""
-        wanted = self.result_name(node.results[0])
+        wanted = self._result_name(node.results[0])
         for proto in self.nodes[first:]:
             if wanted in proto.output:
                 proto.name = node.name
@@ -236,13 +235,29 @@ class Builder:
         return name
 
     def add_output(self, source: str, name: str, type: TensorType) -> None:
-        """Declare the graph output `name`, whose value is `source`; an Identity when the two names differ."""
+        """Declare the graph output `name`, whose value is `source`.
+
+        The value is renamed where that is possible, else (inputs, constants, values returned twice) copied.
+        """
+        computed = any(source in node.output for node in self.nodes)
         if source != name:
-            self._scope = name
-            self._taken.add(name)
-            self.nodes.append(helper.make_node("Identity", [source], [name], name=f"{name}/Identity"))
+            if computed and all(info.name != source for info in self.outputs):
+                self._replace(self.nodes, source, name)
+                self._names.update({key: name for key, item in self._names.items() if item == source})
+            else:
+                self.nodes.append(helper.make_node("Identity", [source], [name], name=self.unique(f"{name}/Identity")))
+        self._taken.add(name)
         self.types[name] = type
         self.outputs.append(value_info(name, type))
+
+    def _replace(self, nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
+        """Call the value `old` by the name `new` in `nodes`."""
+        for node in nodes:
+            for names in (node.input, node.output):
+                for index, item in enumerate(names):
+                    if item == old:
+                        names[index] = new
+        self.types.pop(old, None)
 
     # --- assembly ------------------------------------------------------------------------------------------------
 

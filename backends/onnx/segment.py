@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx
+
 from hqc.backends.onnx.builder import Builder
 from hqc.ir import Node, Value
 

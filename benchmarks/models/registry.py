@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-_MODULES = ("resnet", "mobilenet")
+_MODULES = ("resnet", "mobilenet", "yolo", "repvgg", "lanes", "small")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from types import FunctionType
 from hqc.frontend.locations import is_user_file
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def training_branches(cls: type) -> tuple[str, ...]:
     """`file.py:line` of every `if`, `while` or conditional expression in `cls` that tests `self.training`.
 

@@ -21,8 +21,9 @@ Progress = Callable[[int, "int | None"], None]
 def calibrate(prepared: nn.Module, data: Iterable[Any], *, progress: Progress | bool = False) -> None:
     """Observe `data` (batches) and leave the model with fixed scales, fake quants on.
 
-    `progress`: True shows a progress bar; a callable gets `(batches done, total or None)`. The module's train/eval mode is not
-    touched: call `eval()` before when the model has batch norm or dropout. `CalibrationError` for no data, a batch that is not finite, or one the model cannot take.
+    `progress`: True shows a progress bar; a callable gets `(batches done, total or None)`. The train/eval mode is not touched:
+    call `eval()` before when the model has batch norm or dropout. `CalibrationError` for no data, a batch that is not finite, or
+    one that the model cannot take.
     """
     if isinstance(data, (torch.Tensor, np.ndarray)):
         data = [data]

@@ -53,18 +53,12 @@ def as_tuple(inputs: Any) -> tuple[Any, ...] | None:
 
 def to_meta(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The structure of `inputs` with every tensor replaced by an empty one on the meta device: shapes and dtypes only."""
-    return tuple(
-        pytree.tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, torch.Tensor) else x, list(inputs))
-    )
+    return tuple(pytree.tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="meta"), list(inputs)))
 
 
 def from_meta(inputs: tuple[Any, ...], device: torch.device | str = "cpu") -> tuple[Any, ...]:
     """Zero tensors of the shapes and dtypes of `inputs`."""
-    return tuple(
-        pytree.tree_map(
-            lambda x: torch.zeros(x.shape, dtype=x.dtype, device=device) if isinstance(x, torch.Tensor) else x, list(inputs)
-        )
-    )
+    return tuple(pytree.tree_map_only(torch.Tensor, lambda x: torch.zeros(x.shape, dtype=x.dtype, device=device), list(inputs)))
 
 
 class ObservedGraphModule(fx.GraphModule):

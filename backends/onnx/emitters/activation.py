@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hqc.backends.onnx.builder import Builder
-from hqc.backends.onnx.emitters._operands import cast_to, compute_type, operand_shape, operand_type, type_of
+from hqc.backends.onnx.emitters._operands import cast_to, compute_type, operand_shape, type_of
 from hqc.backends.onnx.registry import emitter
 from hqc.ir import DType, Node
 from hqc.ir.ops.activation import SELU_ALPHA, SELU_SCALE
@@ -53,7 +53,7 @@ def clamp(node: Node, b: Builder) -> str:
 def prelu(node: Node, b: Builder) -> str:
     """PRelu broadcasts its slope like NumPy, so `[C]` becomes `[C, 1, ...]`."""
     x, slope = b.operand(node, 0), b.operand(node, 1)
-    rank, slopes = len(operand_shape(node)), operand_type(node, 1).size
+    rank, slopes = len(operand_shape(node)), math.prod(operand_shape(node, 1))
     if slopes != 1 and rank > 2:
         shape = [slopes] + [1] * (rank - 2)
         slope = b.transformed(slope, lambda array: array.reshape(shape), "slope") or b("Reshape", slope, b.ints(shape))
