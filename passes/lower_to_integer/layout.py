@@ -1,0 +1,74 @@
+"""Ops that move or select elements: integers pass through them. docs/arithmetic.md sections 5, 7 and 8."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hqc import arithmetic
+from hqc.ir import DType, Node, QuantParams
+from hqc.march.spec import MarchSpec
+from hqc.passes.conv_scales import tensor_scale
+from hqc.passes.lower_to_integer.context import Lowering
+from hqc.passes.lower_to_integer.registry import lowers
+
+RESIZE_TOLERANCE = 0.125
+"""Largest distance, in input pixels, between fixed-point and real coordinates that goes without a remark."""
+
+
+def operand_grid(low: Lowering, node: Node) -> QuantParams:
+    """The grid a scale-keeping node works on: its result's; a high-precision value stays on its own per-channel grid."""
+    quant = low.quant(node.results[0])
+    return low.quant(node.operands[0]) if quant.dtype is DType.INT32 else quant
+
+
+@lowers(
+    "reshape", "transpose", "slice", "split", "pixel_shuffle", "pixel_unshuffle", "expand", "tile", "gather",
+    "max_pool2d", "adaptive_max_pool2d", "reduce_max", "reduce_min",
+)  # fmt: skip
+def move(node: Node, low: Lowering) -> None:
+    """The same op on integers."""
+    x, *rest = node.inputs
+    assert x is not None
+    if not node.results[0].type.dtype.is_float:
+        low.keep(node.inputs)
+        return
+    low.keep([low.on_grid(x, operand_grid(low, node)), *rest])
+
+
+@lowers("pad")
+def pad(node: Node, low: Lowering) -> None:
+    """Pad with the quantized value."""
+    quant = low.result_quant
+    value = arithmetic.quantize(np.float32(node.attributes["value"]), quant.scale, quant.dtype.bits, low.march.rounding)
+    low.keep([low.on_grid(node.operands[0], quant)], {"value": float(value)})
+
+
+def _coarsest(node: Node, march: MarchSpec) -> float:
+    return max((tensor_scale(value, node) for value in node.data_operands), default=0.0)
+
+
+@lowers("cat", accumulator_scale=_coarsest)
+def cat(node: Node, low: Lowering) -> None:
+    """Every operand on the result's grid."""
+    low.keep([low.on_grid(value, low.result_quant) for value in node.operands])
+
+
+@lowers("resize2d")
+def resize2d(node: Node, low: Lowering) -> None:
+    """Fixed-point coordinates with the march's number of fraction bits."""
+    mode, align = node.attributes["mode"], node.attributes["align_corners"]
+    if mode not in ("nearest", "bilinear"):
+        raise low.refuse(f"the BPU resizes nearest or bilinear, not {mode}; let it run on the CPU")
+    x = low.on_grid(node.operands[0], low.result_quant)
+    size_in, size_out = low.shape(x)[2:], low.shape(node.result)[2:]
+    bits = low.march.resize_fraction_bits
+    error = max(
+        arithmetic.resize_error(a, b, fraction_bits=bits, mode=mode, align_corners=align)
+        for a, b in zip(size_in, size_out, strict=True)
+    )
+    if error > RESIZE_TOLERANCE:
+        low.remark(
+            f"resizing {size_in[0]}x{size_in[1]} to {size_out[0]}x{size_out[1]} with {bits} fraction bits is off by up to "
+            f"{error:.3g} pixels; results differ from floating point by more than rounding"
+        )
+    low.become("int_resize2d", [x], {"size": size_out, "mode": mode, "align_corners": align, "fraction_bits": bits})

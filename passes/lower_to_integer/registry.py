@@ -1,0 +1,65 @@
+"""The registry of integer lowerings: how each float op becomes integer ops, by op name or, for table ops, by trait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hqc.ir import Node, OpDef, QuantParams, Trait
+from hqc.march.spec import MarchSpec
+
+if TYPE_CHECKING:
+    from hqc.passes.lower_to_integer.context import Lowering
+
+LowerFunction = Callable[[Node, "Lowering"], None]
+AccumulatorScale = Callable[[Node, MarchSpec], float]
+ResultQuant = Callable[[Node, MarchSpec], "QuantParams | None"]
+
+
+@dataclass(frozen=True)
+class IntegerLowering:
+    """How one op becomes integer ops.
+
+    `lower` changes the node in place (`Lowering.become`), inserting helper nodes before it. `accumulator_scale`: scale of the
+    number that is requantized to the result, for ops that requantize; where hardware only shifts right it is a lower bound of
+    the result's scale. `result_quant`: quantization of a result that was not observed, for ops that can tell.
+    """
+
+    lower: LowerFunction
+    accumulator_scale: AccumulatorScale | None = None
+    result_quant: ResultQuant | None = None
+
+
+_BY_NAME: dict[str, IntegerLowering] = {}
+_BY_TRAIT: dict[Trait, IntegerLowering] = {}
+
+
+def lowers(
+    *ops: str | Trait,
+    accumulator_scale: AccumulatorScale | None = None,
+    result_quant: ResultQuant | None = None,
+) -> Callable[[LowerFunction], LowerFunction]:
+    """Register a function as the integer lowering of ops, or of every op with a trait that has none of its own."""
+
+    def register(function: LowerFunction) -> LowerFunction:
+        entry = IntegerLowering(function, accumulator_scale, result_quant)
+        for op in ops:
+            if isinstance(op, Trait):
+                _BY_TRAIT[op] = entry
+            elif op in _BY_NAME:
+                raise ValueError(f"{op} has two integer lowerings")
+            else:
+                _BY_NAME[op] = entry
+        return function
+
+    return register
+
+
+def lowering_of(op: OpDef) -> IntegerLowering | None:
+    """The integer lowering of an op, or None when the integer stage cannot express it."""
+    import hqc.passes.lower_to_integer.families  # noqa: F401  (registers every family)
+
+    if op.name in _BY_NAME:
+        return _BY_NAME[op.name]
+    return next((entry for trait, entry in _BY_TRAIT.items() if op.has(trait)), None)
