@@ -23,8 +23,8 @@ from hqc.quantization.observers import (
     MSEObserver,
     NoopObserver,
     ObserverBase,
-    PerChannelMinMaxObserver,
     PercentileObserver,
+    PerChannelMinMaxObserver,
 )
 
 HISTOGRAMS = [PercentileObserver, KLObserver, MSEObserver, MixObserver, CalibObserver]
