@@ -1,0 +1,139 @@
+"""Decide for every node whether the BPU runs it, with reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hqc.errors import OverrideError, SupportError
+from hqc.ir import Device, Graph, Node, Reason, Support
+from hqc.march.rules import Checker
+from hqc.passes.base import Pass, PassContext, PassResult, Remark
+from hqc.passes.plan import describe
+from hqc.passes.registry import register_pass
+from hqc.passes.support_context import (
+    ABSORBED,
+    Placement,
+    float_regions,
+    is_nhwc_head,
+    is_stub,
+    tail_reason,
+)
+from hqc.passes.unfuse import is_fused, unfuse
+
+
+@register_pass
+@dataclass(frozen=True)
+class AnalyzeSupport(Pass):
+    """Write `support` onto every node but boundaries: accepted, or every reason why not.
+
+    Step *capability*: the march's rule table, shapes and dtypes, node by node. Step *context*: what the neighbours say
+    (`support_context`). Step *override*: the user's wishes come first; `cpu` always holds, `bpu` is an error where the march
+    cannot. A fused node whose convolution is refused is taken apart, and so is one whose activation the tail rule splits off.
+
+    With `hybrid=False` in the context the torch table decides alone, and `SupportError` lists everything that it refuses.
+    """
+
+    name: ClassVar[str] = "analyze-support"
+    establishes: ClassVar[str] = "supported"
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Linear in the number of nodes; repeated runs change nothing."""
+        before = {node: node.support for node in graph.nodes}
+        checker = Checker(context.march, hybrid=context.hybrid)
+        placement = Placement(graph, context.march, context.high_precision)
+        placement.float_region = float_regions(graph)
+        remarks = list(self._capability(graph, checker, placement, context))
+        if context.hybrid:
+            placement.settle()
+            remarks += self._split_tails(graph, placement)
+        else:
+            _require_all(placement)
+        changed = False
+        for node in graph.nodes:
+            node.support = placement.support.get(node)
+            changed |= node not in before or before[node] != node.support
+        graph.march = context.march.name
+        if graph.stage == "lowered":
+            graph.stage, changed = "supported", True
+        return PassResult(changed, tuple(remarks))
+
+    def _capability(self, graph: Graph, checker: Checker, placement: Placement, context: PassContext) -> list[Remark]:
+        remarks = []
+        impossible: list[str] = []
+        for node in graph.nodes:
+            if is_stub(node):
+                continue
+            verdict = _judge(node, checker, placement, context)
+            members = [node]
+            if not verdict.accepted and context.hybrid and is_fused(node) and not _wants(node, Device.CPU):
+                members = unfuse(graph, node) or members
+                if len(members) > 1:
+                    names = ", ".join(member.name for member in members)
+                    remarks.append(self.remark(f"taken apart into {names}: {verdict.reasons[0]}", members[-1]))
+            for member in members:
+                support = verdict if len(members) == 1 else _judge(member, checker, placement, context)
+                placement.support[member] = support
+                if not support.accepted and _wants(member, Device.BPU):
+                    reasons = "; ".join(map(str, support.reasons))
+                    assert member.request is not None
+                    impossible.append(f"{describe(member)} cannot run on the BPU as {member.request.source} asks: {reasons}")
+        if impossible:
+            raise OverrideError("; ".join(impossible))
+        return remarks
+
+    def _split_tails(self, graph: Graph, placement: Placement) -> list[Remark]:
+        """The tail rule for activations inside a convolution."""
+        remarks = []
+        for node, support in list(placement.support.items()):
+            if not support.accepted or not is_fused(node) or node.attributes["activation"] == "none":
+                continue
+            if _wants(node, Device.BPU) or not placement.is_high_precision(node) or not placement.ends_bpu_run(node):
+                continue
+            members = unfuse(graph, node, activation_only=True)
+            if members is None:
+                continue
+            conv, activation = members
+            reason = tail_reason(placement, conv.name)
+            del placement.support[node]
+            placement.support[conv] = support
+            placement.support[activation] = Support(False, (reason,))
+            remarks.append(self.remark(str(reason), activation))
+        return remarks
+
+
+def _wants(node: Node, device: Device) -> bool:
+    return node.request is not None and node.request.device is device
+
+
+def _judge(node: Node, checker: Checker, placement: Placement, context: PassContext) -> Support:
+    """Capability and the user's wish for one node."""
+    if _wants(node, Device.CPU):
+        assert node.request is not None
+        return Support(False, (Reason("placed on the CPU by request", node.request.source, step="override"),))
+    verdict = checker.check(node)
+    if context.hybrid and is_nhwc_head(placement, node):
+        return Support(True, (ABSORBED,))
+    if verdict.accepted and _wants(node, Device.BPU):
+        assert node.request is not None
+        asked = Reason("placed on the BPU by request", node.request.source, step="override")
+        return Support(True, (*verdict.reasons, asked))
+    return verdict
+
+
+def _require_all(placement: Placement) -> None:
+    """`SupportError` that lists every refused node that is not outside the user's stubs; those outside go to the CPU."""
+    refused = []
+    for node, support in placement.support.items():
+        where = placement.float_region.get(node)
+        if where is not None:
+            rule = "operations before a QuantStub or behind a DeQuantStub are float"
+            placement.support[node] = Support(False, (Reason(rule, where, step="context"),))
+        elif not support.accepted:
+            refused.append(f"  {describe(node)} ({node.op.name}): {'; '.join(map(str, support.reasons))}")
+    if refused:
+        count = f"{len(refused)} operation{'s' if len(refused) > 1 else ''}"
+        raise SupportError(
+            f"{count} cannot run on the BPU of {placement.spec.name}; pass hybrid=True to run them on the CPU:\n"
+            + "\n".join(refused)
+        )

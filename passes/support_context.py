@@ -1,0 +1,331 @@
+"""The context step of the support analysis: what a node's neighbours say about where it runs.
+
+Every rule is a function of one node and the current placement that returns the `Reason` to leave the BPU, or None. Rules only
+ever take nodes off the BPU, and more nodes on the CPU never make a rule hold its peace, so the order of evaluation does not
+matter: a worklist visits a node again whenever a neighbour has left, which is linear in the size of the graph.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from hqc.ir import Graph, Node, Reason, Support, Trait, Value
+from hqc.march.facts import Facts, is_constant_product, kept_4d_source
+from hqc.march.predicates import State
+from hqc.march.spec import MarchSpec
+
+NHWC = (0, 2, 3, 1)
+Rule = Callable[["Placement", Node], "Reason | None"]
+RULES: list[Rule] = []
+
+
+def context_rule(rule: Rule) -> Rule:
+    """Register a rule; its docstring's first sentence is the statement in documentation."""
+    RULES.append(rule)
+    return rule
+
+
+def _reason(rule: str, actual: str = "", limit: str = "", hint: str = "") -> Reason:
+    return Reason(rule, actual, limit, hint, step="context")
+
+
+def is_stub(node: Node) -> bool:
+    """A QuantStub or DeQuantStub of the user."""
+    return node.op.has(Trait.BOUNDARY)
+
+
+def is_quantize(node: Node) -> bool:
+    return node.op.name == "quantize"
+
+
+class Placement:
+    """Verdicts so far. `high_precision`: names of FX nodes without a fake quant, or None for all (see `PassContext`)."""
+
+    def __init__(self, graph: Graph, spec: MarchSpec, high_precision: frozenset[str] | None) -> None:
+        self.graph = graph
+        self.spec = spec
+        self.high_precision = high_precision
+        self.support: dict[Node, Support] = {}
+        self.outputs = {id(value) for value in graph.outputs}
+        self.float_region: dict[Node, str] = {}
+        self._groups: dict[str, list[Node]] = {}
+
+    # --- questions -------------------------------------------------------------------------------------------------
+
+    def on_bpu(self, node: Node) -> bool:
+        """Accepted so far; a QuantStub counts as BPU, a DeQuantStub as CPU."""
+        if is_stub(node):
+            return is_quantize(node)
+        support = self.support.get(node)
+        return support is not None and support.accepted
+
+    def has_bpu_user(self, node: Node) -> bool:
+        """True when a node on the BPU reads a result; stubs do not count."""
+        return any(not is_stub(user) and self.on_bpu(user) for user in node.users)
+
+    def is_high_precision(self, node: Node) -> bool:
+        """True when the node's result carries no fake quant, so that a convolution there emits int32."""
+        return self.high_precision is None or any(name in self.high_precision for name in node.origin)
+
+    def is_output(self, node: Node) -> bool:
+        return any(id(value) in self.outputs for value in node.results)
+
+    def ends_bpu_run(self, node: Node) -> bool:
+        return not self.has_bpu_user(node) and (self.is_output(node) or bool(node.users))
+
+    def is_calibrated_only(self) -> bool:
+        """True for a model without fake quants of its own: the tool decides what to calibrate."""
+        return self.high_precision is None
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Apply all rules until none changes anything."""
+        for node in self.support:
+            for name in node.origin:
+                self._groups.setdefault(name, []).append(node)
+        waiting = deque(self.support)
+        queued = set(waiting)
+        while waiting:
+            node = waiting.popleft()
+            queued.discard(node)
+            if not self.on_bpu(node) or _is_asked(node):
+                continue
+            reason = next((found for rule in RULES if (found := rule(self, node)) is not None), None)
+            if reason is None:
+                continue
+            self.support[node] = Support(False, (reason,))
+            for neighbour in self._affected(node):
+                if neighbour in self.support and neighbour not in queued:
+                    waiting.append(neighbour)
+                    queued.add(neighbour)
+
+    def peers(self, node: Node) -> Iterable[Node]:
+        """Nodes that come from the same operation of the model."""
+        for name in node.origin:
+            yield from (peer for peer in self._groups.get(name, ()) if peer is not node)
+
+    def _affected(self, node: Node) -> Iterable[Node]:
+        yield from node.users
+        yield from node.producers
+        yield from self.peers(node)
+
+
+def _is_asked(node: Node) -> bool:
+    return node.request is not None and node.request.device.value == "bpu"
+
+
+# --- rules, in the order in which they give their reason --------------------------------------------------------------------
+
+
+@context_rule
+def outside_the_stubs(placement: Placement, node: Node) -> Reason | None:
+    """What the user put before a QuantStub or behind a DeQuantStub is float."""
+    where = placement.float_region.get(node)
+    if where is None:
+        return None
+    return _reason("operations before a QuantStub or behind a DeQuantStub are float", where)
+
+
+@context_rule
+def one_operation_one_device(placement: Placement, node: Node) -> Reason | None:
+    """Nodes that one operation of the model became run on one device."""
+    for peer in placement.peers(node):
+        if peer in placement.support and not placement.on_bpu(peer):
+            return _reason("parts of one operation of the model run on one device", f"{peer.name} is on the CPU")
+    return None
+
+
+@context_rule
+def observed_limits(placement: Placement, node: Node) -> Reason | None:
+    """Limits that the op tables lack and real compilations show (see the march's rules)."""
+    spec = placement.spec
+    for rule in spec.node_rules:
+        if not rule.applies(node):
+            continue
+        outcome = rule.check(Facts(node, four_d=spec.four_d))
+        if outcome.state is State.BROKEN:
+            return _reason(f"{rule.statement} on {spec.name}", outcome.actual, outcome.limit)
+    return None
+
+
+@context_rule
+def four_d_behind_product(placement: Placement, node: Node) -> Reason | None:
+    """Tensors of another rank stay 4-D on the BPU only while the product they come from runs there."""
+    if not placement.spec.four_d or len(node.data_operands) != 1 or is_constant_product(node):
+        return None
+    value = node.data_operands[0]
+    if value.type.rank not in (1, 2, 3) or not Facts(node, four_d=True).keeps_4d:
+        return None
+    producer = value.producer
+    assert producer is not None and kept_4d_source(value) is not None
+    if placement.on_bpu(producer):
+        return None
+    return _reason(
+        f"on {placement.spec.name} tensors of rank {value.type.rank} run on the BPU only behind a product there",
+        f"{producer.name} is on the CPU",
+    )
+
+
+@context_rule
+def focus_slices(placement: Placement, node: Node) -> Reason | None:
+    """Strided slices of the model's input (Focus) are the CPU's on marches that hold 4-D tensors only."""
+    steps = node.attributes.get("steps") if node.op.name == "slice" else None
+    if not placement.spec.strided_input_slices_on_cpu or not steps or max(steps) == 1:
+        return None
+    source = _source(node.operands[0])
+    if source is None or not source.is_input:
+        return None
+    return _reason(f"strided slices of the model's input run on the CPU on {placement.spec.name}", f"steps {list(steps)}")
+
+
+def _source(value: Value) -> Value | None:
+    """`value` before a QuantStub and other slices."""
+    while value.producer is not None:
+        producer = value.producer
+        if not (is_quantize(producer) or producer.op.name == "slice"):
+            return None
+        value = producer.operands[0]
+    return value
+
+
+@context_rule
+def passive_follows_producer(placement: Placement, node: Node) -> Reason | None:
+    """A passive op stays with its producer; one that reads the model's input or a constant goes to the BPU with its users."""
+    if not node.op.has(Trait.PASSIVE):
+        return None
+    value = node.operands[0]
+    producer = value.producer
+    if producer is not None:
+        if placement.on_bpu(producer):
+            return None
+        return _reason("a passive op stays with its producer", f"{producer.name} is on the CPU")
+    if placement.has_bpu_user(node):
+        return None
+    what = "a constant" if value.is_parameter else "the model's input"
+    return _reason(f"a passive op that reads {what} runs on the BPU only for a user there", "no user on the BPU")
+
+
+@context_rule
+def cat_between_cpu_nodes(placement: Placement, node: Node) -> Reason | None:
+    """A cat joins the CPU when all its operands are there, or one is and no user is on the BPU."""
+    if not node.op.has(Trait.SAME_SCALE):
+        return None
+    producers = node.producers
+    on_cpu = [producer for producer in producers if not placement.on_bpu(producer)]
+    if not on_cpu:
+        return None
+    fed_by_cpu = len(on_cpu) == len(producers) and all(value.producer or value.is_parameter for value in node.operands)
+    names = ", ".join(producer.name for producer in on_cpu)
+    if fed_by_cpu:
+        return _reason("a cat of values from the CPU stays there", names)
+    if not placement.has_bpu_user(node):
+        return _reason("a cat with a value from the CPU and no user on the BPU stays on the CPU", names)
+    return None
+
+
+@context_rule
+def passive_without_user(placement: Placement, node: Node) -> Reason | None:
+    """In a calibrated model, ops that move data have no scale of their own: without a user on the BPU they are float."""
+    spec = placement.spec
+    if not spec.passive_needs_consumer or not placement.is_calibrated_only():
+        return None
+    if not (node.op.has(Trait.PASSIVE) or node.op.has(Trait.SAME_SCALE)) or is_nhwc_head(placement, node):
+        return None
+    if placement.has_bpu_user(node):
+        return None
+    return _reason(f"ops that only move data need a user on the BPU on {spec.name}", "none of the users is there")
+
+
+@context_rule
+def sum_between_cpu_nodes(placement: Placement, node: Node) -> Reason | None:
+    """In a calibrated model, an add (a convolution with a summand) between a CPU operand and CPU users is float."""
+    spec = placement.spec
+    if not node.op.has(Trait.SUM) or not spec.passive_needs_consumer or not placement.is_calibrated_only():
+        return None
+    on_cpu = [producer for producer in node.producers if not placement.on_bpu(producer)]
+    if not on_cpu or placement.has_bpu_user(node):
+        return None
+    return _reason(
+        f"an add with an operand from the CPU needs a user on the BPU on {spec.name}", f"{on_cpu[0].name} is on the CPU"
+    )
+
+
+@context_rule
+def tail_activation(placement: Placement, node: Node) -> Reason | None:
+    """A convolution that ends a BPU run emits int32 where its result carries no fake quant; its activation is float."""
+    rectifies = node.op.has(Trait.ACTIVATION) or (placement.spec.four_d and node.op.name == "leaky_relu")
+    if not rectifies or placement.has_bpu_user(node):
+        return None
+    producer = node.operands[0].producer
+    if producer is None or not producer.op.has(Trait.CONV_LIKE) or not placement.on_bpu(producer):
+        return None
+    alone = len(producer.users) == 1 and not placement.is_output(producer)
+    if not alone or not placement.is_high_precision(node):
+        return None
+    return tail_reason(placement, producer.name)
+
+
+def tail_reason(placement: Placement, producer: str) -> Reason:
+    return _reason("the activation of a convolution that ends a BPU run is float", f"{producer} emits int32")
+
+
+@context_rule
+def final_flatten(placement: Placement, node: Node) -> Reason | None:
+    """The flatten of `[1,N,1,1]` behind the last convolution is float, after the dequantize, on marches that do so."""
+    if not placement.spec.final_flatten_on_cpu or node.op.name != "reshape" or node.users or not placement.is_output(node):
+        return None
+    value, shape = node.operands[0], node.results[0].shape
+    producer = value.producer
+    if value.shape is None or shape is None or producer is None or not producer.op.has(Trait.CONV_LIKE):
+        return None
+    flattens = len(value.shape) == 4 and value.shape[2:] == (1, 1) and shape == value.shape[:2]
+    if not flattens or not placement.is_high_precision(producer):
+        return None
+    return _reason(f"the final flatten runs on the CPU on {placement.spec.name}", f"{list(value.shape)} to {list(shape)}")
+
+
+# --- shapes of a graph that the rules and the pass share ---------------------------------------------------------------------
+
+
+def is_nhwc_head(placement: Placement, node: Node) -> bool:
+    """A permute to NHWC of a convolution's result that only the outside reads: the BPU writes that layout anyway."""
+    if node.op.name != "transpose" or tuple(node.attributes["perm"]) != NHWC:
+        return False
+    producer = node.operands[0].producer
+    if producer is None or not producer.op.has(Trait.CONV_LIKE):
+        return False
+    return placement.is_output(node) and all(is_stub(user) for user in node.users)
+
+
+ABSORBED = _reason("a permute to NHWC behind a convolution that ends the model is absorbed into the output's layout")
+
+
+def float_regions(graph: Graph) -> dict[Node, str]:
+    """Nodes outside the user's stubs, with the words for it: everything that depends on a DeQuantStub before the next
+    QuantStub, and everything between the model's inputs and a QuantStub that nothing else reads."""
+    nodes = list(graph.nodes)
+    regions: dict[Node, str] = {}
+    outputs = {id(value) for value in graph.outputs}
+    for node in nodes:
+        if is_stub(node):
+            continue
+        for producer in node.producers:
+            behind = producer.op.name == "dequantize" and producer.attributes["stub"]
+            if behind or producer in regions:
+                regions[node] = f"behind the DeQuantStub {producer.name}" if behind else regions[producer]
+                break
+    leads_to_stub: dict[Node, str] = {}
+    for node in reversed(nodes):
+        if is_stub(node) or not node.users or any(id(value) in outputs for value in node.results):
+            continue
+        ends = [user.name if is_quantize(user) and user.attributes["stub"] else leads_to_stub.get(user) for user in node.users]
+        if all(end is not None for end in ends):
+            leads_to_stub[node] = ends[0] or ""
+    from_input: set[Node] = set()
+    for node in nodes:
+        if node in leads_to_stub and all(producer in from_input for producer in node.producers):
+            from_input.add(node)
+            regions.setdefault(node, f"before the QuantStub {leads_to_stub[node]}")
+    return regions
