@@ -18,7 +18,7 @@ class ApplyPlan(Pass):
     """Set support, device and request of every node from the plan that travels with a prepared model.
 
     The plan names FX nodes. Errors, each listing the nodes: a node the plan does not know or knows on two devices, a planned
-    operation that the model no longer has, and a node planned for the BPU that, now that shapes are known, the march refuses.
+    operation that the model no longer has, and a node that the march accepted on a condition which the shapes now break.
     """
 
     name: ClassVar[str] = "apply-plan"
@@ -39,7 +39,7 @@ class ApplyPlan(Pass):
         changed = False
         for node in graph.nodes:
             changed |= _assign(node, placements.get(node))
-        _check_capability(graph, context)
+        _check_conditions(graph, context)
         return PassResult(changed)
 
 
@@ -88,15 +88,17 @@ def _assign(node: Node, placement: Placement | None) -> bool:
     return before != (node.device, node.support, node.request)
 
 
-def _check_capability(graph: Graph, context: PassContext) -> None:
-    """With shapes known, ask the march again about every BPU node; a refusal means the plan rests on unknown shapes."""
+def _check_conditions(graph: Graph, context: PassContext) -> None:
+    """What the march accepted on a condition, because shapes were unknown at prepare time, is judged again with shapes."""
     assert context.plan is not None
     refused = []
     for node in graph.nodes:
-        if node.device is Device.BPU and node.request is None:
-            support = context.march.check(node, hybrid=context.plan.hybrid)
-            if not support.accepted and not _refused_before(node, support):
-                refused.append(f"{describe(node)}: {'; '.join(map(str, support.reasons))}")
+        conditions = _conditions(node)
+        if node.device is Device.BPU and conditions:
+            verdict = context.march.check(node, hybrid=context.plan.hybrid)
+            broken = [reason for reason in verdict.reasons if any(map(reason.rule.startswith, conditions))]
+            if not verdict.accepted and broken:
+                refused.append(f"{describe(node)}: {'; '.join(map(str, broken))}")
     if refused:
         raise SupportError(
             f"with the shapes now known {context.march.name} cannot run on the BPU what the plan places there: "
@@ -104,10 +106,12 @@ def _check_capability(graph: Graph, context: PassContext) -> None:
         )
 
 
-def _refused_before(node: Node, support: Support) -> bool:
-    """True when the analysis accepted the node in its context although the rule alone refuses it: then nothing changed."""
-    known = node.support.reasons if node.support is not None else ()
-    return bool(support.reasons) and set(support.reasons) <= set(known)
+def _conditions(node: Node) -> list[str]:
+    """Statements on which the node was accepted."""
+    if node.support is None:
+        return []
+    prefix = "accepted if "
+    return [reason.rule.removeprefix(prefix) for reason in node.support.reasons if reason.rule.startswith(prefix)]
 
 
 def _shorten(items: list[str], separator: str = ", ", limit: int = 8) -> str:

@@ -8,8 +8,12 @@ from hqc.passes.pipeline import PassPipeline, parse_pipeline
 from hqc.passes.registry import get_pass
 
 PLACE = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,partition"
+# What has no QAT module (a batch norm of its own, a functional convolution) is folded and fused again, as the plan says.
 # Absorbing the fake quants between BPU nodes makes subgraphs adjacent that they kept apart: partition once more.
-DEPLOY = "canonicalize,apply-plan,partition,insert-boundaries{form=deployed},partition,propagate-scales,unify-cat-scales"
+DEPLOY = (
+    "canonicalize,fold-batch-norm,fuse-conv,apply-plan,partition,insert-boundaries{form=deployed},partition,"
+    "propagate-scales,unify-cat-scales"
+)
 
 
 def prepare_pipeline(

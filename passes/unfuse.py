@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hqc.ir import Graph, Node, Trait
+from hqc.passes.rewrite import morph
+
+ACTIVATIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "relu": ("relu", {}),
+    "relu6": ("clamp", {"min": 0.0, "max": 6.0}),
+}
+"""Op and attributes that each value of the `activation` attribute stands for."""
 
 
 def is_fused(node: Node) -> bool:
@@ -17,58 +25,36 @@ def unfuse(graph: Graph, node: Node, *, activation_only: bool = False) -> list[N
 
     With `activation_only` the add stays inside. Origins go to the members from the back: fusion keeps program order, so the
     activation's name is the last one and the add's the one before. Members of a node with fewer names than members come from
-    one operation of the model, which has one device: such a node stays whole. The last member keeps the value's name, support
-    and request are left to the caller.
+    one operation of the model, which has one device: such a node stays whole. The last member is the node that was there, so
+    the value keeps its name and users; every member has the request and gets the location it had before fusion. Device and
+    support of the new members are left to the caller.
     """
-    activation = node.attributes["activation"]
-    residual = node.operand("residual")
-    splits_add = residual is not None and not activation_only
-    tail: list[tuple[str, dict[str, Any]]] = [("add", {})] if splits_add else []
-    if activation != "none":
-        tail.append(("relu", {}) if activation == "relu" else ("clamp", {"min": 0.0, "max": 6.0}))
-    if node.origin and len(node.origin) <= len(tail):
+    kind = node.attributes["activation"]
+    residual = None if activation_only else node.operand("residual")
+    taken_out = (kind != "none") + (residual is not None)
+    if node.origin and len(node.origin) <= taken_out:
         return None
-    origins: list[tuple[str, ...]] = [(each,) for each in node.origin[len(node.origin) - len(tail) :]] or [()] * len(tail)
-    head = node.origin[: len(node.origin) - len(tail)]
-    old, name = node.result, node.result.name
-    uses, outputs = old.users, [i for i, value in enumerate(graph.outputs) if value is old]
-
-    inputs = list(node.inputs)
-    if splits_add:
-        inputs[node.op.operand_index("residual")] = None
-    conv = graph.add_node(
-        node.op,
-        inputs,
-        {**node.attributes, "activation": "none"},
-        name=head[-1] if head else f"{name}_{node.op.name}",
-        loc=node.loc,
-        origin=head,
-        before=node,
-    )
-    # The value's name is free for the last member once the old node is gone.
-    graph.replace_uses(old, conv.result)
-    graph.erase(node)
-    members = [conv]
-    for position, (op_name, attributes) in enumerate(tail):
-        operands = [members[-1].result, residual] if op_name == "add" else [members[-1].result]
-        origin = origins[position]
-        last = position == len(tail) - 1
-        members.append(
-            graph.add_node(
-                op_name,
-                operands,
-                attributes,
-                name=name if last else (origin[-1] if origin else f"{name}_{op_name}"),
-                loc=node.loc,
-                origin=origin,
-                after=members[-1],
-            )
-        )
-    result = members[-1].result
-    result.quant = old.quant
-    graph.replace_uses(conv.result, result, only=uses, outputs=False)
-    for index in outputs:
-        graph.replace_output(index, result)
-    for member in members:
-        member.request = node.request
+    members = [node]
+    if kind != "none":
+        op, attributes = ACTIVATIONS[kind]
+        conv = _split(graph, node, {**node.attributes, "activation": "none"}, list(node.inputs))
+        morph(node, op, [conv.result], attributes)
+        members.insert(0, conv)
+    if residual is not None:
+        addition, inputs = members[0], list(members[0].inputs)
+        inputs[addition.op.operand_index("residual")] = None
+        conv = _split(graph, addition, addition.attributes, inputs)
+        morph(addition, "add", [conv.result, residual])
+        members.insert(0, conv)
     return members
+
+
+def _split(graph: Graph, node: Node, attributes: Mapping[str, Any], inputs: list[Any]) -> Node:
+    """A convolution in front of `node` with all origins but the last, which stays with `node`."""
+    origin = node.origin[:-1]
+    name = origin[-1] if origin else f"{node.name}_{node.op.name}"
+    loc = graph.locations.get(name, node.loc)
+    conv = graph.add_node(node.op, inputs, attributes, name=name, loc=loc, origin=origin, before=node, types=[node.result.type])
+    conv.request = node.request
+    node.origin = node.origin[-1:]
+    return conv

@@ -164,6 +164,7 @@ class Graph:
         self.march = march
         self.stage = "lowered"
         self.properties: set[str] = set()
+        self.locations: dict[str, Location] = {}  # of origins that fusion joined; not part of the text form
         self.inputs: list[Value] = []
         self._outputs: list[Value] = []
         self.output_names: list[str] = []
@@ -410,7 +411,7 @@ class Graph:
     def clone(self) -> Graph:
         """A structural copy; parameter arrays are shared."""
         other = Graph(self.name, self.march)
-        other.stage, other.properties = self.stage, set(self.properties)
+        other.stage, other.properties, other.locations = self.stage, set(self.properties), dict(self.locations)
         mapping: dict[int, Value] = {}
         inputs = {id(value) for value in self.inputs}
         for value in self._values.values():

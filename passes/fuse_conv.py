@@ -1,0 +1,97 @@
+"""`fuse-conv`: a convolution takes the addition and the activation behind it. `hqc.passes.unfuse` is the inverse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from hqc.ir import Graph, Node, Trait
+from hqc.passes.base import Pass, PassContext, PassResult
+from hqc.passes.registry import register_pass
+from hqc.passes.rewrite import absorb_origin, may_join, morph, only_user
+from hqc.passes.unfuse import ACTIVATIONS
+
+
+@register_pass
+@dataclass(frozen=True)
+class FuseConv(Pass):
+    """Join conv, conv-transpose or linear x {add} x {relu, relu6} into one operation with one rounding.
+
+    A member joins when it is the only user of the value before it, that value has no scale of its own and is not returned,
+    and the user's wishes agree; operations wished on the CPU stay as they were written. The other operand of an addition must
+    be data of the same shape. An addition with two candidates takes the one last in program order that the march accepts.
+    The result has the last member's name, place and location; its origin lists all members.
+    """
+
+    name: ClassVar[str] = "fuse-conv"
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        changed = False
+        for node in graph.nodes:
+            if len(node.origin) > 1:
+                continue  # `unfuse` could not tell its parts from the convolution's
+            if node.op.has(Trait.SUM):
+                conv = _choose(graph, node, context)
+                if conv is not None:
+                    _join_sum(graph, conv, node)
+                    changed = True
+            elif node.op.has(Trait.ACTIVATION):
+                kind, conv = activation_kind(node), _candidate(graph, node, 0, context)
+                if kind is not None and conv is not None:
+                    _join(graph, conv, node, conv.inputs, {**conv.attributes, "activation": kind})
+                    changed = True
+        return PassResult(changed)
+
+
+def activation_kind(node: Node) -> str | None:
+    """The `activation` attribute that stands for `node`, or None for an activation that cannot be fused."""
+    for kind, (op, attributes) in ACTIVATIONS.items():
+        if node.op.name == op and all(node.attributes[name] == value for name, value in attributes.items()):
+            return kind
+    return None
+
+
+def _candidate(graph: Graph, node: Node, index: int, context: PassContext) -> Node | None:
+    """The convolution behind operand `index` that may take `node`, or None."""
+    value = node.inputs[index]
+    conv = None if value is None else value.producer
+    if value is None or conv is None or not conv.op.has(Trait.CONV_LIKE) or only_user(graph, value) is not node:
+        return None
+    weight = conv.operand("weight")
+    if weight is None or not weight.is_parameter or weight.quant is not None or conv.attributes["activation"] != "none":
+        return None
+    return conv if may_join(conv, node, context) else None
+
+
+def _choose(graph: Graph, node: Node, context: PassContext) -> Node | None:
+    """The convolution that takes an addition."""
+    a, b = node.inputs
+    if a is None or b is None or a is b or a.is_parameter or b.is_parameter:
+        return None
+    if a.shape != b.shape or not (a.type.dtype is b.type.dtype and a.type.dtype.is_float):
+        return None
+    found = [conv for index in (0, 1) if (conv := _candidate(graph, node, index, context)) is not None]
+    found = [conv for conv in found if conv.operand("residual") is None]
+    found.sort(key=lambda conv: conv._order)
+    if len(found) == 2:
+        accepted = [conv for conv in found if context.march.check(conv, hybrid=context.hybrid).accepted]
+        found = accepted or found
+    return found[-1] if found else None
+
+
+def _join_sum(graph: Graph, conv: Node, node: Node) -> None:
+    residual = next(value for value in node.inputs if value is not None and value.producer is not conv)
+    inputs = [*conv.inputs, *[None] * 4][:4]
+    inputs[conv.op.operand_index("residual")] = residual
+    _join(graph, conv, node, inputs, conv.attributes)
+
+
+def _join(graph: Graph, conv: Node, node: Node, inputs: Any, attributes: Mapping[str, Any]) -> None:
+    """`node` becomes the fused operation and `conv` goes."""
+    absorb_origin(graph, node, conv)
+    op = conv.op
+    for index in range(len(node.inputs)):
+        node.set_input(index, None)
+    graph.erase(conv)
+    morph(node, op, inputs, attributes)
