@@ -60,7 +60,8 @@ class Operand:
 class Attr:
     """A typed attribute.
 
-    `kind`: `int`, `float`, `bool`, `str`, `ints`, `floats`, `dtype`, `optional_float`, `optional_ints`.
+    `kind`: `int`, `float`, `bool`, `str`, `ints`, `floats`, `dtype`, `optional_float`, `optional_ints`. `length`: entries that
+    a list must have; `minimum`: what a number, or every number of a list, must reach. The default is always valid.
     """
 
     name: str
@@ -68,6 +69,22 @@ class Attr:
     default: Any = None
     required: bool = False
     choices: tuple[str, ...] = ()
+    length: int | None = None
+    minimum: int | None = None
+
+    def check(self, value: Any) -> str:
+        """What is wrong with a value of the right kind, "" when nothing is."""
+        if value == self.default:
+            return ""
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(self.choices)}"
+        if self.length is not None and len(value) != self.length:
+            return f"must have {self.length} entries"
+        if self.minimum is not None and any(
+            number < self.minimum for number in (value if isinstance(value, tuple) else (value,))
+        ):
+            return f"must be at least {self.minimum}"
+        return ""
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {}
@@ -174,8 +191,9 @@ class OpDef:
                 result[attr.name] = _CHECKS[attr.kind](value)
             except TypeError:
                 raise ShapeError(f"{self.name}: attribute {attr.name} must be {attr.kind}, got {value!r}") from None
-            if attr.choices and result[attr.name] not in attr.choices:
-                raise ShapeError(f"{self.name}: attribute {attr.name} must be one of {', '.join(attr.choices)}, got {value!r}")
+            problem = attr.check(result[attr.name])
+            if problem:
+                raise ShapeError(f"{self.name}: attribute {attr.name} {problem}, got {value!r}")
         return result
 
     def check_operand_count(self, count: int) -> None:

@@ -13,12 +13,12 @@ from hqc.ir.types import Shape, TensorType
 ACTIVATIONS = ("none", "relu", "relu6")
 ACTIVATION = Attr("activation", "str", "none", choices=ACTIVATIONS)
 CONV_ATTRIBUTES = (
-    Attr("stride", "ints", (1, 1)),
-    Attr("padding", "ints", (0, 0, 0, 0)),  # top, left, bottom, right (ONNX order)
-    Attr("dilation", "ints", (1, 1)),
-    Attr("groups", "int", 1),
+    Attr("stride", "ints", (1, 1), length=2, minimum=1),
+    Attr("padding", "ints", (0, 0, 0, 0), length=4, minimum=0),  # top, left, bottom, right (ONNX order)
+    Attr("dilation", "ints", (1, 1), length=2, minimum=1),
+    Attr("groups", "int", 1, minimum=1),
 )
-TRANSPOSE_ATTRIBUTES = (*CONV_ATTRIBUTES, Attr("output_padding", "ints", (0, 0)))
+TRANSPOSE_ATTRIBUTES = (*CONV_ATTRIBUTES, Attr("output_padding", "ints", (0, 0), length=2, minimum=0))
 
 
 def check_channels(given: int, expected: int, what: str) -> None:
@@ -26,11 +26,31 @@ def check_channels(given: int, expected: int, what: str) -> None:
         raise ShapeError(f"{what} has {given} channels, the weight expects {expected}")
 
 
+def require_rank_of(shape: Shape, rank: int, what: str) -> None:
+    if len(shape) != rank:
+        raise ShapeError(f"{what} must have rank {rank}, got {list(shape)}")
+
+
+def check_extras(types: OperandTypes, result: Shape | None, channels: int) -> None:
+    """Bias `[O]` and residual (like the result) of a conv-like op; `channels`: the axis of O in the result."""
+    if result is None:
+        return
+    bias = types[2] if len(types) > 2 else None
+    if bias is not None and bias.shape not in (None, (result[channels],)):
+        raise ShapeError(f"the bias must have shape [{result[channels]}], got {bias}")
+    residual = types[3] if len(types) > 3 else None
+    if residual is not None and residual.shape not in (None, result):
+        raise ShapeError(f"the residual must have the result's shape {list(result)}, got {residual}")
+
+
 def conv_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
     """`[N,C,H,W]` x `[O,C/groups,kh,kw]` -> `[N,O,H',W']`."""
     if x is None or weight is None:
         return None
+    require_rank_of(weight, 4, "the weight")
     check_channels(x[1], weight[1] * attributes["groups"], "the input")
+    if weight[0] % attributes["groups"]:
+        raise ShapeError(f"{weight[0]} output channels do not divide into {attributes['groups']} groups")
     top, left, bottom, right = attributes["padding"]
     height = window_size(x[2], weight[2], attributes["stride"][0], (top, bottom), attributes["dilation"][0])
     width = window_size(x[3], weight[3], attributes["stride"][1], (left, right), attributes["dilation"][1])
@@ -41,12 +61,17 @@ def conv_transpose_shape(x: Shape | None, weight: Shape | None, attributes: Attr
     """`[N,C,H,W]` x `[C,O/groups,kh,kw]` -> `[N,O,H',W']`."""
     if x is None or weight is None:
         return None
+    require_rank_of(weight, 4, "the weight")
     check_channels(x[1], weight[0], "the input")
+    if weight[0] % attributes["groups"]:
+        raise ShapeError(f"{weight[0]} input channels do not divide into {attributes['groups']} groups")
     top, left, bottom, right = attributes["padding"]
     sizes = []
     for i, pads in enumerate((top + bottom, left + right)):
         kernel = attributes["dilation"][i] * (weight[2 + i] - 1) + 1
         sizes.append((x[2 + i] - 1) * attributes["stride"][i] - pads + kernel + attributes["output_padding"][i])
+        if sizes[-1] < 1:
+            raise ShapeError(f"padding {pads} leaves nothing of the result")
     return (x[0], weight[1] * attributes["groups"], sizes[0], sizes[1])
 
 
@@ -54,6 +79,9 @@ def linear_shape(x: Shape | None, weight: Shape | None) -> Shape | None:
     """`[..., K]` x `[O,K]` -> `[..., O]`."""
     if x is None or weight is None:
         return None
+    require_rank_of(weight, 2, "the weight")
+    if not x:
+        raise ShapeError("the input must have at least one axis")
     check_channels(x[-1], weight[1], "the input's last axis")
     return (*x[:-1], weight[0])
 
@@ -73,7 +101,9 @@ def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """2-D convolution of `x[N,C,H,W]` with `weight[O,C/groups,kh,kw]`; a weight that is not a parameter is a runtime weight."""
     x, weight = first(types), present(types, 1)
     require_rank(x, (4,))
-    return [x.with_shape(conv_shape(x.shape, weight.shape, attributes))]
+    shape = conv_shape(x.shape, weight.shape, attributes)
+    check_extras(types, shape, 1)
+    return [x.with_shape(shape)]
 
 
 @op(
@@ -86,14 +116,18 @@ def conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[Tensor
     """Transposed 2-D convolution of `x[N,C,H,W]` with `weight[C,O/groups,kh,kw]`."""
     x, weight = first(types), present(types, 1)
     require_rank(x, (4,))
-    return [x.with_shape(conv_transpose_shape(x.shape, weight.shape, attributes))]
+    shape = conv_transpose_shape(x.shape, weight.shape, attributes)
+    check_extras(types, shape, 1)
+    return [x.with_shape(shape)]
 
 
 @op("linear", operands="x, weight, bias?, residual?", attributes=(ACTIVATION,), traits={Trait.CONV_LIKE})
 def linear(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`x[...,K] @ weight[O,K].T + bias[O]`."""
     x, weight = first(types), present(types, 1)
-    return [x.with_shape(linear_shape(x.shape, weight.shape))]
+    shape = linear_shape(x.shape, weight.shape)
+    check_extras(types, shape, -1)
+    return [x.with_shape(shape)]
 
 
 @op("matmul", operands="a, b")

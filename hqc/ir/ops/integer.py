@@ -132,7 +132,7 @@ def int_avg_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorTy
 @op(
     "int_adaptive_avg_pool2d",
     operands="x, requant",
-    attributes=(Attr("output_size", "ints", required=True), *_OUTPUT),
+    attributes=(Attr("output_size", "ints", required=True, length=2, minimum=1), *_OUTPUT),
     traits=_INTEGER,
 )
 @_as_dtype
@@ -158,7 +158,7 @@ def int_sum(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     "int_resize2d",
     operands="x",
     attributes=(
-        Attr("size", "ints", required=True),
+        Attr("size", "ints", required=True, length=2, minimum=1),
         Attr("mode", "str", "nearest", choices=("nearest", "bilinear")),
         Attr("align_corners", "bool", False),
         Attr("fraction_bits", "int", 16),

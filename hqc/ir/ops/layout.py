@@ -46,6 +46,8 @@ def slice_(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
         return [x]
     shape = list(x.shape)
     steps = attributes["steps"] or (1,) * len(attributes["axes"])
+    if not len(attributes["axes"]) == len(attributes["starts"]) == len(attributes["ends"]) == len(steps):
+        raise ShapeError("axes, starts, ends and steps must have as many entries as one another")
     for axis, start, end, step in zip(attributes["axes"], attributes["starts"], attributes["ends"], steps, strict=True):
         axis = normalize_axis(axis, len(shape))
         if step < 1:
@@ -55,7 +57,10 @@ def slice_(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 
 
 @op(
-    "split", operands="x", attributes=(Attr("axis", "int", required=True), Attr("sizes", "ints", required=True)), traits=_LAYOUT
+    "split",
+    operands="x",
+    attributes=(Attr("axis", "int", required=True), Attr("sizes", "ints", required=True, minimum=0)),
+    traits=_LAYOUT,
 )
 def split(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Cut into parts of `sizes` along `axis`: one result per part."""
@@ -109,7 +114,7 @@ def pad(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 @op(
     "pixel_shuffle",
     operands="x",
-    attributes=(Attr("factor", "int", required=True),),
+    attributes=(Attr("factor", "int", required=True, minimum=1),),
     traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY},
 )
 def pixel_shuffle(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
@@ -127,7 +132,7 @@ def pixel_shuffle(types: OperandTypes, attributes: Attributes) -> list[TensorTyp
 @op(
     "pixel_unshuffle",
     operands="x",
-    attributes=(Attr("factor", "int", required=True),),
+    attributes=(Attr("factor", "int", required=True, minimum=1),),
     traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY},
 )
 def pixel_unshuffle(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
@@ -149,6 +154,8 @@ def expand(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     if x.shape is None:
         return [x]
     lead = len(target) - len(x.shape)
+    if lead < 0 or min(target, default=0) < -1:
+        raise ShapeError(f"cannot expand {list(x.shape)} to {list(target)}")
     wanted = tuple(x.shape[i - lead] if size == -1 and i >= lead else size for i, size in enumerate(target))
     result = broadcast(x.shape, wanted)
     if result != wanted:
@@ -156,7 +163,7 @@ def expand(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [x.with_shape(wanted)]
 
 
-@op("tile", operands="x", attributes=(Attr("repeats", "ints", required=True),), traits=_LAYOUT)
+@op("tile", operands="x", attributes=(Attr("repeats", "ints", required=True, minimum=1),), traits=_LAYOUT)
 def tile(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Repeat along each axis; `repeats` has one entry per axis of the operand."""
     x, repeats = first(types), attributes["repeats"]

@@ -16,7 +16,7 @@ def batch_norm(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 
 
 layer_norm = op("layer_norm", operands="x, weight?, bias?", attributes=(Attr("normalized_ndim", "int", 1), _EPS))(same_as_first)
-group_norm = op("group_norm", operands="x, weight?, bias?", attributes=(Attr("groups", "int", required=True), _EPS))(
+group_norm = op("group_norm", operands="x, weight?, bias?", attributes=(Attr("groups", "int", required=True, minimum=1), _EPS))(
     same_as_first
 )
 instance_norm = op("instance_norm", operands="x, weight?, bias?", attributes=(_EPS,))(same_as_first)

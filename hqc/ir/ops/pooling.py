@@ -8,9 +8,9 @@ from hqc.ir.ops._shapes import first, require_rank, window_size
 from hqc.ir.types import TensorType
 
 _WINDOW = (
-    Attr("kernel", "ints", required=True),
-    Attr("stride", "ints", required=True),
-    Attr("padding", "ints", (0, 0, 0, 0)),  # top, left, bottom, right
+    Attr("kernel", "ints", required=True, length=2, minimum=1),
+    Attr("stride", "ints", required=True, length=2, minimum=1),
+    Attr("padding", "ints", (0, 0, 0, 0), length=4, minimum=0),  # top, left, bottom, right
     Attr("ceil_mode", "bool", False),
 )
 
@@ -31,7 +31,12 @@ def _pooled(types: OperandTypes, attributes: Attributes, dilation: tuple[int, in
     return [x.with_shape((*x.shape[:2], *sizes))]
 
 
-@op("max_pool2d", operands="x", attributes=(*_WINDOW, Attr("dilation", "ints", (1, 1))), traits={Trait.PASS_THROUGH})
+@op(
+    "max_pool2d",
+    operands="x",
+    attributes=(*_WINDOW, Attr("dilation", "ints", (1, 1), length=2, minimum=1)),
+    traits={Trait.PASS_THROUGH},
+)
 def max_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Maximum over windows; padding counts as minus infinity."""
     return _pooled(types, attributes, attributes["dilation"])
@@ -43,7 +48,7 @@ def avg_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return _pooled(types, attributes)
 
 
-_SIZE = (Attr("output_size", "ints", required=True),)
+_SIZE = (Attr("output_size", "ints", required=True, length=2, minimum=1),)
 
 
 def _adaptive(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
@@ -60,8 +65,8 @@ adaptive_max_pool2d = op("adaptive_max_pool2d", operands="x", attributes=_SIZE, 
     "resize2d",
     operands="x",
     attributes=(
-        Attr("size", "optional_ints"),
-        Attr("scale_factor", "floats", ()),  # (h, w), used when size is None
+        Attr("size", "optional_ints", length=2, minimum=1),
+        Attr("scale_factor", "floats", (), length=2, minimum=0),  # (h, w), used when size is None
         Attr("mode", "str", "nearest", choices=("nearest", "bilinear", "bicubic")),
         Attr("align_corners", "bool", False),
     ),
