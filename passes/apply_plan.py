@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hqc.errors import PassError, SupportError
-from hqc.ir import Device, Graph, Node, Support, Trait
+from hqc.ir import Device, Graph, Node, Trait
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.plan import Placement, Plan, describe
 from hqc.passes.registry import register_pass

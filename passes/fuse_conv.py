@@ -1,16 +1,22 @@
-"""`fuse-conv`: a convolution takes the addition and the activation behind it. `hqc.passes.unfuse` is the inverse."""
+"""`fuse-conv`: a convolution takes the addition and the activation behind it. And `unfuse`, the inverse."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hqc.ir import Graph, Node, Trait
+from hqc.ir import Graph, Node, Trait, Value
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.registry import register_pass
 from hqc.passes.rewrite import absorb_origin, may_join, morph, only_user
-from hqc.passes.unfuse import ACTIVATIONS
+
+
+ACTIVATIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "relu": ("relu", {}),
+    "relu6": ("clamp", {"min": 0.0, "max": 6.0}),
+}
+"""Op and attributes that each value of the `activation` attribute stands for."""
 
 
 @register_pass
@@ -61,6 +67,8 @@ def _candidate(graph: Graph, node: Node, index: int, context: PassContext) -> No
     weight = conv.operand("weight")
     if weight is None or not weight.is_parameter or weight.quant is not None or conv.attributes["activation"] != "none":
         return None
+    if not set(conv.origin).isdisjoint(node.origin):
+        return None  # parts of one operation of the model: `unfuse` could not tell them apart
     return conv if may_join(conv, node, context) else None
 
 
@@ -82,12 +90,12 @@ def _choose(graph: Graph, node: Node, context: PassContext) -> Node | None:
 
 def _join_sum(graph: Graph, conv: Node, node: Node) -> None:
     residual = next(value for value in node.inputs if value is not None and value.producer is not conv)
-    inputs = [*conv.inputs, *[None] * 4][:4]
+    inputs: list[Value | None] = [*conv.inputs, *[None] * len(conv.op.operands)][: len(conv.op.operands)]
     inputs[conv.op.operand_index("residual")] = residual
     _join(graph, conv, node, inputs, conv.attributes)
 
 
-def _join(graph: Graph, conv: Node, node: Node, inputs: Any, attributes: Mapping[str, Any]) -> None:
+def _join(graph: Graph, conv: Node, node: Node, inputs: Sequence[Value | None], attributes: Mapping[str, Any]) -> None:
     """`node` becomes the fused operation and `conv` goes."""
     absorb_origin(graph, node, conv)
     op = conv.op
@@ -95,3 +103,53 @@ def _join(graph: Graph, conv: Node, node: Node, inputs: Any, attributes: Mapping
         node.set_input(index, None)
     graph.erase(conv)
     morph(node, op, inputs, attributes)
+
+
+# --- the inverse -------------------------------------------------------------------------------------------------------
+
+
+def is_fused(node: Node) -> bool:
+    """True for a conv-like node that carries an activation or a residual."""
+    return node.op.has(Trait.CONV_LIKE) and (node.attributes["activation"] != "none" or node.operand("residual") is not None)
+
+
+def unfuse(graph: Graph, node: Node) -> list[Node]:
+    """Replace a fused node by its members in program order: convolution, add, activation; `[node]` when nothing is fused.
+
+    Origins go to the members from the back: fusion keeps program order, so the activation's name is the last one and the
+    add's the one before. The last member is the node that was there, so the value keeps its name and users. Every member has
+    the request, and the location it had before fusion where the graph remembers it. Device and support of the new members are
+    left to the caller.
+    """
+    tail: list[Node] = []
+    if node.attributes["activation"] != "none":
+        node, activation = split_activation(graph, node)
+        tail.insert(0, activation)
+    residual = node.operand("residual")
+    if residual is not None:
+        inputs = list(node.inputs)
+        inputs[node.op.operand_index("residual")] = None
+        conv = _split(graph, node, node.attributes, inputs)
+        morph(node, "add", [conv.result, residual])
+        tail.insert(0, node)
+        node = conv
+    return [node, *tail]
+
+
+def split_activation(graph: Graph, node: Node) -> tuple[Node, Node]:
+    """Take only the activation out again: `(convolution, activation)`. Everything else as `unfuse`."""
+    op, attributes = ACTIVATIONS[node.attributes["activation"]]
+    conv = _split(graph, node, {**node.attributes, "activation": "none"}, node.inputs)
+    morph(node, op, [conv.result], attributes)
+    return conv, node
+
+
+def _split(graph: Graph, node: Node, attributes: Mapping[str, Any], inputs: Sequence[Value | None]) -> Node:
+    """A convolution in front of `node` with all origins but the last, which stays with `node`."""
+    origin = node.origin[:-1]
+    name = origin[-1] if origin else f"{node.name}_{node.op.name}"
+    loc = graph.locations.get(name, node.loc)
+    conv = graph.add_node(node.op, inputs, attributes, name=name, loc=loc, origin=origin, before=node, types=[node.result.type])
+    conv.request = node.request
+    node.origin = node.origin[-1:]
+    return conv
