@@ -263,6 +263,8 @@ class Builder:
 
     def model(self) -> onnx.ModelProto:
         """The finished model with a type for every value; checked by `onnx.checker`."""
+        used = {name for node in self.nodes for name in node.input} | {info.name for info in self.outputs}
+        self.initializers = {name: tensor for name, tensor in self.initializers.items() if name in used}
         graph = self._graph(list(self.initializers.values()), [])
         boundary = {info.name for info in (*self.inputs, *self.outputs)}
         known = self._inferred_types()
@@ -294,7 +296,8 @@ class Builder:
         Large constants only lend their type, so that weights are not serialized for the inference.
         """
         small, large = [], []
-        for name, array in self._arrays.items():
+        for name in self.initializers:
+            array = self._arrays[name]
             if array.size <= _FOLD_LIMIT:
                 small.append(self.initializers[name])
             else:

@@ -1,0 +1,132 @@
+"""What hb_mapper demands of a file, checked on the file itself: each rule with its own message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+
+from hqc.backends.onnx.domain import DEQUANTIZE, DOMAIN, base_op
+from hqc.march import MarchSpec
+
+MAX_IR_VERSION = 7
+OPSETS = (10, 11)
+MAX_OUTPUTS = 32
+_BATCH_1_CHIP = "X3"
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken rule. An `error` makes the file unreadable for hb_mapper; a `warning` may be meant (a model for another tool)."""
+
+    rule: str
+    severity: Literal["error", "warning"]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.message} [{self.rule}]"
+
+
+Check = Callable[[onnx.ModelProto, "MarchSpec | None"], Iterator[str]]
+_RULES: list[tuple[str, Literal["error", "warning"], Check]] = []
+
+
+def _rule(name: str, severity: Literal["error", "warning"]) -> Callable[[Check], Check]:
+    def register(check: Check) -> Check:
+        _RULES.append((name, severity, check))
+        return check
+
+    return register
+
+
+def audit(model: onnx.ModelProto, march: MarchSpec | None = None) -> list[Finding]:
+    """Every rule that `model` breaks, in the order of the rules; `march` decides the rules that depend on the chip."""
+    return [Finding(name, severity, message) for name, severity, check in _RULES for message in check(model, march)]
+
+
+def dimensions(info: onnx.ValueInfoProto) -> list[int]:
+    """Sizes of a value; 0 stands for one that is not static."""
+    return [dim.dim_value if dim.HasField("dim_value") else 0 for dim in info.type.tensor_type.shape.dim]
+
+
+@_rule("opset", "error")
+def _opset(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    version = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), None)
+    if version not in OPSETS:
+        yield f"the file uses opset {version}, hb_mapper reads opset 10 and 11"
+
+
+@_rule("ir-version", "error")
+def _ir_version(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    if model.ir_version > MAX_IR_VERSION:
+        yield f"the file has IR version {model.ir_version}, hb_mapper reads up to {MAX_IR_VERSION}"
+
+
+@_rule("domain", "error")
+def _domain(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx", DOMAIN})
+    if foreign:
+        yield f"nodes of the domains {', '.join(foreign)} are in the file, hb_mapper knows the default one and {DOMAIN}"
+
+
+@_rule("static-shapes", "error")
+def _static(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if not info.type.tensor_type.HasField("shape") or any(
+            not dim.HasField("dim_value") for dim in info.type.tensor_type.shape.dim
+        ):
+            yield f"the shape of {info.name} is not static"
+
+
+@_rule("value-info", "error")
+def _value_info(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    known = {info.name for info in (*model.graph.input, *model.graph.output, *model.graph.value_info)}
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                yield f"the file states no type for {name}"
+
+
+@_rule("zero-size", "error")
+def _zero_size(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    for info in (*model.graph.input, *model.graph.output):
+        if 0 in dimensions(info):
+            yield f"{info.name} has no elements: shape {dimensions(info)}"
+
+
+@_rule("input-rank", "warning")
+def _input_rank(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    for info in model.graph.input:
+        if _is_x3(march) and len(dimensions(info)) != 4:
+            yield f"input {info.name} has shape {dimensions(info)}; on {_BATCH_1_CHIP} hb_mapper takes 4-D inputs only"
+
+
+@_rule("input-batch", "warning")
+def _input_batch(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    for info in model.graph.input:
+        shape = dimensions(info)
+        if _is_x3(march) and shape and shape[0] != 1:
+            yield f"input {info.name} has batch {shape[0]}; on {_BATCH_1_CHIP} hb_mapper takes batch 1, export with one example"
+
+
+def _is_x3(march: MarchSpec | None) -> bool:
+    return march is not None and _BATCH_1_CHIP in march.chips
+
+
+@_rule("output-count", "warning")
+def _output_count(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    count = len(model.graph.output)
+    if count > MAX_OUTPUTS:
+        yield f"the model has {count} outputs, hb_mapper takes at most {MAX_OUTPUTS}; concatenate some"
+
+
+@_rule("bpu-conv", "warning")
+def _bpu_conv(model: onnx.ModelProto, march: MarchSpec | None) -> Iterator[str]:
+    """A convolution runs on the BPU when what it reads comes out of a dequantize."""
+    dequantized = {name for node in model.graph.node if base_op(node.op_type) == DEQUANTIZE for name in node.output}
+    convs = (node for node in model.graph.node if node.op_type in _CONVOLUTIONS and not node.domain)
+    if not any(all(name in dequantized for name in node.input[:2]) for node in convs):
+        yield "no convolution of the model runs on the BPU, hb_mapper needs at least one"

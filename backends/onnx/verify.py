@@ -1,0 +1,133 @@
+"""Runs an exported model in onnxruntime and compares it with what it should compute. The only user of onnxruntime here."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from hqc.errors import ExportError, InputError
+from hqc.ir import DType, Graph, Value
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Reference = Callable[[Arrays], Arrays]
+
+# A file fails when more than this share of an output is more than one step off: rounding may flip a few values by a step.
+FAIL_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """One output of the file beside the reference.
+
+    `step`: the output's quantization step, `max|y| / 127.5` where it is not on an int8 or int16 grid. `unequal`: elements with
+    other bits; `differing`: more than half a step apart; `over_one`: more than one step; `max_steps`: the largest distance.
+    """
+
+    name: str
+    elements: int
+    step: float
+    unequal: int
+    differing: int
+    over_one: int
+    max_steps: float
+
+    @property
+    def fails(self) -> bool:
+        return self.over_one > FAIL_SHARE * self.elements
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.differing} of {self.elements} outputs differ, at most {self.max_steps:.3g} steps"
+
+
+def run_model(model: onnx.ModelProto, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+    """Outputs by name, as the file says, node by node: without onnxruntime's rewriting of quantized graphs.
+
+    `ExportError` when onnxruntime cannot load or run it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        results = session.run(None, dict(inputs))
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise ExportError(f"onnxruntime cannot run the exported model: {error}") from error
+    return dict(zip((output.name for output in session.get_outputs()), results, strict=True))
+
+
+def sample_arrays(graph: Graph, given: Arrays | None) -> dict[str, npt.NDArray[Any]]:
+    """Inputs to run the model on: `given`, checked, or random ones that depend on names and shapes only."""
+    arrays = {}
+    for value in graph.inputs:
+        assert value.shape is not None
+        if given is None:
+            arrays[value.name] = _random(value)
+            continue
+        if value.name not in given:
+            raise InputError(f"sample_inputs has no array for input {value.name}; it has {', '.join(given) or 'none'}")
+        array = np.asarray(given[value.name])
+        if array.shape != value.shape:
+            raise InputError(f"the sample for input {value.name} has shape {list(array.shape)}, expected {list(value.shape)}")
+        arrays[value.name] = array.astype(value.type.dtype.numpy, copy=False)
+    return arrays
+
+
+def _random(value: Value) -> npt.NDArray[Any]:
+    generator = np.random.default_rng(zlib.crc32(value.name.encode()))
+    shape, dtype = value.type.shape or (), value.type.dtype
+    if dtype.is_float:
+        return generator.standard_normal(shape).astype(dtype.numpy)
+    return generator.integers(0, 2, shape).astype(dtype.numpy)
+
+
+def output_step(value: Value) -> float | None:
+    """The grid step of a graph output: of the value itself or of what its `dequantize` reads; None off an int8/int16 grid."""
+    node = value.producer
+    source = node.operands[0] if node is not None and node.op.name == "dequantize" else value
+    quant = source.quant
+    if quant is None or quant.per_channel or quant.dtype not in (DType.INT8, DType.INT16):
+        return None
+    return float(quant.scale)
+
+
+def compare(graph: Graph, names: list[str], results: Arrays, expected: Arrays) -> list[OutputComparison]:
+    """Each output of the file (`names`, in the graph's order) beside the reference's, which has the graph's output names."""
+    comparisons = []
+    for value, name, key in zip(graph.outputs, names, graph.output_names, strict=True):
+        if key not in expected:
+            raise ExportError(f"the reference computes no output {key}; it has {', '.join(expected) or 'none'}")
+        comparisons.append(compare_output(key, results[name], np.asarray(expected[key]), output_step(value)))
+    return comparisons
+
+
+def compare_output(
+    name: str, result: npt.NDArray[Any], expected: npt.NDArray[Any], step: float | None = None
+) -> OutputComparison:
+    """Distance of two arrays in steps; `ExportError` when shapes differ. Equal infinities and NaNs count as equal."""
+    if result.shape != expected.shape:
+        raise ExportError(f"output {name} has shape {list(result.shape)}, the reference gives {list(expected.shape)}")
+    wide, reference = result.astype(np.float64), expected.astype(np.float64)
+    same = (wide == reference) | (np.isnan(wide) & np.isnan(reference))
+    if step is None:
+        finite = np.abs(reference[np.isfinite(reference)])
+        step = float(finite.max()) / 127.5 if finite.size and finite.max() > 0 else 1.0
+    with np.errstate(invalid="ignore"):
+        distance = np.where(same, 0.0, np.abs(wide - reference) / step)
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    # Half a step and one step with a margin for the float32 product of integer and scale.
+    return OutputComparison(
+        name=name,
+        elements=int(result.size),
+        step=step,
+        unequal=int((~same).sum()),
+        differing=int((distance > 0.501).sum()),
+        over_one=int((distance > 1.001).sum()),
+        max_steps=float(distance.max()) if result.size else 0.0,
+    )
