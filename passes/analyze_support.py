@@ -9,6 +9,7 @@ from hqc.errors import OverrideError, SupportError
 from hqc.ir import Device, Graph, Node, Reason, Support
 from hqc.march.rules import Checker
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
+from hqc.passes.fuse_conv import is_fused, split_activation, unfuse
 from hqc.passes.plan import describe
 from hqc.passes.registry import register_pass
 from hqc.passes.support_context import (
@@ -19,7 +20,6 @@ from hqc.passes.support_context import (
     is_stub,
     tail_reason,
 )
-from hqc.passes.unfuse import is_fused, unfuse
 
 
 @register_pass
@@ -67,10 +67,9 @@ class AnalyzeSupport(Pass):
             verdict = _judge(node, checker, placement, context)
             members = [node]
             if not verdict.accepted and context.hybrid and is_fused(node) and not _wants(node, Device.CPU):
-                members = unfuse(graph, node) or members
-                if len(members) > 1:
-                    names = ", ".join(member.name for member in members)
-                    remarks.append(self.remark(f"taken apart into {names}: {verdict.reasons[0]}", members[-1]))
+                members = unfuse(graph, node)
+                names = ", ".join(member.name for member in members)
+                remarks.append(self.remark(f"taken apart into {names}: {verdict.reasons[0]}", members[-1]))
             for member in members:
                 support = verdict if len(members) == 1 else _judge(member, checker, placement, context)
                 placement.support[member] = support
@@ -86,16 +85,12 @@ class AnalyzeSupport(Pass):
         """The tail rule for activations inside a convolution."""
         remarks = []
         for node, support in list(placement.support.items()):
-            if not support.accepted or not is_fused(node) or node.attributes["activation"] == "none":
+            if not support.accepted or node.attributes.get("activation", "none") == "none":
                 continue
             if _wants(node, Device.BPU) or not placement.is_high_precision(node) or not placement.ends_bpu_run(node):
                 continue
-            members = unfuse(graph, node, activation_only=True)
-            if members is None:
-                continue
-            conv, activation = members
-            reason = tail_reason(placement, conv.name)
-            del placement.support[node]
+            conv, activation = split_activation(graph, node)
+            reason = tail_reason(conv)
             placement.support[conv] = support
             placement.support[activation] = Support(False, (reason,))
             remarks.append(self.remark(str(reason), activation))

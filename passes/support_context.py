@@ -9,21 +9,38 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from hqc.ir import Graph, Node, Reason, Support, Trait, Value
-from hqc.march.facts import Facts, is_constant_product, kept_4d_source
+from hqc.ir import Graph, Node, OpDef, Reason, Support, Trait, Value
+from hqc.march.facts import Facts, kept_4d_source
 from hqc.march.predicates import State
 from hqc.march.spec import MarchSpec
 
 NHWC = (0, 2, 3, 1)
 Rule = Callable[["Placement", Node], "Reason | None"]
-RULES: list[Rule] = []
+Concerns = Callable[[OpDef, MarchSpec], bool]
 
 
-def context_rule(rule: Rule) -> Rule:
-    """Register a rule; its docstring's first sentence is the statement in documentation."""
-    RULES.append(rule)
-    return rule
+@dataclass(frozen=True)
+class ContextRule:
+    """`statement`: the rule in one sentence. `concerns`: whether it can say anything about an op on a march."""
+
+    statement: str
+    concerns: Concerns
+    check: Rule
+
+
+RULES: list[ContextRule] = []
+
+
+def context_rule(concerns: Concerns) -> Callable[[Rule], Rule]:
+    """Register a rule; its docstring is the statement in documentation."""
+
+    def register(rule: Rule) -> Rule:
+        RULES.append(ContextRule(" ".join((rule.__doc__ or "").split()), concerns, rule))
+        return rule
+
+    return register
 
 
 def _reason(rule: str, actual: str = "", limit: str = "", hint: str = "") -> Reason:
@@ -50,19 +67,19 @@ class Placement:
         self.outputs = {id(value) for value in graph.outputs}
         self.float_region: dict[Node, str] = {}
         self._groups: dict[str, list[Node]] = {}
+        self._rules: dict[OpDef, list[Rule]] = {}
 
     # --- questions -------------------------------------------------------------------------------------------------
 
     def on_bpu(self, node: Node) -> bool:
         """Accepted so far; a QuantStub counts as BPU, a DeQuantStub as CPU."""
-        if is_stub(node):
-            return is_quantize(node)
         support = self.support.get(node)
-        return support is not None and support.accepted
+        return support.accepted if support is not None else is_quantize(node)
 
     def has_bpu_user(self, node: Node) -> bool:
         """True when a node on the BPU reads a result; stubs do not count."""
-        return any(not is_stub(user) and self.on_bpu(user) for user in node.users)
+        verdicts = (self.support.get(user) for value in node.results for user in value.users)
+        return any(support is not None and support.accepted for support in verdicts)
 
     def is_high_precision(self, node: Node) -> bool:
         """True when the node's result carries no fake quant, so that a convolution there emits int32."""
@@ -82,9 +99,11 @@ class Placement:
 
     def settle(self) -> None:
         """Apply all rules until none changes anything."""
+        groups: dict[str, list[Node]] = {}
         for node in self.support:
             for name in node.origin:
-                self._groups.setdefault(name, []).append(node)
+                groups.setdefault(name, []).append(node)
+        self._groups = {name: members for name, members in groups.items() if len(members) > 1}
         waiting = deque(self.support)
         queued = set(waiting)
         while waiting:
@@ -92,7 +111,7 @@ class Placement:
             queued.discard(node)
             if not self.on_bpu(node) or _is_asked(node):
                 continue
-            reason = next((found for rule in RULES if (found := rule(self, node)) is not None), None)
+            reason = self._reason_to_leave(node)
             if reason is None:
                 continue
             self.support[node] = Support(False, (reason,))
@@ -101,10 +120,21 @@ class Placement:
                     waiting.append(neighbour)
                     queued.add(neighbour)
 
+    def _reason_to_leave(self, node: Node) -> Reason | None:
+        rules = self._rules.get(node.op)
+        if rules is None:
+            rules = self._rules[node.op] = [rule.check for rule in RULES if rule.concerns(node.op, self.spec)]
+        for rule in rules:
+            reason = rule(self, node)
+            if reason is not None:
+                return reason
+        return None
+
     def peers(self, node: Node) -> Iterable[Node]:
         """Nodes that come from the same operation of the model."""
-        for name in node.origin:
-            yield from (peer for peer in self._groups.get(name, ()) if peer is not node)
+        if self._groups:
+            for name in node.origin:
+                yield from (peer for peer in self._groups.get(name, ()) if peer is not node)
 
     def _affected(self, node: Node) -> Iterable[Node]:
         yield from node.users
@@ -119,7 +149,7 @@ def _is_asked(node: Node) -> bool:
 # --- rules, in the order in which they give their reason --------------------------------------------------------------------
 
 
-@context_rule
+@context_rule(lambda op, spec: True)
 def outside_the_stubs(placement: Placement, node: Node) -> Reason | None:
     """What the user put before a QuantStub or behind a DeQuantStub is float."""
     where = placement.float_region.get(node)
@@ -128,7 +158,7 @@ def outside_the_stubs(placement: Placement, node: Node) -> Reason | None:
     return _reason("operations before a QuantStub or behind a DeQuantStub are float", where)
 
 
-@context_rule
+@context_rule(lambda op, spec: True)
 def one_operation_one_device(placement: Placement, node: Node) -> Reason | None:
     """Nodes that one operation of the model became run on one device."""
     for peer in placement.peers(node):
@@ -137,12 +167,12 @@ def one_operation_one_device(placement: Placement, node: Node) -> Reason | None:
     return None
 
 
-@context_rule
+@context_rule(lambda op, spec: any(op.name in rule.ops for rule in spec.node_rules))
 def observed_limits(placement: Placement, node: Node) -> Reason | None:
     """Limits that the op tables lack and real compilations show (see the march's rules)."""
     spec = placement.spec
     for rule in spec.node_rules:
-        if not rule.applies(node):
+        if node.op.name not in rule.ops:
             continue
         outcome = rule.check(Facts(node, four_d=spec.four_d))
         if outcome.state is State.BROKEN:
@@ -150,14 +180,13 @@ def observed_limits(placement: Placement, node: Node) -> Reason | None:
     return None
 
 
-@context_rule
+@context_rule(lambda op, spec: spec.four_d)
 def four_d_behind_product(placement: Placement, node: Node) -> Reason | None:
     """Tensors of another rank stay 4-D on the BPU only while the product they come from runs there."""
-    if not placement.spec.four_d or len(node.data_operands) != 1 or is_constant_product(node):
+    shape = node.results[0].shape
+    if shape is None or len(shape) > 3 or not Facts(node, four_d=True).keeps_4d:
         return None
     value = node.data_operands[0]
-    if value.type.rank not in (1, 2, 3) or not Facts(node, four_d=True).keeps_4d:
-        return None
     producer = value.producer
     assert producer is not None and kept_4d_source(value) is not None
     if placement.on_bpu(producer):
@@ -168,11 +197,11 @@ def four_d_behind_product(placement: Placement, node: Node) -> Reason | None:
     )
 
 
-@context_rule
+@context_rule(lambda op, spec: op.name == "slice" and spec.strided_input_slices_on_cpu)
 def focus_slices(placement: Placement, node: Node) -> Reason | None:
     """Strided slices of the model's input (Focus) are the CPU's on marches that hold 4-D tensors only."""
-    steps = node.attributes.get("steps") if node.op.name == "slice" else None
-    if not placement.spec.strided_input_slices_on_cpu or not steps or max(steps) == 1:
+    steps = node.attributes["steps"]
+    if not steps or max(steps) == 1:
         return None
     source = _source(node.operands[0])
     if source is None or not source.is_input:
@@ -190,11 +219,9 @@ def _source(value: Value) -> Value | None:
     return value
 
 
-@context_rule
+@context_rule(lambda op, spec: op.has(Trait.PASSIVE))
 def passive_follows_producer(placement: Placement, node: Node) -> Reason | None:
     """A passive op stays with its producer; one that reads the model's input or a constant goes to the BPU with its users."""
-    if not node.op.has(Trait.PASSIVE):
-        return None
     value = node.operands[0]
     producer = value.producer
     if producer is not None:
@@ -207,11 +234,9 @@ def passive_follows_producer(placement: Placement, node: Node) -> Reason | None:
     return _reason(f"a passive op that reads {what} runs on the BPU only for a user there", "no user on the BPU")
 
 
-@context_rule
+@context_rule(lambda op, spec: op.has(Trait.SAME_SCALE))
 def cat_between_cpu_nodes(placement: Placement, node: Node) -> Reason | None:
     """A cat joins the CPU when all its operands are there, or one is and no user is on the BPU."""
-    if not node.op.has(Trait.SAME_SCALE):
-        return None
     producers = node.producers
     on_cpu = [producer for producer in producers if not placement.on_bpu(producer)]
     if not on_cpu:
@@ -225,38 +250,32 @@ def cat_between_cpu_nodes(placement: Placement, node: Node) -> Reason | None:
     return None
 
 
-@context_rule
+@context_rule(lambda op, spec: spec.passive_needs_consumer and (op.has(Trait.PASSIVE) or op.has(Trait.SAME_SCALE)))
 def passive_without_user(placement: Placement, node: Node) -> Reason | None:
     """In a calibrated model, ops that move data have no scale of their own: without a user on the BPU they are float."""
-    spec = placement.spec
-    if not spec.passive_needs_consumer or not placement.is_calibrated_only():
+    if not placement.is_calibrated_only() or is_nhwc_head(placement, node) or placement.has_bpu_user(node):
         return None
-    if not (node.op.has(Trait.PASSIVE) or node.op.has(Trait.SAME_SCALE)) or is_nhwc_head(placement, node):
-        return None
-    if placement.has_bpu_user(node):
-        return None
-    return _reason(f"ops that only move data need a user on the BPU on {spec.name}", "none of the users is there")
+    return _reason(f"ops that only move data need a user on the BPU on {placement.spec.name}", "none of the users is there")
 
 
-@context_rule
+@context_rule(lambda op, spec: op.has(Trait.SUM) and spec.passive_needs_consumer)
 def sum_between_cpu_nodes(placement: Placement, node: Node) -> Reason | None:
     """In a calibrated model, an add (a convolution with a summand) between a CPU operand and CPU users is float."""
-    spec = placement.spec
-    if not node.op.has(Trait.SUM) or not spec.passive_needs_consumer or not placement.is_calibrated_only():
+    if not placement.is_calibrated_only():
         return None
     on_cpu = [producer for producer in node.producers if not placement.on_bpu(producer)]
     if not on_cpu or placement.has_bpu_user(node):
         return None
     return _reason(
-        f"an add with an operand from the CPU needs a user on the BPU on {spec.name}", f"{on_cpu[0].name} is on the CPU"
+        f"an add with an operand from the CPU needs a user on the BPU on {placement.spec.name}",
+        f"{on_cpu[0].name} is on the CPU",
     )
 
 
-@context_rule
+@context_rule(lambda op, spec: op.has(Trait.ACTIVATION) or (spec.four_d and op.name == "leaky_relu"))
 def tail_activation(placement: Placement, node: Node) -> Reason | None:
     """A convolution that ends a BPU run emits int32 where its result carries no fake quant; its activation is float."""
-    rectifies = node.op.has(Trait.ACTIVATION) or (placement.spec.four_d and node.op.name == "leaky_relu")
-    if not rectifies or placement.has_bpu_user(node):
+    if placement.has_bpu_user(node):
         return None
     producer = node.operands[0].producer
     if producer is None or not producer.op.has(Trait.CONV_LIKE) or not placement.on_bpu(producer):
@@ -264,17 +283,17 @@ def tail_activation(placement: Placement, node: Node) -> Reason | None:
     alone = len(producer.users) == 1 and not placement.is_output(producer)
     if not alone or not placement.is_high_precision(node):
         return None
-    return tail_reason(placement, producer.name)
+    return tail_reason(producer)
 
 
-def tail_reason(placement: Placement, producer: str) -> Reason:
-    return _reason("the activation of a convolution that ends a BPU run is float", f"{producer} emits int32")
+def tail_reason(conv: Node) -> Reason:
+    return _reason("the activation of a convolution that ends a BPU run is float", f"{conv.name} emits int32")
 
 
-@context_rule
+@context_rule(lambda op, spec: op.name == "reshape" and spec.final_flatten_on_cpu)
 def final_flatten(placement: Placement, node: Node) -> Reason | None:
     """The flatten of `[1,N,1,1]` behind the last convolution is float, after the dequantize, on marches that do so."""
-    if not placement.spec.final_flatten_on_cpu or node.op.name != "reshape" or node.users or not placement.is_output(node):
+    if not placement.is_output(node) or node.users:
         return None
     value, shape = node.operands[0], node.results[0].shape
     producer = value.producer
@@ -307,6 +326,8 @@ def float_regions(graph: Graph) -> dict[Node, str]:
     QuantStub, and everything between the model's inputs and a QuantStub that nothing else reads."""
     nodes = list(graph.nodes)
     regions: dict[Node, str] = {}
+    if not any(is_stub(node) for node in nodes):
+        return regions
     outputs = {id(value) for value in graph.outputs}
     for node in nodes:
         if is_stub(node):

@@ -18,7 +18,7 @@ def graph_batch(graph: Graph | None) -> int:
 
     The chip runs batch 1; a graph lowered with a larger one is judged as if it had 1.
     """
-    sizes = {value.shape[0] for value in graph.inputs if value.shape} if graph is not None else set()
+    sizes = {value.type.shape[0] for value in graph.inputs if value.type.shape} if graph is not None else set()
     return sizes.pop() if len(sizes) == 1 else 1
 
 

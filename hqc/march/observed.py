@@ -6,7 +6,7 @@ They belong to the context step and govern hybrid placement only; with `hybrid=F
 from __future__ import annotations
 
 from hqc import arithmetic
-from hqc.ir import Node, Trait
+from hqc.ir import Trait, all_ops
 from hqc.march.facts import Facts
 from hqc.march.predicates import HOLDS, UNKNOWN, Outcome, broken, kernel
 from hqc.march.rules import NodeRule
@@ -22,13 +22,11 @@ def _four_axes(facts: Facts) -> Outcome:
     return HOLDS if len(shape) == 4 else broken(f"rank {len(shape)}", "4")
 
 
-def _moves_or_works_on_elements(node: Node) -> bool:
-    return node.op.has(Trait.ELEMENTWISE) or node.op.name in ("slice", "split", "cat")
-
+_ELEMENTWISE = frozenset(definition.name for definition in all_ops() if definition.has(Trait.ELEMENTWISE))
 
 RANK_FOUR = NodeRule(
     "element-wise ops, slices, splits and cats are 4-D (or directly behind a product with constant weights)",
-    _moves_or_works_on_elements,
+    _ELEMENTWISE | {"slice", "split", "cat"},
     _four_axes,
     _LOGS_X3,
 )
@@ -40,7 +38,7 @@ def _one_runtime_operand(facts: Facts) -> Outcome:
 
 CONSTANT_MATRIX = NodeRule(
     "one operand of a matrix product is constant (it then runs as a convolution)",
-    lambda node: node.op.name == "matmul",
+    frozenset({"matmul"}),
     _one_runtime_operand,
     _LOGS_X3 + "; contradicts the form 1BMK*11KN of the table, which no log shows on the BPU",
 )
@@ -55,7 +53,7 @@ def _five_axes_without_constant(facts: Facts) -> Outcome:
 
 NO_CONSTANT_IN_5D = NodeRule(
     "5-D add and mul have no constant operand",
-    lambda node: node.op.name in ("add", "mul"),
+    frozenset({"add", "mul"}),
     _five_axes_without_constant,
     _LOGS_J5,
 )
@@ -71,7 +69,7 @@ def _constant_of_equal_rank(facts: Facts) -> Outcome:
 
 EQUAL_RANK_IN_3D = NodeRule(
     "the constant operand of a 3-D mul is a scalar or 3-D",
-    lambda node: node.op.name == "mul",
+    frozenset({"mul"}),
     _constant_of_equal_rank,
     _LOGS_J5,
 )
@@ -96,7 +94,7 @@ def _is_global(facts: Facts) -> bool:
 
 POOL_GAIN = NodeRule(
     "an average over n elements has n * int(512 / n) / 512 of at least 0.95, or is made of such pools",
-    lambda node: node.op.name in ("avg_pool2d", "adaptive_avg_pool2d"),
+    frozenset({"avg_pool2d", "adaptive_avg_pool2d"}),
     _pool_gain,
     "arithmetic of the average pool on bernoulli, docs/arithmetic.md section 7",
 )

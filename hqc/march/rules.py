@@ -6,13 +6,13 @@ without shapes is conditional on ("accepted if ...").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hqc.ir import DType, Node, Reason, Support, Trait, all_ops
+from hqc.ir import DType, Node, Reason, Support, Trait, Value, all_ops
 from hqc.march.bindings import BINDINGS, Binding
-from hqc.march.facts import Facts, is_scalar
+from hqc.march.facts import Facts, graph_batch
 from hqc.march.predicates import (
     CONDITIONS,
     HOLDS,
@@ -55,11 +55,11 @@ class Entry:
 class NodeRule:
     """A rule that no table has and that real compilations show: part of the context step, judged on one node.
 
-    `applies` chooses the nodes; `source` says what shows the rule.
+    `ops`: names of the ops it is about. `source`: what shows the rule.
     """
 
     statement: str
-    applies: Callable[[Node], bool]
+    ops: frozenset[str]
     check: Condition
     source: str
 
@@ -247,21 +247,24 @@ class Checker:
 
     def check(self, node: Node) -> Support:
         """Capability: accepted (perhaps on conditions), or every rule that is broken."""
-        facts = Facts(node, four_d=self.spec.four_d)
-        key = self._key(node, facts)
+        key = self._key(node)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._judge(node, facts)
+            found = self._known[key] = self._judge(node, Facts(node, four_d=self.spec.four_d))
         return found
 
-    def _key(self, node: Node, facts: Facts) -> tuple[Any, ...]:
-        operands = tuple(
-            None if value is None else (value.type, value.is_parameter and (True, is_scalar(value))) for value in node.inputs
-        )
-        constants = facts.has_zero_constant if node.op.has(Trait.ELEMENTWISE) else False
+    def _key(self, node: Node) -> tuple[Any, ...]:
+        """Everything that a rule may look at, in types that hash fast."""
+        operands = tuple(map(_operand_key, node.inputs))
+        results = tuple((value.type.dtype._value_, value.type.shape) for value in node.results)
+        zero = keeps_4d = False
+        if node.op.has(Trait.ELEMENTWISE) and any(operand is not None and operand[2] for operand in operands):
+            zero = Facts(node).has_zero_constant
+        if self.spec.four_d and (results[0][1] is None or len(results[0][1]) != 4):
+            keeps_4d = Facts(node, four_d=True).keeps_4d
         return (
-            node.op.name, tuple(node.attributes.items()), operands, tuple(value.type for value in node.results),
-            facts.batch if operands else 1, facts.is_tail, facts.keeps_4d, constants, node.request,
+            node.op, tuple(node.attributes.values()), operands, results, graph_batch(node.graph),
+            any(value.has_uses for value in node.results), keeps_4d, zero, node.request,
         )  # fmt: skip
 
     def _judge(self, node: Node, facts: Facts) -> Support:
@@ -336,6 +339,12 @@ class Checker:
             self._others = [Checker(spec, hybrid=self.hybrid, hints=False) for spec in others]
         able = [checker.spec.name for checker in self._others if checker.check(node).accepted]
         return Reason(reason.rule, reason.actual, reason.limit, able_text(able), reason.step)
+
+
+def _operand_key(value: Value | None) -> tuple[Any, ...] | None:
+    if value is None:
+        return None
+    return (value.type.dtype._value_, value.type.shape, value.array is not None)
 
 
 def able_text(marches: list[str]) -> str:
