@@ -140,9 +140,7 @@ def prepare(
     if hybrid_dict and not hybrid:
         raise OverrideError("hybrid_dict places operations on the CPU and needs hybrid=True")
     calibrated = model if isinstance(model, ObservedGraphModule) else None
-    options = PrepareOptions(
-        march.value, hybrid, optimize_graph, {key: list(value) for key, value in (hybrid_dict or {}).items()}, kind
-    )
+    options = PrepareOptions(march.value, hybrid, optimize_graph, dict(hybrid_dict or {}), kind)
     inputs = as_tuple(example_inputs)
     if calibrated is not None:
         float_model = calibrated.preparation.float_model
