@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from hqc.ir import Graph, Node, OpDef, Reason, Support, Trait, Value
+from hqc.ir import Device, Graph, Node, OpDef, Reason, Support, Trait, Value
 from hqc.march.facts import Facts, kept_4d_source
 from hqc.march.predicates import State
 from hqc.march.spec import MarchSpec
@@ -50,6 +50,11 @@ def _reason(rule: str, actual: str = "", limit: str = "", hint: str = "") -> Rea
 def is_stub(node: Node) -> bool:
     """A QuantStub or DeQuantStub of the user."""
     return node.op.has(Trait.BOUNDARY)
+
+
+def ends_bpu_run(node: Node) -> bool:
+    """True on a partitioned graph when no node on the BPU reads what `node` computes there: it delivers to the CPU or outside."""
+    return not any(user.device is Device.BPU for user in node.users)
 
 
 def is_quantize(node: Node) -> bool:

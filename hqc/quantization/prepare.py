@@ -20,7 +20,7 @@ from hqc.passes.base import PassContext, Remark
 from hqc.passes.default import prepare_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
 from hqc.passes.plan import Plan
-from hqc.passes.unify_cat_scales import shared_scale_groups
+from hqc.passes.scale_groups import shared_scale_groups
 from hqc.quantization.carry import carry_over
 from hqc.quantization.prepared import (
     ObservedGraphModule,
@@ -157,7 +157,7 @@ def prepare(
     spec = get_spec(options.march)
     groups: dict[str, str] = {}
     if optimize_graph and not spec.requantize_at_cat:
-        groups = {value.name: group.name for group in shared_scale_groups(graph, spec) for value in group.values}
+        groups = {value.name: group.values[0].name for group in shared_scale_groups(graph, spec) for value in group.values}
     Replay(gm, root, graph, spec, qconfigs, wrap_boundaries=kind == "qat", tail_is_int32=kind == "ptq", groups=groups).run()
     preparation = Preparation(float_model, Plan.from_graph(graph), options, high_precision, remarks=remarks)
     prepared = ObservedGraphModule(root, gm.graph, type(float_model).__name__, preparation)

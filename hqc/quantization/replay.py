@@ -16,7 +16,7 @@ from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
 from hqc.nn.qat.mapping import qat_module, qat_stub
-from hqc.passes.support_context import ends_bpu_segment
+from hqc.passes.support_context import ends_bpu_run
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, make_fake_quant
 from hqc.quantization.qconfig import QConfig
 
@@ -111,12 +111,24 @@ class Replay:
             self.node_of[result.name] = self._insert_after(target, name, self._real_users(target))
 
     def _replace_stub(self, node: Node) -> None:
+        if not node.origin:
+            self._insert_input_stub(node)
+            return
         fx_node = self.fx_nodes[node.origin[-1]]
         if node.op.name == "quantize":
             qconfig = self._qconfig(fx_node, node)
             self._set_module(fx_node, lambda module: qat_stub(module, self._fake_quant(qconfig, node.result, fx_node, node)))
         else:
             self._set_module(fx_node, lambda module: DeQuantStub())
+
+    def _insert_input_stub(self, node: Node) -> None:
+        """A QuantStub that the passes put between a graph input and the BPU nodes that read it."""
+        (source,) = node.operands
+        placeholder = self.node_of[source.name]
+        users = [user for user in self._real_users(placeholder) if self._leads_to_bpu(user)]
+        fake_quant = self._fake_quant(self._qconfig(placeholder, node.users[0]), node.result, placeholder, node)
+        self._append(placeholder, 0, node.name, qat_stub(nn.Identity(), fake_quant))
+        self.node_of[node.result.name] = self._insert_after(placeholder, node.name, users)
 
     # --- conv-like modules ----------------------------------------------------------------------------------------
 
@@ -140,7 +152,7 @@ class Replay:
         residual = node.operand("residual")
         group = self.groups.get(node.result.name)
         fake_quant = None
-        if self.tail_is_int32 and ends_bpu_segment(self.ir, node):
+        if self.tail_is_int32 and ends_bpu_run(node):
             pass
         elif activation_qconfig.activation is not None:
             fake_quant = self._fake_quant(activation_qconfig, node.result, last, node)
