@@ -15,7 +15,7 @@ from hqc.ir.analysis import quotient_cycle
 from hqc.ir.graph import STAGES, Graph, Node, Value
 from hqc.ir.op import Trait
 from hqc.ir.ops.boundary import quantize
-from hqc.ir.types import Device, TensorType
+from hqc.ir.types import Device, QuantParams, TensorType
 
 CAT_SCALES_UNIFIED = "cat-scales-unified"  # a graph property: from here on, cats share scales where the march demands it
 
@@ -319,8 +319,13 @@ def same_grid(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
         if operand is None or operand.quant is None:
             continue
         for value in node.results:
-            if value.quant is not None and not value.quant.same_grid(operand.quant):
+            if value.quant is not None and not _same_scales(value.quant, operand.quant):
                 yield node, f"{value.name} has {value.quant}, its operand {operand.name} has {operand.quant}"
+
+
+def _same_scales(a: QuantParams, b: QuantParams) -> bool:
+    """Equal up to the axis of per-channel scales, which moves with the elements of a high-precision value."""
+    return a.dtype is b.dtype and a.per_channel == b.per_channel and a.scale.tobytes() == b.scale.tobytes()
 
 
 def _keeps_scale(node: Node, march: MarchFacts | None) -> bool:
