@@ -11,7 +11,6 @@ from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.registry import register_pass
 from hqc.passes.rewrite import absorb_origin, may_join, morph, only_user
 
-
 ACTIVATIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "relu": ("relu", {}),
     "relu6": ("clamp", {"min": 0.0, "max": 6.0}),

@@ -20,6 +20,7 @@ from hqc.passes.base import Pass
 
 BUILTIN = (
     "canonicalize",
+    "constant-folding",
     "apply-overrides",
     "fold-batch-norm",
     "fuse-conv",
@@ -31,7 +32,7 @@ BUILTIN = (
     "unify-cat-scales",
     "lower-to-integer",
 )
-"""Names of the passes that come with hqc, in the order in which the two default pipelines use them."""
+"""Names of the passes that come with hqc, in the order in which the default pipelines use them."""
 
 P = TypeVar("P", bound=type[Pass])
 _REGISTRY: dict[str, type[Pass]] = {}

@@ -1,0 +1,50 @@
+"""`canonicalize`: one form for what can be written in many ways, and nothing that does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hqc.ir import Graph, Node
+from hqc.passes.base import Pass, PassContext, PassResult
+from hqc.passes.canonical_rules import rules_of
+from hqc.passes.constant_folding import fold_constant
+from hqc.passes.registry import register_pass
+
+
+@register_pass
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Drop what does nothing, compute what is constant, and bring the rest to one form.
+
+    Values keep their names; where several nodes become one, the origin lists all of them and the name is the last one's. In
+    float32 the results stay bit for bit the same but for the exceptions that the rules name.
+    """
+
+    name: ClassVar[str] = "canonicalize"
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        changed = graph.remove_dead_code()
+        nodes = list(graph.nodes)
+        while nodes:  # each sweep visits what the sweep before it changed, and the users of that
+            touched: dict[Node, None] = {}
+            for node in nodes:
+                if node.graph is graph and _rewrite(graph, node, touched):
+                    changed = True
+            nodes = sorted((node for node in touched if node.graph is graph), key=lambda node: node._order)
+        changed |= graph.remove_dead_code()
+        return PassResult(changed)
+
+
+def _rewrite(graph: Graph, node: Node, touched: dict[Node, None]) -> bool:
+    """Apply rules to a node until none changes it; notes the nodes that may have become rewritable."""
+    changed = False
+    while node.graph is graph:
+        users = node.users
+        if not (fold_constant(graph, node) or any(rule(graph, node) for rule in rules_of(node.op))):
+            break
+        changed = True
+        touched.update(dict.fromkeys(users))
+    if changed and node.graph is graph:
+        touched.update(dict.fromkeys(node.producers))
+    return changed
