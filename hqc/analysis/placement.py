@@ -1,0 +1,304 @@
+"""Where every operation of a partitioned graph runs, why, what would change it, and what crosses between the devices.
+
+Pure functions of the IR: no torch, no model. `placement_report` reads one graph, `compare_marches` places one lowered graph on
+all four chips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from hqc.errors import InputError
+from hqc.ir import Device, Graph, Node, Reason, Trait, Value
+from hqc.ir.costs import macs
+from hqc.march import all_specs
+from hqc.march.spec import MarchSpec
+from hqc.passes.base import PassContext
+from hqc.passes.default import explain_pipeline
+from hqc.passes.near_names import suggest
+from hqc.passes.overrides import Override
+
+
+@dataclass(frozen=True)
+class NodePlacement:
+    """One operation. `reasons`: why it is where it is, never empty. `change`: what would have to change for the BPU to run
+    it, empty on the BPU. `macs` is None while shapes are unknown."""
+
+    name: str
+    op: str
+    device: str
+    subgraph: int | None
+    reasons: tuple[Reason, ...]
+    change: str
+    macs: int | None
+    module: str
+    source: str
+    origin: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        """The module path, or the traced name outside of modules."""
+        return self.module or self.name
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """One value that moves between the devices, once however many read it. Bytes are those that move: quantized where the
+    value is, one byte an element while scales are not known; None while shapes are unknown."""
+
+    value: str
+    to: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a report. MACs and bytes count what is known; `complete` is False when some shape was not."""
+
+    bpu_nodes: int
+    cpu_nodes: int
+    bpu_macs: int
+    cpu_macs: int
+    subgraphs: int
+    crossings: int
+    crossing_bytes: int
+    complete: bool
+
+    @property
+    def bpu_share(self) -> float:
+        """Share of the multiply-accumulates on the BPU, 1.0 where there are none."""
+        total = self.bpu_macs + self.cpu_macs
+        return self.bpu_macs / total if total else 1.0
+
+
+@dataclass(frozen=True)
+class PlacementReport:
+    """Placement of one graph on one march, in program order."""
+
+    march: str
+    rows: tuple[NodePlacement, ...]
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def totals(self) -> Totals:
+        on_bpu = [row for row in self.rows if row.device == "bpu"]
+        on_cpu = [row for row in self.rows if row.device == "cpu"]
+        return Totals(
+            len(on_bpu),
+            len(on_cpu),
+            sum(row.macs or 0 for row in on_bpu),
+            sum(row.macs or 0 for row in on_cpu),
+            len({row.subgraph for row in on_bpu if row.subgraph is not None}),
+            len(self.crossings),
+            sum(crossing.bytes or 0 for crossing in self.crossings),
+            all(row.macs is not None for row in self.rows) and all(each.bytes is not None for each in self.crossings),
+        )
+
+    def device_of(self, name: str) -> str:
+        """`bpu`, `cpu`, or `mixed` for a module path (everything inside it), a traced node or a value.
+
+        `InputError` with near names when nothing is called so.
+        """
+        devices = {row.device for row in self.rows if _is_called(row, name)}
+        if not devices:
+            known = {row.module for row in self.rows} | {each for row in self.rows for each in (row.name, *row.origin)}
+            raise InputError(f"no operation of the model is called {name!r}{suggest(name, known - {''})}")
+        return devices.pop() if len(devices) == 1 else "mixed"
+
+    def table(self, *, everything: bool = False) -> Table:
+        """Operations on the CPU with their reasons; `everything`: those on the BPU too."""
+        table = Table(title=f"Placement on {self.march}", title_justify="left")
+        for column in ("operation", "op", "device", "why", "what would change it"):
+            table.add_column(column, overflow="fold")
+        for row in self.rows:
+            if everything or row.device == "cpu":
+                device = row.device if row.subgraph is None else f"{row.device}.{row.subgraph}"
+                where = f"{row.where}\n{row.source}" if row.source else row.where
+                table.add_row(where, row.op, device, "\n".join(map(str, row.reasons)), row.change)
+        return table
+
+    def summary(self) -> str:
+        """One paragraph of numbers."""
+        totals = self.totals
+        known = "" if totals.complete else " (shapes are not all known: lower bounds)"
+        return (
+            f"{self.march}: {totals.bpu_nodes} operations on the BPU in {totals.subgraphs} "
+            f"subgraph{'' if totals.subgraphs == 1 else 's'}, {totals.cpu_nodes} on the CPU; "
+            f"{totals.bpu_macs:,} of {totals.bpu_macs + totals.cpu_macs:,} multiply-accumulates on the BPU "
+            f"({100 * totals.bpu_share:.1f} %); {totals.crossings} values cross between the devices, "
+            f"{totals.crossing_bytes:,} bytes{known}"
+        )
+
+    def __str__(self) -> str:
+        lines = [f"{row.where:40} {row.op:18} {_device(row):6} {'; '.join(map(str, row.reasons))}" for row in self.rows]
+        return "\n".join([*lines, self.summary()])
+
+
+def _device(row: NodePlacement) -> str:
+    return row.device if row.subgraph is None else f"{row.device}.{row.subgraph}"
+
+
+def _is_called(row: NodePlacement, name: str) -> bool:
+    inside = row.module == name or row.module.startswith(f"{name}.")
+    return inside or name == row.name or name in row.origin
+
+
+def placement_report(graph: Graph) -> PlacementReport:
+    """The report of a graph whose nodes have devices (stage `partitioned` or later); boundary ops have no row.
+
+    `InputError` for a graph that is not partitioned yet.
+    """
+    rows = []
+    for node in graph.nodes:
+        if node.op.has(Trait.BOUNDARY):
+            continue
+        if node.device is None:
+            raise InputError(f"{node.name} has no device yet; run the partition pass before asking for a report")
+        rows.append(_row(node, graph))
+    return PlacementReport(graph.march or "", tuple(rows), tuple(_crossings(graph)))
+
+
+def _row(node: Node, graph: Graph) -> NodePlacement:
+    assert node.device is not None
+    reasons = node.support.reasons if node.support is not None else ()
+    if not reasons:
+        within = f"within the limits of {graph.march}" if graph.march else "accepted"
+        reasons = (Reason(within if node.device is Device.BPU else "not on the BPU"),)
+    return NodePlacement(
+        node.name,
+        node.op.name,
+        node.device.value,
+        node.subgraph,
+        reasons,
+        "" if node.device is Device.BPU else "; ".join(dict.fromkeys(map(what_to_change, reasons))),
+        macs(node),
+        node.loc.module,
+        node.loc.source,
+        node.origin,
+    )
+
+
+def what_to_change(reason: Reason) -> str:
+    """What the user can do about a reason to be on the CPU."""
+    if reason.step == "override":
+        return f"drop the entry {reason.actual}"
+    if reason.step == "cost":
+        return "lower the thresholds of the partition pass"
+    if reason.step == "context":
+        return reason.hint or f"nothing by itself: {reason.actual or reason.rule}"
+    if reason.actual:
+        change = f"keep to: {reason.rule}"
+    elif reason.hint.startswith("ask for it"):
+        return reason.hint
+    else:
+        change = "use another op here"
+    return f"{change}, or another march: {reason.hint}" if reason.hint else change
+
+
+# --- crossings -------------------------------------------------------------------------------------------------------------
+
+
+def _crossings(graph: Graph) -> Iterator[Crossing]:
+    """Values that move between the devices, looking through boundary ops."""
+    seen: set[tuple[int, str]] = set()
+    for node in graph.nodes:
+        if node.op.has(Trait.BOUNDARY):
+            continue
+        for value in node.data_operands:
+            source = _real_source(value)
+            here, there = _side(source), "bpu" if node.device is Device.BPU else "cpu"
+            if here != there and (id(source), there) not in seen:
+                seen.add((id(source), there))
+                yield Crossing(source.name, there, _moved_bytes(value if there == "cpu" else source, value))
+    for value in graph.outputs:
+        source = _real_source(value)
+        if _side(source) == "bpu" and (id(source), "cpu") not in seen:
+            seen.add((id(source), "cpu"))
+            yield Crossing(source.name, "cpu", _moved_bytes(source, value))
+
+
+def _real_source(value: Value) -> Value:
+    while value.producer is not None and value.producer.op.has(Trait.BOUNDARY):
+        value = value.producer.operands[0]
+    return value
+
+
+def _side(value: Value) -> str:
+    return "bpu" if value.producer is not None and value.producer.device is Device.BPU else "cpu"
+
+
+def _moved_bytes(source: Value, value: Value) -> int | None:
+    """Bytes of the quantized form: of whichever end of the crossing knows its scale."""
+    size = source.type.size
+    if size is None:
+        return None
+    quant = source.quant or value.quant
+    if quant is not None:
+        return size * quant.dtype.numpy.itemsize
+    return size * (1 if source.type.dtype.is_float else source.type.dtype.numpy.itemsize)
+
+
+# --- four marches ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MarchComparison:
+    """Reports of one model by march. `differences`: operations that do not run on the same device everywhere."""
+
+    reports: tuple[PlacementReport, ...]
+
+    @property
+    def differences(self) -> list[tuple[str, tuple[str, ...]]]:
+        """`(operation, device per march)` in program order of the first report; `-` where a march fused it away."""
+        devices = [_devices(report) for report in self.reports]
+        names = dict.fromkeys(name for each in devices for name in each)
+        rows = [(name, tuple(each.get(name, "-") for each in devices)) for name in names]
+        return [(name, row) for name, row in rows if len(set(row)) > 1]
+
+    def table(self) -> Table:
+        """One row per march."""
+        table = Table(title="The same model on every march", title_justify="left")
+        for column in ("march", "BPU ops", "CPU ops", "BPU MACs", "CPU MACs", "subgraphs", "crossings", "bytes across"):
+            table.add_column(column, justify="left" if column == "march" else "right")
+        for report in self.reports:
+            totals = report.totals
+            nodes = (totals.bpu_nodes, totals.cpu_nodes, totals.bpu_macs, totals.cpu_macs)
+            moves = (totals.subgraphs, totals.crossings, totals.crossing_bytes)
+            table.add_row(report.march, *(f"{number:,}" for number in (*nodes, *moves)))
+        return table
+
+    def difference_table(self) -> Table:
+        """One row per operation whose device depends on the march."""
+        table = Table(title="Operations that the march decides", title_justify="left")
+        for column in ("operation", *(report.march for report in self.reports)):
+            table.add_column(column)
+        for name, devices in self.differences:
+            table.add_row(name, *devices)
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=120)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+
+def _devices(report: PlacementReport) -> dict[str, str]:
+    return {name: row.device for row in report.rows for name in (row.origin or (row.name,))}
+
+
+def compare_marches(
+    graph: Graph, *, overrides: tuple[Override, ...] = (), specs: Iterable[MarchSpec] | None = None
+) -> MarchComparison:
+    """Place a lowered float graph on every march (default: all four); the graph itself is not changed."""
+    reports = []
+    for spec in specs if specs is not None else all_specs():
+        twin = graph.clone()
+        twin.march = spec.name
+        explain_pipeline().run(twin, PassContext(spec, overrides=overrides))
+        reports.append(placement_report(twin))
+    return MarchComparison(tuple(reports))
