@@ -90,23 +90,35 @@ def along(scale: Tensor, axis: int, rank: int) -> Tensor:
 # --- fake quantization ---------------------------------------------------------------------------------------------------
 
 
+def _on_grid(x: Tensor, scale: Tensor, bits: int, rounding: str) -> Tensor:
+    """The values, as a new tensor: four passes over one allocation."""
+    ratio = x / scale
+    low, high = bounds(bits)
+    rounded = ratio.round_() if rounding == "half_even" else round_to_int(ratio, rounding)
+    return rounded.clamp_(low, high).mul_(scale)
+
+
 class _FakeQuantize(torch.autograd.Function):
-    """Four passes forward and one backward; saves `x / s` only, so that the scale may change in place afterwards."""
+    """Saves x, which its producer mostly keeps anyway, and a copy of the scale, which may change in place afterwards."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, bits: int, rounding: str) -> Tensor:
-        ratio = x / scale
-        ctx.save_for_backward(ratio)
+        ctx.save_for_backward(x, scale.clone())
         ctx.limits = pass_limits(rounding, bits)
-        low, high = bounds(bits)
-        return round_to_int(ratio, rounding).clamp_(low, high).mul_(scale)
+        return _on_grid(x, scale, bits, rounding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (ratio,) = ctx.saved_tensors
-        # hardtanh's gradient is the clipping mask in one pass: grad where low < ratio < high
-        return torch.ops.aten.hardtanh_backward(grad, ratio, *ctx.limits), None, None, None
+        x, scale = ctx.saved_tensors
+        return _clip_gradient(grad, x / scale, ctx.limits), None, None, None
+
+
+def _clip_gradient(grad: Tensor, ratio: Tensor, limits: tuple[float, float]) -> Tensor:
+    """`grad` where the ratio lies inside the limits, 0 elsewhere; overwrites `ratio`."""
+    # the gradient of hardtanh is this mask in one pass
+    result: Tensor = torch.ops.aten.hardtanh_backward.grad_input(grad, ratio, *limits, grad_input=ratio)
+    return result
 
 
 def fake_quantize(x: Tensor, scale: Tensor, bits: int = 8, rounding: str = "half_even", axis: int = -1) -> Tensor:
@@ -119,10 +131,7 @@ def fake_quantize(x: Tensor, scale: Tensor, bits: int = 8, rounding: str = "half
     if torch.is_grad_enabled() and x.requires_grad:
         result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding)
     else:
-        low, high = bounds(bits)
-        ratio = values / scale
-        rounded = ratio.round_() if rounding == "half_even" else round_to_int(ratio, rounding)
-        result = rounded.clamp_(low, high).mul_(scale)
+        result = _on_grid(values, scale, bits, rounding)
     # A value on the int8 grid does not survive rounding to 8 bits of mantissa: under autocast stay in float32.
     if x.dtype is torch.float32 or torch.is_autocast_enabled(x.device.type):
         return result
