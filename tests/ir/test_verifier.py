@@ -1,0 +1,293 @@
+"""Each rule of the verifier has a graph that breaks it and only it, and the error shows node, source line and values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from hqc.errors import VerificationError
+from hqc.ir import DType, Graph, Node, QuantParams, TensorType, Trait, check, parse, verify
+from hqc.ir.rules import CAT_SCALES_UNIFIED, RULES
+from hqc.ir.verifier import rules_of
+
+
+@dataclass(frozen=True)
+class FakeMarch:
+    requantize_at_cat: bool = True
+
+    def keeps_scale(self, node: Node) -> bool:
+        return node.op.has(Trait.PASS_THROUGH)
+
+
+SCALED = """graph @net stage=scaled {
+  input %x: f32[1,4,8,8]
+  param @w q(i8, axis=0, [0.1, 0.1, 0.2, 0.2]) = #random(0, [4,4,1,1])
+  %q: f32[1,4,8,8] q(i8, 0.5) = quantize(%x) cpu
+  %c: f32[1,4,8,8] q(i8, 0.25) = conv2d(%q, @w) bpu.0 accepted loc("m:conv2d#0" "net.py:7")
+  %p: f32[1,4,4,4] q(i8, 0.25) = max_pool2d(%c) {kernel=[2,2], stride=[2,2]} bpu.0 accepted
+  %k: f32[1,8,4,4] q(i8, 0.5) = cat(%p, %p) {axis=1} bpu.0 accepted
+  %d: f32[1,8,4,4] = dequantize(%k) cpu
+  %y: f32[1,8,4,4] = selu(%d) cpu refused("no selu")
+  output %y
+}
+"""
+INTEGER = """graph @net stage=integer {
+  input %x: f32[1,4,8,8]
+  param @w: i8[4,4,1,1] = #random(0)
+  param @r: i64[3] = [16384, 0, 20]
+  %q: i8[1,4,8,8] q(i8, 0.5) = quantize(%x) cpu
+  %c: i8[1,4,8,8] q(i8, 0.25) = int_conv2d(%q, @w, none, @r) bpu.0 accepted
+  %d: f32[1,4,8,8] = dequantize(%c) cpu
+  output %d
+}
+"""
+
+
+def node(graph: Graph, name: str) -> Node:
+    producer = graph.value(name).producer
+    assert producer is not None
+    return producer
+
+
+def test_sound_graphs_pass_every_rule() -> None:
+    verify(parse(SCALED), march=FakeMarch())
+    verify(parse(INTEGER), march=FakeMarch(requantize_at_cat=False))
+
+
+def break_names(graph: Graph) -> None:
+    graph.value("y").name = "z"
+
+
+def break_uses(graph: Graph) -> None:
+    graph.value("c")._uses.clear()
+
+
+def break_order(graph: Graph) -> None:
+    first, last = node(graph, "q"), node(graph, "y")
+    twin = graph.add_node("relu", [last.result], name="late", before=first)
+    twin.device, twin.support = last.device, last.support
+
+
+def break_outputs(graph: Graph) -> None:
+    graph.set_outputs([graph.value("y"), graph.value("d")], ["o", "o"])
+
+
+def break_attributes(graph: Graph) -> None:
+    node(graph, "p").attributes["kernel"] = [2, 2]
+
+
+def break_types(graph: Graph) -> None:
+    graph.value("d").type = TensorType(DType.FLOAT32, (1, 8, 4, 5))
+    graph.value("y").type = TensorType(DType.FLOAT32, (1, 8, 4, 5))
+
+
+def break_scales(graph: Graph) -> None:
+    graph.value("w").quant = QuantParams([0.5, 0.5], axis=0)
+
+
+def break_support(graph: Graph) -> None:
+    node(graph, "c").support = None
+
+
+def break_device(graph: Graph) -> None:
+    node(graph, "y").device = None
+
+
+def break_refusal(graph: Graph) -> None:
+    node(graph, "c").support = node(graph, "y").support
+
+
+def break_subgraph(graph: Graph) -> None:
+    node(graph, "d").subgraph = 1
+
+
+def break_acyclic(graph: Graph) -> None:
+    """c -> p (CPU) -> k with c and k in one subgraph."""
+    node(graph, "p").device, node(graph, "p").subgraph = node(graph, "y").device, None
+    dequantize = graph.add_node("dequantize", [graph.value("c")], name="dc", after=node(graph, "c"))
+    node(graph, "p").set_input(0, dequantize.result)
+    graph.value("p").quant = None
+    quantize = graph.add_node("quantize", [graph.value("p")], name="qp", after=node(graph, "p"))
+    quantize.result.quant = QuantParams(0.25)
+    for boundary in (dequantize, quantize):
+        boundary.device = node(graph, "y").device
+    node(graph, "k").set_input(0, quantize.result)
+    node(graph, "k").set_input(1, quantize.result)
+
+
+def break_entry(graph: Graph) -> None:
+    graph.value("x").quant = QuantParams(0.5)
+    node(graph, "c").set_input(0, graph.value("x"))
+
+
+def break_exit(graph: Graph) -> None:
+    node(graph, "y").set_input(0, graph.value("k"))
+
+
+def break_scaled(graph: Graph) -> None:
+    graph.value("k").quant = None
+
+
+def break_weight_scale(graph: Graph) -> None:
+    graph.value("w").quant = None
+
+
+def break_same_grid(graph: Graph) -> None:
+    graph.value("p").quant = QuantParams(0.5)
+
+
+def break_cat_scale(graph: Graph) -> None:
+    graph.properties.add(CAT_SCALES_UNIFIED)
+
+
+BROKEN_SCALED: list[tuple[str, Callable[[Graph], None], str]] = [
+    ("names", break_names, "the value registered as y calls itself z"),
+    ("uses", break_uses, "p: c does not list it as a user of operand 0"),
+    ("order", break_order, "late: it reads y, which is not defined before it"),
+    ("outputs", break_outputs, "two outputs are called o"),
+    ("attributes", break_attributes, "p: attribute kernel is [2, 2] (list), must be like (2, 2) (tuple)"),
+    ("types", break_types, "d: d is f32[1,8,4,5], by its operands it is f32[1,8,4,4]"),
+    ("scales", break_scales, "w is f32[4,4,1,1] with 2 scales along axis 0"),
+    ("support", break_support, "c [m:conv2d#0 (net.py:7)]: nobody has said whether the BPU can run it"),
+    ("device", break_device, "y: it has no device"),
+    ("device", break_refusal, "c [m:conv2d#0 (net.py:7)]: it is on the BPU, which refuses it: no selu"),
+    ("subgraph", break_subgraph, "d: it is not on the BPU and belongs to subgraph 1"),
+    ("acyclic", break_acyclic, "no order of execution exists: "),
+    (
+        "boundary",
+        break_entry,
+        "c [m:conv2d#0 (net.py:7)]: it runs on the BPU and reads x of the graph's input without a quantize",
+    ),
+    ("boundary", break_exit, "y: it runs on the CPU and reads k of the BPU's cat without a dequantize"),
+    ("scaled", break_scaled, "k: k has no scale"),
+    ("weight-scale", break_weight_scale, "c [m:conv2d#0 (net.py:7)]: its weight w has no scale"),
+    ("same-grid", break_same_grid, "p: p has QuantParams(scale=0.5"),
+    ("cat-scale", break_cat_scale, "k: p has QuantParams(scale=0.25"),
+]
+
+
+def break_integer_ops(graph: Graph) -> None:
+    relu = graph.add_node("add", [graph.value("c"), graph.value("c")], name="s", after=node(graph, "c"))
+    relu.result.quant = QuantParams(0.25)
+    conv = node(graph, "c")
+    relu.device, relu.subgraph, relu.support = conv.device, conv.subgraph, conv.support
+
+
+def break_float_operand(graph: Graph) -> None:
+    pad = graph.add_parameter("f", graph.value("w").array.astype("float32"))  # type: ignore[union-attr]
+    node(graph, "c").set_input(1, pad)
+
+
+def break_integer_types(graph: Graph) -> None:
+    graph.value("c").quant = QuantParams(0.25, DType.INT16)
+
+
+def break_real_outputs(graph: Graph) -> None:
+    graph.set_outputs([graph.value("c")], ["logits"])
+
+
+BROKEN_INTEGER: list[tuple[str, Callable[[Graph], None], str]] = [
+    ("integer-ops", break_integer_ops, "s: add computes on real numbers"),
+    ("integer-ops", break_float_operand, "c: f is f32[4,4,1,1]"),
+    ("integer-types", break_integer_types, "c: c is i8[1,4,8,8], its quantization says i16"),
+    ("real-outputs", break_real_outputs, "the output logits is i8[1,4,8,8] with a scale"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "damage", "message"),
+    [(SCALED, *case) for case in BROKEN_SCALED] + [(INTEGER, *case) for case in BROKEN_INTEGER],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_each_rule_catches_its_damage_and_no_other_rule_fires(
+    text: str, rule: str, damage: Callable[[Graph], None], message: str
+) -> None:
+    graph = parse(text)
+    damage(graph)
+    violations = check(graph, march=FakeMarch(requantize_at_cat=False))
+    assert {violation.rule for violation in violations} == {rule}
+    statement = next(known.statement for known in RULES if known.name == rule)
+    with pytest.raises(VerificationError) as caught:
+        verify(graph, march=FakeMarch(requantize_at_cat=False))
+    assert message in str(caught.value)
+    assert f"(rule {rule}: {statement})" in str(caught.value)
+
+
+def test_every_rule_has_a_graph_that_breaks_it() -> None:
+    assert {rule for rule, _, _ in BROKEN_SCALED + BROKEN_INTEGER} == {rule.name for rule in RULES}
+
+
+def test_rules_hold_from_their_stage_on() -> None:
+    graph = parse("input %x: f32[1]\n%y = relu(%x)\noutput %y")
+    assert check(graph) == []
+    assert {violation.rule for violation in check(graph, stage="supported")} == {"support"}
+    assert {violation.rule for violation in check(graph, stage="partitioned")} == {"support", "device"}
+    assert [rule.name for rule in rules_of("lowered")] == [
+        "names", "uses", "order", "outputs", "attributes", "types", "scales",
+    ]  # fmt: skip
+    assert len(rules_of("integer")) == len(RULES)
+
+
+def test_unknown_stage_is_an_error() -> None:
+    with pytest.raises(VerificationError, match="there is no stage 'done'; stages: lowered"):
+        check(Graph(), stage="done")
+
+
+def test_error_counts_what_it_does_not_spell_out() -> None:
+    lines = "\n".join(f"%y{index} = relu(%x)" for index in range(9))
+    with pytest.raises(VerificationError, match="and 4 more"):
+        verify(parse(f"input %x: f32[1]\n{lines}"), stage="supported")
+
+
+def test_indices_and_truth_values_may_cross_devices_as_they_are() -> None:
+    graph = parse("""graph stage=bounded {
+      input %x: f32[1,4]
+      input %i: i64[2]
+      %q = quantize(%x) cpu
+      %g = gather(%q, %i) {axis=1} bpu.0 accepted
+      %a = argmax(%g) {axis=1} bpu.0 accepted
+      %b = cast(%a) {dtype=f32} cpu refused("cast")
+      output %b
+    }""")
+    verify(graph)
+
+
+def test_a_dequantize_does_not_lead_into_the_bpu() -> None:
+    graph = parse("""graph stage=bounded {
+      input %x: f32[1,4]
+      %q = quantize(%x) cpu
+      %d = dequantize(%q) cpu
+      %y = relu(%d) bpu.0 accepted
+      output %y
+    }""")
+    assert [violation.message for violation in check(graph)] == [
+        "it runs on the BPU and reads d of the CPU's dequantize without a quantize between"
+    ]
+
+
+def test_cycle_is_found_whatever_the_numbering_and_shown_step_by_step() -> None:
+    graph = parse("""graph stage=partitioned {
+      input %x: f32[1]
+      %a = relu(%x) bpu.1 accepted
+      %b = relu(%x) bpu.0 accepted
+      %c = relu(%a) cpu refused("r")
+      %d = relu(%b) cpu refused("r")
+      %e = relu(%d) bpu.1 accepted
+      %f = relu(%c) bpu.0 accepted
+      output %e, %f
+    }""")
+    (violation,) = check(graph)
+    assert violation.rule == "acyclic"
+    steps = violation.message.partition(": ")[2].split(" -> ")
+    assert steps[0] == steps[-1]
+    assert {step.split()[0] for step in steps} <= {"a", "b", "c", "d", "e", "f"}
+    assert len(steps) == 5
+
+
+def test_structure_is_checked_before_anything_that_relies_on_it() -> None:
+    graph = parse(SCALED)
+    break_uses(graph)
+    break_types(graph)
+    assert {violation.rule for violation in check(graph)} == {"uses"}
