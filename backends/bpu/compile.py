@@ -1,0 +1,61 @@
+"""`compile`: an integer-stage graph becomes a `Program`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hqc.backends.bpu.engines import get_engine
+from hqc.backends.bpu.fallback import opaque_step, segment_step
+from hqc.backends.bpu.kernels import KernelContext, describe, make_kernel
+from hqc.backends.bpu.program import Program, Step
+from hqc.backends.bpu.ranges import ValueRanges
+from hqc.backends.bpu.reference import make_reference
+from hqc.backends.bpu.schedule import KERNEL, OPAQUE, Group, schedule
+from hqc.errors import CompileError
+from hqc.ir import Graph, Node
+
+
+def compile(
+    graph: Graph,
+    *,
+    opaque: Mapping[str, Callable[..., Any]] | None = None,
+    engine: str = "auto",
+    threads: int | None = None,
+) -> Program:
+    """Compile an integer-stage graph with static shapes for the simulator.
+
+    `opaque`: callables on NumPy arrays for `opaque` nodes, by their `id`. `engine`: `auto`, `blas`, `onednn` or `reference`
+    (`hqc.backends.bpu.engines`); all give the same bits. `threads`: default all cores of the process.
+
+    `CompileError` names the node when the graph is not in the integer stage, a shape is unknown, an op has no kernel, a callable
+    is missing, or an accumulator could overflow.
+    """
+    if graph.stage != "integer":
+        raise CompileError(
+            f"the simulator runs graphs of stage 'integer', {graph.name} is '{graph.stage}'; run lower-to-integer"
+        )
+    for value in graph.inputs:
+        if value.shape is None:
+            raise CompileError(f"the shape of input {value.name} is unknown; lower the model with example inputs")
+    if engine == "reference":
+        make: Callable[[Node], Any] = make_reference
+        chosen = get_engine("blas", threads)
+    else:
+        chosen = get_engine(engine, threads)
+        context = KernelContext(chosen, ValueRanges(graph))
+        make = lambda node: make_kernel(node, context)  # noqa: E731
+    steps = [_step(group, graph, make, dict(opaque or {})) for group in schedule(graph)]
+    return Program(graph, steps, engine if engine == "reference" else chosen.name)
+
+
+def _step(group: Group, graph: Graph, make: Callable[[Node], Any], opaque: dict[str, Callable[..., Any]]) -> Step:
+    if group.kind == KERNEL:
+        (node,) = group.nodes
+        try:
+            return Step((node,), tuple(node.inputs), tuple(node.results), make(node), "bpu")
+        except (TypeError, ValueError, IndexError) as error:
+            raise CompileError(f"{describe(node)}: {node.op.name} is malformed ({error})") from error
+    if group.kind == OPAQUE:
+        return opaque_step(group.nodes[0], opaque)
+    return segment_step(group.nodes, graph)

@@ -1,0 +1,73 @@
+"""Engines: who computes the heavy products. All give the same bits; they differ in speed and in what must be installed.
+
+`blas`: NumPy on float32 or float64 with a proof of exactness (no torch). `onednn`: torch's int8 convolution. `reference`: the slow
+int64 definitions of `hqc.backends.bpu.reference`, for tests and doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.backends.bpu.epilogue import Epilogue
+from hqc.backends.bpu.ranges import Range
+from hqc.backends.bpu.workers import Workers, shared_workers
+from hqc.errors import CompileError
+
+Array = npt.NDArray[Any]
+ENGINES = ("auto", "blas", "onednn", "reference")
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """One convolution with its shapes: `x[N,H,W,C]` (memory order) and `weight[O,C/groups,kh,kw]` give `[N,Ho,Wo,O]`."""
+
+    x_shape: tuple[int, int, int, int]
+    out_shape: tuple[int, int, int, int]
+    weight: npt.NDArray[np.integer]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]  # top, left, bottom, right
+    dilation: tuple[int, int]
+    groups: int
+    x_range: Range
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return self.weight.shape[2], self.weight.shape[3]
+
+
+ConvFunction = Callable[[Array, Array, "Array | None"], None]
+"""`f(x[N,H,W,C], out[N,Ho,Wo,O], residual or None)`: both memory-contiguous in that order; writes `out`."""
+
+
+class Engine(Protocol):
+    """What kernels ask of an engine."""
+
+    name: str
+    workers: Workers
+
+    def conv(self, spec: ConvSpec, epilogue: Epilogue) -> ConvFunction:
+        """Compile one convolution with its epilogue."""
+        ...
+
+
+def get_engine(name: str, threads: int | None = None) -> Engine:
+    """The engine called `name`; `auto` takes `onednn` where a probe finds it exact and faster, else `blas`.
+
+    `CompileError` for an unknown name, or when `onednn` is asked for and cannot run here.
+    """
+    from hqc.backends.bpu.engines import onednn
+    from hqc.backends.bpu.engines.blas import BlasEngine
+
+    if name not in ENGINES:
+        raise CompileError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
+    blas = BlasEngine(shared_workers(threads))
+    if name == "onednn":
+        return onednn.OneDnnEngine(blas)
+    if name == "auto" and onednn.probe(blas):
+        return onednn.OneDnnEngine(blas)
+    return blas

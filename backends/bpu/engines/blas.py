@@ -1,0 +1,277 @@
+"""The `blas` engine: convolutions as tiles of im2col, float32 matrix product and fused epilogue.
+
+Measured on two cores (Zen, AVX2; `benchmarks/bench_conv.py`): a tile whose patches stay in the cache pays 5 to 10 % of its product's
+time for im2col, because each patch row is a few long runs of a channels-last image. Products per kernel row or per tap without
+im2col (measured too) lose that again in additional passes over the accumulators. So there is one strategy for dense kernels and,
+for depthwise ones, where a matrix product has nothing to sum, multiply-adds per tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.backends.bpu.engines import ConvFunction, ConvSpec
+from hqc.backends.bpu.epilogue import Epilogue
+from hqc.backends.bpu.proof import FLOAT32_EXACT, exact_chunks, sum_bounds
+from hqc.backends.bpu.workers import Scratch, Workers
+
+Array = npt.NDArray[Any]
+_PATCH_FLOATS = 1 << 18  # 1 MiB of patches a tile: larger ones fall out of the second-level cache, smaller ones repack weights
+_MIN_ROWS = 64
+_MAX_ROWS = 4096
+_ENOUGH_ROWS = 224  # rows of a product that amortize packing the whole weight matrix
+_MAX_FLOAT32_CHUNKS = 4
+_TAP_ELEMENTS = 1 << 14  # accumulators of a depthwise tile: with its two temporaries 192 KiB
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Images `n0:n1`, output rows `r0:r1` (all rows when several images), output channels `c0:c1`."""
+
+    n0: int
+    n1: int
+    r0: int
+    r1: int
+    c0: int
+    c1: int
+
+
+class BlasEngine:
+    """float32 BLAS where it is proved exact, float64 elsewhere."""
+
+    name = "blas"
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+
+    def conv(self, spec: ConvSpec, epilogue: Epilogue) -> ConvFunction:
+        channels, outputs = spec.x_shape[3], spec.out_shape[3]
+        if spec.groups == 1:
+            return DenseConv(spec, epilogue, self.workers)
+        if spec.groups == channels == outputs:
+            return DepthwiseConv(spec, epilogue, self.workers)
+        return GroupedConv(spec, epilogue, self.workers)
+
+
+def tiles(spec: ConvSpec, reduction: int, threads: int) -> list[Tile]:
+    """Cut the output so that a tile's patches fit the cache and every thread has work."""
+    count, height, width, outputs = spec.out_shape
+    rows = max(_MIN_ROWS, min(_MAX_ROWS, _PATCH_FLOATS // max(1, reduction)))
+    per_image = height * width
+    if per_image * count >= threads * _ENOUGH_ROWS or outputs < 32 * threads:
+        if 2 * per_image <= rows and count > 1:
+            images = max(1, min(rows // per_image, -(-count // threads)))
+            return [Tile(n, min(n + images, count), 0, height, 0, outputs) for n in range(0, count, images)]
+        pieces = max(1, -(-per_image // rows))
+        if count == 1:  # a multiple of the threads, so that they end together
+            pieces = -(-pieces // threads) * threads
+        step = max(1, -(-height // pieces))
+        return [Tile(n, n + 1, r, min(r + step, height), 0, outputs) for n in range(count) for r in range(0, height, step)]
+    # Few rows, many channels (the last stages at batch 1): share the weights out; patches are cheap to make twice.
+    step = -(-outputs // (16 * threads)) * 16
+    return [Tile(0, count, 0, height, c, min(c + step, outputs)) for c in range(0, outputs, step)]
+
+
+def windows(image: Array, spec: ConvSpec, rows: int, width: int) -> Array:
+    """`[n, rows, width, kh, kw, C]` view of a padded image `[n, h, w, C]` (first window at its corner)."""
+    n, _, _, channels = image.shape
+    sn, sh, sw, sc = image.strides
+    (kh, kw), (th, tw), (dh, dw) = spec.kernel, spec.stride, spec.dilation
+    return np.ndarray(
+        (n, rows, width, kh, kw, channels), image.dtype, image, strides=(sn, sh * th, sw * tw, sh * dh, sw * dw, sc)
+    )
+
+
+def padded_rows(x: Array, spec: ConvSpec, tile: Tile, buffer: Array) -> None:
+    """Fill `buffer[n, rows, W + left + right, C]` with the input rows that the tile's output rows see, zeros outside."""
+    top, left, _, _ = spec.padding
+    height, width = spec.x_shape[1:3]
+    first = tile.r0 * spec.stride[0] - top
+    low, high = max(first, 0), min(first + buffer.shape[1], height)
+    high = max(high, low)
+    buffer[:, : low - first] = 0
+    buffer[:, high - first :] = 0
+    inside = buffer[:, low - first : high - first]
+    inside[:, :, :left] = 0
+    inside[:, :, left + width :] = 0
+    np.copyto(inside[:, :, left : left + width], x[tile.n0 : tile.n1, low:high])
+
+
+def rows_seen(spec: ConvSpec, tile: Tile) -> int:
+    """Input rows (padding included) under the tile's windows."""
+    return (tile.r1 - tile.r0 - 1) * spec.stride[0] + spec.dilation[0] * (spec.kernel[0] - 1) + 1
+
+
+class _TiledConv:
+    """What the strategies share: tiles, their patches, where their results go."""
+
+    def __init__(self, spec: ConvSpec, epilogue: Epilogue, workers: Workers) -> None:
+        self.spec, self.epilogue, self.workers = spec, epilogue, workers
+        self.padded_width = spec.x_shape[2] + spec.padding[1] + spec.padding[3]
+        self.tiles: list[Tile] = []
+
+    def __call__(self, x: Array, out: Array, residual: Array | None) -> None:
+        flat = out.reshape(-1, out.shape[3])
+        flat_residual = None if residual is None else residual.reshape(-1, out.shape[3])
+        scratch = self.workers.scratch
+
+        def work(tile: Tile) -> None:
+            start = (tile.n0 * out.shape[1] + tile.r0) * out.shape[2]
+            count = (tile.n1 - tile.n0) * (tile.r1 - tile.r0) * out.shape[2]
+            where = slice(start, start + count), slice(tile.c0, tile.c1)
+            acc = self.accumulate(x, tile, count, scratch)
+            addend = None if flat_residual is None else flat_residual[where]
+            self.epilogue.apply(acc, flat[where], scratch, channels=where[1], residual=addend)
+
+        self.workers.map(work, self.tiles)
+
+    def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
+        """The tile's accumulators `[count, channels]`, without bias."""
+        raise NotImplementedError
+
+    def patches(self, x: Array, tile: Tile, dtype: npt.DTypeLike, scratch: Scratch) -> Array:
+        """`[n, rows, Wo, kh, kw, C]` contiguous patches as floats."""
+        spec, rows = self.spec, tile.r1 - tile.r0
+        kh, kw = spec.kernel
+        n, width, channels = tile.n1 - tile.n0, spec.out_shape[2], spec.x_shape[3]
+        patches = scratch.take("patches", (n, rows, width, kh, kw, channels), dtype)
+        if (kh, kw) == (1, 1) and not any(spec.padding):
+            th, tw = spec.stride
+            seen = x[tile.n0 : tile.n1, tile.r0 * th : (tile.r1 - 1) * th + 1 : th, : (width - 1) * tw + 1 : tw]
+            np.copyto(patches[:, :, :, 0, 0], seen)
+            return patches
+        image = scratch.take("image", (n, rows_seen(spec, tile), self.padded_width, channels), dtype)
+        padded_rows(x, spec, tile, image)
+        np.copyto(patches, windows(image, spec, rows, width))
+        return patches
+
+
+class DenseConv(_TiledConv):
+    """groups = 1: one product per tile (several where the exactness proof needs the reduction cut)."""
+
+    def __init__(self, spec: ConvSpec, epilogue: Epilogue, workers: Workers) -> None:
+        super().__init__(spec, epilogue, workers)
+        matrix = spec.weight.transpose(2, 3, 1, 0).reshape(-1, spec.out_shape[3])  # rows in patch order: kh, kw, C
+        chunks = exact_chunks(matrix, spec.x_range)
+        narrow = len(chunks) <= _MAX_FLOAT32_CHUNKS and max(map(abs, epilogue.acc_range)) < 2**31
+        self.dtype = np.dtype(np.float32 if narrow else np.float64)
+        self.chunks = chunks if narrow else [slice(0, len(matrix))]
+        self.matrix = np.ascontiguousarray(matrix, self.dtype)
+        # The epilogue adds bias and residual in the accumulator's dtype, so float32 must hold those sums too.
+        self.integer = narrow and (len(self.chunks) > 1 or max(map(abs, epilogue.acc_range)) > FLOAT32_EXACT)
+        self.tiles = tiles(spec, len(matrix), workers.threads)
+
+    def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
+        patches = self.patches(x, tile, self.dtype, scratch).reshape(count, -1)
+        matrix = self.matrix[:, tile.c0 : tile.c1]
+        acc = scratch.take("acc", (count, tile.c1 - tile.c0), self.dtype)
+        np.matmul(patches[:, self.chunks[0]], matrix[self.chunks[0]], out=acc)
+        if not self.integer:
+            return acc
+        total = scratch.take("total", acc.shape, np.int32)
+        np.copyto(total, acc, casting="unsafe")
+        part = scratch.take("part", acc.shape, np.int32)
+        for chunk in self.chunks[1:]:
+            np.matmul(patches[:, chunk], matrix[chunk], out=acc)
+            np.copyto(part, acc, casting="unsafe")
+            np.add(total, part, out=total)
+        return total
+
+
+class GroupedConv(_TiledConv):
+    """Several groups of several channels: one batched product over the groups."""
+
+    def __init__(self, spec: ConvSpec, epilogue: Epilogue, workers: Workers) -> None:
+        super().__init__(spec, epilogue, workers)
+        outputs, per_group = spec.out_shape[3], spec.weight.shape[1]
+        kh, kw = spec.kernel
+        matrix = spec.weight.transpose(2, 3, 1, 0).reshape(kh * kw * per_group, outputs)
+        exact = len(exact_chunks(matrix, spec.x_range)) == 1 and max(map(abs, epilogue.acc_range)) <= FLOAT32_EXACT
+        self.dtype = np.dtype(np.float32 if exact else np.float64)
+        # [groups, kh * kw * channels of the group, outputs of the group]
+        grouped = matrix.reshape(len(matrix), spec.groups, outputs // spec.groups).transpose(1, 0, 2)
+        self.matrices = np.ascontiguousarray(grouped, self.dtype)
+        whole = tiles(spec, len(matrix) * spec.groups, workers.threads)
+        self.tiles = list(dict.fromkeys(Tile(t.n0, t.n1, t.r0, t.r1, 0, outputs) for t in whole))
+
+    def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
+        patches = self.patches(x, tile, self.dtype, scratch)
+        groups, reduction, outputs = self.matrices.shape
+        taps = patches.shape[3] * patches.shape[4]
+        split = patches.reshape(count, taps, groups, -1).transpose(2, 0, 1, 3)
+        ordered = scratch.take("ordered", split.shape, self.dtype)
+        np.copyto(ordered, split)
+        products = scratch.take("products", (groups, count, outputs), self.dtype)
+        np.matmul(ordered.reshape(groups, count, reduction), self.matrices, out=products)
+        acc = scratch.take("acc", (count, groups, outputs), self.dtype)
+        np.copyto(acc, products.transpose(1, 0, 2))
+        return acc.reshape(count, groups * outputs)
+
+
+class DepthwiseConv(_TiledConv):
+    """One filter per channel: a multiply-add per tap over rows that hold all pixels and channels in one run.
+
+    Columns are separated by `index mod stride` while they are read, so that the pixels a tap needs lie side by side at any stride
+    and one NumPy loop covers a whole row.
+    """
+
+    def __init__(self, spec: ConvSpec, epilogue: Epilogue, workers: Workers) -> None:
+        super().__init__(spec, epilogue, workers)
+        kh, kw = spec.kernel
+        taps = spec.weight.transpose(2, 3, 1, 0).reshape(kh * kw, -1)
+        exact = sum_bounds(taps, spec.x_range).within(FLOAT32_EXACT) and max(map(abs, epilogue.acc_range)) <= FLOAT32_EXACT
+        self.dtype = np.dtype(np.float32 if exact else np.float64)
+        count, height, width, channels = spec.out_shape
+        # Join pixels until a loop is long enough, but keep the repeated weights small.
+        self.join = max((j for j in range(1, width + 1) if width % j == 0 and j * channels <= 2048), default=1)
+        self.weights = np.tile(taps.astype(self.dtype), (1, self.join))
+        step = max(1, min(height, _TAP_ELEMENTS // (width * channels)))
+        if count == 1:
+            step = min(step, max(1, -(-height // workers.threads)))
+        self.tiles = [
+            Tile(n, n + 1, r, min(r + step, height), 0, channels) for n in range(count) for r in range(0, height, step)
+        ]
+
+    def _phases(self, x: Array, tile: Tile, scratch: Scratch) -> list[Array]:
+        """Per column phase the padded rows `[rows, columns * C]`."""
+        spec = self.spec
+        stride, channels = spec.stride[1], spec.x_shape[3]
+        columns = -(-self.padded_width // stride)
+        image = scratch.take("image", (1, rows_seen(spec, tile), columns * stride, channels), self.dtype)
+        if columns * stride > self.padded_width:
+            image[:, :, self.padded_width :] = 0
+        padded_rows(x, spec, tile, image[:, :, : self.padded_width])
+        if stride == 1:
+            return [image.reshape(image.shape[1], -1)]
+        phases = scratch.take("phases", (stride, image.shape[1], columns, channels), self.dtype)
+        np.copyto(phases, image.reshape(image.shape[1], columns, stride, channels).transpose(2, 0, 1, 3))
+        return list(phases.reshape(stride, image.shape[1], columns * channels))
+
+    def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
+        spec, rows = self.spec, tile.r1 - tile.r0
+        (kh, kw), (th, tw), (dh, dw) = spec.kernel, spec.stride, spec.dilation
+        width, channels = spec.out_shape[2:]
+        shape = (rows, width // self.join, self.join * channels)
+        phases = self._phases(x, tile, scratch)
+        acc = scratch.take("acc", shape, self.dtype)
+        product = scratch.take("product", shape, self.dtype)
+        for index, (tap_row, tap_column) in enumerate(_taps(kh, kw)):
+            phase, start = (tap_column * dw) % tw, (tap_column * dw) // tw * channels
+            first = tap_row * dh
+            seen = phases[phase][first : first + (rows - 1) * th + 1 : th, start : start + width * channels]
+            seen = seen.reshape(shape)  # a view: rows are cut into runs
+            if index == 0:
+                np.multiply(seen, self.weights[index], out=acc)
+            else:
+                np.multiply(seen, self.weights[index], out=product)
+                np.add(acc, product, out=acc)
+        return acc.reshape(count, channels)
+
+
+def _taps(kh: int, kw: int) -> Iterator[tuple[int, int]]:
+    return ((row, column) for row in range(kh) for column in range(kw))

@@ -1,0 +1,249 @@
+"""From accumulators to results: bias, residual, requantization and fused clipping of a tile, bit for bit `hqc.arithmetic`.
+
+`hqc.arithmetic.requantize` never decreases with the accumulator. So there are accumulators `lo` and `hi` beyond which the
+clipped result does not change, found here per channel by bisection *with* `requantize`. Between them, provided the middle value
+needs no saturation (checked), the formula is `((acc >> p) * M + 2^(n-1)) >> n` in 32 bits, n = S - p. Clipping the accumulator to
+[lo, hi] first therefore replaces both saturations, leaves int32 arithmetic that cannot overflow, and gives the same bits.
+Whatever does not fit this pattern (int16 results, parameters per position) goes through `requantize` itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc import arithmetic
+from hqc.backends.bpu.ranges import Range
+from hqc.backends.bpu.workers import Scratch
+
+Array = npt.NDArray[Any]
+_INT32 = (-(2**31), 2**31 - 1)
+_INNER_LOOP = 1024  # elements: below that NumPy's per-loop overhead shows, so rows are joined until they are that long
+
+
+def parameters(requant: Array | None, mode: str) -> arithmetic.RequantParams:
+    """Rows M, p, S of the integer IR as `RequantParams`."""
+    rows = np.zeros((3, 1), np.int64) if requant is None else np.asarray(requant, np.int64).reshape(3, -1)
+    return arithmetic.RequantParams(rows[0], rows[1], rows[2], mode)
+
+
+def result_bounds(attributes: Mapping[str, Any]) -> Range:
+    """Smallest and largest result: the dtype's bounds and the fused activation's."""
+    dtype = attributes["dtype"]
+    return max(dtype.qmin, attributes["clip_min"]), min(dtype.qmax, attributes["clip_max"])
+
+
+def requantize_exactly(acc: npt.ArrayLike, params: arithmetic.RequantParams, attributes: Mapping[str, Any]) -> Array:
+    """The definition: `requantize`, then the fused clip. `params` must broadcast with `acc`; the result has the op's dtype."""
+    dtype = attributes["dtype"]
+    return np.clip(arithmetic.requantize(acc, params, dtype.bits), *result_bounds(attributes)).astype(dtype.numpy)
+
+
+def _smallest_reaching(target: int, params: arithmetic.RequantParams, bits: int, within: Range) -> npt.NDArray[np.int64]:
+    """Per channel the smallest accumulator in `within` whose result is at least `target` (the upper end if none is)."""
+    low = np.full(params.multiplier.shape, within[0], np.int64)
+    high = np.full(params.multiplier.shape, within[1], np.int64)
+    while (low < high).any():
+        middle = (low + high) >> 1
+        reached = arithmetic.requantize(middle, params, bits) >= target
+        high = np.where(reached, middle, high)
+        low = np.where(reached, low, np.minimum(middle + 1, high))
+    return high
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Constants of the 32-bit formula for one tile shape; None where a step does nothing."""
+
+    bias: Array | None
+    residual_factor: Array | None
+    low: Array
+    high: Array
+    pre_shift: Array | int | None
+    multiplier: Array | int | None
+    half: Array | int | None
+    shift: Array | int | None
+
+
+class Epilogue:
+    """Requantization of accumulator tiles `[rows, channels]`.
+
+    `requant`: the IR's `[3]` or `[3, C]` rows (None in mode `none`). `acc_range`: proven bounds of the accumulator with bias and
+    residual. `bias`: `[C]` integers, added first. `residual_requant`: rows of the residual's scaling, `residual` is then an
+    operand of every call.
+    """
+
+    def __init__(
+        self,
+        requant: Array | None,
+        attributes: Mapping[str, Any],
+        *,
+        channels: int,
+        acc_range: Range = _INT32,
+        bias: Array | None = None,
+        residual_requant: Array | None = None,
+        residual_range: Range = (-128, 127),
+    ) -> None:
+        self.attributes = attributes
+        self.channels = channels
+        self.acc_range = acc_range
+        self.params = parameters(requant, attributes["mode"])
+        self.bias = None if bias is None or not bias.any() else bias.astype(np.int64)
+        self.residual = None if residual_requant is None else parameters(residual_requant, "multiply")
+        self._residual_small = self.residual is not None and self._residual_fits_float32(residual_range)
+        self._bounds = self._find_bounds()
+        self._cache: dict[tuple[int, int, int, bool], _Steps] = {}
+
+    # --- compile time --------------------------------------------------------------------------------------------
+
+    def _residual_fits_float32(self, residual_range: Range) -> bool:
+        """`floor(q * M / 2^S + 1/2)` is exact in float32: the numerator needs at most 24 bits."""
+        assert self.residual is not None
+        shift = self.residual.post_shift
+        largest = max(-residual_range[0], residual_range[1]) * int(self.residual.multiplier.max())
+        return bool((shift >= 0).all()) and largest + (1 << max(0, int(shift.max()) - 1)) <= 1 << 24
+
+    def _find_bounds(self) -> tuple[Array, Array] | None:
+        """Accumulator bounds of the 32-bit formula, or None when it does not apply."""
+        mode, (y_low, y_high) = self.attributes["mode"], result_bounds(self.attributes)
+        bits = self.attributes["dtype"].bits
+        within = max(self.acc_range[0], _INT32[0]), min(self.acc_range[1], _INT32[1])
+        if within != (self.acc_range[0], self.acc_range[1]) or within[0] > within[1]:
+            return None
+        if mode in ("none", "clip"):
+            low, high = max(within[0], y_low), min(within[1], y_high)
+            return (np.array([low]), np.array([high])) if low <= high else None
+        if mode == "multiply64" or bits != 8:
+            return None
+        high = _smallest_reaching(y_high, self.params, bits, within)
+        low_limit = _smallest_reaching(y_low + 1, self.params, bits, within)
+        # one below the first accumulator that leaves y_low, unless none does
+        left = arithmetic.requantize(low_limit, self.params, bits) > y_low
+        low = np.maximum(np.where(left, low_limit - 1, low_limit), within[0])
+        low = np.minimum(low, high)
+        ends = np.stack([low, high])
+        expected = np.clip(arithmetic.requantize(ends, self.params, bits), y_low, y_high)
+        return (low, high) if self._formula_holds(ends, expected) else None
+
+    def _formula_holds(self, ends: Array, expected: Array) -> bool:
+        shift = self.params.post_shift
+        if self.params.mode == "shift":
+            return bool((shift <= 31).all() and ((ends >> shift) == expected).all())
+        middle, n = ends >> self.params.pre_shift, shift - self.params.pre_shift
+        if not ((np.abs(middle) <= 32767).all() and (n >= 1).all() and (n <= 30).all() and (self.params.pre_shift <= 31).all()):
+            return False
+        total = middle * self.params.multiplier + (np.int64(1) << (n - 1))
+        return bool((np.abs(total) < 2**31).all() and ((total >> n) == expected).all())
+
+    def _steps(self, repeat: int, channels: slice, dtype: np.dtype[Any]) -> _Steps:
+        """Constants cut to `channels` and repeated `repeat` times, cached."""
+        is_float = dtype.kind == "f"
+        key = (repeat, channels.start, channels.stop, is_float)
+        found = self._cache.get(key)
+        if found is None:
+            found = self._cache[key] = self._make_steps(repeat, channels, dtype)
+        return found
+
+    def _make_steps(self, repeat: int, channels: slice, dtype: np.dtype[Any]) -> _Steps:
+        assert self._bounds is not None
+
+        def spread(array: Array, dtype: npt.DTypeLike) -> Array:
+            full = np.broadcast_to(array, (self.channels,))[channels]
+            return np.tile(full.astype(dtype), repeat)
+
+        def uniform(array: Array) -> Array | int:
+            part = np.broadcast_to(array, (self.channels,))[channels]
+            return np.int32(part[0]) if (part == part[0]).all() else spread(array, np.int32)
+
+        pre = multiplier = half = shift = None
+        if self.params.mode in ("multiply", "shift"):
+            n = self.params.post_shift - self.params.pre_shift
+            if self.params.mode == "multiply":
+                pre = uniform(self.params.pre_shift) if self.params.pre_shift.any() else None
+                multiplier, half = uniform(self.params.multiplier), uniform(np.int64(1) << (n - 1))
+            shift = uniform(n) if n.any() else None
+        factor = None
+        if self.residual is not None:
+            factor = spread(np.ldexp(self.residual.multiplier.astype(np.float64), -self.residual.post_shift), np.float32)
+        return _Steps(
+            bias=None if self.bias is None else spread(self.bias, dtype),
+            residual_factor=factor,
+            low=spread(self._bounds[0], dtype),
+            high=spread(self._bounds[1], dtype),
+            pre_shift=pre,
+            multiplier=multiplier,
+            half=half,
+            shift=shift,
+        )
+
+    # --- run time ------------------------------------------------------------------------------------------------
+
+    def apply(
+        self, acc: Array, out: Array, scratch: Scratch, *, channels: slice | None = None, residual: Array | None = None
+    ) -> None:
+        """Write the results of `acc[rows, C]` (float32, int32 or float64; overwritten) to `out[rows, C]`.
+
+        `channels`: which of the layer's channels the tile holds. float32 accumulators must be exact *with* bias and residual.
+        """
+        channels = channels or slice(0, self.channels)
+        fits = self._bounds is not None and acc.dtype.itemsize == 4
+        if not fits or (residual is not None and not (self._residual_small and acc.dtype.kind == "f")):
+            self._apply_exactly(acc, out, channels, residual)
+            return
+        rows, width = acc.shape
+        repeat = 1
+        if acc.flags.c_contiguous:
+            repeat = rows if rows * width <= _INNER_LOOP else math.gcd(rows, max(1, _INNER_LOOP // width))
+        shape = (rows // repeat, width * repeat)
+        steps = self._steps(repeat, channels, acc.dtype)
+        acc = acc.reshape(shape)
+        if steps.bias is not None:
+            np.add(acc, steps.bias, out=acc)
+        if residual is not None:
+            assert steps.residual_factor is not None
+            term = scratch.take("residual", (rows, width), np.float32)
+            np.copyto(term, residual)
+            term = term.reshape(shape)
+            np.multiply(term, steps.residual_factor, out=term)
+            np.add(term, np.float32(0.5), out=term)
+            np.floor(term, out=term)
+            np.add(acc, term, out=acc)
+        np.maximum(acc, steps.low, out=acc)
+        np.minimum(acc, steps.high, out=acc)
+        if steps.shift is None and steps.multiplier is None:
+            np.copyto(out, acc.reshape(rows, width), casting="unsafe")
+            return
+        if acc.dtype.kind == "f":
+            whole = scratch.take("whole", shape, np.int32)
+            np.copyto(whole, acc, casting="unsafe")
+        else:
+            whole = acc
+        if steps.pre_shift is not None:
+            np.right_shift(whole, steps.pre_shift, out=whole)
+        if steps.multiplier is not None:
+            np.multiply(whole, steps.multiplier, out=whole)
+            np.add(whole, steps.half, out=whole)
+        if steps.shift is not None:
+            np.right_shift(whole, steps.shift, out=whole)
+        np.copyto(out, whole.reshape(rows, width), casting="unsafe")
+
+    def _apply_exactly(self, acc: Array, out: Array, channels: slice, residual: Array | None) -> None:
+        def cut(array: Array) -> Array:
+            return np.broadcast_to(array, (self.channels,))[channels]
+
+        total = acc.astype(np.int64)
+        if self.bias is not None:
+            total += cut(self.bias)
+        if residual is not None:
+            assert self.residual is not None
+            scaled = residual.astype(np.int64) * cut(self.residual.multiplier)
+            total += arithmetic.rounding_shift_right(scaled, cut(self.residual.post_shift))
+        params = arithmetic.RequantParams(
+            cut(self.params.multiplier), cut(self.params.pre_shift), cut(self.params.post_shift), self.params.mode
+        )
+        np.copyto(out, requantize_exactly(total, params, self.attributes))

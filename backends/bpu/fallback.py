@@ -1,0 +1,91 @@
+"""CPU nodes: segments of float ops run in onnxruntime, opaque calls through the callables of their framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hqc.backends.bpu.program import Array, Step
+from hqc.errors import CompileError, HqcError
+from hqc.ir import Graph, Node, Value
+
+
+def segment_step(nodes: Sequence[Node], graph: Graph) -> Step:
+    """One onnxruntime session for a set of CPU nodes (in program order)."""
+    inputs, outputs = _interface(nodes, graph)
+    run = _session(nodes, inputs, outputs)
+    return Step(tuple(nodes), tuple(inputs), tuple(outputs), run, "cpu")
+
+
+def _interface(nodes: Sequence[Node], graph: Graph) -> tuple[list[Value], list[Value]]:
+    """Values that enter the segment and values that something outside it reads, in order of appearance."""
+    inside = set(nodes)
+    inputs: dict[str, Value] = {}
+    outputs: dict[str, Value] = {}
+    returned = {value.name for value in graph.outputs}
+    for node in nodes:
+        for value in node.data_operands:
+            if value.producer not in inside:
+                inputs[value.name] = value
+        for value in node.results:
+            if value.name in returned or any(user not in inside for user in value.users):
+                outputs[value.name] = value
+    return list(inputs.values()), list(outputs.values())
+
+
+def _session(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value]) -> Callable[[Sequence[Any]], Any]:
+    import onnxruntime
+
+    from hqc.backends.onnx import emit_segment
+
+    names = f"CPU segment {nodes[0].name}..{nodes[-1].name}"
+    if not outputs:
+        raise CompileError(f"{names} computes nothing that is used; run remove_dead_code on the graph first")
+    model = emit_segment(nodes, inputs, outputs)
+    options = onnxruntime.SessionOptions()
+    # Spinning threads would keep the cores from the BPU kernels that run next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base below Exception
+        raise CompileError(f"{names} [{nodes[0].loc}]: onnxruntime refuses it: {error}") from error
+    input_names = [info.name for info in session.get_inputs()]
+    output_names = [info.name for info in session.get_outputs()]
+    # An input that no node of the emitted model reads is dropped by nobody, so positions agree.
+    shapes = [value.type.dtype.numpy for value in inputs]
+
+    def run(operands: Sequence[Any]) -> tuple[Array, ...]:
+        feeds = {
+            name: np.ascontiguousarray(array, dtype) for name, array, dtype in zip(input_names, operands, shapes, strict=True)
+        }
+        return tuple(session.run(output_names, feeds))
+
+    return run
+
+
+def opaque_step(node: Node, opaque: Mapping[str, Callable[..., Any]]) -> Step:
+    """A call of the model's framework; results are checked against the declared types."""
+    identity = node.attributes["id"]
+    function = opaque.get(identity)
+    if function is None:
+        raise CompileError(
+            f"{node.name} [{node.loc}]: only the model's framework can run {identity}; pass opaque={{{identity!r}: callable}}"
+        )
+    types = [value.type for value in node.results]
+
+    def run(operands: Sequence[Any]) -> tuple[Array, ...]:
+        found = function(*[np.ascontiguousarray(operand) for operand in operands])
+        arrays = tuple(np.asarray(array) for array in (found if isinstance(found, (tuple, list)) else (found,)))
+        if len(arrays) != len(types):
+            raise HqcError(f"{node.name}: {identity} returned {len(arrays)} results, {len(types)} were traced")
+        for array, type in zip(arrays, types, strict=True):
+            if array.shape != type.shape or array.dtype != type.dtype.numpy:
+                raise HqcError(f"{node.name}: {identity} returned {array.dtype}{list(array.shape)}, {type} was traced")
+        return arrays
+
+    return Step((node,), tuple(node.inputs), tuple(node.results), run, "cpu")

@@ -1,0 +1,106 @@
+"""Functions of one tensor: on the grid (relu, clamp), by table, and prelu."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hqc import arithmetic
+from hqc.backends.bpu.epilogue import parameters, result_bounds
+from hqc.backends.bpu.kernels import (
+    Array,
+    KernelContext,
+    Run,
+    constant,
+    empty_result,
+    flatten,
+    in_blocks,
+    kernel,
+    operand,
+    shape_of,
+)
+from hqc.ir import DType, Node
+
+
+@kernel("relu")
+def relu(node: Node, context: KernelContext) -> Run:
+    def run(operands: Sequence[Any]) -> Array:
+        return np.maximum(operands[0], operands[0].dtype.type(0))
+
+    return run
+
+
+@kernel("clamp")
+def clamp(node: Node, context: KernelContext) -> Run:
+    dtype = node.result.type.dtype
+    low, high = node.attributes["min"], node.attributes["max"]
+    # Bounds beyond the dtype never bind; clipping them to it keeps the comparison in the dtype.
+    low = dtype.qmin if low is None else min(max(int(low), dtype.qmin), dtype.qmax)
+    high = dtype.qmax if high is None else min(max(int(high), dtype.qmin), dtype.qmax)
+
+    def run(operands: Sequence[Any]) -> Array:
+        x = operands[0]
+        return np.minimum(np.maximum(x, x.dtype.type(low)), x.dtype.type(high))
+
+    return run
+
+
+def look_up(context: KernelContext, table: Array, dtype: DType, shape: tuple[int, ...]) -> Run:
+    """`table[x - qmin]`. The table is rotated so that the integer's own bits, read as unsigned, are the index."""
+    rotated = np.ascontiguousarray(np.roll(table, dtype.qmin))
+    unsigned = np.dtype(f"u{dtype.numpy.itemsize}")
+
+    def run(operands: Sequence[Any]) -> Array:
+        indices = np.ascontiguousarray(flatten(operands[0])).view(unsigned)
+        out, flat = empty_result(shape, table.dtype)
+        # mode="clip" skips the bounds check: no index of this type is out of range
+        in_blocks(
+            context.workers, flat.size, lambda where: np.take(rotated, indices[where], mode="clip", out=flat[where]) and None
+        )
+        return out
+
+    return run
+
+
+@kernel("int_lut")
+def int_lut(node: Node, context: KernelContext) -> Run:
+    return look_up(context, constant(node, "table"), operand(node, 0).type.dtype, shape_of(node.result))
+
+
+@kernel("int_prelu")
+def int_prelu(node: Node, context: KernelContext) -> Run:
+    """All results of an 8-bit operand fit a table per channel; a 16-bit operand is computed."""
+    x = operand(node, 0)
+    weight = constant(node, "weight").astype(np.int64).reshape(-1)
+    mode, dtype = node.attributes["mode"], node.attributes["dtype"]
+    positive = parameters(constant(node, "requant_positive"), mode)
+    negative = parameters(constant(node, "requant_negative"), mode)
+    low, high = result_bounds(node.attributes)
+    shape = shape_of(node.result)
+
+    def compute(q: Array) -> Array:
+        """`q[..., C]` or anything broadcasting with the per-channel parameters on the last axis."""
+        q = q.astype(np.int64)
+        part = arithmetic.requantize(np.maximum(q, 0), positive, dtype.bits)
+        part = part + arithmetic.requantize(weight * np.minimum(q, 0), negative, dtype.bits)
+        return np.clip(part, low, high).astype(dtype.numpy)
+
+    channels = max(weight.size, positive.multiplier.size, negative.multiplier.size)
+    if x.type.dtype is DType.INT8:
+        table = np.broadcast_to(compute(np.arange(-128, 128)[:, None]), (256, channels))
+        if channels == 1:
+            return look_up(context, table[:, 0], x.type.dtype, shape)
+        by_byte = np.ascontiguousarray(np.roll(table, -128, axis=0)).reshape(-1)
+
+        def run_by_channel(operands: Sequence[Any]) -> Array:
+            indices = np.moveaxis(operands[0], 1, -1).view(np.uint8).astype(np.intp) * channels + np.arange(channels)
+            return np.moveaxis(np.take(by_byte, indices, mode="clip"), -1, 1)
+
+        return run_by_channel
+
+    def run(operands: Sequence[Any]) -> Array:
+        return np.moveaxis(compute(np.moveaxis(operands[0], 1, -1)), -1, 1)
+
+    return run

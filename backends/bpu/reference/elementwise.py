@@ -1,0 +1,155 @@
+"""Definitions of element-wise ops, tables, softmax and the boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hqc import arithmetic
+from hqc.backends.bpu.reference import Array, finish, reference
+from hqc.ir import Node
+
+
+def _wide(array: Any) -> Array:
+    return np.asarray(array).astype(np.int64)
+
+
+@reference("int_add")
+def int_add(node: Node, operands: Sequence[Any]) -> Array:
+    a, b, requant = operands
+    return finish(node, _wide(a) * node.attributes["k_a"] + _wide(b) * node.attributes["k_b"], requant)
+
+
+@reference("int_mul")
+def int_mul(node: Node, operands: Sequence[Any]) -> Array:
+    a, b, requant = operands
+    return finish(node, _wide(a) * _wide(b), requant)
+
+
+@reference("int_div")
+def int_div(node: Node, operands: Sequence[Any]) -> Array:
+    dtype = node.attributes["dtype"]
+    low, high = max(dtype.qmin, node.attributes["clip_min"]), min(dtype.qmax, node.attributes["clip_max"])
+    a, b = np.broadcast_arrays(operands[0], operands[1])
+    out = np.zeros(a.shape, dtype.numpy)
+    for index in np.ndindex(*a.shape):
+        numerator, denominator = int(a[index]), int(b[index])
+        if denominator:
+            real = float(np.floor(np.float64(numerator) / np.float64(denominator) * node.attributes["ratio"] + 0.5))
+        else:
+            real = 0.0 if not numerator else float("inf") * numerator
+        out[index] = min(max(real, low), high)
+    return out
+
+
+@reference("int_requantize")
+def int_requantize(node: Node, operands: Sequence[Any]) -> Array:
+    return finish(node, operands[0], operands[1])
+
+
+@reference("int_lut")
+def int_lut(node: Node, operands: Sequence[Any]) -> Array:
+    x, table = operands
+    return np.asarray(table[_wide(x) - np.iinfo(x.dtype).min])
+
+
+@reference("int_prelu")
+def int_prelu(node: Node, operands: Sequence[Any]) -> Array:
+    x, weight, positive, negative = operands
+    dtype, mode = node.attributes["dtype"], node.attributes["mode"]
+    shape = [1, -1] + [1] * (x.ndim - 2)
+
+    def requantized(acc: Array, requant: Array) -> Array:
+        rows = np.asarray(requant, np.int64).reshape(3, -1)
+        return arithmetic.requantize(
+            acc, arithmetic.RequantParams(*(row.reshape(shape) for row in rows), mode=mode), dtype.bits
+        )
+
+    total = requantized(np.maximum(_wide(x), 0), positive)
+    total = total + requantized(_wide(weight).reshape(shape) * np.minimum(_wide(x), 0), negative)
+    low, high = max(dtype.qmin, node.attributes["clip_min"]), min(dtype.qmax, node.attributes["clip_max"])
+    return np.clip(total, low, high).astype(dtype.numpy)
+
+
+@reference("int_softmax")
+def int_softmax(node: Node, operands: Sequence[Any]) -> Array:
+    x, table, requant = operands
+    moved = np.moveaxis(_wide(x), node.attributes["axis"], -1)
+    probability = np.zeros(moved.shape, np.int64)
+    for index in np.ndindex(*moved.shape[:-1]):
+        exponentials = [int(table[int(moved[index].max() - value)]) for value in moved[index]]
+        probability[index] = [(e << 31) // sum(exponentials) for e in exponentials]
+    return finish(node, np.moveaxis(probability, -1, node.attributes["axis"]), requant)
+
+
+@reference("relu")
+def relu(node: Node, operands: Sequence[Any]) -> Array:
+    return np.where(operands[0] > 0, operands[0], 0).astype(operands[0].dtype)
+
+
+@reference("clamp")
+def clamp(node: Node, operands: Sequence[Any]) -> Array:
+    x, low, high = operands[0], node.attributes["min"], node.attributes["max"]
+    y = _wide(x)
+    y = y if low is None else np.where(y < low, int(low), y)
+    y = y if high is None else np.where(y > high, int(high), y)
+    dtype = np.iinfo(x.dtype)
+    return np.clip(y, dtype.min, dtype.max).astype(x.dtype)
+
+
+@reference("maximum")
+def maximum(node: Node, operands: Sequence[Any]) -> Array:
+    a, b = np.broadcast_arrays(*operands[:2])
+    return np.where(a >= b, a, b)
+
+
+@reference("minimum")
+def minimum(node: Node, operands: Sequence[Any]) -> Array:
+    a, b = np.broadcast_arrays(*operands[:2])
+    return np.where(a <= b, a, b)
+
+
+@reference("where")
+def where(node: Node, operands: Sequence[Any]) -> Array:
+    condition, a, b = np.broadcast_arrays(*operands)
+    out = np.array(b)
+    out[condition.astype(bool)] = a[condition.astype(bool)]
+    return out
+
+
+@reference("equal", "greater", "less", "greater_equal", "less_equal")
+def comparison(node: Node, operands: Sequence[Any]) -> Array:
+    difference = _wide(operands[0]) - _wide(operands[1])
+    sign = np.sign(difference)
+    accepted = {"equal": (0,), "greater": (1,), "less": (-1,), "greater_equal": (0, 1), "less_equal": (-1, 0)}
+    return np.isin(sign, accepted[node.op.name])
+
+
+@reference("logical_and", "logical_or", "logical_not")
+def logical(node: Node, operands: Sequence[Any]) -> Array:
+    truth = [np.asarray(operand) != 0 for operand in operands if operand is not None]
+    if node.op.name == "logical_not":
+        return ~truth[0]
+    return truth[0] & truth[1] if node.op.name == "logical_and" else truth[0] | truth[1]
+
+
+@reference("cast")
+def cast(node: Node, operands: Sequence[Any]) -> Array:
+    return np.asarray(operands[0]).astype(node.attributes["dtype"].numpy)
+
+
+@reference("quantize")
+def quantize(node: Node, operands: Sequence[Any]) -> Array:
+    quant, dtype = node.result.quant, node.result.type.dtype
+    assert quant is not None
+    q = arithmetic.quantize(operands[0], quant.scale, dtype.bits, node.attributes["rounding"], quant.axis)
+    return q.astype(dtype.numpy)
+
+
+@reference("dequantize")
+def dequantize(node: Node, operands: Sequence[Any]) -> Array:
+    quant = node.operands[0].quant
+    assert quant is not None
+    return arithmetic.dequantize(operands[0], quant.scale, quant.axis)

@@ -1,0 +1,139 @@
+"""The threads of the simulator, their scratch memory, and the one BLAS thread that each of them drives.
+
+NumPy runs everything but matrix products on one core. Cutting a layer into tiles and giving whole tiles (copy, product,
+requantization) to threads keeps every core busy with data that is still in its cache; NumPy releases the interpreter lock
+inside its loops. BLAS itself must then stay on one thread, or its pool and ours fight for the cores.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import threadpoolctl
+
+Item = TypeVar("Item")
+
+
+class Scratch(threading.local):
+    """Reusable buffers, one set per thread. A buffer's contents are undefined until written."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, str], npt.NDArray[Any]] = {}
+
+    def take(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A C-contiguous array; the same name gives the same memory, so names are unique within one tile's work."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape)
+        buffer = self._buffers.get((name, dtype.char))
+        if buffer is None or buffer.size < size:
+            # Zeros: BLAS on stale denormals or NaN patterns would be slow, never wrong.
+            buffer = self._buffers[name, dtype.char] = np.zeros(size, dtype)
+        return buffer[:size].reshape(shape)
+
+
+class Workers:
+    """`threads` workers, the calling thread included."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = max(1, threads)
+        self.scratch = Scratch()
+        self._pool = ThreadPoolExecutor(self.threads - 1, "hqc-bpu") if self.threads > 1 else None
+
+    def map(self, function: Callable[[Item], None], items: Sequence[Item]) -> None:
+        """Call `function` on every item; items are taken in order by whichever worker is free."""
+        if self._pool is None or len(items) < 2:
+            for item in items:
+                function(item)
+            return
+        pending: Iterator[Item] = iter(items)  # next() on a list iterator is atomic
+
+        def drain() -> None:
+            for item in pending:
+                function(item)
+
+        futures = [self._pool.submit(drain) for _ in range(min(self.threads, len(items)) - 1)]
+        try:
+            drain()
+        finally:
+            for future in futures:
+                future.result()
+
+    def each(self, function: Callable[[], None]) -> None:
+        """Call `function` once on every worker at the same time."""
+        barrier = threading.Barrier(self.threads)
+
+        def synchronized(_: int) -> None:
+            barrier.wait()
+            function()
+
+        self.map(synchronized, range(self.threads))
+
+
+_lock = threading.Lock()
+_shared: dict[int, Workers] = {}
+_blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
+_users = 0
+_limiter: Any = None
+
+
+def default_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def shared_workers(threads: int | None = None) -> Workers:
+    """The process's workers for that many threads, made on first use."""
+    count = threads or default_threads()
+    with _lock:
+        workers = _shared.get(count)
+        if workers is None:
+            workers = _shared[count] = Workers(count)
+            with _one_thread():
+                workers.each(_touch_blas_buffers)
+        return workers
+
+
+def _touch_blas_buffers() -> None:
+    """Write to all of this thread's BLAS packing buffer once.
+
+    The products' prefetches run past the packed data. While the pages there have never been written, each such prefetch costs
+    a page walk that finds nothing: measured 3x slower products (Zen, virtual machine) until a product with enough columns has
+    touched them.
+    """
+    rows = np.ones((512, 384), np.float32)
+    np.matmul(rows, np.ones((384, 2048), np.float32))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    limiter = _blas.limit(limits=1)
+    try:
+        yield
+    finally:
+        limiter.restore_original_limits()
+
+
+@contextmanager
+def exclusive_blas() -> Iterator[None]:
+    """BLAS runs on the calling thread alone while any program runs; nested and concurrent use restore once, at the end."""
+    global _users, _limiter
+    with _lock:
+        if _users == 0:
+            _limiter = _blas.limit(limits=1)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _limiter.restore_original_limits()
+                _limiter = None
