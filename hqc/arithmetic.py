@@ -130,6 +130,20 @@ def dequantize(q: npt.ArrayLike, scale: npt.ArrayLike, axis: int | None = None) 
     return q.astype(np.float32) * _along(scale, axis, q.ndim)
 
 
+OFF_GRID_MARGIN = 2.0**-12
+
+
+def quantize_off_grid(x: npt.ArrayLike, scale: npt.ArrayLike, bits: int = 8) -> ArrayI:
+    """Section 8: `sat(floor(x / s + 2^-12))` in float32, for ops that leave their operand's grid and whose kernels round down.
+
+    Such a result is a sum of grid points with dyadic weights. Where it is a whole number of steps, float32 may find it an ulp
+    too small; the margin is larger than that error (2^-15 steps for int8) and keeps it from costing a step.
+    """
+    low, high = bounds(bits)
+    ratio = np.asarray(x, np.float32) / np.asarray(scale, np.float32) + np.float32(OFF_GRID_MARGIN)
+    return np.clip(np.floor(ratio), low, high).astype(np.int64)
+
+
 # --- section 3: requantize ---------------------------------------------------------------------------------------------
 
 
@@ -421,6 +435,17 @@ def resize_coordinates(size_in: int, size_out: int, *, fraction_bits: int, mode:
         step = math.floor(size_in / size_out * one + 0.5)
         start = 0 if mode == "nearest" else (step - one) // 2
     return start + step * np.arange(size_out, dtype=np.int64)
+
+
+def resize_taps(
+    size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool
+) -> tuple[ArrayI, ArrayI, ArrayI]:
+    """Per output index: the first and second source index, and the weight of the second in 1/256 (its top 8 fraction bits)."""
+    fixed = resize_coordinates(size_in, size_out, fraction_bits=fraction_bits, mode=mode, align_corners=align_corners)
+    fixed = np.clip(fixed, 0, (size_in - 1) << fraction_bits)
+    first = fixed >> fraction_bits
+    fraction = (fixed & ((1 << fraction_bits) - 1)) >> (fraction_bits - 8)
+    return first, np.minimum(first + 1, size_in - 1), fraction
 
 
 def resize_error(size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool) -> float:
