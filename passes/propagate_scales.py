@@ -248,8 +248,8 @@ class _Scales:
         absent = [other.name for other in results if other is not value and other.quant is None and is_real(other)]
         more = ""
         if absent:
-            shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            more = f" (nor have {len(absent)} other values: {shown})"
+            rest = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            more = f" (nor {'has' if len(absent) == 1 else 'have'} {', '.join(absent[:5])}{rest})"
         return QuantizationError(
             f"{describe(node)}: {value.name} ({node.op.name}) has no scale{more}; give it an activation qconfig and calibrate"
         )

@@ -114,7 +114,7 @@ def test_a_missing_scale_names_the_node_its_source_and_the_others() -> None:
             output %d
             """
         )
-    assert "a [head:sigmoid#0 (net.py:12)]: a (sigmoid) has no scale (nor have 1 other values: b)" in str(error.value)
+    assert "a [head:sigmoid#0 (net.py:12)]: a (sigmoid) has no scale (nor has b)" in str(error.value)
 
 
 def test_a_quantize_without_a_scale_is_an_error() -> None:
@@ -189,7 +189,7 @@ def test_a_high_precision_output_in_the_middle_of_a_segment_names_its_consumer()
 
 
 def test_a_reshape_that_mixes_channels_cannot_pass_a_high_precision_value() -> None:
-    with pytest.raises(QuantizationError, match="r has no scale|but r reads it on the BPU"):
+    with pytest.raises(QuantizationError, match=r"c has no activation scale.*but r reads it on the BPU"):
         propagate(
             """
             input %x: f32[1,2,4,4]
