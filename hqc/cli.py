@@ -258,7 +258,9 @@ def explain(
     inputs = example_inputs(shapes, default)
     wishes = hybrid_dict(on_cpu, on_bpu)
     if march is None:
-        console.print(compare(module, inputs, wishes))
+        comparison = compare(module, inputs, wishes)
+        console.print(comparison.table())
+        console.print(comparison.difference_table())
         return
     report = plan(module, inputs, march, wishes)
     console.print(report.table(everything=everything))
