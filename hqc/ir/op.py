@@ -11,6 +11,7 @@ Declaring an op is decorating its inference function::
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -225,8 +226,13 @@ def op(
     attributes: Iterable[Attr] = (),
     traits: Iterable[Trait] = (),
     function: ScalarFunction | None = None,
+    doc: str = "",
 ) -> Callable[[InferFunction], OpDef]:
-    """Declare and register an op whose result types the decorated function infers."""
+    """Declare and register an op whose result types the decorated function infers.
+
+    `doc`: what the op computes; by default the function's docstring. The op's family is the module that declares it.
+    """
+    family = sys._getframe(1).f_globals["__name__"].rpartition(".")[2]
 
     def register(infer: InferFunction) -> OpDef:
         if name in _REGISTRY:
@@ -238,8 +244,8 @@ def op(
             infer=infer,
             traits=frozenset(traits),
             function=function,
-            doc=(infer.__doc__ or "").strip(),
-            family=infer.__module__.rpartition(".")[2],
+            doc=doc or (infer.__doc__ or "").strip(),
+            family=family,
         )
         _REGISTRY[name] = definition
         return definition

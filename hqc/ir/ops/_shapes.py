@@ -56,11 +56,11 @@ def window_size(size: int, kernel: int, stride: int, pads: tuple[int, int], dila
     """Number of windows along one axis (torch's rule: in ceil mode the last window starts inside input or left pad)."""
     effective = dilation * (kernel - 1) + 1
     span = size + pads[0] + pads[1] - effective
-    if span < 0:
-        raise ShapeError(f"a window of {effective} does not fit into {size} + padding {pads[0]} + {pads[1]}")
     count = (-(-span // stride) if ceil else span // stride) + 1
     if ceil and (count - 1) * stride >= size + pads[0]:
         count -= 1
+    if count < 1:
+        raise ShapeError(f"a window of {effective} does not fit into {size} + padding {pads[0]} + {pads[1]}")
     return count
 
 

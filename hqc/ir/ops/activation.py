@@ -61,39 +61,52 @@ def clamp(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [first(types)]
 
 
-def _table_op(name: str, function: ScalarFunction, *attributes: Attr) -> None:
-    op(name, operands="x", attributes=attributes, traits={Trait.ELEMENTWISE, Trait.LUT}, function=function)(same_as_first)
+def _table_op(name: str, doc: str, function: ScalarFunction, *attributes: Attr) -> None:
+    traits = {Trait.ELEMENTWISE, Trait.LUT}
+    op(name, operands="x", attributes=attributes, traits=traits, function=function, doc=doc)(same_as_first)
 
 
-_table_op("sigmoid", lambda x, a: sigmoid(x))
-_table_op("tanh", lambda x, a: np.tanh(x))
-_table_op("silu", lambda x, a: x * sigmoid(x))
-_table_op("hardswish", lambda x, a: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
-_table_op("hardsigmoid", lambda x, a: np.clip(x + 3.0, 0.0, 6.0) / 6.0)
-_table_op("leaky_relu", lambda x, a: np.where(x >= 0, x, a["slope"] * x), Attr("slope", "float", 0.01))
-_table_op("elu", lambda x, a: _elu(x, a["alpha"]), Attr("alpha", "float", 1.0))
-_table_op("selu", lambda x, a: SELU_SCALE * _elu(x, SELU_ALPHA))
-_table_op("gelu", lambda x, a: _gelu(x, a["approximate"]), Attr("approximate", "str", "none", choices=("none", "tanh")))
-_table_op("mish", lambda x, a: x * np.tanh(softplus(x)))
-_table_op("softplus", lambda x, a: softplus(x * a["beta"]) / a["beta"], Attr("beta", "float", 1.0))
-_table_op("softsign", lambda x, a: x / (1.0 + np.abs(x)))
-_table_op("exp", lambda x, a: np.exp(x))
-_table_op("log", lambda x, a: np.log(x))
-_table_op("sqrt", lambda x, a: np.sqrt(x))
-_table_op("rsqrt", lambda x, a: 1.0 / np.sqrt(x))
-_table_op("reciprocal", lambda x, a: 1.0 / x)
-_table_op("pow_scalar", lambda x, a: np.power(x, a["exponent"]), Attr("exponent", "float", required=True))
-_table_op("sin", lambda x, a: np.sin(x))
-_table_op("cos", lambda x, a: np.cos(x))
-_table_op("tan", lambda x, a: np.tan(x))
-_table_op("atan", lambda x, a: np.arctan(x))
-_table_op("erf", lambda x, a: _erf(x))
-_table_op("abs", lambda x, a: np.abs(x))
-_table_op("neg", lambda x, a: -x)
-_table_op("floor", lambda x, a: np.floor(x))
-_table_op("ceil", lambda x, a: np.ceil(x))
-_table_op("round", lambda x, a: np.rint(x))
-_table_op("sign", lambda x, a: np.sign(x))
+_table_op("sigmoid", "`1 / (1 + exp(-x))`.", lambda x, a: sigmoid(x))
+_table_op("tanh", "Hyperbolic tangent.", lambda x, a: np.tanh(x))
+_table_op("silu", "`x * sigmoid(x)`.", lambda x, a: x * sigmoid(x))
+_table_op("hardswish", "`x * clip(x + 3, 0, 6) / 6`.", lambda x, a: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+_table_op("hardsigmoid", "`clip(x + 3, 0, 6) / 6`.", lambda x, a: np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+_table_op(
+    "leaky_relu",
+    "`x` for x >= 0, else `slope * x`.",
+    lambda x, a: np.where(x >= 0, x, a["slope"] * x),
+    Attr("slope", "float", 0.01),
+)
+_table_op("elu", "`x` for x > 0, else `alpha * (exp(x) - 1)`.", lambda x, a: _elu(x, a["alpha"]), Attr("alpha", "float", 1.0))
+_table_op("selu", "Scaled elu with the constants of its paper.", lambda x, a: SELU_SCALE * _elu(x, SELU_ALPHA))
+_table_op(
+    "gelu",
+    "`x * Phi(x)`, exact or by tanh.",
+    lambda x, a: _gelu(x, a["approximate"]),
+    Attr("approximate", "str", "none", choices=("none", "tanh")),
+)
+_table_op("mish", "`x * tanh(softplus(x))`.", lambda x, a: x * np.tanh(softplus(x)))
+_table_op(
+    "softplus", "`log(1 + exp(beta * x)) / beta`.", lambda x, a: softplus(x * a["beta"]) / a["beta"], Attr("beta", "float", 1.0)
+)
+_table_op("softsign", "`x / (1 + |x|)`.", lambda x, a: x / (1.0 + np.abs(x)))
+_table_op("exp", "`e^x`.", lambda x, a: np.exp(x))
+_table_op("log", "Natural logarithm.", lambda x, a: np.log(x))
+_table_op("sqrt", "Square root.", lambda x, a: np.sqrt(x))
+_table_op("rsqrt", "`1 / sqrt(x)`.", lambda x, a: 1.0 / np.sqrt(x))
+_table_op("reciprocal", "`1 / x`.", lambda x, a: 1.0 / x)
+_table_op("pow_scalar", "`x^exponent`.", lambda x, a: np.power(x, a["exponent"]), Attr("exponent", "float", required=True))
+_table_op("sin", "Sine.", lambda x, a: np.sin(x))
+_table_op("cos", "Cosine.", lambda x, a: np.cos(x))
+_table_op("tan", "Tangent.", lambda x, a: np.tan(x))
+_table_op("atan", "Arc tangent.", lambda x, a: np.arctan(x))
+_table_op("erf", "Error function.", lambda x, a: _erf(x))
+_table_op("abs", "`|x|`.", lambda x, a: np.abs(x))
+_table_op("neg", "`-x`.", lambda x, a: -x)
+_table_op("floor", "Largest whole number that is not above x.", lambda x, a: np.floor(x))
+_table_op("ceil", "Smallest whole number that is not below x.", lambda x, a: np.ceil(x))
+_table_op("round", "Nearest whole number, halves to even.", lambda x, a: np.rint(x))
+_table_op("sign", "-1, 0 or 1.", lambda x, a: np.sign(x))
 
 
 @op("prelu", operands="x, weight", traits={Trait.ELEMENTWISE})

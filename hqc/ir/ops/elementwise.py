@@ -18,23 +18,23 @@ def _comparison(types: OperandTypes, attributes: Attributes) -> list[TensorType]
     return [_binary(types, attributes)[0].with_dtype(DType.BOOL)]
 
 
-add = op("add", operands="a, b", traits={Trait.ELEMENTWISE, Trait.SUM})(_binary)
-sub = op("sub", operands="a, b", traits=_ELEMENTWISE)(_binary)
-mul = op("mul", operands="a, b", traits=_ELEMENTWISE)(_binary)
-div = op("div", operands="a, b", traits=_ELEMENTWISE)(_binary)
-maximum = op("maximum", operands="a, b", traits=_ELEMENTWISE)(_binary)
-minimum = op("minimum", operands="a, b", traits=_ELEMENTWISE)(_binary)
-pow_ = op("pow", operands="a, b", traits=_ELEMENTWISE)(_binary)
+add = op("add", operands="a, b", traits={Trait.ELEMENTWISE, Trait.SUM}, doc="`a + b`.")(_binary)
+sub = op("sub", operands="a, b", traits=_ELEMENTWISE, doc="`a - b`.")(_binary)
+mul = op("mul", operands="a, b", traits=_ELEMENTWISE, doc="`a * b`.")(_binary)
+div = op("div", operands="a, b", traits=_ELEMENTWISE, doc="`a / b`.")(_binary)
+maximum = op("maximum", operands="a, b", traits=_ELEMENTWISE, doc="The larger of a and b.")(_binary)
+minimum = op("minimum", operands="a, b", traits=_ELEMENTWISE, doc="The smaller of a and b.")(_binary)
+pow_ = op("pow", operands="a, b", traits=_ELEMENTWISE, doc="`a^b`.")(_binary)
 
 _COMPARISON = {Trait.ELEMENTWISE, Trait.INTEGER_RESULT}
-equal = op("equal", operands="a, b", traits=_COMPARISON)(_comparison)
-greater = op("greater", operands="a, b", traits=_COMPARISON)(_comparison)
-less = op("less", operands="a, b", traits=_COMPARISON)(_comparison)
-greater_equal = op("greater_equal", operands="a, b", traits=_COMPARISON)(_comparison)
-less_equal = op("less_equal", operands="a, b", traits=_COMPARISON)(_comparison)
-logical_and = op("logical_and", operands="a, b", traits=_COMPARISON)(_comparison)
-logical_or = op("logical_or", operands="a, b", traits=_COMPARISON)(_comparison)
-logical_not = op("logical_not", operands="x", traits=_COMPARISON)(same_as_first)
+equal = op("equal", operands="a, b", traits=_COMPARISON, doc="`a == b`.")(_comparison)
+greater = op("greater", operands="a, b", traits=_COMPARISON, doc="`a > b`.")(_comparison)
+less = op("less", operands="a, b", traits=_COMPARISON, doc="`a < b`.")(_comparison)
+greater_equal = op("greater_equal", operands="a, b", traits=_COMPARISON, doc="`a >= b`.")(_comparison)
+less_equal = op("less_equal", operands="a, b", traits=_COMPARISON, doc="`a <= b`.")(_comparison)
+logical_and = op("logical_and", operands="a, b", traits=_COMPARISON, doc="Both hold.")(_comparison)
+logical_or = op("logical_or", operands="a, b", traits=_COMPARISON, doc="At least one holds.")(_comparison)
+logical_not = op("logical_not", operands="x", traits=_COMPARISON, doc="Does not hold.")(same_as_first)
 
 
 @op("where", operands="condition, a, b", traits=_ELEMENTWISE)

@@ -79,7 +79,10 @@ def _broadcast(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 @op("int_add", operands="a, b, requant", attributes=(Attr("k_a", "int", 1), Attr("k_b", "int", 1), *_OUTPUT), traits=_INTEGER)
 @_as_dtype
 def int_add(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """`requantize(a * k_a + b * k_b)` (k_b < 0 subtracts). A constant `b` is an int32 parameter (int64 beside int16) already in the unit t."""
+    """`requantize(a * k_a + b * k_b)` (k_b < 0 subtracts).
+
+    A constant `b` is an int32 parameter (int64 beside int16) already in the unit t.
+    """
     return _broadcast(types, attributes)
 
 

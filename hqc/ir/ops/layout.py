@@ -154,7 +154,7 @@ def expand(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     if x.shape is None:
         return [x]
     lead = len(target) - len(x.shape)
-    if lead < 0 or min(target, default=0) < -1:
+    if lead < 0 or min(target, default=0) < -1 or -1 in target[:lead]:
         raise ShapeError(f"cannot expand {list(x.shape)} to {list(target)}")
     wanted = tuple(x.shape[i - lead] if size == -1 and i >= lead else size for i, size in enumerate(target))
     result = broadcast(x.shape, wanted)

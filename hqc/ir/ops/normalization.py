@@ -15,8 +15,18 @@ def batch_norm(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [first(types)]
 
 
-layer_norm = op("layer_norm", operands="x, weight?, bias?", attributes=(Attr("normalized_ndim", "int", 1), _EPS))(same_as_first)
-group_norm = op("group_norm", operands="x, weight?, bias?", attributes=(Attr("groups", "int", required=True, minimum=1), _EPS))(
-    same_as_first
-)
-instance_norm = op("instance_norm", operands="x, weight?, bias?", attributes=(_EPS,))(same_as_first)
+layer_norm = op(
+    "layer_norm",
+    operands="x, weight?, bias?",
+    attributes=(Attr("normalized_ndim", "int", 1), _EPS),
+    doc="Normalize over the last `normalized_ndim` axes.",
+)(same_as_first)
+group_norm = op(
+    "group_norm",
+    operands="x, weight?, bias?",
+    attributes=(Attr("groups", "int", required=True, minimum=1), _EPS),
+    doc="Normalize over groups of channels.",
+)(same_as_first)
+instance_norm = op(
+    "instance_norm", operands="x, weight?, bias?", attributes=(_EPS,), doc="Normalize each channel of each sample."
+)(same_as_first)

@@ -57,8 +57,16 @@ def _adaptive(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [x if x.shape is None else x.with_shape((*x.shape[:2], *attributes["output_size"]))]
 
 
-adaptive_avg_pool2d = op("adaptive_avg_pool2d", operands="x", attributes=_SIZE)(_adaptive)
-adaptive_max_pool2d = op("adaptive_max_pool2d", operands="x", attributes=_SIZE, traits={Trait.PASS_THROUGH})(_adaptive)
+adaptive_avg_pool2d = op(
+    "adaptive_avg_pool2d", operands="x", attributes=_SIZE, doc="Mean over windows chosen so that the result has `output_size`."
+)(_adaptive)
+adaptive_max_pool2d = op(
+    "adaptive_max_pool2d",
+    operands="x",
+    attributes=_SIZE,
+    traits={Trait.PASS_THROUGH},
+    doc="Maximum over windows chosen so that the result has `output_size`.",
+)(_adaptive)
 
 
 @op(
@@ -83,4 +91,6 @@ def resize2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     size = attributes["size"]
     if size is None:
         size = tuple(int(n * f) for n, f in zip(x.shape[2:], attributes["scale_factor"], strict=True))
+        if min(size) < 1:
+            raise ShapeError(f"resize2d by {list(attributes['scale_factor'])} leaves nothing of {list(x.shape)}")
     return [x.with_shape((*x.shape[:2], *size))]

@@ -14,10 +14,10 @@ def _reduction(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [x.with_shape(reduced(x.shape, attributes["axes"], attributes["keepdims"]))]
 
 
-mean = op("mean", operands="x", attributes=_AXES)(_reduction)
-sum_ = op("sum", operands="x", attributes=_AXES)(_reduction)
-reduce_max = op("reduce_max", operands="x", attributes=_AXES, traits={Trait.PASS_THROUGH})(_reduction)
-reduce_min = op("reduce_min", operands="x", attributes=_AXES, traits={Trait.PASS_THROUGH})(_reduction)
+mean = op("mean", operands="x", attributes=_AXES, doc="Mean over axes.")(_reduction)
+sum_ = op("sum", operands="x", attributes=_AXES, doc="Sum over axes.")(_reduction)
+reduce_max = op("reduce_max", operands="x", attributes=_AXES, traits={Trait.PASS_THROUGH}, doc="Maximum over axes.")(_reduction)
+reduce_min = op("reduce_min", operands="x", attributes=_AXES, traits={Trait.PASS_THROUGH}, doc="Minimum over axes.")(_reduction)
 
 _AXIS = (Attr("axis", "int", required=True), Attr("keepdims", "bool", False))
 
@@ -27,8 +27,20 @@ def _arg(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [TensorType(DType.INT64, reduced(x.shape, (attributes["axis"],), attributes["keepdims"]))]
 
 
-argmax = op("argmax", operands="x", attributes=_AXIS, traits={Trait.INTEGER_RESULT})(_arg)
-argmin = op("argmin", operands="x", attributes=_AXIS, traits={Trait.INTEGER_RESULT})(_arg)
+argmax = op(
+    "argmax",
+    operands="x",
+    attributes=_AXIS,
+    traits={Trait.INTEGER_RESULT},
+    doc="Index of the largest element along `axis`, the lowest of equals.",
+)(_arg)
+argmin = op(
+    "argmin",
+    operands="x",
+    attributes=_AXIS,
+    traits={Trait.INTEGER_RESULT},
+    doc="Index of the smallest element along `axis`, the lowest of equals.",
+)(_arg)
 
 
 def _along_axis(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
@@ -38,5 +50,9 @@ def _along_axis(types: OperandTypes, attributes: Attributes) -> list[TensorType]
     return [x]
 
 
-softmax = op("softmax", operands="x", attributes=(Attr("axis", "int", required=True),))(_along_axis)
-log_softmax = op("log_softmax", operands="x", attributes=(Attr("axis", "int", required=True),))(_along_axis)
+softmax = op(
+    "softmax", operands="x", attributes=(Attr("axis", "int", required=True),), doc="`exp(x) / sum(exp(x))` along `axis`."
+)(_along_axis)
+log_softmax = op("log_softmax", operands="x", attributes=(Attr("axis", "int", required=True),), doc="Logarithm of softmax.")(
+    _along_axis
+)

@@ -7,11 +7,18 @@ from hqc.ir.op import Attr, Attributes, OperandTypes, Trait, op
 from hqc.ir.ops._shapes import same_as_first
 from hqc.ir.types import TensorType
 
-identity = op("identity", operands="x", traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY, Trait.PASSIVE, Trait.REMOVED})(
-    same_as_first
-)
+identity = op(
+    "identity",
+    operands="x",
+    traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY, Trait.PASSIVE, Trait.REMOVED},
+    doc="The operand itself.",
+)(same_as_first)
 dropout = op(
-    "dropout", operands="x", attributes=(Attr("p", "float", 0.5),), traits={Trait.PASS_THROUGH, Trait.PASSIVE, Trait.REMOVED}
+    "dropout",
+    operands="x",
+    attributes=(Attr("p", "float", 0.5),),
+    traits={Trait.PASS_THROUGH, Trait.PASSIVE, Trait.REMOVED},
+    doc="The operand itself in inference.",
 )(same_as_first)
 
 
