@@ -40,15 +40,19 @@ class QATLayer(nn.Module):
     def __init__(self, *args: Any, qconfig: Any = None, march: MarchSpec | None = None, **kwargs: Any) -> None:
         """Arguments of the float class, the qconfig, and the march (default: the one of `set_march`)."""
         super().__init__(*args, **kwargs)
+        self._own_parts()
         self._attach(qconfig, "own", march)
 
     @classmethod
-    def from_float(cls, mod: nn.Module, qconfig: Any = None, march: MarchSpec | None = None) -> Any:
-        """A layer with the parameters of float module `mod` (shared, not copied); `qconfig` defaults to `mod.qconfig`."""
+    def from_float(cls, mod: nn.Module, qconfig: Any = None, march: MarchSpec | None = None, **parts: nn.Module) -> Any:
+        """A layer with the parameters of float module `mod` (shared, not copied); `qconfig` defaults to `mod.qconfig`.
+
+        `parts`: other float modules that the class needs (`bn`).
+        """
         if not isinstance(mod, cls.float_class):
             raise InputError(f"{cls.__name__}.from_float needs a {cls.float_class.__name__}, got {type(mod).__name__}")
         qconfig = getattr(mod, "qconfig", None) if qconfig is None else qconfig
-        return cls.build(mod, weight=mod.weight, bias=mod.bias, qconfig=qconfig, march=march)
+        return cls.build(mod, weight=mod.weight, bias=mod.bias, qconfig=qconfig, march=march, **parts)
 
     @classmethod
     def build(
@@ -60,6 +64,7 @@ class QATLayer(nn.Module):
         qconfig: Any,
         activation_post_process: nn.Module | str | None = "own",
         march: MarchSpec | None = None,
+        **parts: nn.Module,
     ) -> Any:
         """A layer shaped as `mod` with other parameters. `activation_post_process` "own": made from the qconfig."""
         layer = cls.__new__(cls)
@@ -69,6 +74,7 @@ class QATLayer(nn.Module):
         layer.weight = _parameter(weight)
         if bias is not None:
             layer.bias = _parameter(bias)
+        layer._take_parts(**parts)
         layer._attach(qconfig, activation_post_process, march)
         layer.train(mod.training)
         return layer
@@ -77,6 +83,12 @@ class QATLayer(nn.Module):
     def _arguments(mod: Any) -> dict[str, Any]:
         """Constructor arguments of the float class, but bias, device and dtype."""
         raise NotImplementedError
+
+    def _own_parts(self) -> None:
+        """Make the other float modules that the class needs."""
+
+    def _take_parts(self) -> None:
+        """Take over the other float modules that the class needs."""
 
     def _attach(self, qconfig: Any, activation_post_process: nn.Module | str | None, march: MarchSpec | None) -> None:
         if qconfig is None:
@@ -91,9 +103,9 @@ class QATLayer(nn.Module):
         if activation_post_process == "own":
             activation_post_process = None if qconfig.activation is None else make_fake_quant(qconfig.activation, march)
         assert activation_post_process is None or isinstance(activation_post_process, nn.Module)
-        self.activation_post_process = (
-            None if activation_post_process is None else activation_post_process.to(self.weight.device)
-        )
+        if activation_post_process is not None:
+            activation_post_process.to(self.weight.device)
+        self.register_module("activation_post_process", activation_post_process)  # None is printed, as in the guide
 
     # --- computing -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hqc.nn.qat import conv, conv_transpose, linear
+from hqc.nn.qat import conv, conv_transpose, kept_batch_norm, linear
 from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.stubs import QuantStub
 from hqc.quantization.qconfig import QConfig
@@ -37,8 +37,21 @@ LAYERS: tuple[type[QATLayer], ...] = (
     linear.LinearAdd,
     linear.LinearAddReLU,
     linear.LinearAddReLU6,
+    kept_batch_norm.ConvBn2d,
+    kept_batch_norm.ConvBnReLU2d,
+    kept_batch_norm.ConvBnReLU62d,
+    kept_batch_norm.ConvBnAdd2d,
+    kept_batch_norm.ConvBnAddReLU2d,
+    kept_batch_norm.ConvBnAddReLU62d,
+    kept_batch_norm.ConvTransposeBn2d,
+    kept_batch_norm.ConvTransposeBnReLU2d,
+    kept_batch_norm.ConvTransposeBnReLU62d,
+    kept_batch_norm.ConvTransposeBnAdd2d,
+    kept_batch_norm.ConvTransposeBnAddReLU2d,
+    kept_batch_norm.ConvTransposeBnAddReLU62d,
 )
-_BY_VARIANT = {(layer.float_class, layer.activation, layer.residual): layer for layer in LAYERS}
+_KEPT = kept_batch_norm.KeptBatchNorm
+_BY_VARIANT = {(layer.float_class, layer.activation, layer.residual, issubclass(layer, _KEPT)): layer for layer in LAYERS}
 _FLOAT_CLASSES = {layer.float_class for layer in LAYERS}
 
 
@@ -60,9 +73,13 @@ class QATModules:
         weight_fake_quant: Any,
         activation_post_process: nn.Module | None,
         march: MarchSpec,
+        batch_norm: nn.BatchNorm2d | None = None,
     ) -> QATLayer:
-        """The twin of `module` with these (folded) parameters and fusions; `weight_fake_quant` is a qconfig's entry."""
-        layer_class = _BY_VARIANT[type(module), activation, residual]
+        """The twin of `module` with these parameters and fusions; `weight_fake_quant` is a qconfig's entry.
+
+        `batch_norm`: to be kept (the parameters are then not folded); convolutions only.
+        """
+        layer_class = _BY_VARIANT[type(module), activation, residual, batch_norm is not None]
         like = module.weight
         assert isinstance(like, torch.Tensor)
         layer: QATLayer = layer_class.build(
@@ -72,6 +89,7 @@ class QATModules:
             qconfig=QConfig(None, weight_fake_quant),
             activation_post_process=activation_post_process,
             march=march,
+            **({} if batch_norm is None else {"bn": batch_norm}),
         )
         return layer
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hqc.errors import InputError
+
 
 class FloatFunctional(nn.Module):
     """Each method is the torch function of its name, followed by `activation_post_process`. Use one instance per call.
@@ -23,7 +25,7 @@ class FloatFunctional(nn.Module):
         self.activation_post_process: nn.Module = nn.Identity()
 
     def forward(self, x: Any) -> Any:
-        raise RuntimeError("FloatFunctional is not called itself; use its methods, for example `self.add.add(x, y)`")
+        raise InputError("FloatFunctional is not called itself; use its methods, for example `self.add.add(x, y)`")
 
     def _result(self, x: Tensor) -> Tensor:
         result: Tensor = self.activation_post_process(x)
