@@ -99,7 +99,9 @@ class Crashes(Pass):
 
 def test_a_pass_that_comes_too_early_is_refused_and_told_what_must_run_before() -> None:
     graph = graph_of(CONV, "lowered")
-    with pytest.raises(PassError, match="partition needs a graph of stage supported, but after canonicalize it is only lowered; "):
+    with pytest.raises(
+        PassError, match="partition needs a graph of stage supported, but after canonicalize it is only lowered; "
+    ):
         parse_pipeline("canonicalize,partition").run(graph, context())
     assert len(graph) == 3, "nothing may have run"
 
