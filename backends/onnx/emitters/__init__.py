@@ -2,8 +2,10 @@
 
 from hqc.backends.onnx.emitters import (  # noqa: F401
     activation,
+    boundary,
     conv,
     elementwise,
+    integer,
     layout,
     normalization,
     pooling,
