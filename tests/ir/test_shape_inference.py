@@ -98,8 +98,15 @@ def test_conv_transpose2d(
     x = zeros((n, c * groups + wrong, *image))
     weight = zeros((c * groups, o, *kernel))
     extra = tuple(int(output_padding and s > 1) for s in stride)
+
+    def reference() -> torch.Tensor:
+        result = F.conv_transpose2d(x, weight, None, stride, padding, extra, groups, dilation)
+        if result.numel() == 0:  # some of torch's kernels return an empty result where others refuse
+            raise ValueError
+        return result
+
     agree(
-        "conv_transpose2d", [x, weight], lambda: F.conv_transpose2d(x, weight, None, stride, padding, extra, groups, dilation),
+        "conv_transpose2d", [x, weight], reference,
         stride=stride, padding=padding * 2, dilation=dilation, groups=groups, output_padding=extra,
     )  # fmt: skip
 
