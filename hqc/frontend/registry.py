@@ -1,0 +1,150 @@
+"""The registry of lowerings: which function turns a torch module, function or method into IR nodes.
+
+A lowering has the signature of what it lowers, behind a `LoweringContext`::
+
+    @lower_module(nn.Softmax)
+    def softmax_module(ctx, module, x): ...
+
+    @lower_function(torch.softmax, F.softmax)   # Tensor.softmax too: methods fall back on torch functions of their name
+    def softmax(ctx, x, dim, dtype=None): ...
+
+Arguments are IR values, constants (torch tensors) or plain Python objects. It returns a value, a tuple or dict of them, or a
+Python object, and raises `ctx.cannot(reason)` for arguments that the IR cannot express: the call then becomes an opaque node.
+In-place forms (`relu_`, `x += y`, `inplace=True`) need no lowering of their own.
+"""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+Handler = Callable[..., Any]
+_H = TypeVar("_H", bound=Handler)
+
+
+class Alias(enum.Enum):
+    """How a result shares memory with the first operand in torch; decides what a later in-place write may do."""
+
+    NONE = "its own memory"
+    SAME = "the same tensor"
+    VIEW = "a view"
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One entry: the handler and how its result aliases the first operand."""
+
+    handler: Handler
+    alias: Alias = Alias.NONE
+
+
+_MODULES: dict[type, Lowering] = {}
+_FUNCTIONS: dict[Any, Lowering] = {}
+_METHODS: dict[str, Lowering] = {}
+_FUNCTIONALS: dict[tuple[type | None, str], Lowering] = {}
+
+_IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.ipow: operator.pow,
+    operator.imatmul: operator.matmul,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+}
+
+
+def lower_module(*classes: type[nn.Module], alias: Alias = Alias.NONE) -> Callable[[_H], _H]:
+    """Register `handler(ctx, module, *args)` for module classes, and subclasses that keep their forward."""
+    return _register(_MODULES, classes, alias)
+
+
+def lower_function(*functions: Callable[..., Any], alias: Alias = Alias.NONE) -> Callable[[_H], _H]:
+    """Register `handler(ctx, *args)` for functions (`torch.x`, `F.x`, `operator.x`)."""
+    return _register(_FUNCTIONS, functions, alias)
+
+
+def lower_method(*names: str, alias: Alias = Alias.NONE) -> Callable[[_H], _H]:
+    """Register `handler(ctx, tensor, *args)` for tensor methods."""
+    return _register(_METHODS, names, alias)
+
+
+def lower_functional(*names: str, cls: type[nn.Module] | None = None) -> Callable[[_H], _H]:
+    """Register `handler(ctx, module, *args)` for methods of FloatFunctional modules; of every class, or of `cls` alone."""
+    return _register(_FUNCTIONALS, [(cls, name) for name in names], Alias.NONE)
+
+
+def _register(table: dict[Any, Lowering], keys: Any, alias: Alias) -> Callable[[_H], _H]:
+    def register(handler: _H) -> _H:
+        for key in dict.fromkeys(keys):  # some F.x are torch.x
+            if key in table:
+                raise ValueError(f"{key} has two lowerings")
+            table[key] = Lowering(handler, alias)
+        return handler
+
+    return register
+
+
+def find_module(module: nn.Module) -> Lowering | None:
+    """The lowering of the module's class, or of the nearest base class whose `forward` it keeps."""
+    cls = type(module)
+    for base in cls.__mro__:
+        if base in _MODULES:
+            return _MODULES[base] if cls.forward is base.forward else None
+    return None
+
+
+def find_function(function: Any) -> tuple[Lowering | None, bool]:
+    """The lowering of a function, and whether the function is an in-place form of what was registered."""
+    if function in _FUNCTIONS:
+        return _FUNCTIONS[function], False
+    if function in _IN_PLACE_OPERATORS:
+        return _FUNCTIONS.get(_IN_PLACE_OPERATORS[function]), True
+    name = getattr(function, "__name__", "")
+    if name.endswith("_") and not name.startswith("_"):
+        for home in (torch, functional):
+            plain = getattr(home, name[:-1], None)
+            if plain in _FUNCTIONS:
+                return _FUNCTIONS[plain], True
+    return None, False
+
+
+def find_method(name: str) -> tuple[Lowering | None, bool]:
+    """The lowering of a tensor method, by its name or by the torch function of that name; and whether it is in place."""
+    found = _METHODS.get(name) or _FUNCTIONS.get(getattr(torch, name, None))
+    if found is not None or not is_in_place_name(name):
+        return found, is_in_place_name(name)
+    plain = name[:-1]
+    return _METHODS.get(plain) or _FUNCTIONS.get(getattr(torch, plain, None)), True
+
+
+def find_functional(module: nn.Module, name: str) -> Lowering | None:
+    """The lowering of a FloatFunctional's method."""
+    for base in type(module).__mro__:
+        if (base, name) in _FUNCTIONALS:
+            return _FUNCTIONALS[base, name]
+    return _FUNCTIONALS.get((None, name))
+
+
+def is_in_place_name(name: str) -> bool:
+    """torch's rule: a trailing underscore writes into the first operand."""
+    return name.endswith("_") and not name.endswith("__")
+
+
+def registered() -> dict[str, list[str]]:
+    """Names of everything with a lowering, for the op matrix and the documentation."""
+    return {
+        "modules": sorted(f"{cls.__module__}.{cls.__qualname__}" for cls in _MODULES),
+        "functions": sorted({str(getattr(f, "__name__", f)) for f in _FUNCTIONS}),
+        "methods": sorted(_METHODS),
+        "functionals": sorted({name for _, name in _FUNCTIONALS}),
+    }
