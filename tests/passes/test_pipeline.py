@@ -100,7 +100,7 @@ class Crashes(Pass):
 def test_a_pass_that_comes_too_early_is_refused_and_told_what_must_run_before() -> None:
     graph = graph_of(CONV, "lowered")
     with pytest.raises(
-        PassError, match="partition needs a graph of stage supported, but after canonicalize it is only lowered; "
+        PassError, match=r"partition needs a graph of stage supported, but after canonicalize it is only lowered; "
     ):
         parse_pipeline("canonicalize,partition").run(graph, context())
     assert len(graph) == 3, "nothing may have run"
@@ -124,7 +124,7 @@ def test_a_later_stage_is_not_taken_back_by_a_pass_of_an_earlier_one() -> None:
 def test_a_graph_of_another_march_is_refused() -> None:
     graph = graph_of(CONV, "supported")
     graph.march = "bernoulli"
-    with pytest.raises(PassError, match="lowered for bernoulli.*asked to run for bayes"):
+    with pytest.raises(PassError, match=r"lowered for bernoulli.*asked to run for bayes"):
         parse_pipeline("partition").run(graph, context())
 
 
@@ -150,12 +150,12 @@ def test_a_broken_graph_is_blamed_on_the_pass_that_broke_it_and_names_the_node()
 def test_a_graph_that_is_broken_from_the_start_is_not_blamed_on_a_pass() -> None:
     graph = graph_of(CONV, "supported")
     LosesAUse().run(graph, context())
-    with pytest.raises(VerificationError, match="before the first pass: "):
+    with pytest.raises(VerificationError, match=r"before the first pass: "):
         PassPipeline([RenameRelu()]).run(graph, context())
 
 
 def test_a_bug_in_a_pass_is_reported_with_the_name_of_the_pass() -> None:
-    with pytest.raises(PassError, match="pass test-crashes failed: ZeroDivisionError: oops") as error:
+    with pytest.raises(PassError, match=r"pass test-crashes failed: ZeroDivisionError: oops") as error:
         PassPipeline([Crashes()]).run(graph_of(CONV, "supported"), context())
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
@@ -205,13 +205,13 @@ def test_dumps_up_to_the_failing_pass_are_there_with_their_parameters(tmp_path: 
 
 
 def test_a_pass_that_denies_its_change_is_found_out_by_the_dumps(tmp_path: Path) -> None:
-    with pytest.raises(PassError, match="pass developer: test-denies says it changed nothing, but see .*001-test-denies.diff"):
+    with pytest.raises(PassError, match=r"pass developer: test-denies says it changed nothing, but see .*001-test-denies.diff"):
         PassPipeline([SaysNothingChanged()]).run(graph_of(CONV, "supported"), context(), dump_dir=tmp_path)
 
 
 def test_a_dump_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write dumps to .*file"):
+    with pytest.raises(InputError, match=r"cannot write dumps to .*file"):
         parse_pipeline("partition").run(graph_of(CONV, "supported"), context(), dump_dir=tmp_path / "file")
 
 
@@ -231,7 +231,7 @@ def test_user_passes_are_inserted_by_the_name_of_a_neighbour() -> None:
         "fuse-conv",
         "canonicalize",
     ]
-    with pytest.raises(PassError, match="the pipeline has no pass 'partitoin'; did you mean partition?"):
+    with pytest.raises(PassError, match=r"the pipeline has no pass 'partitoin'; did you mean partition\?"):
         pipeline.insert_before("partitoin", RenameRelu())
 
 
@@ -257,7 +257,7 @@ def test_a_name_that_is_taken_or_badly_spelled_cannot_be_registered() -> None:
     with pytest.raises(PassError, match=r"the pass name partition is taken by hqc\.passes\.partition\.Partition"):
         register_pass(Partition)
     Partition.name = "Bad_Name"
-    with pytest.raises(PassError, match="pass names look like fold-batch-norm"):
+    with pytest.raises(PassError, match=r"pass names look like fold-batch-norm"):
         register_pass(Partition)
 
 
