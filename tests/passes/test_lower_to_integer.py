@@ -211,7 +211,7 @@ def test_bernoulli_shifts_and_has_an_int8_bias_scale() -> None:
     assert graph.value("y").producer.attributes["mode"] == "shift"
     # one power-of-two scale for the layer's bias: max 1.0 -> 1/127.5 -> 2^-6
     assert array(graph, "y_bias").tolist() == (np.array([32, -16, 64]) * (2.0**-6 / acc)).astype(int).tolist()
-    with pytest.raises(QuantizationError, match="y: the result's scale is .* times finer .* only shifts right"):
+    with pytest.raises(QuantizationError, match=r"y: the result's scale is .* times finer .* only shifts right"):
         lower(body.replace("OUT", "i8, 0.0009765625"), "bernoulli")
 
 
@@ -361,7 +361,7 @@ def test_mul_by_a_scalar_on_bernoulli_quantizes_the_scalar_to_a_power_of_two_sca
     graph = binary("%y: f32[1,4] q(i8, 0.5) = mul(%a, @c) bpu.0", "bernoulli", parameter="param @c: f32[] = 3.0")
     assert (array(graph, "y_c_int8").tolist(), float(graph.value("y_c_int8").quant.scale)) == (96, 2.0**-5)
     assert array(graph, "y_requant").tolist() == [1, 0, 5]
-    with pytest.raises(QuantizationError, match="a constant of 100 is beyond 63.5"):
+    with pytest.raises(QuantizationError, match=r"a constant of 100 is beyond 63.5"):
         binary("%y: f32[1,4] q(i8, 0.5) = mul(%a, @c) bpu.0", "bernoulli", parameter="param @c: f32[] = 100.0")
 
 
@@ -548,7 +548,7 @@ def test_bernoulli_pools_with_a_gain_in_as_many_stages_as_it_needs() -> None:
 def test_bernoulli_refuses_pools_that_a_gain_cannot_express() -> None:
     with pytest.raises(QuantizationError, match="overlapping or padded windows do not split"):
         unary("%y: f32[1,2,2,2] q(i8, 0.5) = avg_pool2d(%q) {kernel=[14,14], stride=[1,1]} bpu.0", "bernoulli", "1,2,15,15")
-    with pytest.raises(QuantizationError, match="divides every window of an average pool by 9, but with .* hold 4 elements"):
+    with pytest.raises(QuantizationError, match=r"divides every window of an average pool by 9, but with .* hold 4 elements"):
         unary(
             "%y: f32[1,2,2,2] q(i8, 0.5) = avg_pool2d(%q) {kernel=[3,3], stride=[2,2], padding=[1,1,0,0], count_include_pad=false} bpu.0",
             "bernoulli",
