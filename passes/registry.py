@@ -7,7 +7,6 @@ asked for; a user's pass registers itself with `@register_pass`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import types
 import typing
@@ -17,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from hqc.errors import PassError
 from hqc.passes.base import Pass
+from hqc.passes.near_names import near
 
 BUILTIN = (
     "canonicalize",
@@ -75,10 +75,10 @@ def all_passes() -> list[type[Pass]]:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean a or b?`, or the list of what there is."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
+    known = list(dict.fromkeys(known))
+    found = near(word, known)
+    if found:
+        return f"did you mean {' or '.join(found)}?"
     return f"known: {', '.join(known)}" if known else "there are none"
 
 
