@@ -100,6 +100,12 @@ class Compiled:
         reference = self._simulated if flavour == "integer" else self._fake_quantized
         return onnx.export(graph, path, flavour=flavour, verify=verify, reference=reference if verify else None)
 
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one HTML page: placement with reasons, error per layer, scales, remarks. `InputError` when it cannot be."""
+        from hqc.analysis.html_report import write_report
+
+        return write_report(self, path)
+
     def _fake_quantized(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         leaves = pytree.tree_leaves(self.fake_quant(*inputs.values()))
         return dict(zip(self.graph.output_names, leaves, strict=True))

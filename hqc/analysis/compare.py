@@ -69,8 +69,8 @@ def time_simulator(compiled: Compiled, top: int) -> tuple[str, Table]:
     table = Table(title="Slowest operations", title_justify="left")
     for column in ("operation", "op", "device", "ms", "MACs"):
         table.add_column(column, justify="right" if column in ("ms", "MACs") else "left")
-    for row in sorted(compiled.profile(*inputs), key=lambda row: -row.milliseconds)[:top]:
-        table.add_row(row.name, row.op, row.device, f"{row.milliseconds:.2f}", f"{row.macs:,}")
+    for row in sorted(compiled.profile(*inputs), key=lambda row: -row.ms)[:top]:
+        table.add_row(row.name, row.op, row.device, f"{row.ms:.2f}", f"{row.macs:,}")
     return f"simulator {a * 1e3:.1f} ms, eager float32 PyTorch {b * 1e3:.1f} ms: ratio {a / b:.2f}", table
 
 

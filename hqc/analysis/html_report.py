@@ -1,0 +1,64 @@
+"""One HTML page about a compiled model: placement with reasons, error per layer, scales, remarks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hqc.analysis.compare import random_inputs
+from hqc.analysis.layers import layer_errors
+from hqc.compiler import Compiled
+from hqc.errors import InputError
+
+
+def write_report(compiled: Compiled, path: str | os.PathLike[str]) -> Path:
+    """Write the page; `InputError` when jinja2 is missing or the path is not writable. Layer errors are on random inputs."""
+    try:
+        import jinja2
+    except ImportError:
+        raise InputError("the HTML report needs jinja2; install it with: pip install 'hqc[report]'") from None
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hqc.analysis", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("report.html.j2").render(**_facts(compiled))
+    target = Path(path)
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    return target
+
+
+def _facts(compiled: Compiled) -> dict[str, Any]:
+    arrays = [tensor.numpy() for tensor in random_inputs(compiled, 1)]
+    names = [value.name for value in compiled.graph.inputs]
+    errors = {row.name: row for row in layer_errors(compiled.deployment.with_batch(1), dict(zip(names, arrays, strict=True)))}
+    placement = compiled.placement
+    scales = [
+        (
+            value.name,
+            value.quant.dtype.value,
+            float(np.min(value.quant.scale)),
+            float(np.max(value.quant.scale)),
+            value.quant.fixed,
+        )
+        for node in compiled.graph.nodes
+        for value in node.results
+        if value.quant is not None
+    ]
+    return {
+        "name": compiled.graph.name,
+        "march": compiled.march,
+        "totals": placement.totals,
+        "rows": placement.rows,
+        "errors": errors,
+        "scales": scales,
+        "remarks": compiled.remarks,
+    }
