@@ -50,13 +50,21 @@ def channels(vector: list[float]) -> F64:
     return np.array(vector).reshape(1, 4, 1, 1)
 
 
+def convolved(a: F64) -> F64:
+    return np.asarray(np.einsum("oi,nihw->nohw", WEIGHT, a) + BIAS.reshape(1, -1, 1, 1))
+
+
+def bent(a: F64) -> F64:
+    return np.maximum(a, 0) + channels([0.25, -0.1, 0.9, 0.0]) * np.minimum(a, 0)
+
+
 CASES: dict[str, tuple[str, str, Callable[[F64, F64], F64]]] = {
     # name: (node, scale of the result, function of a and b)
-    "conv2d": ("f32[2,6,3,5] conv2d(%a, @conv_w, @bias)", "0.25", lambda a, b: np.einsum("oi,nihw->nohw", WEIGHT, a) + BIAS.reshape(1, -1, 1, 1)),
+    "conv2d": ("f32[2,6,3,5] conv2d(%a, @conv_w, @bias)", "0.25", lambda a, b: convolved(a)),
     "conv2d relu6": (
         "f32[2,6,3,5] conv2d(%a, @conv_w, @bias) {activation=relu6}",
         "0.0625",
-        lambda a, b: np.clip(np.einsum("oi,nihw->nohw", WEIGHT, a) + BIAS.reshape(1, -1, 1, 1), 0, 6),
+        lambda a, b: np.clip(convolved(a), 0, 6),
     ),
     "conv_transpose2d": (
         "f32[2,6,3,5] conv_transpose2d(%a, @group_w) {groups=2}",
@@ -87,7 +95,7 @@ CASES: dict[str, tuple[str, str, Callable[[F64, F64], F64]]] = {
     "maximum": ("f32[2,4,3,5] maximum(%a, @c)", "0.0625", lambda a, b: np.maximum(a, 1.7)),
     "minimum": ("f32[2,4,3,5] minimum(%a, %b)", "0.0625", lambda a, b: np.minimum(a, b)),
     "cat": ("f32[2,8,3,5] cat(%a, %b) {axis=1}", "0.0625", lambda a, b: np.concatenate([a, b], 1)),
-    "prelu": ("f32[2,4,3,5] prelu(%a, @slope)", "0.0625", lambda a, b: np.maximum(a, 0) + channels([0.25, -0.1, 0.9, 0.0]) * np.minimum(a, 0)),
+    "prelu": ("f32[2,4,3,5] prelu(%a, @slope)", "0.0625", lambda a, b: bent(a)),
     "hardswish": ("f32[2,4,3,5] hardswish(%a)", "0.0625", lambda a, b: a * np.clip(a + 3, 0, 6) / 6),
     "mean": ("f32[2,4] mean(%a) {axes=[2,3]}", "0.0625", lambda a, b: a.mean((2, 3))),
     "sum": ("f32[2,3,5] sum(%a) {axes=[1]}", "0.25", lambda a, b: a.sum(1)),
