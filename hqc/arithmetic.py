@@ -106,12 +106,12 @@ def quantize(
 ) -> ArrayI:
     """`sat(round(x / s))`, division in float32; NaN is refused with `QuantizationError`."""
     x = np.asarray(x, np.float32)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities saturate
         ratio = x / _along(scale, axis, x.ndim)
-    if np.isnan(ratio).any():
-        raise QuantizationError("cannot quantize NaN; find the operation that produced it")
-    low, high = bounds(bits)
-    return np.clip(round_to_int(ratio, rounding), low, high).astype(np.int64)
+        if np.isnan(ratio).any():
+            raise QuantizationError("cannot quantize NaN; find the operation that produced it")
+        low, high = bounds(bits)
+        return np.clip(round_to_int(ratio, rounding), low, high).astype(np.int64)
 
 
 def quantize_weight(weight: npt.NDArray[Any], scale: npt.ArrayLike, axis: int | None) -> npt.NDArray[np.int8]:

@@ -64,10 +64,10 @@ class _Steps:
     residual_factor: Array | None
     low: Array
     high: Array
-    pre_shift: Array | int | None
-    multiplier: Array | int | None
-    half: Array | int | None
-    shift: Array | int | None
+    pre_shift: Array | None
+    multiplier: Array | None
+    half: Array | None
+    shift: Array | None
 
 
 class Epilogue:
@@ -120,15 +120,15 @@ class Epilogue:
             return (np.array([low]), np.array([high])) if low <= high else None
         if mode == "multiply64" or bits != 8:
             return None
-        high = _smallest_reaching(y_high, self.params, bits, within)
+        highest = _smallest_reaching(y_high, self.params, bits, within)
         low_limit = _smallest_reaching(y_low + 1, self.params, bits, within)
         # one below the first accumulator that leaves y_low, unless none does
         left = arithmetic.requantize(low_limit, self.params, bits) > y_low
-        low = np.maximum(np.where(left, low_limit - 1, low_limit), within[0])
-        low = np.minimum(low, high)
-        ends = np.stack([low, high])
+        lowest = np.maximum(np.where(left, low_limit - 1, low_limit), within[0])
+        lowest = np.minimum(lowest, highest)
+        ends = np.stack([lowest, highest])
         expected = np.clip(arithmetic.requantize(ends, self.params, bits), y_low, y_high)
-        return (low, high) if self._formula_holds(ends, expected) else None
+        return (lowest, highest) if self._formula_holds(ends, expected) else None
 
     def _formula_holds(self, ends: Array, expected: Array) -> bool:
         shift = self.params.post_shift
@@ -156,9 +156,9 @@ class Epilogue:
             full = np.broadcast_to(array, (self.channels,))[channels]
             return np.tile(full.astype(dtype), repeat)
 
-        def uniform(array: Array) -> Array | int:
+        def uniform(array: Array) -> Array:
             part = np.broadcast_to(array, (self.channels,))[channels]
-            return np.int32(part[0]) if (part == part[0]).all() else spread(array, np.int32)
+            return np.array(part[0], np.int32) if (part == part[0]).all() else spread(array, np.int32)
 
         pre = multiplier = half = shift = None
         if self.params.mode in ("multiply", "shift"):
@@ -225,7 +225,7 @@ class Epilogue:
             whole = acc
         if steps.pre_shift is not None:
             np.right_shift(whole, steps.pre_shift, out=whole)
-        if steps.multiplier is not None:
+        if steps.multiplier is not None and steps.half is not None:
             np.multiply(whole, steps.multiplier, out=whole)
             np.add(whole, steps.half, out=whole)
         if steps.shift is not None:

@@ -61,7 +61,7 @@ def _session(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[V
 
     def run(operands: Sequence[Any]) -> tuple[Array, ...]:
         feeds = {
-            name: np.ascontiguousarray(array, dtype) for name, array, dtype in zip(input_names, operands, shapes, strict=True)
+            name: np.asarray(array, dtype, order="C") for name, array, dtype in zip(input_names, operands, shapes, strict=True)
         }
         return tuple(session.run(output_names, feeds))
 
@@ -79,7 +79,7 @@ def opaque_step(node: Node, opaque: Mapping[str, Callable[..., Any]]) -> Step:
     types = [value.type for value in node.results]
 
     def run(operands: Sequence[Any]) -> tuple[Array, ...]:
-        found = function(*[np.ascontiguousarray(operand) for operand in operands])
+        found = function(*[np.asarray(operand, order="C") for operand in operands])
         arrays = tuple(np.asarray(array) for array in (found if isinstance(found, (tuple, list)) else (found,)))
         if len(arrays) != len(types):
             raise HqcError(f"{node.name}: {identity} returned {len(arrays)} results, {len(types)} were traced")

@@ -78,12 +78,12 @@ class Program:
                 for value, array in zip(step.results, arrays, strict=True):
                     values[value.name] = array
                     if value.name in keep:
-                        outputs[value.name] = np.ascontiguousarray(array)
+                        outputs[value.name] = np.asarray(array, order="C")
                 del operands, found, arrays
                 for name in self._last_use[index]:
                     del values[name]
         for name, value in zip(self.graph.output_names, self.graph.outputs, strict=True):
-            outputs[name] = np.ascontiguousarray(self._read(values, value))
+            outputs[name] = np.asarray(self._read(values, value), order="C")
         return outputs
 
     def _read(self, values: Mapping[str, Array], value: Value | None) -> Array | None:

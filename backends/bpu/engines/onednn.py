@@ -31,7 +31,7 @@ def available() -> bool:
         return False
     import torch
 
-    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.onednn, "qconv2d_pointwise")
+    return hasattr(torch.ops.onednn, "qconv2d_pointwise")
 
 
 class OneDnnEngine:

@@ -27,7 +27,7 @@ from hqc.ir import DType, Node
 @kernel("relu")
 def relu(node: Node, context: KernelContext) -> Run:
     def run(operands: Sequence[Any]) -> Array:
-        return np.maximum(operands[0], operands[0].dtype.type(0))
+        return np.asarray(np.maximum(operands[0], operands[0].dtype.type(0)))
 
     return run
 
@@ -42,7 +42,7 @@ def clamp(node: Node, context: KernelContext) -> Run:
 
     def run(operands: Sequence[Any]) -> Array:
         x = operands[0]
-        return np.minimum(np.maximum(x, x.dtype.type(low)), x.dtype.type(high))
+        return np.asarray(np.minimum(np.maximum(x, x.dtype.type(low)), x.dtype.type(high)))
 
     return run
 
@@ -55,10 +55,12 @@ def look_up(context: KernelContext, table: Array, dtype: DType, shape: tuple[int
     def run(operands: Sequence[Any]) -> Array:
         indices = np.ascontiguousarray(flatten(operands[0])).view(unsigned)
         out, flat = empty_result(shape, table.dtype)
-        # mode="clip" skips the bounds check: no index of this type is out of range
-        in_blocks(
-            context.workers, flat.size, lambda where: np.take(rotated, indices[where], mode="clip", out=flat[where]) and None
-        )
+
+        def block(where: slice) -> None:
+            # mode="clip" skips the bounds check: no index of this type is out of range
+            np.take(rotated, indices[where], mode="clip", out=flat[where])
+
+        in_blocks(context.workers, flat.size, block)
         return out
 
     return run

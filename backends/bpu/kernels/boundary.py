@@ -55,7 +55,8 @@ def quantize(node: Node, context: KernelContext) -> Run:
             if rounding == "half_even":
                 np.rint(ratio, out=ratio)
             else:
-                ratio = arithmetic.round_to_int(ratio, rounding)
+                with np.errstate(invalid="ignore"):  # infinities saturate
+                    ratio = arithmetic.round_to_int(ratio, rounding)
             np.clip(ratio, dtype.qmin, dtype.qmax, out=ratio)
             np.copyto(flat[where], ratio, casting="unsafe")
 

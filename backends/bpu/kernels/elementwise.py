@@ -24,8 +24,8 @@ from hqc.backends.bpu.proof import FLOAT32_EXACT, FLOAT64_EXACT
 from hqc.backends.bpu.ranges import Range
 from hqc.ir import Node
 
-Combine = Callable[[Array, Array, Array], None]
-"""`combine(a, b, spare)`: both already converted to the accumulator's dtype; leaves the accumulator in `a`."""
+Combine = Callable[[Array, Array], None]
+"""`combine(a, b)`: both already converted to the accumulator's dtype; leaves the accumulator in `a`, may overwrite `b`."""
 
 
 def spread(x: Array, shape: tuple[int, ...]) -> Array:
@@ -35,7 +35,7 @@ def spread(x: Array, shape: tuple[int, ...]) -> Array:
     return flatten(x if x.shape == shape else np.broadcast_to(x, shape))
 
 
-def _binary(node: Node, context: KernelContext, acc_range: Range, combine: Callable[[Array, Array], None]) -> Run:
+def _binary(node: Node, context: KernelContext, acc_range: Range, combine: Combine) -> Run:
     largest = max(map(abs, acc_range))
     dtype = np.dtype(np.float32 if largest <= FLOAT32_EXACT else np.float64 if largest <= FLOAT64_EXACT else np.int64)
     epilogue = Epilogue(constant(node, "requant"), node.attributes, channels=1, acc_range=acc_range)
@@ -84,7 +84,11 @@ def int_add(node: Node, context: KernelContext) -> Run:
 @kernel("int_mul")
 def int_mul(node: Node, context: KernelContext) -> Run:
     acc_range = _product_range(context.ranges.of(operand(node, 0)), context.ranges.of(operand(node, 1)))
-    return _binary(node, context, acc_range, lambda acc, other: np.multiply(acc, other, out=acc) and None)
+
+    def combine(acc: Array, other: Array) -> None:
+        np.multiply(acc, other, out=acc)
+
+    return _binary(node, context, acc_range, combine)
 
 
 @kernel("int_div")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc import arithmetic
-from hqc.backends.bpu.epilogue import Epilogue, requantize_exactly
+from hqc.backends.bpu.epilogue import Epilogue, parameters, requantize_exactly
 from hqc.backends.bpu.kernels import (
     Array,
     KernelContext,
@@ -63,7 +63,8 @@ class Windows:
         self.workers.map(work, self.tiles)
 
     def _rows_seen(self, rows: int) -> int:
-        return (rows - 1) * self.stride[0] + self.dilation[0] * (self.kernel[0] - 1) + 1
+        span: int = (rows - 1) * self.stride[0] + self.dilation[0] * (self.kernel[0] - 1) + 1
+        return span
 
     def _padded(self, x: Array, r0: int, r1: int, image: Array) -> Array:
         first = r0 * self.stride[0] - self.top
@@ -140,17 +141,16 @@ def _finisher(node: Node, context: KernelContext, sum_range: Range) -> _Finish:
     if requant is not None and requant.ndim == 3:  # parameters per output position
 
         def per_position(sums: Array, out: Array, r0: int, r1: int) -> None:
-            rows = arithmetic.RequantParams(*(requant[i, r0:r1, :, None] for i in range(3)), node.attributes["mode"])
-            np.copyto(out, requantize_exactly(sums, rows, node.attributes))
+            m, p, s = requant[:, r0:r1, :, None]
+            params = arithmetic.RequantParams(m, p, s, node.attributes["mode"])
+            np.copyto(out, requantize_exactly(sums, params, node.attributes))
 
         return per_position
     if gain:
 
         def gained(sums: Array, out: Array, r0: int, r1: int) -> None:
             scaled = (sums.astype(np.int32) * np.int32(gain)) >> 9
-            np.copyto(
-                out, requantize_exactly(scaled, arithmetic.RequantParams(*np.zeros((3, 1), np.int64), "clip"), node.attributes)
-            )
+            np.copyto(out, requantize_exactly(scaled, parameters(None, "clip"), node.attributes))
 
         return gained
     epilogue = Epilogue(requant, node.attributes, channels=1, acc_range=sum_range)
@@ -183,14 +183,14 @@ def int_adaptive_avg_pool2d(node: Node, context: KernelContext) -> Run:
 
     def sums_of(x: Array) -> Array:
         if (h, w) == (1, 1):
-            return x.sum(axis=(1, 2), dtype=dtype, keepdims=True)
+            return np.asarray(x.sum(axis=(1, 2), dtype=dtype, keepdims=True))
         # differences of running sums; int64, because running sums cover more than one window
         rows = np.zeros((n, height + 1, width, c), np.int64)
         np.cumsum(x, axis=1, dtype=np.int64, out=rows[:, 1:])
         tall = rows[:, bottom] - rows[:, top]
         columns = np.zeros((n, h, width + 1, c), np.int64)
         np.cumsum(tall, axis=2, out=columns[:, :, 1:])
-        return (columns[:, :, right] - columns[:, :, left]).astype(dtype)
+        return np.asarray(columns[:, :, right] - columns[:, :, left], dtype)
 
     def run(operands: Sequence[Any]) -> Array:
         sums = np.ascontiguousarray(sums_of(operands[0].transpose(0, 2, 3, 1)))
@@ -217,6 +217,6 @@ def adaptive_max_pool2d(node: Node, context: KernelContext) -> Run:
     def run(operands: Sequence[Any]) -> Array:
         x = channels_last(operands[0])
         tall = x[:, rows].max(axis=2)
-        return tall[:, :, columns].max(axis=3).transpose(0, 3, 1, 2)
+        return np.asarray(tall[:, :, columns].max(axis=3)).transpose(0, 3, 1, 2)
 
     return run

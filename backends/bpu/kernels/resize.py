@@ -43,6 +43,6 @@ def int_resize2d(node: Node, context: KernelContext) -> Run:
         wide = np.take(x, left, axis=2) * (256 - weight) + np.take(x, right, axis=2) * weight
         weight = down[:, None, None]
         full = np.take(wide, top, axis=1) * (256 - weight) + np.take(wide, bottom, axis=1) * weight
-        return (full >> 16).astype(dtype).transpose(0, 3, 1, 2)
+        return np.asarray(full >> 16, dtype).transpose(0, 3, 1, 2)
 
     return nearest if node.attributes["mode"] == "nearest" else bilinear

@@ -63,9 +63,8 @@ def int_prelu(node: Node, operands: Sequence[Any]) -> Array:
 
     def requantized(acc: Array, requant: Array) -> Array:
         rows = np.asarray(requant, np.int64).reshape(3, -1)
-        return arithmetic.requantize(
-            acc, arithmetic.RequantParams(*(row.reshape(shape) for row in rows), mode=mode), dtype.bits
-        )
+        m, p, s = (row.reshape(shape) for row in rows)
+        return arithmetic.requantize(acc, arithmetic.RequantParams(m, p, s, mode), dtype.bits)
 
     total = requantized(np.maximum(_wide(x), 0), positive)
     total = total + requantized(_wide(weight).reshape(shape) * np.minimum(_wide(x), 0), negative)
@@ -124,15 +123,15 @@ def comparison(node: Node, operands: Sequence[Any]) -> Array:
     difference = _wide(operands[0]) - _wide(operands[1])
     sign = np.sign(difference)
     accepted = {"equal": (0,), "greater": (1,), "less": (-1,), "greater_equal": (0, 1), "less_equal": (-1, 0)}
-    return np.isin(sign, accepted[node.op.name])
+    return np.asarray(np.isin(sign, accepted[node.op.name]))
 
 
 @reference("logical_and", "logical_or", "logical_not")
 def logical(node: Node, operands: Sequence[Any]) -> Array:
     truth = [np.asarray(operand) != 0 for operand in operands if operand is not None]
     if node.op.name == "logical_not":
-        return ~truth[0]
-    return truth[0] & truth[1] if node.op.name == "logical_and" else truth[0] | truth[1]
+        return np.asarray(~truth[0])
+    return np.asarray(truth[0] & truth[1] if node.op.name == "logical_and" else truth[0] | truth[1])
 
 
 @reference("cast")

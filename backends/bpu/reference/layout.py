@@ -54,7 +54,7 @@ def slice_(node: Node, operands: Sequence[Any]) -> Array:
     taken = [list(range(size)) for size in x.shape]
     for axis, start, end, step in zip(attributes["axes"], attributes["starts"], attributes["ends"], steps, strict=True):
         taken[axis] = taken[axis][start:end:step]
-    return x[np.ix_(*taken)]
+    return np.asarray(x[np.ix_(*taken)])
 
 
 @reference("split")

@@ -63,7 +63,7 @@ def int_avg_pool2d(node: Node, operands: Sequence[Any]) -> Array:
         dtype = node.attributes["dtype"]
         y = (sums * node.attributes["gain"]) >> 9
         low, high = max(dtype.qmin, node.attributes["clip_min"]), min(dtype.qmax, node.attributes["clip_max"])
-        return np.clip(y, low, high).astype(dtype.numpy)
+        return np.asarray(np.clip(y, low, high), dtype.numpy)
     return finish(node, sums, operands[1])
 
 
