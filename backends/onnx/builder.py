@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hqc.backends.onnx.registry import get_emitter
+from hqc.backends.onnx.registry import Emitter, get_emitter
 from hqc.errors import ExportError
 from hqc.ir import DType, Node, TensorType, Value
 
@@ -184,16 +184,14 @@ class Builder:
         """Call `value` by another name than the IR's; before its producer is emitted."""
         self._renamed[id(value)] = name
 
-    def emit_node(self, node: Node, finish: Callable[[str], str] | None = None) -> None:
-        """Run the node's emitter and give its results the IR values' names; `finish` may add to a single result."""
+    def emit_node(self, node: Node, emit: Emitter | None = None) -> None:
+        """Run the node's emitter (or `emit`) and give its results the IR values' names."""
         self.enter(node)
         for value in node.results:
             static_shape(value)
         first = len(self.nodes)
-        returned = get_emitter(node)(node, self)
+        returned = (emit or get_emitter(node))(node, self)
         names = [returned] if isinstance(returned, str) else returned
-        if finish is not None and len(names) == 1:
-            names = [finish(names[0])]
         assert len(names) == len(node.results), f"the emitter of {node.op.name} returned {len(names)} names"
         for value, name in zip(node.results, names, strict=True):
             self._name_result(value, name, first)

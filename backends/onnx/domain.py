@@ -19,7 +19,7 @@ QUANTIZE = "HzQuantize"
 DEQUANTIZE = "HzDequantize"
 ATTRIBUTES = ("axis", "bits")
 
-_SUFFIX = {"half_even": "", "half_up": "HalfUp", "half_away": "HalfAway", "floor": "Floor"}
+_SUFFIX = {"half_even": "", "half_up": "HalfUp", "half_away": "HalfAway", "floor": "Floor", "off_grid": "OffGrid"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Variant:
     """What a function body depends on. Before IR version 10 an op name has one body, so a variant is a name.
 
     The plain names stand for 8 bits, one scale, half-even rounding; others carry a suffix (`HzQuantize16Floor`).
-    `channel`: (axis, rank) of a per-channel scale, None per tensor. `rounding` does not matter to a dequantize.
+    `channel`: (axis, rank) of a per-channel scale, None per tensor. `rounding`: one of `hqc.arithmetic.ROUNDINGS`, or
+    `off_grid` for `hqc.arithmetic.quantize_off_grid`; it does not matter to a dequantize.
     """
 
     bits: int = 8

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import onnx
 
 from hqc import arithmetic
-from hqc.backends.onnx.builder import Builder, static_shape
+from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.flavours import FLAVOURS, FakeQuantWriter, writer
+from hqc.backends.onnx.gain_pool import emit_gain_pool, pools_by_gain
 from hqc.errors import ExportError, InputError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
 from hqc.march import MarchSpec, get_spec
@@ -129,7 +130,10 @@ class _ScaledEmitter(_GraphEmitter):
         for index, value in enumerate(node.inputs):
             if value is not None and value.is_parameter:
                 self._parameter(node, index, value)
-        self.b.emit_node(node, finish=lambda name: self._gain(node, name))
+        if pools_by_gain(node, self.march):
+            self.b.emit_node(node, lambda node, b: self._pool_by_gain(node))
+        else:
+            self.b.emit_node(node)
         for value in node.results:
             rounding = self._rounding(node, value)
             if rounding is not None:
@@ -145,7 +149,9 @@ class _ScaledEmitter(_GraphEmitter):
             where = f" [{node.loc}]" if node.loc.path else ""
             raise ExportError(f"{node.name}{where}: its result has no scale; run propagate-scales before exporting")
         self.b.enter(node)
-        self._put_on_grid(node.result, str(node.attributes.get("rounding", self._march_rounding())))
+        self._put_on_grid(
+            node.result, self._march_rounding() if self.march else str(node.attributes.get("rounding", "half_even"))
+        )
 
     def _put_on_grid(self, value: Value, rounding: str) -> None:
         assert value.quant is not None
@@ -171,7 +177,7 @@ class _ScaledEmitter(_GraphEmitter):
             return None
         source = node.inputs[0] if node.inputs else None
         if self._keeps_scale(node) and source is not None and quant.same_grid(source.quant):
-            return "floor" if leaves_grid(node) else None
+            return "off_grid" if leaves_grid(node) else None
         return self._march_rounding()
 
     # --- march specifics -----------------------------------------------------------------------------------------------
@@ -195,15 +201,12 @@ class _ScaledEmitter(_GraphEmitter):
     def _int8_bias(self, node: Node) -> bool:
         return self.march is not None and self.march.int8_bias and node.device is Device.BPU
 
-    def _gain(self, node: Node, name: str) -> str:
-        """bernoulli's average pool computes `(sum * g) >> 9`: its mean comes out `n g / 512` times as large."""
-        if not (self.march is not None and node.device is Device.BPU and node.op.name in self.march.pass_through_ops):
-            return name
-        given, result = static_shape(node.operands[0]), static_shape(node.results[0])
-        kernel = node.attributes.get("kernel", (given[2] // result[2], given[3] // result[3]))
-        count = int(kernel[0]) * int(kernel[1])
-        gain = count * arithmetic.bernoulli_pool_gain(count) / 512.0
-        return name if gain == 1.0 else self.b("Mul", name, self.b.scalar(gain))
+    def _pool_by_gain(self, node: Node) -> str:
+        quant = node.operands[0].quant
+        assert quant is not None, node.name
+        return emit_gain_pool(
+            node, self.b, lambda name, type: self.fake_quant.activation(self.b, name, type, quant, "off_grid")
+        )
 
 
 def node_bias(node: Node) -> Value | None:

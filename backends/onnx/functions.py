@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from hqc.arithmetic import bounds
+from hqc.arithmetic import OFF_GRID_MARGIN, bounds
 from hqc.backends.onnx.builder import ELEMENT_TYPES, OPSET_VERSION
 from hqc.backends.onnx.domain import ATTRIBUTES, DEQUANTIZE, DOMAIN, QUANTIZE, Variant
 from hqc.ir import DType
@@ -28,11 +28,13 @@ class Appender(Protocol):
 
 
 def rounded(b: Appender, x: str, rounding: str, dtype: DType = DType.FLOAT32) -> str:
-    """`hqc.arithmetic.round_to_int` in opset-11 ops."""
+    """`hqc.arithmetic.round_to_int` in opset-11 ops; `off_grid`: the rounding of `quantize_off_grid`."""
     if rounding == "half_even":
         return b("Round", x)
     if rounding == "floor":
         return b("Floor", x)
+    if rounding == "off_grid":
+        return b("Floor", b("Add", x, b.scalar(OFF_GRID_MARGIN, dtype)))
     if rounding == "half_up":
         return _half_up(b, x, dtype)
     return b("Mul", b("Sign", x), _half_up(b, b("Abs", x), dtype))

@@ -13,7 +13,7 @@ The builder renames what is returned to the IR value's name, so emitters read li
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hqc.errors import ExportError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hqc.ir import Node
 
 Emitter = Callable[["Node", "Builder"], "str | list[str]"]
+AnyEmitter = TypeVar("AnyEmitter", bound=Emitter)
 
 _EMITTERS: dict[str, Emitter] = {}
 
@@ -32,10 +33,10 @@ NOT_EXPORTABLE: dict[str, str] = {
 }
 
 
-def emitter(*op_names: str) -> Callable[[Emitter], Emitter]:
+def emitter(*op_names: str) -> Callable[[AnyEmitter], AnyEmitter]:
     """Register the decorated function as the emitter of the ops called `op_names`."""
 
-    def register(function: Emitter) -> Emitter:
+    def register(function: AnyEmitter) -> AnyEmitter:
         for name in op_names:
             if name in _EMITTERS:
                 raise ValueError(f"op {name} has two ONNX emitters")

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx_text import model_text
 
+from hqc.arithmetic import bernoulli_pool_stages
 from hqc.backends.onnx import emit
 from hqc.errors import ExportError
 from hqc.ir.parser import parse
@@ -112,7 +113,7 @@ def test_bilinear_resize_is_rounded_down_to_its_operands_grid() -> None:
     """
     assert pairs(text) == ["x", "n"]
     assert [line.split(" = ")[1].split("(")[0] for line in lines(text, "runnable") if "= horizon" in line] == [
-        "horizon.HzQuantize", "horizon.HzDequantize", "horizon.HzQuantizeFloor", "horizon.HzDequantize",
+        "horizon.HzQuantize", "horizon.HzDequantize", "horizon.HzQuantizeOffGrid", "horizon.HzDequantize",
     ]  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def test_a_weight_shared_with_a_cpu_node_stays_float_for_it() -> None:
 def test_bernoulli_rounds_activations_down_and_weights_to_nearest() -> None:
     text = [line for line in lines(CONV, "runnable", "bernoulli") if "= horizon.HzQuantize" in line]
     assert [line.split("horizon.")[1].split("(")[0] for line in text] == [
-        "HzQuantize", "HzQuantizeAxis0Rank4", "HzQuantizeFloor",
+        "HzQuantizeFloor", "HzQuantizeAxis0Rank4", "HzQuantizeFloor",
     ]  # fmt: skip
 
 
@@ -166,10 +167,33 @@ def test_bernoulli_average_pool_has_the_kernels_gain_and_stays_on_the_grid() -> 
     graph = parse(f"graph @g march=bernoulli stage=scaled {{\n{text}\n}}")
     model = emit(graph, flavour="runnable")
     assert [n.op_type for n in model.graph.node] == [
-        "HzQuantizeFloor", "HzDequantize", "AveragePool", "Mul", "HzQuantizeFloor", "HzDequantize",
+        "HzQuantizeFloor", "HzDequantize", "AveragePool", "Mul", "HzQuantizeOffGrid", "HzDequantize",
     ]  # fmt: skip
     gain = next(i for i in model.graph.initializer if i.name == model.graph.node[3].input[1])
     assert onnx.numpy_helper.to_array(gain) == np.float32(9 * 56 / 512)
+
+
+def test_bernoulli_pools_large_windows_in_stages() -> None:
+    text = """
+        input %x: f32[1,2,14,14]
+        %q: f32[1,2,14,14] q(i8, 0.5) = quantize(%x) cpu
+        %p: f32[1,2,1,1] q(i8, 0.5) = adaptive_avg_pool2d(%q) {output_size=[1,1]} bpu.0
+        %m: f32[1,2] q(i8, 0.25) = mean(%q) {axes=[2,3]} bpu.0
+        %d = dequantize(%p) cpu
+        %e = dequantize(%m) cpu
+        output %d
+        output %e
+    """
+    graph = parse(f"graph @g march=bernoulli stage=scaled {{\n{text}\n}}")
+    stages = bernoulli_pool_stages(14, 14)
+    assert stages == ((14, 2), (1, 7))
+    pair = ["HzQuantizeOffGrid", "HzDequantize"]
+    stage = ["AveragePool", "Mul", *pair]
+    expected = ["HzQuantizeFloor", "HzDequantize", *stage, *stage, *stage, *stage, "Reshape", "HzQuantizeFloor", "HzDequantize"]
+    model = emit(graph, flavour="runnable")
+    assert [n.op_type for n in model.graph.node] == expected
+    kernels = [list(n.attribute[0].ints) for n in model.graph.node if n.op_type == "AveragePool"]
+    assert kernels == [list(stage) for stage in stages] * 2
 
 
 def test_bernoulli_bias_is_an_8_bit_power_of_two_grid() -> None:
