@@ -3,3 +3,5 @@
 from hqc.nn.stubs import DeQuantStub, QuantStub
 
 __all__ = ["DeQuantStub", "QuantStub"]
+
+import hqc.nn.lowering  # noqa: F401  (registers the modules of this package with the front end)

@@ -152,6 +152,11 @@ class FakeQuantizeBase(WithArgs, nn.Module):
     # --- switches ------------------------------------------------------------------------------------------------------------
 
     @property
+    def quantizes(self) -> bool:
+        """Values are put on the grid at present."""
+        return self._quantizes
+
+    @property
     def state(self) -> FakeQuantState | None:
         """The state in force; None when the switches were set by hand to something else."""
         for state in FakeQuantState:

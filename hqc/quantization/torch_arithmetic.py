@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hqc.arithmetic import FLOAT32_EPS, ROUNDINGS, bounds
+from hqc.arithmetic import FLOAT32_EPS, OFF_GRID_MARGIN, ROUNDINGS, bounds
 
 # --- scales ------------------------------------------------------------------------------------------------------------
 
@@ -90,9 +90,11 @@ def along(scale: Tensor, axis: int, rank: int) -> Tensor:
 # --- fake quantization ---------------------------------------------------------------------------------------------------
 
 
-def _on_grid(x: Tensor, scale: Tensor, bits: int, rounding: str) -> Tensor:
+def _on_grid(x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float = 0.0) -> Tensor:
     """The values, as a new tensor: four passes over one allocation."""
     ratio = x / scale
+    if margin:
+        ratio.add_(margin)
     low, high = bounds(bits)
     rounded = ratio.round_() if rounding == "half_even" else round_to_int(ratio, rounding)
     return rounded.clamp_(low, high).mul_(scale)
@@ -102,16 +104,17 @@ class _FakeQuantize(torch.autograd.Function):
     """Saves x, which its producer mostly keeps anyway, and a copy of the scale, which may change in place afterwards."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, bits: int, rounding: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float) -> Tensor:
         ctx.save_for_backward(x, scale.clone())
-        ctx.limits = pass_limits(rounding, bits)
-        return _on_grid(x, scale, bits, rounding)
+        low, high = pass_limits(rounding, bits)
+        ctx.limits = low - margin, high
+        return _on_grid(x, scale, bits, rounding, margin)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
-        return _clip_gradient(grad, x / scale, ctx.limits), None, None, None
+        return _clip_gradient(grad, x / scale, ctx.limits), None, None, None, None
 
 
 def _clip_gradient(grad: Tensor, ratio: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -126,12 +129,20 @@ def fake_quantize(x: Tensor, scale: Tensor, bits: int = 8, rounding: str = "half
 
     `scale`: float32 `[1]`, or `[C]` along `axis`. Computed in float32; the result is float32 under autocast, else x's dtype.
     """
+    return _fake_quantize(x, along(scale, axis, x.dim()), bits, rounding, 0.0)
+
+
+def fake_quantize_off_grid(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
+    """`dequantize(quantize_off_grid(x))` with the same gradient: results between the points of their operand's grid."""
+    return _fake_quantize(x, scale, bits, "floor", OFF_GRID_MARGIN)
+
+
+def _fake_quantize(x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float) -> Tensor:
     values = x if x.dtype is torch.float32 else x.float()
-    scale = along(scale, axis, x.dim())
     if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding)
+        result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding, margin)
     else:
-        result = _on_grid(values, scale, bits, rounding)
+        result = _on_grid(values, scale, bits, rounding, margin)
     # A value on the int8 grid does not survive rounding to 8 bits of mantissa: under autocast stay in float32.
     if x.dtype is torch.float32 or torch.is_autocast_enabled(x.device.type):
         return result

@@ -1,0 +1,149 @@
+"""Lowerings of hqc's modules, registered with the front end when `hqc.nn` is imported.
+
+A QAT module becomes the float op it stands for, with its scales on weight and result; a fake quant becomes `quantize`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from hqc.frontend.context import LoweringContext, Operand
+from hqc.frontend.lowerings.conv import emit_conv2d, emit_conv_transpose2d
+from hqc.frontend.lowerings.normalization import batch_norm_module
+from hqc.frontend.registry import find_functional, lower_functional, lower_module
+from hqc.ir import QuantParams, Value
+from hqc.nn.qat.batch_norm import BatchNorm2d
+from hqc.nn.qat.conv import Conv2d
+from hqc.nn.qat.conv_transpose import ConvTranspose2d
+from hqc.nn.qat.float_functional import FloatFunctional
+from hqc.nn.qat.layer import QATLayer, ResidualCalls
+from hqc.nn.qat.linear import Linear
+from hqc.nn.qat.stubs import QuantStub as QATQuantStub
+from hqc.nn.quantized.float_functional import FloatFunctional as FloatFunctionalBase
+from hqc.nn.stubs import DeQuantStub, QuantStub
+from hqc.quantization.calib_fake_quantize import CalibFakeQuantize
+from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantize, fake_quant_of
+from hqc.quantization.lsq import LearnedScaleFakeQuantize
+from hqc.quantization.off_grid import OffGridFakeQuantize
+
+
+def result_quant(module: nn.Module | None) -> QuantParams | None:
+    """QuantParams of a module's `activation_post_process`; None for a high-precision output and for an Identity."""
+    fake_quant = fake_quant_of(module)
+    return None if fake_quant is None else fake_quant.ir_quant()
+
+
+# --- layers --------------------------------------------------------------------------------------------------------------
+
+
+@lower_module(QATLayer)
+def qat_layer(ctx: LoweringContext, module: QATLayer, x: Value, *residual: Value) -> Value:
+    """Weights are named and kept as the user's (or as folded); their integers come from the scale when the IR is lowered."""
+    tensor, bias = module.deployed_parameters()
+    if tensor.data_ptr() == module.weight.data_ptr():
+        tensor, bias = module.weight, module.bias
+    weight = ctx.parameter(tensor, "weight", module.weight_fake_quant.ir_quant())
+    offset = None if bias is None else ctx.parameter(bias, "bias")
+    fused: dict[str, Any] = {
+        "residual": residual[0] if residual else None,
+        "activation": module.activation,
+        "quant": result_quant(module.activation_post_process),
+    }
+    return _emit_layer(ctx, module, x, weight, offset, fused)
+
+
+def _emit_layer(
+    ctx: LoweringContext, module: QATLayer, x: Value, weight: Value, bias: Value | None, fused: dict[str, Any]
+) -> Value:
+    if isinstance(module, Conv2d):
+        return emit_conv2d(
+            ctx, x, weight, bias, module.stride, module.padding, module.dilation, module.groups, module.padding_mode, **fused
+        )
+    if isinstance(module, ConvTranspose2d):
+        return emit_conv_transpose2d(
+            ctx, x, weight, bias, module.stride, module.padding, module.output_padding, module.groups, module.dilation, **fused
+        )
+    assert isinstance(module, Linear)
+    residual = fused.pop("residual")
+    return ctx.emit("linear", x, weight, bias, residual, **fused)
+
+
+@lower_functional("add", "add_relu", cls=ResidualCalls)  # type: ignore[arg-type]
+def fused_add(ctx: LoweringContext, module: QATLayer, x: Value, y: Value) -> Value:
+    operands = (x, y)
+    return qat_layer(ctx, module, operands[module.conv_position], operands[1 - module.conv_position])
+
+
+@lower_module(BatchNorm2d)
+def qat_batch_norm(ctx: LoweringContext, module: BatchNorm2d, input: Value) -> Value:
+    return _with_quant(batch_norm_module(ctx, module, input), module)
+
+
+# --- stubs and fake quants -------------------------------------------------------------------------------------------------
+
+
+@lower_module(QuantStub)
+def quant_stub(ctx: LoweringContext, module: QuantStub, x: Value) -> Value:
+    return ctx.emit("quantize", x, stub=True)
+
+
+@lower_module(DeQuantStub)
+def dequant_stub(ctx: LoweringContext, module: DeQuantStub, x: Value) -> Value:
+    return ctx.emit("dequantize", x, stub=True)
+
+
+@lower_module(QATQuantStub)
+def qat_quant_stub(ctx: LoweringContext, module: QATQuantStub, x: Value) -> Value:
+    return _quantize(ctx, module.activation_post_process, x, stub=True)
+
+
+@lower_module(FakeQuantize, CalibFakeQuantize, LearnedScaleFakeQuantize, BoundaryFakeQuantize)
+def fake_quantize(ctx: LoweringContext, module: nn.Module, x: Value) -> Value:
+    return _quantize(ctx, module, x)
+
+
+@lower_module(OffGridFakeQuantize)
+def off_grid(ctx: LoweringContext, module: OffGridFakeQuantize, x: Value) -> Value:
+    """Nothing: the op before keeps its operand's scale, and its kernel rounds."""
+    return x
+
+
+def _quantize(ctx: LoweringContext, module: nn.Module, x: Value, *, stub: bool = False) -> Value:
+    fake_quant = fake_quant_of(module)
+    if fake_quant is None:
+        raise ctx.error(f"{type(module).__name__} is no fake quant of hqc")
+    quant = fake_quant.ir_quant()
+    return ctx.emit("quantize", x, dtype=quant.dtype, rounding=fake_quant.rounding, stub=stub, quant=quant)
+
+
+# --- FloatFunctional -------------------------------------------------------------------------------------------------------
+
+
+def _with_quant(value: Value, module: Any) -> Value:
+    value.quant = result_quant(module.activation_post_process)
+    return value
+
+
+def _register_methods() -> None:
+    """A QAT FloatFunctional's methods are those of any FloatFunctional, with the scale of its fake quant on the result."""
+    for name, method in vars(FloatFunctionalBase).items():
+        if inspect.isfunction(method) and not name.startswith("_") and name != "forward":
+            lower_functional(name, cls=FloatFunctional)(_quantized_method(name))
+
+
+def _quantized_method(name: str) -> Callable[..., Value]:
+    def lower(ctx: LoweringContext, module: FloatFunctional, *args: Operand, **kwargs: Any) -> Value:
+        lowering = find_functional(FloatFunctionalBase(), name)
+        if lowering is None:
+            raise ctx.cannot(f"FloatFunctional.{name} has no lowering")
+        result: Value = lowering.handler(ctx, module, *args, **kwargs)
+        return _with_quant(result, module)
+
+    return lower
+
+
+_register_methods()
