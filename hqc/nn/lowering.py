@@ -9,12 +9,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from hqc.frontend.context import LoweringContext, Operand
 from hqc.frontend.lowerings.conv import emit_conv2d, emit_conv_transpose2d
 from hqc.frontend.lowerings.normalization import batch_norm_module
-from hqc.frontend.registry import find_functional, lower_functional, lower_module
+from hqc.frontend.registry import find_function, find_functional, lower_functional, lower_module
 from hqc.ir import QuantParams, Value
 from hqc.nn.qat.batch_norm import BatchNorm2d
 from hqc.nn.qat.conv import Conv2d
@@ -122,28 +123,42 @@ def _quantize(ctx: LoweringContext, module: nn.Module, x: Value, *, stub: bool =
 
 # --- FloatFunctional -------------------------------------------------------------------------------------------------------
 
+_TORCH_FUNCTIONS = {name: getattr(torch, name) for name in ("div", "maximum", "minimum", "sum", "mean")}
+"""Methods that only hqc's FloatFunctional has."""
+
 
 def _with_quant(value: Value, module: Any) -> Value:
     value.quant = result_quant(module.activation_post_process)
     return value
 
 
-def _register_methods() -> None:
-    """A QAT FloatFunctional's methods are those of any FloatFunctional, with the scale of its fake quant on the result."""
-    for name, method in vars(FloatFunctionalBase).items():
-        if inspect.isfunction(method) and not name.startswith("_") and name != "forward":
-            lower_functional(name, cls=FloatFunctional)(_quantized_method(name))
+def _plain_method(name: str) -> Callable[..., Value]:
+    """The lowering of the torch function of this name."""
+
+    def lower(ctx: LoweringContext, module: nn.Module, *args: Operand, **kwargs: Any) -> Value:
+        lowering, _ = find_function(_TORCH_FUNCTIONS[name])
+        if lowering is None:
+            raise ctx.cannot(f"{name} has no lowering")
+        result: Value = lowering.handler(ctx, *args, **kwargs)
+        return result
+
+    return lower
 
 
 def _quantized_method(name: str) -> Callable[..., Value]:
+    """The lowering of a FloatFunctional's method, with the fake quant's scale on the result."""
+
     def lower(ctx: LoweringContext, module: FloatFunctional, *args: Operand, **kwargs: Any) -> Value:
         lowering = find_functional(FloatFunctionalBase(), name)
-        if lowering is None:
-            raise ctx.cannot(f"FloatFunctional.{name} has no lowering")
+        assert lowering is not None, name
         result: Value = lowering.handler(ctx, module, *args, **kwargs)
         return _with_quant(result, module)
 
     return lower
 
 
-_register_methods()
+for _name in _TORCH_FUNCTIONS:
+    lower_functional(_name, cls=FloatFunctionalBase)(_plain_method(_name))
+for _name, _method in vars(FloatFunctionalBase).items():
+    if inspect.isfunction(_method) and not _name.startswith("_") and _name != "forward":
+        lower_functional(_name, cls=FloatFunctional)(_quantized_method(_name))

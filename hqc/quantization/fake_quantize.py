@@ -40,6 +40,7 @@ class FakeQuantizeBase(WithArgs, nn.Module):
     `observer_enabled` carry them through `state_dict`. Change them by `set_state` or the `enable_*` / `disable_*` methods.
     """
 
+    _hqc_leaf = True
     fake_quant_enabled: Tensor
     observer_enabled: Tensor
     zero_point: Tensor
@@ -63,7 +64,8 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         self.quant_min, self.quant_max = bounds(self.bits)
         if quant_min not in (None, self.quant_min) or quant_max not in (None, self.quant_max):
             raise QConfigError(
-                f"quant_min={quant_min}, quant_max={quant_max}: the chip saturates {self.dtype} at {self.quant_min} and {self.quant_max}"
+                f"quant_min={quant_min}, quant_max={quant_max}: the chip saturates {self.dtype} at {self.quant_min} "
+                f"and {self.quant_max}"
             )
         self.qscheme = _qscheme(qscheme, ch_axis)
         self.ch_axis = ch_axis
@@ -114,8 +116,8 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         """The scale for lowering; `CalibrationError` when it is unknown or not finite."""
         if not self.calibrated:
             raise CalibrationError(
-                f"{self.activation_post_process.what} has no scale yet; run calibration batches (or training steps) through the prepared "
-                "model before converting or exporting it"
+                f"{self.activation_post_process.what} has no scale yet; run calibration batches (or training steps) through the "
+                "prepared model before converting or exporting it"
             )
         scale = self.calculate_qparams()[0].detach().cpu().numpy().astype(np.float32)
         if not np.isfinite(scale).all():
@@ -184,7 +186,7 @@ class FakeQuantizeBase(WithArgs, nn.Module):
     def disable_observer(self) -> None:
         self.enable_observer(False)
 
-    # --- persistence -----------------------------------------------------------------------------------------------------------
+    # --- persistence -----------------------------------------------------------------------------------------------------
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         fit_buffers(self, state_dict, prefix)
@@ -281,6 +283,8 @@ def describe(fake_quant: FakeQuantizeBase, scale: Tensor) -> str:
 class BoundaryFakeQuantize(nn.Module):
     """A fake quant on a value that enters the BPU from the CPU; prints under the name users know."""
 
+    _hqc_leaf = True
+
     def __init__(self, activation_post_process: nn.Module) -> None:
         super().__init__()
         self.activation_post_process = activation_post_process
@@ -345,7 +349,8 @@ def _build(factory: Any, name: str, **arguments: Any) -> FakeQuantizeBase:
     fake_quant = factory(name=name, **arguments)
     if not isinstance(fake_quant, FakeQuantizeBase):
         raise QConfigError(
-            f"the qconfig of {name or 'a layer'} makes a {type(fake_quant).__name__}; it must make one of hqc's fake quants, e.g. FakeQuantize.with_args()"
+            f"the qconfig of {name or 'a layer'} makes a {type(fake_quant).__name__}; it must make one of hqc's fake quants, "
+            "e.g. FakeQuantize.with_args()"
         )
     return fake_quant
 

@@ -152,6 +152,7 @@ class QATLayer(nn.Module):
 class ResidualCalls:
     """For classes with an add: stand in a FloatFunctional's place, whose operand `conv_position` was this layer's result."""
 
+    _hqc_functional = True  # in graphs, `add` is a method call on this module
     conv_position: int
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:

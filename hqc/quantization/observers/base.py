@@ -90,12 +90,14 @@ class ObserverBase(WithArgs, nn.Module):
     def _require_calibrated(self) -> None:
         if not self.calibrated:
             raise CalibrationError(
-                f"{self.what} has never been observed, so its scale is unknown; run a few batches through the prepared model first"
+                f"{self.what} has never been observed, so its scale is unknown; run a few batches through the prepared "
+                "model first"
             )
 
     def _not_finite(self) -> CalibrationError:
         return CalibrationError(
-            f"{self.what} contains NaN or infinity, so no range fits it; look at the operation that produces it and at the input data"
+            f"{self.what} contains NaN or infinity, so no range fits it; look at the operation that produces it and at the "
+            "input data"
         )
 
     def _check_mergeable(self, other: Any) -> None:

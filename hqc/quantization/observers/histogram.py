@@ -29,7 +29,8 @@ class HistogramObserver(ObserverBase):
 
     Subclasses give `clip(histogram, edges, largest) -> float`: the magnitude that maps to the end of the grid.
     Buffers: `calib_hist` int64 `[2048]`, `calib_bin_edges` float32 `[2049]` (both empty before the first batch), `max_val`
-    float32 `[1]`: the largest magnitude. `fixed_clip` float32 `[1]`: a scale from elsewhere, as the magnitude it can hold; 0: none.
+    float32 `[1]`: the largest magnitude. `fixed_clip` float32 `[1]`: a scale from elsewhere, as the magnitude it can hold
+    (0: none).
     """
 
     calib_bin_edges: Tensor

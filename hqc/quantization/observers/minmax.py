@@ -105,7 +105,10 @@ class MinMaxObserver(ObserverBase):
 
 
 class PerChannelMinMaxObserver(MinMaxObserver):
-    """Range of each slice along `ch_axis`; an all-zero channel takes the largest channel's scale. Buffers `[C]`, empty at first."""
+    """Range of each slice along `ch_axis`; an all-zero channel takes the largest channel's scale.
+
+    Buffers `[C]`, empty before the first batch.
+    """
 
     supports_channels = True
 
