@@ -96,10 +96,10 @@ def _register(table: dict[Any, Lowering], keys: Any, alias: Alias) -> Callable[[
 
 def find_module(module: nn.Module) -> Lowering | None:
     """The lowering of the module's class, or of the nearest base class whose `forward` it keeps."""
-    cls = type(module)
-    for base in cls.__mro__:
+    for base in type(module).__mro__:
         if base in _MODULES:
-            return _MODULES[base] if cls.forward is base.forward else None
+            kept = getattr(type(module), "forward", None) is getattr(base, "forward", None)
+            return _MODULES[base] if kept else None
     return None
 
 

@@ -7,7 +7,7 @@ unknown sizes, or None for an unknown rank) is kept beside each value, so that m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from hqc.errors import LoweringError
 from hqc.ir import Node, Trait
@@ -29,13 +29,15 @@ class UnknownSize:
     def __repr__(self) -> str:
         return self.text
 
-    def _refuse(self, *_: Any) -> Any:
+    def _refuse(self, *_: Any) -> NoReturn:
         raise LoweringError(f"the size {self.text} is not known; {GIVE_INPUTS}")
 
     __bool__ = __int__ = __index__ = __float__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
 
     def __eq__(self, other: object) -> bool:
-        return True if other is self else bool(self._refuse())
+        if other is not self:
+            self._refuse()
+        return True
 
     __hash__ = object.__hash__
 
@@ -72,9 +74,9 @@ class UnknownShape:
     def __getitem__(self, index: Any) -> UnknownSize:
         if isinstance(index, int) and index >= 0:
             return UnknownSize(f"{self.name}.shape[{index}]", index, self.name)
-        return self._refuse()
+        self._refuse()
 
-    def _refuse(self, *_: Any) -> Any:
+    def _refuse(self, *_: Any) -> NoReturn:
         raise LoweringError(f"the rank of {self.name} is not known; {GIVE_INPUTS}")
 
     __iter__ = __len__ = _refuse
@@ -147,16 +149,14 @@ def _conv(node: Node, shapes: Sequence[PartialShape | None]) -> list[PartialShap
 def _windows(sizes: PartialShape, kernel: PartialShape, node: Node) -> list[int | None]:
     attributes = node.attributes
     top, left, bottom, right = attributes["padding"]
-    dilation = attributes.get("dilation", (1, 1))
+    dilation, ceil = attributes.get("dilation", (1, 1)), attributes.get("ceil_mode", False)
     result: list[int | None] = []
     for i, pads in enumerate(((top, bottom), (left, right))):
-        size, k = sizes[i], kernel[i]
-        known = size is not None and k is not None
-        result.append(
-            window_size(size, k, attributes["stride"][i], pads, dilation[i], attributes.get("ceil_mode", False))
-            if known
-            else None  # type: ignore[arg-type]
-        )
+        size, window = sizes[i], kernel[i]
+        if size is None or window is None:
+            result.append(None)
+        else:
+            result.append(window_size(size, window, attributes["stride"][i], pads, dilation[i], ceil))
     return result
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType, FunctionType
@@ -218,11 +219,47 @@ class HqcTracer(fx.Tracer):
     def to_bool(self, obj: fx.Proxy) -> bool:
         raise ProxyUse("a branch tests the value of", obj.node)
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        length = _shape_slice_length(obj.node)
+        if length is not None:
+            return iter([operator.getitem(obj, index) for index in range(length)])
         raise ProxyUse("a loop runs over, or a call unpacks,", obj.node)
 
     def keys(self, obj: fx.Proxy) -> Any:
         raise ProxyUse("a call unpacks the keys of", obj.node)
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that records assignment to a part of a tensor, which stock FX refuses."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        length = _shape_slice_length(self.node)
+        return length if length is not None else int(super().__len__())  # which raises
+
+
+def _shape_slice_length(node: fx.Node) -> int | None:
+    """Length of `x.shape[:2]` and `x.shape[-2:]`, which are known whatever x is."""
+    if node.target is not operator.getitem or not isinstance(node.args[1], slice) or not _is_shape(node.args[0]):
+        return None
+    bounds = node.args[1]
+    if bounds.step is None and bounds.start in (None, 0) and isinstance(bounds.stop, int) and bounds.stop > 0:
+        return bounds.stop
+    if bounds.step is None and bounds.stop is None and isinstance(bounds.start, int) and bounds.start < 0:
+        return -bounds.start
+    return None
+
+
+def _is_shape(node: Any) -> bool:
+    if not isinstance(node, fx.Node):
+        return False
+    is_attribute = node.target is getattr and node.args[1] == "shape"
+    return is_attribute or (node.op == "call_method" and node.target == "size" and len(node.args) == 1)
 
 
 def _functional_method_names(cls: type) -> list[str]:

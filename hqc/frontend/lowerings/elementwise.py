@@ -57,6 +57,8 @@ def div(ctx: LoweringContext, input: Operand, other: Operand, *, rounding_mode: 
         return ctx.emit("floor", ctx.emit("div", *ctx.promote(input, other), what="quotient"))
     if rounding_mode is not None:
         raise ctx.cannot(f"rounding_mode={rounding_mode!r} of {dtype.value}")
+    if isinstance(other, Value) and not isinstance(input, (Value, torch.Tensor)) and input == 1:
+        return ctx.emit("reciprocal", as_float(ctx, other))
     return ctx.emit("div", *ctx.promote(input, other, dtype=dtype if dtype.is_float else DType.FLOAT32))
 
 

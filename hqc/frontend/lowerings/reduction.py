@@ -126,7 +126,7 @@ def softmax2d(ctx: LoweringContext, module: nn.Softmax2d, input: Value) -> Value
 
 
 @lower_function(F.normalize)
-def normalize(ctx: LoweringContext, input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Value:
+def normalize(ctx: LoweringContext, input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Value:
     """`x / max(||x||_2, eps)`."""
     if p != 2:
         raise ctx.cannot(f"p={p}")
