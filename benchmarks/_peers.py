@@ -1,0 +1,105 @@
+"""What the benchmarks share: who computes the same thing elsewhere, and a fair way to time several contenders in one run.
+
+Every contender owns a thread pool that may spin for a while after its work. Contenders therefore run in turns, one block of calls
+each with a pause in between, for several rounds; the best time of all rounds counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], Any]
+_PAUSE = 0.03  # seconds: longer than torch's and onnxruntime's threads spin
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Best milliseconds of one contender."""
+
+    name: str
+    ms: float
+
+
+def race(contenders: Mapping[str, Call], *, rounds: int = 4, seconds: float = 0.05) -> dict[str, Timing]:
+    """Best time of every contender; in each round each runs for about `seconds`."""
+    best = dict.fromkeys(contenders, float("inf"))
+    for name, call in contenders.items():
+        call()
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            time.sleep(_PAUSE)
+            call()  # wakes the contender's threads and refills the caches
+            deadline = time.perf_counter() + seconds
+            while True:
+                start = time.perf_counter()
+                call()
+                end = time.perf_counter()
+                best[name] = min(best[name], end - start)
+                if end > deadline:
+                    break
+    return {name: Timing(name, seconds * 1e3) for name, seconds in best.items()}
+
+
+def geometric_mean(values: list[float]) -> float:
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def eager_conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, padding: int, groups: int = 1) -> Call:
+    """float32 convolution in eager PyTorch."""
+    import torch
+
+    image, kernel, offset = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (x, weight, bias))
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return torch.nn.functional.conv2d(image, kernel, offset, stride, padding, 1, groups)
+
+    return call
+
+
+def onnxruntime_conv(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, padding: int, groups: int = 1, *, integer: bool = False
+) -> Call:
+    """float32 Conv, or int8 x int8 QLinearConv with per-channel weight scales, in onnxruntime."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    outputs = weight.shape[0]
+    attributes = {"strides": [stride] * 2, "pads": [padding] * 4, "group": groups}
+    if integer:
+        kind = TensorProto.INT8
+        constants = {
+            "xs": np.float32(0.02), "xz": np.int8(0), "w": weight.astype(np.int8), "ws": np.full(outputs, 0.005, np.float32),
+            "wz": np.zeros(outputs, np.int8), "ys": np.float32(0.05), "yz": np.int8(0), "b": bias.astype(np.int32),
+        }  # fmt: skip
+        node = helper.make_node("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"], ["y"], **attributes)
+    else:
+        kind = TensorProto.FLOAT
+        constants = {"w": weight.astype(np.float32), "b": bias.astype(np.float32)}
+        node = helper.make_node("Conv", ["x", "w", "b"], ["y"], **attributes)
+    graph = helper.make_graph(
+        [node],
+        "conv",
+        [helper.make_tensor_value_info("x", kind, x.shape)],
+        [helper.make_tensor_value_info("y", kind, [None] * 4)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    feeds = {"x": np.ascontiguousarray(x, np.int8 if integer else np.float32)}
+    session = inference_session(model.SerializeToString())
+    return lambda: session.run(None, feeds)
+
+
+def inference_session(model: bytes | str) -> Any:
+    """An onnxruntime session with its default threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
