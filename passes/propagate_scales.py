@@ -62,6 +62,7 @@ class _Scales:
         self.owner, self.graph, self.march = owner, graph, march
         self.changed = False
         self.remarks: list[Remark] = []
+        self.usable: set[QuantParams] = set()  # those that check_quant has let pass
 
     # --- what is given -------------------------------------------------------------------------------------------
 
@@ -76,6 +77,8 @@ class _Scales:
 
     def check_quant(self, node: Node, value: Value, quant: QuantParams) -> None:
         march = self.march
+        if quant in self.usable:
+            return
         if quant.dtype not in march.activation_dtypes:
             known = ", ".join(dtype.value for dtype in march.activation_dtypes)
             raise QuantizationError(
@@ -92,6 +95,7 @@ class _Scales:
                 f"{describe(node)}: the scale {float(quant.scale):.8g} of {value.name} is not a power of two between 2^-14 and "
                 f"2^-1, as {march.name} needs; set the march before prepare, or observe the range again"
             )
+        self.usable.add(quant)
 
     # --- sweeps --------------------------------------------------------------------------------------------------
 

@@ -226,11 +226,13 @@ def _source(value: Value) -> Value | None:
 
 @context_rule(lambda op, spec: op.has(Trait.PASSIVE))
 def passive_follows_producer(placement: Placement, node: Node) -> Reason | None:
-    """A passive op stays with its producer; one that reads the model's input or a constant goes to the BPU with its users."""
+    """A passive op stays with its producer; one that reads the model's input or a constant goes to the BPU with its users,
+    on bayes-e also one behind a CPU node."""
     value = node.operands[0]
     producer = value.producer
     if producer is not None:
-        if placement.on_bpu(producer):
+        follows_user = placement.spec.passive_follows_user and placement.has_bpu_user(node)
+        if placement.on_bpu(producer) or follows_user:
             return None
         return _reason("a passive op stays with its producer", f"{producer.name} is on the CPU")
     if placement.has_bpu_user(node):

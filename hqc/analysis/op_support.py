@@ -138,6 +138,7 @@ def _march_section(spec: MarchSpec) -> str:
     flags = {
         "Holds 4-D tensors only; results of products with constant weights stay 4-D.": spec.four_d,
         "Ops that only move data need a user on the BPU (calibrated models).": spec.passive_needs_consumer,
+        "A passive op between the CPU and a user on the BPU runs on the BPU.": spec.passive_follows_user,
         "Strided slices of the model's input are the CPU's.": spec.strided_input_slices_on_cpu,
         "The flatten behind the last convolution is the CPU's.": spec.final_flatten_on_cpu,
     }

@@ -47,6 +47,8 @@ class Trait(enum.Enum):
     INTEGER = "an op of the integer stage, with the arithmetic of ARITHMETIC.md"
     OPAQUE = "only the framework that the model comes from can run it"
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code, and passes ask traits all the time
+
 
 @dataclass(frozen=True)
 class Operand:

@@ -11,6 +11,7 @@ SPEC = MarchSpec(
     title="Bayes-e",
     chips=("X5",),
     activation_dtypes=(DType.INT8, DType.INT16),
+    passive_follows_user=True,
     final_flatten_on_cpu=True,
     rules=build_rules("bayes-e"),
 )

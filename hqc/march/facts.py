@@ -111,7 +111,8 @@ class Facts:
 
     @functools.cached_property
     def weight(self) -> Shape | None:
-        value = self.node.operand("weight")
+        """Shape of the weight of a multiply-accumulate op; None for other ops."""
+        value = self.node.operand("weight") if self.node.op.has(Trait.CONV_LIKE) else None
         return None if value is None else value.shape
 
     def images(self, shape: Shape) -> int:

@@ -119,7 +119,7 @@ def _stride_when_dilated(facts: Facts) -> Numbers | None:
 
 @measure("stride of a convolution with a fused add", "stride_when_followed_by_add", "sumin_stride")
 def _stride_with_add(facts: Facts) -> Numbers | None:
-    fused = facts.node.operand("residual") is not None
+    fused = facts.node.op.has(Trait.CONV_LIKE) and facts.node.operand("residual") is not None
     return facts.node.attributes.get("stride", ()) if fused else ()
 
 

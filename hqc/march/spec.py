@@ -33,6 +33,7 @@ class MarchSpec:
     pass_through_ops: frozenset[str] = frozenset()  # ops that keep their operand's scale on this march only
     four_d: bool = False  # the BPU holds 4-D tensors only; results of constant-weight products stay 4-D on it
     passive_needs_consumer: bool = False  # a passive op whose users are all off the BPU is off it too (calibrated models)
+    passive_follows_user: bool = False  # a passive op between the CPU and a user on the BPU runs on the BPU
     strided_input_slices_on_cpu: bool = False  # stride-2 slices of the model's input (Focus) are the CPU's
     final_flatten_on_cpu: bool = False  # [1,N,1,1] -> [1,N] behind the last convolution is the CPU's
     node_rules: tuple[NodeRule, ...] = field(default=(), repr=False, compare=False)  # context rules about single nodes

@@ -162,6 +162,7 @@ def prepare(
     preparation = Preparation(float_model, Plan.from_graph(graph), options, high_precision, remarks=remarks)
     prepared = ObservedGraphModule(root, gm.graph, type(float_model).__name__, preparation)
     keep_module_tree(prepared, root)
+    prepared.graph.lint()
     prepared.train(model.training)
     for remark in remarks:
         if remark.severity == "warning":

@@ -68,7 +68,6 @@ class Replay:
         for fx_node in reversed(list(self.gm.graph.nodes)):  # an identity inside a fused group has no reader left
             if not fx_node.users and self._dropped(fx_node):
                 self.gm.graph.erase_node(fx_node)
-        self.gm.graph.lint()
 
     # --- fake quants ---------------------------------------------------------------------------------------------
 
@@ -211,7 +210,6 @@ class Replay:
             operands = self._tensor_args(add)
             residual = next(arg for arg in operands if not self._behind(arg, conv_output))
             target = str(conv.target)
-            self._retire_call(conv)
             add.op, add.target, add.args, add.kwargs = "call_module", target, (x, residual), {}
             self._place_module(add, target, module)
         if after:
@@ -247,9 +245,6 @@ class Replay:
         if not still_called and target not in self.called:
             self._assign(target, nn.Identity())
 
-    def _retire_call(self, conv: fx.Node) -> None:
-        self.called.add(str(conv.target))  # the add's node calls it from now on
-
     def _place_owner(self, owner: fx.Node, module: nn.Module) -> None:
         """Put a fused module in a FloatFunctional's place; a second call site of the same one gets a path of its own."""
         target = str(owner.target)
@@ -261,8 +256,7 @@ class Replay:
 
     def _place_module(self, fx_node: fx.Node, target: str, module: nn.Module) -> None:
         """Make `fx_node` call `module` at `target`; a second call site of a shared module gets a path of its own."""
-        others = [n for n in self.gm.graph.nodes if n.op == "call_module" and n.target == target and n is not fx_node]
-        if others and target in self.called:
+        if target in self.called:
             target = self._fresh(target)
         self.called.add(target)
         fx_node.target = target

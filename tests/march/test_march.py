@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from hqc.errors import MarchError
@@ -12,9 +10,8 @@ from hqc.march import March, all_specs, get_march, get_spec, set_march, state
 
 
 @pytest.fixture(autouse=True)
-def no_march(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_march(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "_current", None)
-    yield
 
 
 def test_a_march_that_was_not_set_is_an_error_that_says_how_to_set_it() -> None:

@@ -38,7 +38,7 @@ def test_one_march_shows_the_limits() -> None:
 
 
 def test_unknown_names_are_errors_with_near_names() -> None:
-    with pytest.raises(InputError, match="no op 'conv'.*"):
+    with pytest.raises(InputError, match="no op 'conv'"):
         support_table("bayes", ["conv"])
     with pytest.raises(MarchError, match="did you mean bayes"):
         support_table("baies")
