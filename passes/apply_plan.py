@@ -91,12 +91,14 @@ def _assign(node: Node, placement: Placement | None) -> bool:
 def _check_conditions(graph: Graph, context: PassContext) -> None:
     """What the march accepted on a condition, because shapes were unknown at prepare time, is judged again with shapes."""
     assert context.plan is not None
+    conditions = {node.name: found for node in graph.nodes if node.device is Device.BPU and (found := _conditions(node))}
+    if not conditions:
+        return
     refused = []
-    for node in graph.nodes:
-        conditions = _conditions(node)
-        if node.device is Device.BPU and conditions:
+    for node in _without_boundaries(graph).nodes:
+        if node.name in conditions:
             verdict = context.march.check(node, hybrid=context.plan.hybrid)
-            broken = [reason for reason in verdict.reasons if any(map(reason.rule.startswith, conditions))]
+            broken = [reason for reason in verdict.reasons if any(map(reason.rule.startswith, conditions[node.name]))]
             if not verdict.accepted and broken:
                 refused.append(f"{describe(node)}: {'; '.join(map(str, broken))}")
     if refused:
@@ -104,6 +106,17 @@ def _check_conditions(graph: Graph, context: PassContext) -> None:
             f"with the shapes now known {context.march.name} cannot run on the BPU what the plan places there: "
             f"{_shorten(refused, '; ')}; prepare again with example_inputs"
         )
+
+
+def _without_boundaries(graph: Graph) -> Graph:
+    """A copy as the march judged it at prepare time: operations read each other's results, not fake quants of them."""
+    copy = graph.clone()
+    for node in copy.nodes:
+        source = node.inputs[0] if node.op.has(Trait.BOUNDARY) else None
+        if source is not None:
+            copy.replace_uses(node.result, source)
+            copy.erase(node)
+    return copy
 
 
 def _conditions(node: Node) -> list[str]:

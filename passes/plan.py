@@ -5,6 +5,7 @@ A plan names FX nodes, because those survive: the prepared model is lowered agai
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -186,9 +187,5 @@ def _placement_from_dict(data: Mapping[str, Any]) -> Placement:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("hqc")
-    except PackageNotFoundError:
-        return ""
+    # Importing the root package here would count as importing all that it offers, torch included.
+    return str(getattr(sys.modules["hqc"], "__version__", ""))
