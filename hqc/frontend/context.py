@@ -54,6 +54,7 @@ class LoweringContext:
         self._reserved = {node.name for node in fx_graph.nodes if node.op != "get_attr"}
         self._partial: dict[str, PartialShape] = {}
         self._parameters: dict[int, Value] = {}
+        self._by_name: dict[str, Value] = {}
         self._kept: list[torch.Tensor] = []  # ids stay valid only while the tensors live
         self._tensor_names: dict[int, str] = {}
         for name, tensor in (*root.named_parameters(), *root.named_buffers()):
@@ -134,13 +135,18 @@ class LoweringContext:
 
         `name`: for tensors that are not parameters or buffers of the model, dotted below the current module.
         """
-        if id(tensor) in self._parameters and quant is None:
-            return self._parameters[id(tensor)]
+        known = self._parameters.get(id(tensor))
+        if known is not None and (quant is None or known.quant == quant):
+            return known
         own = self._tensor_names.get(id(tensor))
         if own is None:
             path = self._locator.module_path(self.node) if name else self.node.name
             own = ".".join(filter(None, (path, name)))
-        value = self.graph.add_parameter(self.free_name(own), self.array(tensor, own), quant)
+        array = self.array(tensor, own)
+        value = self._by_name.get(own)
+        if value is None or value.quant != quant or not _same_bits(value.array, array):  # a second call computed it anew
+            value = self.graph.add_parameter(self.free_name(own), array, quant)
+        self._by_name[own] = value
         self._parameters[id(tensor)] = value
         self._kept.append(tensor)
         return value
@@ -304,6 +310,10 @@ class LoweringContext:
 
     def warn(self, message: str) -> None:
         self.warnings.append(f"{self.where()}: {message}")
+
+
+def _same_bits(one: npt.NDArray[Any] | None, other: npt.NDArray[Any]) -> bool:
+    return one is not None and one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def _taken_index(user: fx.Node, node: fx.Node) -> int | None:

@@ -84,10 +84,10 @@ def resize2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`torch.nn.functional.interpolate` in 2-D; the output size is `size`, or `floor(in * scale_factor)`."""
     x = first(types)
     require_rank(x, (4,))
+    if x.shape is None:
+        return [x]  # the size may come from a tensor of unknown shape: then neither attribute is there yet
     if attributes["size"] is None and len(attributes["scale_factor"]) != 2:
         raise ShapeError("resize2d needs size=(h, w) or scale_factor=(h, w)")
-    if x.shape is None:
-        return [x]
     size = attributes["size"]
     if size is None:
         size = tuple(int(n * f) for n, f in zip(x.shape[2:], attributes["scale_factor"], strict=True))
