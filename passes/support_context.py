@@ -83,8 +83,12 @@ class Placement:
 
     def has_bpu_user(self, node: Node) -> bool:
         """True when a node on the BPU reads a result; stubs do not count."""
-        verdicts = (self.support.get(user) for value in node.results for user in value.users)
-        return any(support is not None and support.accepted for support in verdicts)
+        for value in node.results:
+            for user, _ in value._uses.values():  # in any order: `users` would sort them
+                support = self.support.get(user)
+                if support is not None and support.accepted:
+                    return True
+        return False
 
     def is_high_precision(self, node: Node) -> bool:
         """True when the node's result carries no fake quant, so that a convolution there emits int32."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hqc.ir import DType, Node, Reason, Support, Trait, Value, all_ops
+from hqc.ir import DType, Graph, Node, Reason, Support, Trait, Value, all_ops
 from hqc.march.bindings import BINDINGS, Binding
 from hqc.march.facts import Facts, graph_batch
 from hqc.march.predicates import (
@@ -244,6 +244,7 @@ class Checker:
         self._hints = hints
         self._known: dict[tuple[Any, ...], Support] = {}
         self._others: list[Checker] | None = None
+        self._batch: tuple[Graph | None, int] = (None, 1)
 
     def check(self, node: Node) -> Support:
         """Capability: accepted (perhaps on conditions), or every rule that is broken."""
@@ -257,13 +258,16 @@ class Checker:
         """Everything that a rule may look at, in types that hash fast."""
         operands = tuple(map(_operand_key, node.inputs))
         results = tuple((value.type.dtype._value_, value.type.shape) for value in node.results)
+        if node.graph is not self._batch[0]:
+            self._batch = (node.graph, graph_batch(node.graph))
+        batch = self._batch[1]
         zero = keeps_4d = False
         if node.op.has(Trait.ELEMENTWISE) and any(operand is not None and operand[2] for operand in operands):
             zero = Facts(node).has_zero_constant
         if self.spec.four_d and (results[0][1] is None or len(results[0][1]) != 4):
             keeps_4d = Facts(node, four_d=True).keeps_4d
         return (
-            node.op, tuple(node.attributes.values()), operands, results, graph_batch(node.graph),
+            node.op, tuple(node.attributes.values()), operands, results, batch,
             any(value.has_uses for value in node.results), keeps_4d, zero, node.request,
         )  # fmt: skip
 

@@ -239,21 +239,19 @@ def models_with_logs() -> dict[str, str]:
     return {entry.log: entry.name for entry in registry.MODELS.values() if entry.log}
 
 
-def main() -> None:
-    """Print one line a log, one line a march, and every disagreement with its reason."""
+def report() -> str:
+    """One line a log, one line a march, and every disagreement with its reason."""
     pooled: dict[str, Score] = {}
-    header = f"{'log':28}{'rows':>6}{'agree':>9}{'CPU found':>12}{'BPU found':>12}{'all on BPU':>12}  unmatched"
-    print(header)
+    lines = [f"{'log':28}{'rows':>6}{'agree':>9}{'CPU found':>12}{'BPU found':>12}{'all on BPU':>12}  unmatched"]
     for log, model in sorted(models_with_logs().items()):
         result = score(log, model)
         march = MARCH_OF_PREFIX[log.partition("_")[0]]
         pooled[march] = pooled[march] + result if march in pooled else result
-        print(_line(log, result))
-    for march, result in pooled.items():
-        print(_line(f"pooled {march}", result))
+        lines.append(_line(log, result))
+    lines += [_line(f"pooled {march}", result) for march, result in pooled.items()]
     for result in pooled.values():
-        for each in result.disagreements:
-            print(f"  {each.log} {each.row}: log {each.vendor}, hqc {each.ours}: {each.reason}")
+        lines += [f"  {d.log} {d.row}: log {d.vendor}, hqc {d.ours}: {d.reason}" for d in result.disagreements]
+    return "\n".join(lines)
 
 
 def _line(name: str, result: Score) -> str:
@@ -264,4 +262,4 @@ def _line(name: str, result: Score) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(report() + "\n")
