@@ -13,7 +13,8 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,25 @@ class OpDef:
     function: ScalarFunction | None = None
     doc: str = ""
     family: str = ""
-    _attr_index: dict[str, Attr] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _attr_index(self) -> dict[str, Attr]:
+        return {attr.name: attr for attr in self.attributes}
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        return {attr.name: attr.default for attr in self.attributes}
+
+    @cached_property
+    def _required(self) -> tuple[str, ...]:
+        return tuple(attr.name for attr in self.attributes if attr.required)
+
+    @cached_property
+    def _operand_counts(self) -> tuple[int, float]:
+        """Smallest and largest number of operands."""
+        required = sum(1 for operand in self.operands if not (operand.optional or operand.variadic))
+        variadic = any(operand.variadic for operand in self.operands)
+        return required, float("inf") if variadic else len(self.operands)
 
     def has(self, trait: Trait) -> bool:
         return trait in self.traits
@@ -179,30 +198,27 @@ class OpDef:
 
     def complete_attributes(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """`given` checked against the declaration, coerced, and with defaults; `ShapeError` names what is wrong."""
-        unknown = sorted(set(given) - {attr.name for attr in self.attributes})
-        if unknown:
-            raise ShapeError(f"{self.name} has no attribute {', '.join(unknown)}")
-        result: dict[str, Any] = {}
-        for attr in self.attributes:
-            if attr.name not in given:
-                if attr.required:
-                    raise ShapeError(f"{self.name} needs the attribute {attr.name}")
-                result[attr.name] = attr.default
-                continue
-            value = given[attr.name]
+        result = dict(self._defaults)
+        for name, value in given.items():
+            attr = self._attr_index.get(name)
+            if attr is None:
+                raise ShapeError(f"{self.name} has no attribute {name}")
             try:
-                result[attr.name] = _CHECKS[attr.kind](value)
+                coerced = _CHECKS[attr.kind](value)
             except TypeError:
-                raise ShapeError(f"{self.name}: attribute {attr.name} must be {attr.kind}, got {value!r}") from None
-            problem = attr.check(result[attr.name])
+                raise ShapeError(f"{self.name}: attribute {name} must be {attr.kind}, got {value!r}") from None
+            problem = attr.check(coerced)
             if problem:
-                raise ShapeError(f"{self.name}: attribute {attr.name} {problem}, got {value!r}")
+                raise ShapeError(f"{self.name}: attribute {name} {problem}, got {value!r}")
+            result[name] = coerced
+        for name in self._required:
+            if name not in given:
+                raise ShapeError(f"{self.name} needs the attribute {name}")
         return result
 
     def check_operand_count(self, count: int) -> None:
-        required = sum(1 for operand in self.operands if not (operand.optional or operand.variadic))
-        variadic = any(operand.variadic for operand in self.operands)
-        if count < required or (count > len(self.operands) and not variadic):
+        least, most = self._operand_counts
+        if not least <= count <= most:
             names = ", ".join(operand.name for operand in self.operands)
             raise ShapeError(f"{self.name} takes the operands ({names}), got {count}")
 

@@ -42,6 +42,8 @@ def broadcast(*shapes: Shape | None) -> Shape | None:
     """NumPy broadcasting; None when any shape is unknown."""
     if any(shape is None for shape in shapes):
         return None
+    if all(shape == shapes[0] for shape in shapes):
+        return shapes[0]
     result: list[int] = []
     known = [shape for shape in shapes if shape is not None]
     for position in range(1, max(map(len, known)) + 1):

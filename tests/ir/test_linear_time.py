@@ -1,0 +1,48 @@
+"""Reading, printing, verifying and copying take time linear in the number of nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from hqc.ir import Graph, check, parse, print_graph
+
+SMALL, FACTOR = 1500, 6
+
+
+def text_of(count: int) -> str:
+    """A long chain with skip edges, two devices and boundaries, annotated like a real dump."""
+    lines = ["graph @chain stage=partitioned {", "input %n0: f32[1,8,4,4]", "param @w = #random(0, [8,8,1,1])"]
+    for i in range(1, count + 1):
+        operands = f"%n{i - 1}, @w" if i % 2 else f"%n{i - 1}, %n{max(0, i - 40)}"
+        place = 'cpu refused("r")' if i % 100 == 0 else f"bpu.{i // 100} accepted"
+        lines.append(f'%n{i} = {"conv2d" if i % 2 else "add"}({operands}) {place} loc("m.{i}:op#0" "net.py:{i}") from(n{i})')
+    return "\n".join([*lines, f"output %n{count}", "}"])
+
+
+def seconds(function: Callable[[], object]) -> float:
+    best = float("inf")
+    for _ in range(3):
+        start = time.process_time()
+        function()
+        best = min(best, time.process_time() - start)
+    return best
+
+
+WORK: dict[str, Callable[[str, Graph], object]] = {
+    "parse": lambda text, graph: parse(text),
+    "print": lambda text, graph: print_graph(graph),
+    "verify": lambda text, graph: check(graph),
+    "clone": lambda text, graph: graph.clone(),
+    "with_batch": lambda text, graph: graph.with_batch(2),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_time_grows_with_the_number_of_nodes_and_not_faster(name: str) -> None:
+    small, large = text_of(SMALL), text_of(SMALL * FACTOR)
+    small_graph, large_graph = parse(small), parse(large)
+    ratio = seconds(lambda: WORK[name](large, large_graph)) / seconds(lambda: WORK[name](small, small_graph))
+    assert ratio < FACTOR * 2.5, f"{FACTOR} times the nodes took {ratio:.1f} times as long"
