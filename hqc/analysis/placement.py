@@ -174,7 +174,7 @@ def _row(node: Node, graph: Graph) -> NodePlacement:
         node.device.value,
         node.subgraph,
         reasons,
-        "" if node.device is Device.BPU else "; ".join(dict.fromkeys(map(what_to_change, reasons))),
+        "" if node.device is Device.BPU else what_to_change(reasons, graph.march or ""),
         macs(node),
         node.loc.module,
         node.loc.source,
@@ -182,21 +182,25 @@ def _row(node: Node, graph: Graph) -> NodePlacement:
     )
 
 
-def what_to_change(reason: Reason) -> str:
-    """What the user can do about a reason to be on the CPU."""
-    if reason.step == "override":
-        return f"drop the entry {reason.actual}"
-    if reason.step == "cost":
-        return "lower the thresholds of the partition pass"
-    if reason.step == "context":
-        return reason.hint or f"nothing by itself: {reason.actual or reason.rule}"
-    if reason.actual:
-        change = f"keep to: {reason.rule}"
-    elif reason.hint.startswith("ask for it"):
-        return reason.hint
-    else:
-        change = "use another op here"
-    return f"{change}, or another march: {reason.hint}" if reason.hint else change
+def what_to_change(reasons: Iterable[Reason], march: str = "") -> str:
+    """What would have to change for the BPU to run a node that is on the CPU for `reasons`; hints come last, once."""
+    changes: list[str] = []
+    hints: list[str] = []
+    for reason in reasons:
+        rule = reason.rule.replace(f" on {march}", "") if march else reason.rule
+        if reason.step == "override":
+            changes.append(f"drop the entry {reason.actual}")
+        elif reason.step == "cost":
+            changes.append("lower the thresholds of the partition pass")
+        elif reason.limit or (reason.step == "capability" and reason.actual):
+            changes.append(f"keep to: {rule}")
+        elif reason.step == "context":
+            changes.append(f"follows its neighbours ({reason.actual})" if reason.actual else "follows its neighbours")
+        elif not reason.hint.startswith("ask for it"):
+            changes.append("use another op here")
+        if reason.hint:
+            hints.append(reason.hint)
+    return "; ".join(dict.fromkeys((*changes, *hints)))
 
 
 # --- crossings -------------------------------------------------------------------------------------------------------------

@@ -458,6 +458,8 @@ def _add_pairs(facts: Facts) -> Outcome:
 @condition("shape_pairs", "1CHW*1CHW,1CHW*1C11,1CHW*1111", "1CHW/1CHW,1CHW/1C11,1CHW/1111")
 def _mul_pairs(facts: Facts) -> Outcome:
     """operands 1CHW with 1CHW, 1C11 or 1111"""
+    if facts.out_shape is not None and len(facts.out_shape) != 4:
+        return HOLDS  # these rows have a limit on the rank beside this one
     return _pairs(facts, ("C11", "111"), constant_channels=True)
 
 
