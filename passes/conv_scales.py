@@ -5,6 +5,8 @@ Sections 1 and 4 of docs/arithmetic.md as they apply to a node; the formulas are
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -47,12 +49,47 @@ def tensor_scale(value: Value, node: Node) -> float:
     return float(value.quant.scale)
 
 
+def constant_of(value: Value, node: Node) -> npt.NDArray[Any]:
+    """The array of an operand of `node` that the BPU needs as a constant."""
+    if value.array is None:
+        raise QuantizationError(
+            f"{describe(node)}: {value.name} is computed at run time, but {node.op.name} needs it as a constant on the BPU; let "
+            f"{node.name} run on the CPU"
+        )
+    return value.array
+
+
+def constant_scale(value: Value, node: Node, march: MarchSpec) -> float:
+    """Scale of a constant operand: its own, or what its largest element needs; a power of two where the march wants that."""
+    if value.quant is not None:
+        return tensor_scale(value, node)
+    array = constant_of(value, node)
+    scale = float(arithmetic.constant_scale(array))
+    if not march.power_of_two:
+        return scale
+    limited = float(arithmetic.power_of_two_scale(scale))
+    if limited < scale:
+        raise QuantizationError(
+            f"{describe(node)}: a constant of {float(np.abs(array).max()):.6g} is beyond 63.5, the largest that {march.name} can "
+            "hold in 8 bits"
+        )
+    return limited
+
+
+def operand_scale(value: Value, node: Node, march: MarchSpec) -> float:
+    """The scale of an activation or a constant operand."""
+    return constant_scale(value, node, march) if value.is_parameter else tensor_scale(value, node)
+
+
 def conv_operands(node: Node) -> tuple[Value, Value, Value | None, Value | None]:
     """x, weight, bias and residual of a conv-like node."""
     x, weight = node.operand("x"), node.operand("weight")
     assert x is not None
     assert weight is not None
-    return x, weight, node.operand("bias"), node.operand("residual")
+    bias = node.operand("bias")
+    if bias is not None:
+        constant_of(bias, node)
+    return x, weight, bias, node.operand("residual")
 
 
 def weight_axis(node: Node) -> int:
@@ -201,7 +238,9 @@ def refresh_high_precision(graph: Graph) -> bool:
             continue
         if node.results[0].quant.dtype is not DType.INT32:
             continue
-        new = high_precision_quant(node) if is_conv_like(node) else moved_quant(node)
+        new = high_precision_quant(node) if is_conv_like(node) else None
+        if new is None and node.op.has(Trait.LAYOUT_ONLY):
+            new = moved_quant(node)
         if new is not None and not new.same_grid(node.result.quant):
             node.result.quant = new
             changed = True

@@ -34,6 +34,8 @@ class InsertBoundaries(Pass):
     )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
+        if graph.stage == "integer":
+            return PassResult(False)
         if self.form == "qat":
             changed = _QatForm(graph, self.auto_stub).run()
             return PassResult(changed)
@@ -241,6 +243,8 @@ class _DeployedForm:
         wanted = node.result.quant
         owner = self.scale_owner(source)
         if wanted is None or wanted.same_grid(owner.quant):
+            if wanted is not None and wanted.fixed:
+                owner.quant = wanted
             self.replace(node, source)
         elif owner.quant is None and not self.has_unquantized_use(source, node):
             source.quant = wanted

@@ -43,6 +43,8 @@ class PropagateScales(Pass):
     )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
+        if graph.stage == "integer":
+            return PassResult(False)
         state = _Scales(self, graph, context.march)
         state.check_given()
         state.forward()

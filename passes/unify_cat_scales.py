@@ -45,6 +45,8 @@ class UnifyCatScales(Pass):
     )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
+        if graph.stage == "integer":
+            return PassResult(False)
         march = context.march
         if march.requantize_at_cat and not march.power_of_two:
             return PassResult(False, tuple(self.compare_operands(graph)))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hqc import arithmetic
 from hqc.ir import Node, Trait, Value
-from hqc.ir.graph import constant_array
+from hqc.passes.conv_scales import constant_of
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
 
@@ -65,7 +65,7 @@ def table_op(node: Node, low: Lowering) -> None:
 def prelu(node: Node, low: Lowering) -> None:
     """`requant(max(q, 0)) + requant(w_q * min(q, 0))` with int16 slopes."""
     x, weight = node.operands
-    slopes = constant_array(weight)
+    slopes = constant_of(weight, node)
     scale = _slope_scale(slopes)
     q = arithmetic.quantize(slopes, scale, 16).astype(np.int16).reshape(-1)
     positive, attributes = low.requant(low.scale(x), "requant_positive")
@@ -82,4 +82,4 @@ def _slope_scale(slopes: npt.NDArray[np.generic]) -> float:
 def _prelu_scale(node: Node) -> float:
     quant = node.operands[0].quant
     assert quant is not None
-    return float(quant.scale) * max(1.0, _slope_scale(constant_array(node.operands[1])))
+    return float(quant.scale) * max(1.0, _slope_scale(constant_of(node.operands[1], node)))

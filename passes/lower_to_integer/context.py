@@ -11,10 +11,10 @@ import numpy.typing as npt
 from hqc import arithmetic
 from hqc.arithmetic import RequantParams
 from hqc.errors import CompileError, QuantizationError
-from hqc.ir import Device, DType, Graph, Node, QuantParams, Value, get_op
+from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value, get_op
 from hqc.ir.graph import constant_array
 from hqc.march.spec import MarchSpec
-from hqc.passes.conv_scales import describe, tensor_scale
+from hqc.passes.conv_scales import constant_scale, describe, tensor_scale
 
 
 class Lowering:
@@ -71,25 +71,20 @@ class Lowering:
         """An integer parameter of the node, called `<node>_<what>`."""
         return self.graph.add_parameter(f"{self.node.name}_{what}", array, quant)
 
-    def constant_scale(self, constant: npt.NDArray[Any]) -> float:
+    def constant_scale(self, value: Value) -> float:
         """Scale of a constant operand, a power of two where the march wants that."""
-        scale = float(arithmetic.constant_scale(constant))
-        if not self.march.power_of_two:
-            return scale
-        limited = float(arithmetic.power_of_two_scale(scale))
-        if limited < scale:
-            raise QuantizationError(
-                f"{describe(self.node)}: a constant of {float(np.abs(constant).max()):.6g} is beyond 63.5, the largest that "
-                f"{self.march.name} can hold in 8 bits"
-            )
-        return limited
+        return constant_scale(value, self.node, self.march)
 
     def constant(self, value: Value) -> tuple[Value, float]:
-        """A constant operand as an int8 parameter, and its scale."""
-        array = constant_array(value)
-        scale = self.constant_scale(array)
-        q = arithmetic.quantize(array, scale).astype(np.int8)
-        return self.parameter(f"{value.name}_int8", q, QuantParams(scale)), scale
+        """A constant operand as an integer parameter (int8 unless it has a quantization of its own), and its scale."""
+        scale = self.constant_scale(value)
+        dtype = DType.INT8 if value.quant is None else value.quant.dtype
+        q = arithmetic.quantize(constant_array(value), scale, dtype.bits).astype(dtype.numpy)
+        return self.parameter(f"{value.name}_int{dtype.bits}", q, QuantParams(scale, dtype)), scale
+
+    def factor(self, value: Value) -> tuple[Value, float]:
+        """An operand of a product as integers, and its scale: an activation, or an int8 constant."""
+        return self.constant(value) if value.is_parameter else (value, self.scale(value))
 
     def weight(self, value: Value) -> Value:
         """The int8 form of a weight; layers that share a weight and its scales share this too."""
@@ -142,6 +137,9 @@ class Lowering:
         if key not in self._on_grid:
             q = arithmetic.quantize(constant_array(value), grid.scale, grid.dtype.bits, self.march.rounding)
             array = q.astype(grid.dtype.numpy)
+            lost = float(np.abs(constant_array(value) - q * np.float64(grid.scale)).max(initial=0.0))
+            if self.node.op.has(Trait.LAYOUT_ONLY) and lost > float(grid.scale):
+                self.remark(f"the constant {value.name} saturates by {lost:.6g} at the scale {float(grid.scale):.6g}")
             self._on_grid[key] = self.graph.add_parameter(f"{value.name}_{grid.dtype.value}", array, key[1])
         return self._on_grid[key]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ import numpy.typing as npt
 from hqc import arithmetic
 from hqc.errors import QuantizationError
 from hqc.ir import DType, Node, QuantParams, Value
-from hqc.ir.graph import constant_array
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import (
     accumulator_scale,
+    constant_of,
     conv_operands,
     describe,
     fit_headroom,
     high_precision_quant,
+    operand_scale,
     tensor_scale,
     weight_axis,
 )
@@ -57,7 +59,7 @@ class _Terms:
     def bias(self, bias: Value | npt.NDArray[Any] | None) -> Value | None:
         if bias is None:
             return None
-        array = constant_array(bias) if isinstance(bias, Value) else bias
+        array = constant_of(bias, self.low.node) if isinstance(bias, Value) else bias
         low = self.low
         q = arithmetic.bernoulli_bias(array, self.acc) if low.march.int8_bias else arithmetic.quantize_bias(array, self.acc)
         self.extra = self.extra + np.abs(q)
@@ -120,12 +122,12 @@ def _unit_convolution(node: Node, march: MarchSpec) -> tuple[npt.NDArray[np.floa
     """Weight `[C,1,1,1]`, bias `[C]` and weight scales of a batch norm as a depthwise 1x1 convolution."""
     x, mean, var = node.operands[:3]
     gamma, beta = node.operand("weight"), node.operand("bias")
-    factor = 1.0 / np.sqrt(constant_array(var).astype(np.float64) + node.attributes["eps"])
+    factor = 1.0 / np.sqrt(constant_of(var, node).astype(np.float64) + node.attributes["eps"])
     if gamma is not None:
-        factor = factor * constant_array(gamma)
-    bias = -constant_array(mean).astype(np.float64) * factor
+        factor = factor * constant_of(gamma, node)
+    bias = -constant_of(mean, node).astype(np.float64) * factor
     if beta is not None:
-        bias = bias + constant_array(beta)
+        bias = bias + constant_of(beta, node)
     weight = factor.astype(np.float32)
     scale = arithmetic.weight_scale(weight, weight)
     if march.power_of_two:
@@ -160,27 +162,15 @@ def batch_norm(node: Node, low: Lowering) -> None:
 
 
 def _matmul_scale(node: Node, march: MarchSpec) -> float:
-    scale = 1.0
-    for value in node.operands:
-        if value.is_parameter:
-            constant = float(arithmetic.constant_scale(constant_array(value)))
-            scale *= float(arithmetic.power_of_two_scale(constant)) if march.power_of_two else constant
-        else:
-            scale *= tensor_scale(value, node)
-    return scale
+    return math.prod(operand_scale(value, node, march) for value in node.operands)
 
 
 @lowers("matmul", accumulator_scale=_matmul_scale)
 def matmul(node: Node, low: Lowering) -> None:
     """Product of two activations, or of one and an int8 constant: ratio `s_1 * s_2 / s_out`."""
-    operands: list[Value] = []
-    acc = 1.0
-    for value in node.operands:
-        operand, scale = low.constant(value) if value.is_parameter else (value, low.scale(value))
-        operands.append(operand)
-        acc *= scale
+    operands, scales = zip(*map(low.factor, node.operands), strict=True)
     depth = low.shape(node.operands[0])[-1]
     if all(operand.type.dtype is DType.INT8 for operand in operands) and depth * 128 * 128 >= 2**31:
         raise QuantizationError(f"{describe(node)}: {depth} products of int8 do not fit a 32-bit accumulator; split the matmul")
-    requant, attributes = low.requant(acc)
+    requant, attributes = low.requant(math.prod(scales))
     low.become("int_matmul", [*operands, requant], attributes)

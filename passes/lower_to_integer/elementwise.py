@@ -10,7 +10,7 @@ from hqc import arithmetic
 from hqc.ir import DType, Node, QuantParams, Value
 from hqc.ir.graph import constant_array
 from hqc.march.spec import MarchSpec
-from hqc.passes.conv_scales import tensor_scale
+from hqc.passes.conv_scales import operand_scale, tensor_scale
 from hqc.passes.lower_to_integer.activation import table
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
@@ -88,11 +88,11 @@ def _sum_with_constant(node: Node, low: Lowering, x: Value, constant: Value, sig
     scale, number = low.scale(x), uniform(constant)
     unit = arithmetic.add_unit(scale, scale, bits)
     if number is not None and not wide and abs(number) / unit > INT32_ROOM:
-        unit = arithmetic.add_unit(scale, low.constant_scale(array), bits)
+        unit = arithmetic.add_unit(scale, low.constant_scale(constant), bits)
     if number is not None:
         terms = np.full(array.shape, math.floor(number / unit + 0.5), np.int64)
     else:
-        step = low.constant_scale(array)
+        step = low.constant_scale(constant)
         unit = arithmetic.add_unit(scale, step, bits)
         terms = arithmetic.quantize(array, step) * arithmetic.add_factor(step, unit)
     factor = arithmetic.add_factor(scale, unit)
@@ -131,14 +131,7 @@ def _folded_quant(node: Node, march: MarchSpec) -> QuantParams | None:
 
 
 def _product_scale(node: Node, march: MarchSpec) -> float:
-    scale = 1.0
-    for value in node.operands:
-        if value.is_parameter:
-            constant = float(arithmetic.constant_scale(constant_array(value)))
-            scale *= float(arithmetic.power_of_two_scale(constant)) if march.power_of_two else constant
-        else:
-            scale *= tensor_scale(value, node)
-    return scale
+    return math.prod(operand_scale(value, node, march) for value in node.operands)
 
 
 @lowers("mul", accumulator_scale=_product_scale, result_quant=_folded_quant)
@@ -149,13 +142,8 @@ def mul(node: Node, low: Lowering) -> None:
     if factor is not None:
         _scaled(low, x, factor)
         return
-    operands: list[Value] = []
-    acc = 1.0
-    for value in node.operands:
-        operand, scale = low.constant(value) if value.is_parameter else (value, low.scale(value))
-        operands.append(operand)
-        acc *= scale
-    requant, attributes = low.requant(acc)
+    operands, scales = zip(*map(low.factor, node.operands), strict=True)
+    requant, attributes = low.requant(math.prod(scales))
     low.become("int_mul", [*operands, requant], attributes)
 
 
@@ -186,12 +174,7 @@ def div(node: Node, low: Lowering) -> None:
     if number is not None and constant is node.inputs[0] and constant is not None and _broadcasts_only(constant, x):
         table(low, x, lambda real: number / real)
         return
-    operands: list[Value] = []
-    scales: list[float] = []
-    for value in node.operands:
-        operand, scale = low.constant(value) if value.is_parameter else (value, low.scale(value))
-        operands.append(operand)
-        scales.append(scale)
+    operands, scales = zip(*map(low.factor, node.operands), strict=True)
     ratio = scales[0] / (scales[1] * float(low.result_quant.scale))
     low.become("int_div", operands, {"ratio": ratio, "dtype": low.result_quant.dtype})
 
@@ -240,7 +223,7 @@ def comparison(node: Node, low: Lowering) -> None:
         low.keep(node.inputs)
         return
     dtype = max((grid.dtype for grid in grids), key=lambda dtype: dtype.bits)
-    scale = max(low.scale(value) for value in node.data_operands if value.quant is not None)
+    scale = max(operand_scale(value, node, low.march) for value in node.operands)
     grid = QuantParams(np.float32(scale), dtype)
     low.keep([low.on_grid(value, grid) for value in node.operands])
 

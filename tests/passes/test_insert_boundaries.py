@@ -229,6 +229,45 @@ def test_deployed_folds_dequantize_and_quantize_of_one_grid() -> None:
     assert [node.name for node in graph.nodes] == ["q", "a", "b", "b_dequantize"]
 
 
+def test_deployed_keeps_a_scale_that_the_user_fixed() -> None:
+    graph = transform(
+        """
+        input %x: f32[1,4]
+        %q: f32[1,4] q(i8, 0.5) = quantize(%x) {stub=true} cpu
+        %a: f32[1,4] q(i8, 0.5) = sigmoid(%q) bpu.0
+        %b: f32[1,4] q(i8, 0.5, fixed) = quantize(%a) {stub=true} cpu
+        %c: f32[1,4] = sigmoid(%b) bpu.0
+        output %c
+        """,
+        DEPLOYED,
+    )
+    assert_text(graph, "CHECK: %a: f32[1,4] q(i8, 0.5, fixed) = sigmoid(%q)")
+
+
+def test_a_cpu_value_that_was_fake_quantized_in_training_stays_so() -> None:
+    graph = transform(
+        """
+        input %x: f32[1,4]
+        %a: f32[1,4] q(i8, 0.5) = selu(%x) cpu
+        %b: f32[1,4] = relu(%a) bpu.0
+        %c: f32[1,4] = tan(%a) cpu
+        output %b
+        output %c
+        """,
+        DEPLOYED,
+    )
+    assert_text(
+        graph,
+        """
+        CHECK: %a: f32[1,4] = selu(%x)
+        CHECK-NEXT: %a_quantize: f32[1,4] q(i8, 0.5) = quantize(%a)
+        CHECK-NEXT: %a_quantize_dequantize: f32[1,4] = dequantize(%a_quantize)
+        CHECK-NEXT: %b: f32[1,4] = relu(%a_quantize)
+        CHECK: %c: f32[1,4] = tan(%a_quantize_dequantize)
+        """,
+    )
+
+
 def test_deployed_requantizes_where_a_bpu_value_gets_another_grid() -> None:
     graph = transform(
         """

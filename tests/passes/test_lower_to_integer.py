@@ -14,7 +14,9 @@ from hqc.errors import CompileError, QuantizationError
 from hqc.ir import Graph, Trait, all_ops
 from hqc.ir.graph import constant_array
 from hqc.march import March, get_spec
+from hqc.passes import PassContext
 from hqc.passes.lower_to_integer import lowering_of
+from hqc.passes.pipeline_text import parse_passes
 
 PASS = "lower-to-integer"
 F32 = np.float32
@@ -124,6 +126,21 @@ def test_shapes_and_types_of_an_integer_graph_can_be_inferred_for_another_batch(
     assert str(other.value("q").type) == "i8[3,2,4,4]"
     assert str(other.value("y").type) == "i8[3,2,2,2]"
     assert str(other.value("d").type) == "f32[3,2,2,2]"
+
+
+def test_no_pass_of_the_pipeline_touches_an_integer_graph() -> None:
+    graph = conv("i32, axis=1, [0.0005, 0.001, 0.002]")
+    before = str(graph)
+    for name in (
+        "insert-boundaries{form=qat}",
+        "insert-boundaries{form=deployed}",
+        "propagate-scales",
+        "unify-cat-scales",
+        PASS,
+    ):
+        (item,) = parse_passes(name)
+        assert not item.run(graph, PassContext(get_spec("bayes"))).changed
+        assert str(graph) == before
 
 
 # --- multiply-accumulate -------------------------------------------------------------------------------------------------
@@ -417,6 +434,58 @@ def test_comparisons_use_the_larger_scale_and_the_wider_type() -> None:
         CHECK: %p: b1[1,4] = less(%a_requantize, %b_requantize)
         """,
     )
+
+
+def test_a_comparison_with_a_constant_beyond_the_range_takes_the_constants_scale() -> None:
+    node = "%p: b1[1,4] = less(%a, @c) bpu.0\n        %y: f32[1,4] q(i8, 0.5) = where(%p, %a, %a) bpu.0"
+    graph = binary(node, parameter="param @c: f32[] = 127.0")
+    assert_text(graph, "CHECK: %a_requantize: i8[1,4] q(i8, 1.0) = int_requantize(%a, @a_requant)")
+    assert array(graph, "c_i8").tolist() == 127
+    assert "a_requantize" not in binary(node, parameter="param @c: f32[] = 6.0").values
+
+
+def test_a_constant_that_saturates_in_a_cat_leaves_a_remark() -> None:
+    text = """
+        input %x: f32[1,2]
+        param @c: f32[1,2] = [100.0, 1.0]
+        %q: f32[1,2] q(i8, 0.5) = quantize(%x) cpu
+        %y: f32[1,4] q(i8, 0.5) = cat(%q, @c) {axis=1} bpu.0
+        %d: f32[1,4] = dequantize(%y) cpu
+        output %d
+        """
+    (remark,) = run_passes(graph_of(text, "scaled"), PASS)
+    assert remark.message == "the constant c saturates by 36.5 at the scale 0.5"
+    assert run_passes(graph_of(text.replace("100.0", "63.4"), "scaled"), PASS) == []
+
+
+def test_a_constant_with_its_own_quantization_keeps_it() -> None:
+    graph = binary(
+        "%y: f32[1,4] q(i16, 0.001) = mul(%a, @c) bpu.0", parameter="param @c: f32[1,4] q(i16, 0.001) = [1.0, 2.0, 3.0, 4.0]"
+    )
+    assert array(graph, "y_c_int16").ravel().tolist() == [1000, 2000, 3000, 4000]
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("%y: f32[1,2,4,4] q(i8, 0.5) = prelu(%q, %r) bpu.0", "r"),
+        ("%y: f32[1,2,4,4] q(i8, 0.5) = conv2d(%q, @w, %r) bpu.0", "r"),
+        ("%y: f32[1,2,4,4] q(i8, 0.5) = batch_norm(%q, %r, %r) bpu.0", "r"),
+    ],
+)
+def test_an_operand_that_must_be_constant_is_named_when_it_is_not(node: str, name: str) -> None:
+    text = f"""
+        input %x: f32[1,2,4,4]
+        input %s: f32[2]
+        param @w: f32[2,2,1,1] q(i8, 0.01) = [1.0, 1.0, 1.0, 1.0]
+        %q: f32[1,2,4,4] q(i8, 0.5) = quantize(%x) cpu
+        %r: f32[2] q(i8, 0.5) = quantize(%s) cpu
+        {node}
+        %d: f32[1,2,4,4] = dequantize(%y) cpu
+        output %d
+        """
+    with pytest.raises(QuantizationError, match=f"y: {name} is computed at run time, but .* needs it as a constant on the BPU"):
+        lower(text)
 
 
 def test_requantize_between_grids() -> None:
