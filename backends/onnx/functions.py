@@ -43,7 +43,7 @@ def rounded(b: Appender, x: str, rounding: str, dtype: DType = DType.FLOAT32) ->
 def _half_up(b: Appender, x: str, dtype: DType) -> str:
     """`floor(x) + (x - floor(x) >= 0.5)`: x + 0.5 would round before the floor does."""
     whole = b("Floor", x)
-    up = b("Less", b.scalar(0.5, dtype), b("Sub", x, whole))
+    up = b("Not", b("Less", b("Sub", x, whole), b.scalar(0.5, dtype)))
     return b("Add", whole, b("Cast", up, to=ELEMENT_TYPES[dtype]))
 
 
