@@ -158,7 +158,10 @@ def main() -> None:
         times = ConvBenchmark(layer, options.engine, options.threads).race(options.rounds)
         peers = [name for name in times if name != "ours"]
         if index == 0:
-            print(f"{'layer':28s} {'x':>2s} {'ours ms':>8s} {'GMAC/s':>7s}" + "".join(f" {name:>10s} {'ratio':>6s}" for name in peers))
+            print(
+                f"{'layer':28s} {'x':>2s} {'ours ms':>8s} {'GMAC/s':>7s}"
+                + "".join(f" {name:>10s} {'ratio':>6s}" for name in peers)
+            )
         row = f"{layer!s:28s} {layer.times:2d} {times['ours']:8.2f} {layer.macs / times['ours'] / 1e6:7.1f}"
         for name in times:
             totals[name] = totals.get(name, 0.0) + layer.times * times[name]
