@@ -100,20 +100,38 @@ def test_conv_with_residual(residual_dtype: type) -> None:
 
 
 def test_conv_whose_sums_exceed_24_bits_is_split_exactly() -> None:
-    x = np.full((1, 1200, 2, 2), -128, np.int8)
-    w = np.where(np.arange(1200) % 7 == 0, 127, -128).astype(np.int8).reshape(1, 1200, 1, 1).repeat(2, 0)
-    x[0, ::3, 0, 0], w[1, ::2] = 127, 5
-    check("int_conv2d", [("x", x), ("w", w), ("b", np.array([1, -1], np.int32))], {"mode": "none", "dtype": DType.INT32})
+    """Odd products and large sums of one sign: a float32 sum would round."""
+    x = np.random.default_rng(0).integers(-64, -56, (1, 6000, 2, 2)).astype(np.int8) * 2 + 1
+    w = np.random.default_rng(1).integers(-64, -56, (2, 6000, 1, 1)).astype(np.int8) * 2 + 1
+    w[1, ::2] = 127
+    check("int_conv2d", [("x", x), ("w", w), ("b", np.array([1, -2], np.int32))], {"mode": "none", "dtype": DType.INT32})
+    exact = (x.astype(np.int64).reshape(6000, 4).T @ w.astype(np.int64).reshape(2, 6000).T).max()
+    assert exact > 3 * 2**24
 
 
 def test_conv_of_int16_uses_64_bit_accumulators() -> None:
-    x, w = integers((1, 40, 4, 4), np.int16), integers((3, 40, 3, 3), seed=1)
-    bias = np.array([2**40, -(2**35), 3], np.int64)
+    """The low bytes alone sum up beyond 24 bits."""
+    x = (np.random.default_rng(0).integers(-120, 120, (1, 2000, 2, 2)) * 256 + 255).astype(np.int16)
+    w = np.random.default_rng(1).integers(60, 64, (3, 2000, 1, 1)).astype(np.int8) * 2 + 1
+    bias = np.array([2**34, -(2**33), 3], np.int64)
     ratios = np.array([1e-6, 1e-5, 0.0003])
-    attributes = {"padding": (1, 1, 1, 1), "mode": "multiply64", "dtype": DType.INT16}
+    attributes = {"mode": "multiply64", "dtype": DType.INT16}
     check("int_conv2d", [("x", x), ("w", w), ("b", bias), ("r", requant(ratios, 16))], attributes)
     attributes = {"mode": "multiply", "dtype": DType.INT8}
     check("int_conv2d", [("x", x), ("w", w), None, ("r", requant(np.array([1e-6, 2e-6, 3e-6])))], attributes)
+
+
+def test_accumulators_of_int16_are_exact() -> None:
+    """Seen through a ratio that keeps the accumulator's last bits in the int16 result."""
+    x = np.full((1, 2000, 1, 2), 255, np.int16)
+    w = np.full((1, 2000, 1, 1), 127, np.int8)
+    w[0, :10] = 126
+    total = int(x[0, :, 0, 0].astype(np.int64) @ w[0, :, 0, 0].astype(np.int64))
+    x[0, 0, 0, 1] = 254
+    bias = np.array([-total], np.int64)
+    attributes = {"mode": "multiply64", "dtype": DType.INT16}
+    operands = [("x", x), ("w", w), ("b", bias), ("r", requant(np.array([1.0]), 16))]
+    check("int_conv2d", operands, attributes)
 
 
 def test_conv_on_bernoulli_shifts() -> None:
