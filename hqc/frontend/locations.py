@@ -34,14 +34,20 @@ def _shown(filename: str, line: int) -> str:
     return f"{os.path.basename(filename)}:{line}"
 
 
-def user_source(stop: FrameType | None = None) -> str:
-    """`file.py:line` of the innermost frame of the user's code, looking no further out than the frame `stop`."""
+def user_frame(stop: FrameType | None = None) -> FrameType | None:
+    """The innermost frame of the user's code, looking no further out than the frame `stop`."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame is not stop:
         if is_user_file(frame.f_code.co_filename):
-            return _shown(frame.f_code.co_filename, frame.f_lineno)
+            return frame
         frame = frame.f_back
-    return ""
+    return None
+
+
+def user_source(stop: FrameType | None = None) -> str:
+    """`file.py:line` of that frame, or an empty string."""
+    frame = user_frame(stop)
+    return "" if frame is None else _shown(frame.f_code.co_filename, frame.f_lineno)
 
 
 def traceback_source(traceback: TracebackType | None, stop: FrameType | None = None) -> str:

@@ -18,7 +18,7 @@ from torch import fx, nn
 from hqc.errors import InputError
 from hqc.frontend.locations import MODULE_META, SOURCE_META, TYPES_META, class_name, types_along, user_source
 from hqc.frontend.trace_errors import ProxyUse, explain
-from hqc.frontend.training_branches import training_branches
+from hqc.frontend.user_code import in_assertion, training_branches
 
 logger = logging.getLogger(__name__)
 LeafSpec = type[nn.Module] | str | nn.Module
@@ -49,6 +49,8 @@ def trace(
     names. Each `node.meta` has `hqc_source` (`file.py:line`), `hqc_module` (path) and `hqc_module_types`;
     `result.meta["hqc_warnings"]` lists what should be known, such as branches on `self.training`.
 
+    Assertions about traced tensors are taken as true and leave no nodes.
+
     Raises `TraceError` with the user's line when the Python code cannot be traced.
     """
     if not isinstance(model, nn.Module):
@@ -60,6 +62,8 @@ def trace(
         stop = sys._getframe()
         try:
             graph = tracer.trace(model)
+        except InputError:
+            raise
         except Exception as error:
             raise explain(error, type(model).__name__, stop) from error
         traced = fx.GraphModule(model, graph, type(model).__name__)
@@ -136,6 +140,7 @@ class HqcTracer(fx.Tracer):
         self._types: dict[str, tuple[str, ...]] = {}
         self._modules: dict[str, nn.Module] = {}
         self.called_classes: dict[type, None] = {}
+        self.asserted: list[fx.Node] = []
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self._stop = sys._getframe()
@@ -144,7 +149,10 @@ class HqcTracer(fx.Tracer):
             self.called_classes[type(root)] = None
         try:
             with self._functional_methods():
-                return super().trace(root, concrete_args)
+                graph = super().trace(root, concrete_args)
+            for node in self.asserted:
+                _erase_unread(graph, node)
+            return graph
         finally:
             self._stop = None
 
@@ -189,6 +197,8 @@ class HqcTracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
+        if isinstance(node.type, str):  # an annotation under `from __future__ import annotations`; pickling chokes on it
+            node.type = None
         path = self._stack[-1]
         if path not in self._types and self._modules:
             self._types[path] = types_along(path, self._modules)
@@ -217,6 +227,9 @@ class HqcTracer(fx.Tracer):
         return function, args
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        if in_assertion(self._stop):
+            self.asserted.append(obj.node)
+            return True
         raise ProxyUse("a branch tests the value of", obj.node)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -230,6 +243,17 @@ class HqcTracer(fx.Tracer):
 
     def keys(self, obj: fx.Proxy) -> Any:
         raise ProxyUse("a call unpacks the keys of", obj.node)
+
+
+def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase what was computed only for an assertion."""
+    if node.users or node.op == "placeholder" or node.target is operator.setitem:
+        return
+    operands = node.all_input_nodes
+    if node.graph is graph and not node._erased:
+        graph.erase_node(node)
+        for operand in operands:
+            _erase_unread(graph, operand)
 
 
 class _Proxy(fx.Proxy):

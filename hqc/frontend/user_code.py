@@ -1,15 +1,16 @@
-"""Finds branches on `self.training` in the code of a module class."""
+"""Reads the source of the user's code: branches on `self.training`, and which lines are assertions."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import inspect
+import linecache
 import os
 import textwrap
-from types import FunctionType
+from types import FrameType, FunctionType
 
-from hqc.frontend.locations import is_user_file
+from hqc.frontend.locations import is_user_file, user_frame
 
 
 @functools.cache
@@ -42,3 +43,23 @@ def _branches(function: FunctionType) -> list[str]:
 
 def _is_training(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr == "training"
+
+
+def in_assertion(stop: FrameType | None) -> bool:
+    """True while the innermost user frame evaluates the condition of an `assert` (one without `not`)."""
+    frame = user_frame(stop)
+    if frame is None:
+        return False
+    return any(first <= frame.f_lineno <= last for first, last in _assertions(frame.f_code.co_filename))
+
+
+@functools.cache
+def _assertions(filename: str) -> tuple[tuple[int, int], ...]:
+    """First and last lines of the conditions of all assertions in a file."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except SyntaxError:
+        return ()
+    tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    plain = [test for test in tests if not any(isinstance(node, ast.Not) for node in ast.walk(test))]
+    return tuple((test.lineno, test.end_lineno or test.lineno) for test in plain)
