@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from hqc import arithmetic
 from hqc.errors import QuantizationError
-from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
+from hqc.ir import DType, Graph, Node, QuantParams, Trait, Value
 from hqc.ir.graph import constant_array
 from hqc.march.spec import MarchSpec
+from hqc.passes.node_facts import describe, is_conv_like, on_bpu
 
 F64 = npt.NDArray[np.float64]
 
@@ -22,19 +23,6 @@ WEIGHT_AXIS = {"conv_transpose2d": 1}
 """Axis of a weight that holds the result's channels (of one group), where it is not 0."""
 RESULT_AXIS = {"linear": -1}
 """Axis of the result that holds the channels, where it is not 1."""
-
-
-def describe(node: Node) -> str:
-    """`name [path (file.py:line)]`, as errors show a node."""
-    return f"{node.name} [{node.loc}]" if str(node.loc) else node.name
-
-
-def runs_on_bpu(node: Node) -> bool:
-    return node.device is Device.BPU and not node.op.has(Trait.BOUNDARY)
-
-
-def is_conv_like(node: Node) -> bool:
-    return runs_on_bpu(node) and node.op.has(Trait.CONV_LIKE)
 
 
 def tensor_scale(value: Value, node: Node) -> float:
@@ -234,7 +222,7 @@ def refresh_high_precision(graph: Graph) -> bool:
     """Recompute the scales of int32 results after scales before them changed; True when any differs."""
     changed = False
     for node in graph.nodes:
-        if not runs_on_bpu(node) or not node.results or node.results[0].quant is None:
+        if not on_bpu(node) or not node.results or node.results[0].quant is None:
             continue
         if node.results[0].quant.dtype is not DType.INT32:
             continue

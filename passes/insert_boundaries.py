@@ -10,6 +10,7 @@ from hqc.errors import QuantizationError
 from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
+from hqc.passes.node_facts import describe, is_dequantize, is_quantize, is_real, on_bpu, on_cpu, on_grid_side
 from hqc.passes.registry import register_pass
 
 
@@ -43,40 +44,9 @@ class InsertBoundaries(Pass):
         return PassResult(form.run(), tuple(form.remarks))
 
 
-# --- questions about values --------------------------------------------------------------------------------------------
-
-
-def on_bpu(node: Node) -> bool:
-    """True for nodes that compute on the BPU; boundary ops belong to neither side."""
-    return node.device is Device.BPU and not node.op.has(Trait.BOUNDARY)
-
-
-def on_cpu(node: Node) -> bool:
-    """True for nodes that compute on the CPU."""
-    return node.device is not Device.BPU and not node.op.has(Trait.BOUNDARY)
-
-
-def is_quantize(node: Node | None) -> bool:
-    return node is not None and node.op.name == "quantize"
-
-
-def is_dequantize(node: Node | None) -> bool:
-    return node is not None and node.op.name == "dequantize"
-
-
-def on_grid_side(value: Value) -> bool:
-    """True for values that exist as integers in the deployed model: results of BPU nodes and of quantize."""
-    return value.producer is not None and (on_bpu(value.producer) or is_quantize(value.producer))
-
-
-def describe(node: Node) -> str:
-    """`name [path (file.py:line)]`, as errors show a node."""
-    return f"{node.name} [{node.loc}]" if str(node.loc) else node.name
-
-
-def _crosses(value: Value | None) -> bool:
+def _crosses(value: Value) -> bool:
     """Only real-valued data crosses through a boundary op; parameters, indices and truth values do not."""
-    return value is not None and not value.is_parameter and value.type.dtype.is_float
+    return not value.is_parameter and is_real(value)
 
 
 def _first_node(graph: Graph) -> Node | None:

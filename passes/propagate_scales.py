@@ -11,18 +11,15 @@ from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.conv_scales import (
-    describe,
     fit_headroom,
     give_weight_scale,
     high_precision_quant,
-    is_conv_like,
     moved_quant,
     refresh_high_precision,
-    runs_on_bpu,
 )
 from hqc.passes.lower_to_integer.registry import lowering_of
+from hqc.passes.node_facts import describe, is_conv_like, is_quantize, is_real, on_bpu
 from hqc.passes.registry import register_pass
-from hqc.passes.scale_groups import is_real
 
 
 @register_pass
@@ -71,7 +68,7 @@ class _Scales:
     def check_given(self) -> None:
         """Observed scales must be ones that the march can use."""
         for node in self.graph.nodes:
-            if not (runs_on_bpu(node) or node.op.name == "quantize"):
+            if not (on_bpu(node) or is_quantize(node)):
                 continue
             for value in node.results:
                 if value.quant is not None and value.quant.dtype is not DType.INT32:
@@ -108,7 +105,7 @@ class _Scales:
     def forward(self) -> None:
         """Results take what their operands have."""
         for node in self.graph.nodes:
-            if not runs_on_bpu(node):
+            if not on_bpu(node):
                 continue
             quant = self.from_operands(node)
             for value in node.results:
@@ -129,7 +126,7 @@ class _Scales:
     def backward(self) -> None:
         """Operands take what the results of scale-keeping nodes have."""
         for node in reversed(list(self.graph.nodes)):
-            if not runs_on_bpu(node):
+            if not on_bpu(node):
                 continue
             if self.march.keeps_scale(node):
                 operands = list(node.inputs[:1])
@@ -147,14 +144,14 @@ class _Scales:
         """True for values without a scale that are the BPU's own or come from a quantize."""
         if value.quant is not None or value.producer is None or not is_real(value):
             return False
-        return runs_on_bpu(value.producer) or value.producer.op.name == "quantize"
+        return on_bpu(value.producer) or is_quantize(value.producer)
 
     # --- conflicts -----------------------------------------------------------------------------------------------
 
     def settle_conflicts(self) -> None:
         """A scale-keeping node whose result has another scale than its operand gets a requantize before it, or is an error."""
         for node in self.graph.nodes:
-            if not (runs_on_bpu(node) and self.march.keeps_scale(node)) or not node.inputs:
+            if not (on_bpu(node) and self.march.keeps_scale(node)) or not node.inputs:
                 continue
             operand = node.inputs[0]
             quant = None if operand is None else _observed(operand)
@@ -218,7 +215,7 @@ class _Scales:
     def high_precision(self) -> None:
         """int32 for conv-like results that were not observed, and through the layout nodes behind them."""
         for node in self.graph.nodes:
-            if not runs_on_bpu(node) or len(node.results) != 1 or node.result.quant is not None:
+            if not on_bpu(node) or len(node.results) != 1 or node.result.quant is not None:
                 continue
             if is_conv_like(node) and all(value.quant is not None for value in node.data_operands):
                 self.give(node.result, high_precision_quant(node))
@@ -230,9 +227,9 @@ class _Scales:
 
     def check_complete(self) -> None:
         for node in self.graph.nodes:
-            if runs_on_bpu(node):
+            if on_bpu(node):
                 self.check_operands(node)
-            if runs_on_bpu(node) or node.op.name == "quantize":
+            if on_bpu(node) or is_quantize(node):
                 for value in node.results:
                     if value.quant is None and is_real(value):
                         raise self.missing(node, value)
@@ -250,7 +247,7 @@ class _Scales:
                 )
 
     def missing(self, node: Node, value: Value) -> QuantizationError:
-        results = (other for item in self.graph.nodes if runs_on_bpu(item) for other in item.results)
+        results = (other for item in self.graph.nodes if on_bpu(item) for other in item.results)
         absent = [other.name for other in results if other is not value and other.quant is None and is_real(other)]
         more = ""
         if absent:

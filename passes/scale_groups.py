@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from hqc.ir import Device, Graph, Node, Trait, Value
+from hqc.ir import Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
+from hqc.passes.node_facts import is_dequantize, is_quantize, is_real, on_bpu
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,14 @@ class ScaleGroup:
         return len(self.values)
 
 
-def is_real(value: Value | None) -> bool:
-    """True for values that a scale can describe: indices and truth values have none."""
-    return value is not None and value.type.dtype.is_float
-
-
 def shares_scale(node: Node, march: MarchSpec) -> bool:
     """True for a node whose operands and results must have one scale because the march cannot requantize there."""
-    return node.device is Device.BPU and node.op.has(Trait.SAME_SCALE) and not march.requantize_at_cat
+    return on_bpu(node) and node.op.has(Trait.SAME_SCALE) and not march.requantize_at_cat
 
 
 def tied_values(node: Node, march: MarchSpec) -> list[Value]:
     """The values that this node alone ties together; empty for most nodes."""
-    if node.device is not Device.BPU or node.op.has(Trait.BOUNDARY):
+    if not on_bpu(node):
         return []
     if shares_scale(node, march):
         tied: Iterable[Value | None] = [*node.inputs, *node.results]
@@ -107,11 +103,11 @@ def shared_scale_groups(graph: Graph, march: MarchSpec) -> list[ScaleGroup]:
 def _candidates(graph: Graph, march: MarchSpec) -> Iterator[Value]:
     """Values a group may hold: parameters and graph inputs that BPU nodes tie, then results, in program order."""
     for node in graph.nodes:
-        if node.device is Device.BPU and not node.op.has(Trait.BOUNDARY):
+        if on_bpu(node):
             yield from (v for v in tied_values(node, march) if v.producer is None)
     for node in graph.nodes:
-        if node.device is Device.BPU or node.op.name == "quantize":
+        if on_bpu(node) or is_quantize(node):
             yield from (value for value in node.results if is_real(value))
-        elif node.op.name != "dequantize":
+        elif not is_dequantize(node):
             # Results of CPU nodes count only where a BPU node ties them, as in graphs whose boundaries are not in yet.
-            yield from (value for value in node.results if is_real(value) and any(u.device is Device.BPU for u in value.users))
+            yield from (value for value in node.results if is_real(value) and any(map(on_bpu, value.users)))

@@ -13,8 +13,9 @@ from hqc.ir import DType, Graph, Node, QuantParams, Trait, Value
 from hqc.ir.rules import CAT_SCALES_UNIFIED
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
-from hqc.passes.conv_scales import describe, refresh_high_precision, runs_on_bpu
+from hqc.passes.conv_scales import refresh_high_precision
 from hqc.passes.lower_to_integer.registry import lowering_of
+from hqc.passes.node_facts import describe, on_bpu
 from hqc.passes.registry import register_pass
 from hqc.passes.scale_groups import ScaleGroup, scale_groups, shares_scale
 
@@ -59,7 +60,7 @@ class UnifyCatScales(Pass):
         """Warnings about cats that requantize operands of very different scales."""
         remarks = []
         for node in graph.nodes:
-            if not (runs_on_bpu(node) and node.op.has(Trait.SAME_SCALE)):
+            if not (on_bpu(node) and node.op.has(Trait.SAME_SCALE)):
                 continue
             scales = [(_scale(value), value) for value in node.data_operands if _has_tensor_scale(value)]
             if len(scales) < 2:
@@ -181,7 +182,7 @@ class _Unifier:
 
     def bound(self, node: Node) -> float:
         """The scale of what `node` shifts right into its result, 0 where it does not requantize."""
-        if not runs_on_bpu(node) or self.march.keeps_scale(node) or shares_scale(node, self.march):
+        if not on_bpu(node) or self.march.keeps_scale(node) or shares_scale(node, self.march):
             return 0.0
         entry = lowering_of(node.op)
         if entry is None or entry.accumulator_scale is None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hqc.errors import CompileError
-from hqc.ir import Device, Graph, Node, Trait, Value
+from hqc.ir import Graph, Node, Value
 from hqc.passes.base import Pass, PassContext, PassResult
-from hqc.passes.conv_scales import describe
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import IntegerLowering, lowering_of, lowers
+from hqc.passes.node_facts import describe, is_quantize, on_bpu
 from hqc.passes.registry import register_pass
 
 __all__ = ["IntegerLowering", "LowerToInteger", "lowering_of", "lowers"]
@@ -35,9 +35,9 @@ class LowerToInteger(Pass):
         floats = [value for value in graph.parameters.values() if value.type.dtype.is_float]
         for node in graph.nodes:
             low.start(node)
-            if node.op.name == "quantize":
+            if is_quantize(node):
                 _quantize(node, low)
-            elif node.device is Device.BPU and not node.op.has(Trait.BOUNDARY):
+            elif on_bpu(node):
                 _lower(node, low)
         _drop_unused(graph, floats)
         graph.stage = "integer"

@@ -14,7 +14,8 @@ from hqc.errors import CompileError, QuantizationError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value, get_op
 from hqc.ir.graph import constant_array
 from hqc.march.spec import MarchSpec
-from hqc.passes.conv_scales import constant_scale, describe, tensor_scale
+from hqc.passes.conv_scales import constant_scale, tensor_scale
+from hqc.passes.node_facts import describe
 
 
 class Lowering:

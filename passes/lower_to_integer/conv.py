@@ -16,7 +16,6 @@ from hqc.passes.conv_scales import (
     accumulator_scale,
     constant_of,
     conv_operands,
-    describe,
     fit_headroom,
     high_precision_quant,
     operand_scale,
@@ -25,6 +24,7 @@ from hqc.passes.conv_scales import (
 )
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
+from hqc.passes.node_facts import describe
 
 F64 = npt.NDArray[np.float64]
 

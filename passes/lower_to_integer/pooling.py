@@ -10,9 +10,9 @@ import numpy.typing as npt
 from hqc import arithmetic
 from hqc.errors import QuantizationError
 from hqc.ir import DType, Node, QuantParams, Value
-from hqc.passes.conv_scales import describe
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
+from hqc.passes.node_facts import describe
 
 SUM_ROOM = 2**31 // 128
 """Number of int8 elements whose sum fits an int32 for certain."""

@@ -11,7 +11,7 @@ from ir_check import assert_text, run_passes, transform
 
 from hqc.errors import QuantizationError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, TensorType, Value
-from hqc.passes.insert_boundaries import is_dequantize, is_quantize, on_bpu, on_cpu, on_grid_side
+from hqc.passes.node_facts import is_dequantize, is_quantize, on_bpu, on_cpu, on_grid_side
 
 QAT, DEPLOYED = "insert-boundaries{form=qat}", "insert-boundaries{form=deployed}"
 
