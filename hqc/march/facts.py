@@ -38,8 +38,8 @@ def is_constant_product(node: Node) -> bool:
 def kept_4d_source(value: Value) -> Node | None:
     """The constant-weight product whose result `value` still is in the chip's 4-D layout, or None.
 
-    The chip keeps the result 4-D through functions of one input, multiplication by a scalar and slices; a reshape is made
-    only where the result leaves for other ops.
+    The chip keeps the result 4-D through functions of one input, multiplication by a scalar or itself, and slices; a reshape
+    is made only where the result leaves for other ops.
     """
     for _ in range(_KEPT_4D_DEPTH):
         node = value.producer
@@ -47,9 +47,9 @@ def kept_4d_source(value: Value) -> Node | None:
             return None
         if is_constant_product(node):
             return node
-        data = node.data_operands
+        data = list(dict.fromkeys(node.data_operands))
         one_input = node.op.has(Trait.LUT) or node.op.has(Trait.ACTIVATION) or node.op.name == "slice"
-        scaled = node.op.name == "mul" and any(is_scalar(operand) for operand in node.operands)
+        scaled = node.op.name == "mul" and (len(node.data_operands) == 2 or any(map(is_scalar, node.operands)))
         if len(data) != 1 or not (one_input or scaled):
             return None
         value = data[0]
@@ -71,7 +71,7 @@ class Facts:
     @functools.cached_property
     def keeps_4d(self) -> bool:
         """True when rules judge this node by the 4-D layout although its tensors have another rank."""
-        data = self.node.data_operands
+        data = list(dict.fromkeys(self.node.data_operands))
         return (
             self.four_d
             and len(data) == 1

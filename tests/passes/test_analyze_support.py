@@ -183,23 +183,24 @@ def test_ranks_other_than_four_are_the_cpus_on_bernoulli2(op: str) -> None:
     assert (why(graph, "y").step, why(graph, "y").actual) == ("context", "rank 3")
 
 
+PRODUCT = """
+    input %x: f32[1,8]
+    param @a: f32[16,8] = #random(0, [16,8])
+    param @b: f32[4,16] = #random(1, [4,16])
+    param @half: f32[] = [0.5]
+    %y = linear(%x, @a)
+    %s = sigmoid(%y)
+    %m = mul(%s, @half)
+    %k = mul(%m, %m)
+    %z = linear(%k, @b)
+    output %z
+"""
+
+
 def test_behind_a_constant_product_the_result_stays_four_d() -> None:
-    text = """
-        input %x: f32[1,8]
-        param @a: f32[16,8] = #random(0, [16,8])
-        param @half: f32[] = [0.5]
-        %y = linear(%x, @a)
-        %s = sigmoid(%y)
-        %m = mul(%s, @half)
-        %z = linear(%m, @b)
-        param @b: f32[4,16] = #random(1, [4,16])
-        output %z
-    """.replace("        param @b: f32[4,16] = #random(1, [4,16])\n", "").replace(
-        "        %y = linear", "        param @b: f32[4,16] = #random(1, [4,16])\n        %y = linear"
-    )
-    assert devices(analyzed(text, "bernoulli2")[0]) == "y=bpu s=bpu m=bpu z=bpu"
-    graph, _ = analyzed(text, "bernoulli2", hybrid_dict={"node_name": ["y"]})
-    assert devices(graph) == "y=cpu s=cpu m=cpu z=bpu"
+    assert devices(analyzed(PRODUCT, "bernoulli2")[0]) == "y=bpu s=bpu m=bpu k=bpu z=bpu"
+    graph, _ = analyzed(PRODUCT, "bernoulli2", hybrid_dict={"node_name": ["y"]})
+    assert devices(graph) == "y=cpu s=cpu m=cpu k=cpu z=bpu"
     assert "only behind a product there" in why(graph, "s").rule
 
 

@@ -8,12 +8,14 @@ export. Rows that the vendor's tool inserted have no counterpart and are left ou
 from __future__ import annotations
 
 import csv
+import importlib
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LOGS = Path(__file__).parent / "logs"
 ROOT = Path(__file__).parents[2]
@@ -164,15 +166,14 @@ def units_of(model: str, march: str) -> list[Unit]:
     import torch
 
     models_with_logs()
-    from benchmarks.models.registry import MODELS
     from hqc.frontend import lower_graph_module, trace
     from hqc.march import get_spec
     from hqc.passes import PassContext
     from hqc.passes.pipeline_text import parse_passes
 
     # Placement looks at shapes only: no need for settled statistics or real images.
-    network = MODELS[model].factory().eval()
-    graph = lower_graph_module(trace(network), (torch.zeros(1, *MODELS[model].input_shape[-3:]),)).graph
+    network, shape = network_of(model)
+    graph = lower_graph_module(trace(network), (torch.zeros(1, *shape),)).graph
     locations = {name: node.loc.module for node in graph.nodes for name in (node.origin or (node.name,))}
     context = PassContext(get_spec(march))
     for item in parse_passes("canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support"):
@@ -190,7 +191,10 @@ def _units(node: object, locations: dict[str, str]) -> Iterator[Unit]:
     reason = "; ".join(map(str, node.support.reasons)) or "within the limits of the march"
     kind = _KIND_OF_OP.get(node.op.name, node.op.name.replace("_", ""))
     first = node.origin[0] if node.origin else node.name
-    yield Unit(node.name, device, locations.get(first, node.loc.module), kind, reason)
+    # torch exports a slice along several axes as one ONNX Slice an axis.
+    listed = max(1, len(node.attributes["axes"])) if node.op.name == "slice" else 1
+    for _ in range(listed):
+        yield Unit(node.name, device, locations.get(first, node.loc.module), kind, reason)
     if kind == "conv" and node.operand("residual") is not None:
         added = node.origin[-2] if node.attributes["activation"] != "none" else node.origin[-1]
         yield Unit(added, device, locations.get(added, node.loc.module), "add", reason)
@@ -228,15 +232,32 @@ def score(log: str, model: str) -> Score:
     )
 
 
-def models_with_logs() -> dict[str, str]:
-    """Log -> model of `benchmarks.models` that mirrors it."""
+OWN_NETWORKS = {"x3_yolov5s_focus_reshape": "yolov5_focus"}
+"""Logs whose network is only of interest here."""
+
+
+def _zoo() -> Any:
+    """The registry of `benchmarks.models`, filled."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    from benchmarks.models import registry
-
+    registry = importlib.import_module("benchmarks.models.registry")
     for module in registry._MODULES:
-        __import__(f"benchmarks.models.{module}")
-    return {entry.log: entry.name for entry in registry.MODELS.values() if entry.log}
+        importlib.import_module(f"benchmarks.models.{module}")
+    return registry
+
+
+def network_of(model: str) -> tuple[Any, tuple[int, ...]]:
+    """The network called `model` in eval mode, and the shape `[C, H, W]` of its input."""
+    if model in OWN_NETWORKS.values():
+        module = importlib.import_module(model)
+        return module.YoloV5Focus().eval(), module.IMAGE
+    entry = _zoo().MODELS[model]
+    return entry.factory().eval(), entry.input_shape[-3:]
+
+
+def models_with_logs() -> dict[str, str]:
+    """Log -> name of the network that mirrors it."""
+    return {**{entry.log: entry.name for entry in _zoo().MODELS.values() if entry.log}, **OWN_NETWORKS}
 
 
 def report() -> str:
