@@ -14,7 +14,7 @@ from hqc.ir.ops.conv import conv_transpose2d, linear
 from hqc.ir.ops.normalization import batch_norm
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.registry import register_pass
-from hqc.passes.rewrite import absorb_origin, drop_unused, may_join, morph, only_user, set_parameter, wished_on_cpu
+from hqc.passes.rewrite import absorb_origin, become, drop_unused, may_join, morph, only_user, set_parameter, wished_on_cpu
 
 F64 = npt.NDArray[np.float64]
 
@@ -122,12 +122,10 @@ def _fold(graph: Graph, layer: Node, norm: Node, affine: _Affine) -> None:
     statistics = norm.inputs[1:]
     new_weight = _scaled_weight(layer, constant_array(weight), affine.gain)
     new_bias = affine.bias(0.0 if bias is None else constant_array(bias).astype(np.float64))
-    inputs, op, attributes = layer.inputs, layer.op, layer.attributes
+    op = layer.op
     absorb_origin(graph, norm, layer)
-    for index in range(len(norm.inputs)):
-        norm.set_input(index, None)
+    become(norm, op, layer.inputs, dict(layer.attributes))
     graph.erase(layer)
-    morph(norm, op, inputs, attributes)
     set_parameter(graph, norm, op.operand_index("weight"), new_weight, f"{weight.name}_{norm.name}")
     name = f"{layer_name(weight)}bias" if bias is None else f"{bias.name}_{norm.name}"
     set_parameter(graph, norm, op.operand_index("bias"), new_bias, name)

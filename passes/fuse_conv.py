@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from hqc.ir import Graph, Node, Trait, Value
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.registry import register_pass
-from hqc.passes.rewrite import absorb_origin, may_join, morph, only_user
+from hqc.passes.rewrite import absorb_origin, become, may_join, morph, only_user
 
 ACTIVATIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "relu": ("relu", {}),
@@ -91,17 +91,14 @@ def _join_sum(graph: Graph, conv: Node, node: Node) -> None:
     residual = next(value for value in node.inputs if value is not None and value.producer is not conv)
     inputs: list[Value | None] = [*conv.inputs, *[None] * len(conv.op.operands)][: len(conv.op.operands)]
     inputs[conv.op.operand_index("residual")] = residual
-    _join(graph, conv, node, inputs, conv.attributes)
+    _join(graph, conv, node, inputs, dict(conv.attributes))
 
 
-def _join(graph: Graph, conv: Node, node: Node, inputs: Sequence[Value | None], attributes: Mapping[str, Any]) -> None:
+def _join(graph: Graph, conv: Node, node: Node, inputs: Sequence[Value | None], attributes: dict[str, Any]) -> None:
     """`node` becomes the fused operation and `conv` goes."""
     absorb_origin(graph, node, conv)
-    op = conv.op
-    for index in range(len(node.inputs)):
-        node.set_input(index, None)
+    become(node, conv.op, inputs, attributes)
     graph.erase(conv)
-    morph(node, op, inputs, attributes)
 
 
 # --- the inverse -------------------------------------------------------------------------------------------------------

@@ -17,18 +17,21 @@ from hqc.passes.base import PassContext
 def morph(node: Node, op: OpDef | str, inputs: Sequence[Value | None], attributes: Mapping[str, Any] | None = None) -> None:
     """Make `node` compute `op` of `inputs`; results, location, origin, device and position stay.
 
-    The results' types must not change; where the shape was unknown it is inferred again.
+    The results' types must not change; where a shape was unknown it is inferred again.
     """
     definition = get_op(op) if isinstance(op, str) else op
     definition.check_operand_count(len(inputs))
-    node.op, node.attributes = definition, definition.complete_attributes(attributes or {})
-    for index, value in enumerate(inputs):
-        node.set_input(index, value)
-    for index in range(len(node.inputs) - 1, len(inputs) - 1, -1):
-        node.set_input(index, None)
-    for value, type in zip(node.results, node.infer_types(), strict=True):
-        if value.type.shape is None:
+    become(node, definition, inputs, definition.complete_attributes(attributes or {}))
+    if any(value.shape is None for value in node.results):
+        for value, type in zip(node.results, node.infer_types(), strict=True):
             value.type = type
+
+
+def become(node: Node, op: OpDef, inputs: Sequence[Value | None], attributes: dict[str, Any]) -> None:
+    """`morph` to what another node is: its op, operands and complete attributes, the same result types."""
+    node.op, node.attributes = op, attributes
+    for index in range(max(len(node.inputs), len(inputs)) - 1, -1, -1):
+        node.set_input(index, inputs[index] if index < len(inputs) else None)
 
 
 def absorb_origin(graph: Graph, node: Node, *earlier: Node) -> None:
