@@ -1,6 +1,6 @@
 """The passes on synthetic graphs of growing size, and on ResNet-50.
 
-    python benchmarks/bench_passes.py [--sizes 1000,4000,10000,40000] [--rounds N] [--resnet50]
+    python -m benchmarks.bench_passes [--sizes 1000,4000,10000,40000] [--rounds N] [--resnet50]
 
 The synthetic graph is a chain of convolutions, activations and additions with a skip edge over 500 nodes at every tenth node and
 an op that no chip runs at every hundredth. Prints milliseconds per pass and, for the largest size, the time per node over that of
@@ -69,9 +69,9 @@ def measure(make: Callable[[], Graph], rounds: int) -> dict[str, float]:
 def resnet50(rounds: int) -> None:
     """Front end left out: from the lowered graph, weights included, to the placement."""
     import torch
-    from models.resnet import resnet50 as build
 
     import hqc
+    from benchmarks.models.resnet import resnet50 as build
 
     lowered = hqc.lower(build().eval(), torch.zeros(1, 3, 224, 224))
     times = measure(lowered.clone, rounds)
