@@ -190,3 +190,4 @@ def test_a_model_without_bpu_convolution_or_with_many_outputs_is_warned_about(tm
     report = export(parse("\n".join(lines)), tmp_path / "net.onnx")
     assert [(f.rule, f.severity) for f in report.findings] == [("output-count", "warning"), ("bpu-conv", "warning")]
     assert "33 outputs" in str(report)
+    assert export(parse("\n".join(lines)), tmp_path / "net.onnx", flavour="qdq").findings == ()

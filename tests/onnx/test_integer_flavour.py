@@ -109,6 +109,19 @@ def test_conv_whose_sums_exceed_24_bits_is_split_exactly() -> None:
     assert exact > 3 * 2**24
 
 
+def test_grouped_conv_whose_sums_exceed_24_bits_is_split_exactly() -> None:
+    x = np.random.default_rng(0).integers(-64, -56, (1, 4000, 2, 2)).astype(np.int8) * 2 + 1
+    w = np.random.default_rng(1).integers(-64, -56, (2, 2000, 1, 1)).astype(np.int8) * 2 + 1
+    check("int_conv2d", [("x", x), ("w", w)], {"mode": "none", "dtype": DType.INT32, "groups": 2})
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_conv_whose_sums_exceed_24_bits_is_split_exactly(groups: int) -> None:
+    x = np.random.default_rng(0).integers(-64, -56, (1, 3000, 2, 2)).astype(np.int8) * 2 + 1
+    w = np.random.default_rng(1).integers(-64, -56, (3000, 2, 2, 1)).astype(np.int8) * 2 + 1
+    check("int_conv_transpose2d", [("x", x), ("w", w)], {"mode": "none", "dtype": DType.INT32, "groups": groups})
+
+
 def test_conv_of_int16_uses_64_bit_accumulators() -> None:
     """The low bytes alone sum up beyond 24 bits."""
     x = (np.random.default_rng(0).integers(-120, 120, (1, 2000, 2, 2)) * 256 + 255).astype(np.int16)

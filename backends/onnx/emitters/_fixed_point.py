@@ -8,6 +8,7 @@ all partial sums stay below 2^24, which the constant weights prove.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -106,34 +107,55 @@ def finished(b: Builder, node: Node, result: str) -> str:
 # --- convolutions ----------------------------------------------------------------------------------------------------
 
 
-def _pieces(weight: npt.NDArray[np.int8], output_axis: int, magnitude: int) -> list[npt.NDArray[np.int8]]:
-    """Weights that sum to `weight`, each with float32-exact accumulators for inputs up to `magnitude`."""
-    flat = np.moveaxis(weight, output_axis, 0).reshape(weight.shape[output_axis], -1)
-    cost = np.abs(flat.astype(np.int64)).max(axis=0) * magnitude
-    if int((np.abs(flat.astype(np.int64)).sum(axis=1) * magnitude).max(initial=0)) <= FLOAT32_EXACT:
-        return [weight]
-    piece = np.zeros(cost.shape, np.int64)
-    total, number = 0, 0
-    for index, item in enumerate(cost):
-        if total + int(item) > FLOAT32_EXACT:
-            total, number = 0, number + 1
-        total += int(item)
-        piece[index] = number
-    moved = (weight.shape[output_axis], *(size for axis, size in enumerate(weight.shape) if axis != output_axis))
-    return [
-        np.ascontiguousarray(np.moveaxis(np.where(piece == i, flat, 0).astype(np.int8).reshape(moved), 0, output_axis))
-        for i in range(number + 1)
-    ]
+def _cost(weight: npt.NDArray[np.int8], output_axis: int, magnitude: int) -> npt.NDArray[np.int64]:
+    """`max |w| * magnitude` over the output axis, in the shape of the weight without it: what a tap may add to a sum."""
+    largest: npt.NDArray[np.int64] = np.abs(weight.astype(np.int16)).max(axis=output_axis).astype(np.int64) * magnitude
+    return largest
+
+
+def _fits(weight: npt.NDArray[np.int8], output_axis: int, magnitude: int) -> bool:
+    """True when no sum of products with inputs up to `magnitude` leaves float32's exact integers."""
+    taps = tuple(axis for axis in range(weight.ndim) if axis != output_axis)
+    largest = int(np.abs(weight.astype(np.int16)).sum(axis=taps, dtype=np.int64).max(initial=0))
+    return largest * magnitude <= FLOAT32_EXACT
+
+
+def _runs(cost: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Consecutive index ranges whose costs add up to at most 2^24 each."""
+    runs, start, total = [], 0, 0
+    for index, item in enumerate(cost.tolist()):
+        if index > start and total + item > FLOAT32_EXACT:
+            runs.append((start, index))
+            start, total = index, 0
+        total += item
+    return [*runs, (start, len(cost))]
+
+
+def _by_channel(weight: npt.NDArray[np.int8], input_axis: int, magnitude: int) -> list[tuple[int, int]] | None:
+    """Ranges of input channels that can each be summed exactly; None where one channel alone cannot."""
+    cost = _cost(weight, 1 - input_axis, magnitude).reshape(weight.shape[input_axis], -1).sum(axis=1)
+    return _runs(cost) if int(cost.max(initial=0)) <= FLOAT32_EXACT else None
+
+
+def _masked(weight: npt.NDArray[np.int8], output_axis: int, magnitude: int) -> list[npt.NDArray[np.int8]]:
+    """Weights of the same shape that sum to `weight`, each with exact sums: for grouped layers and huge kernels."""
+    cost = _cost(weight, output_axis, magnitude)
+    pieces = []
+    for start, end in _runs(cost.reshape(-1)):
+        mask = np.zeros(cost.size, bool)
+        mask[start:end] = True
+        pieces.append(np.where(np.expand_dims(mask.reshape(cost.shape), output_axis), weight, 0).astype(np.int8))
+    return pieces
 
 
 def convolved(
     b: Builder, op: str, x: str, dtype: DType, weight: npt.NDArray[np.int8], output_axis: int, options: dict[str, Any]
 ) -> str:
-    """The exact accumulator, float64, of `op` (Conv or ConvTranspose) over integers."""
-    if dtype is DType.INT8:
-        return _convolved(b, op, cast_to(b, x, dtype, DType.FLOAT32), 128, weight, output_axis, options)
-    # x = 256 * high + low, high signed, low in 0 .. 255
+    """The exact accumulator, float64, of `op` (Conv or ConvTranspose) over int8 or int16."""
     whole = cast_to(b, x, dtype, DType.FLOAT32)
+    if dtype is DType.INT8:
+        return _convolved(b, op, whole, 128, weight, output_axis, options)
+    # x = 256 * high + low, high signed, low in 0 .. 255
     high = b("Floor", b("Mul", whole, b.scalar(1 / 256)))
     low = b("Sub", whole, b("Mul", high, b.scalar(256)))
     upper = _convolved(b, op, high, 128, weight, output_axis, options)
@@ -144,10 +166,21 @@ def convolved(
 def _convolved(
     b: Builder, op: str, x: str, magnitude: int, weight: npt.NDArray[np.int8], output_axis: int, options: dict[str, Any]
 ) -> str:
-    total = None
-    for piece in _pieces(weight, output_axis, magnitude):
+    """One float32 convolution where its sums fit 24 bits, else the float64 sum of several that do."""
+
+    def part(source: str, piece: npt.NDArray[np.int8]) -> str:
         kernel = b("Cast", b.constant(piece, np.int8, "weight"), to=ELEMENT_TYPES[DType.FLOAT32])
-        part = cast_to(b, b(op, x, kernel, **options), DType.FLOAT32, F64)
-        total = part if total is None else b("Add", total, part)
-    assert total is not None
-    return total
+        return cast_to(b, b(op, source, kernel, **options), DType.FLOAT32, F64)
+
+    if _fits(weight, output_axis, magnitude):
+        return part(x, weight)
+    input_axis = 1 - output_axis
+    ranges = _by_channel(weight, input_axis, magnitude) if options["group"] == 1 else None
+    if ranges is None:
+        parts = [part(x, piece) for piece in _masked(weight, output_axis, magnitude)]
+    else:
+        parts = []
+        for start, end in ranges:
+            channels = b("Slice", x, b.ints([start]), b.ints([end]), b.ints([1]))
+            parts.append(part(channels, np.take(weight, range(start, end), axis=input_axis)))
+    return functools.reduce(lambda total, item: b("Add", total, item), parts)
