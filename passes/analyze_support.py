@@ -10,7 +10,7 @@ from hqc.ir import Device, Graph, Node, Reason, Support
 from hqc.march.rules import Checker
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.fuse_conv import is_fused, split_activation, unfuse
-from hqc.passes.plan import describe
+from hqc.passes.node_facts import describe
 from hqc.passes.registry import register_pass
 from hqc.passes.support_context import (
     ABSORBED,
@@ -41,9 +41,9 @@ class AnalyzeSupport(Pass):
         """Linear in the number of nodes; repeated runs change nothing."""
         before = {node: node.support for node in graph.nodes}
         checker = Checker(context.march, hybrid=context.hybrid)
-        placement = Placement(graph, context.march, context.high_precision)
+        placement = Placement(graph, checker, context.high_precision)
         placement.float_region = float_regions(graph)
-        remarks = list(self._capability(graph, checker, placement, context))
+        remarks = self._capability(graph, placement, context)
         if context.hybrid:
             placement.settle()
             remarks += self._split_tails(graph, placement)
@@ -58,20 +58,20 @@ class AnalyzeSupport(Pass):
             graph.stage, changed = "supported", True
         return PassResult(changed, tuple(remarks))
 
-    def _capability(self, graph: Graph, checker: Checker, placement: Placement, context: PassContext) -> list[Remark]:
+    def _capability(self, graph: Graph, placement: Placement, context: PassContext) -> list[Remark]:
         remarks = []
         impossible: list[str] = []
         for node in graph.nodes:
             if is_stub(node):
                 continue
-            verdict = _judge(node, checker, placement, context)
+            verdict = _judge(node, placement, context)
             members = [node]
             if not verdict.accepted and context.hybrid and is_fused(node) and not _wants(node, Device.CPU):
                 members = unfuse(graph, node)
                 names = ", ".join(member.name for member in members)
                 remarks.append(self.remark(f"taken apart into {names}: {verdict.reasons[0]}", members[-1]))
             for member in members:
-                support = verdict if len(members) == 1 else _judge(member, checker, placement, context)
+                support = verdict if len(members) == 1 else _judge(member, placement, context)
                 placement.support[member] = support
                 if not support.accepted and _wants(member, Device.BPU):
                     reasons = "; ".join(map(str, support.reasons))
@@ -101,19 +101,27 @@ def _wants(node: Node, device: Device) -> bool:
     return node.request is not None and node.request.device is device
 
 
-def _judge(node: Node, checker: Checker, placement: Placement, context: PassContext) -> Support:
+def _judge(node: Node, placement: Placement, context: PassContext) -> Support:
     """Capability and the user's wish for one node."""
     if _wants(node, Device.CPU):
         assert node.request is not None
         return Support(False, (Reason("placed on the CPU by request", node.request.source, step="override"),))
-    verdict = checker.check(node)
+    verdict = placement.checker.check(node)
     if context.hybrid and is_nhwc_head(placement, node):
         return Support(True, (ABSORBED,))
+    if verdict.accepted and context.hybrid and node.results[0].shape is None:
+        verdict = Support(True, (*verdict.reasons, *_conditions(placement, node)))
     if verdict.accepted and _wants(node, Device.BPU):
         assert node.request is not None
         asked = Reason("placed on the BPU by request", node.request.source, step="override")
         return Support(True, (*verdict.reasons, asked))
     return verdict
+
+
+def _conditions(placement: Placement, node: Node) -> tuple[Reason, ...]:
+    """What the march's rules beyond the tables ask of shapes that are not known yet."""
+    verdict = placement.checker.observe(node)
+    return verdict.reasons if verdict.accepted else ()
 
 
 def _require_all(placement: Placement) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hqc.ir import Device, Graph, Node, OpDef, Reason, Support, Trait, Value
 from hqc.march.facts import Facts, kept_4d_source
-from hqc.march.predicates import State
+from hqc.march.rules import Checker
 from hqc.march.spec import MarchSpec
 
 NHWC = (0, 2, 3, 1)
@@ -64,9 +64,10 @@ def is_quantize(node: Node) -> bool:
 class Placement:
     """Verdicts so far. `high_precision`: names of FX nodes without a fake quant, or None for all (see `PassContext`)."""
 
-    def __init__(self, graph: Graph, spec: MarchSpec, high_precision: frozenset[str] | None) -> None:
+    def __init__(self, graph: Graph, checker: Checker, high_precision: frozenset[str] | None) -> None:
         self.graph = graph
-        self.spec = spec
+        self.checker = checker
+        self.spec = checker.spec
         self.high_precision = high_precision
         self.support: dict[Node, Support] = {}
         self.outputs = {id(value) for value in graph.outputs}
@@ -179,14 +180,8 @@ def one_operation_one_device(placement: Placement, node: Node) -> Reason | None:
 @context_rule(lambda op, spec: any(op.name in rule.ops for rule in spec.node_rules))
 def observed_limits(placement: Placement, node: Node) -> Reason | None:
     """Limits that the op tables lack and real compilations show (see the march's rules)."""
-    spec = placement.spec
-    for rule in spec.node_rules:
-        if node.op.name not in rule.ops:
-            continue
-        outcome = rule.check(Facts(node, four_d=spec.four_d))
-        if outcome.state is State.BROKEN:
-            return _reason(f"{rule.statement} on {spec.name}", outcome.actual, outcome.limit)
-    return None
+    verdict = placement.checker.observe(node)
+    return None if verdict.accepted else verdict.reasons[0]
 
 
 @context_rule(lambda op, spec: spec.four_d)

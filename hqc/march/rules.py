@@ -202,12 +202,15 @@ def _real_operands(facts: Facts) -> Outcome:
     return HOLDS
 
 
+_CONSTANTS = ("weight", "bias", "mean", "var")
+
+
 def _constant_weights(facts: Facts) -> Outcome:
     node = facts.node
-    if not node.op.has(Trait.CONV_LIKE):
-        return HOLDS
-    weight = node.operand("weight")
-    return HOLDS if weight is None or weight.is_parameter else broken(f"{weight.name} is computed")
+    for operand, value in zip(node.op.operands, node.inputs, strict=False):
+        if operand.name in _CONSTANTS and value is not None and not value.is_parameter:
+            return broken(f"{value.name} is computed")
+    return HOLDS
 
 
 def _uniform_windows(facts: Facts) -> Outcome:
@@ -224,7 +227,7 @@ def _uniform_windows(facts: Facts) -> Outcome:
 
 EVERYWHERE = (
     Rule("operands are real numbers", _real_operands),
-    Rule("the weight is a constant", _constant_weights),
+    Rule("weight and bias are constants", _constant_weights),
     Rule("the input size is a multiple of the output size, so that all windows are alike", _uniform_windows),
 )
 
@@ -243,6 +246,7 @@ class Checker:
         self.hybrid = hybrid
         self._hints = hints
         self._known: dict[tuple[Any, ...], Support] = {}
+        self._able: dict[tuple[Any, ...], str] = {}
         self._others: list[Checker] | None = None
         self._batch: tuple[Graph | None, int] = (None, 1)
 
@@ -332,6 +336,27 @@ class Checker:
         table = "torch" if not self.hybrid else "op"
         return f"{node.op.name} is not in {self.spec.name}'s {table} table"
 
+    def runs(self, node: Node) -> bool:
+        """True when the node is within the tables and, with `hybrid`, within what compilations show beyond them."""
+        return self.check(node).accepted and (not self.hybrid or self.observe(node).accepted)
+
+    def observe(self, node: Node) -> Support:
+        """The march's rules about single nodes that no table has: refused with the first that is broken, else accepted,
+        perhaps on conditions."""
+        rules = [rule for rule in self.spec.node_rules if node.op.name in rule.ops]
+        if not rules:
+            return Support(True)
+        facts = Facts(node, four_d=self.spec.four_d)
+        conditions = []
+        for rule in rules:
+            outcome = rule.check(facts)
+            if outcome.state is State.BROKEN:
+                reason = Reason(f"{rule.statement} on {self.spec.name}", outcome.actual, outcome.limit, step="context")
+                return Support(False, (self._refusal(reason, node),))
+            if outcome.state is State.UNKNOWN:
+                conditions.append(Reason(f"accepted if {rule.statement}", step="context"))
+        return Support(True, tuple(conditions))
+
     def _refusal(self, reason: Reason, node: Node) -> Reason:
         """`reason` with the hint that other marches run the node."""
         if not self._hints or reason.hint:
@@ -341,8 +366,10 @@ class Checker:
 
             others = (spec for spec in all_specs() if spec.name != self.spec.name)
             self._others = [Checker(spec, hybrid=self.hybrid, hints=False) for spec in others]
-        able = [checker.spec.name for checker in self._others if checker.check(node).accepted]
-        return Reason(reason.rule, reason.actual, reason.limit, able_text(able), reason.step)
+        key = self._key(node)
+        if key not in self._able:
+            self._able[key] = able_text([checker.spec.name for checker in self._others if checker.runs(node)])
+        return Reason(reason.rule, reason.actual, reason.limit, self._able[key], reason.step)
 
 
 def _operand_key(value: Value | None) -> tuple[Any, ...] | None:

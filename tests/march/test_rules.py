@@ -99,7 +99,7 @@ REFUSED = [
     (
         "bayes",
         "input %x: f32[1,4,8,8]\ninput %w: f32[4,4,3,3]\n%y = conv2d(%x, %w)\noutput %y",
-        "the weight is a constant",
+        "weight and bias are constants",
         "w is computed",
     ),
     (

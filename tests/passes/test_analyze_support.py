@@ -183,6 +183,19 @@ def test_ranks_other_than_four_are_the_cpus_on_bernoulli2(op: str) -> None:
     assert (why(graph, "y").step, why(graph, "y").actual) == ("context", "rank 3")
 
 
+def test_without_shapes_the_context_rules_are_conditions_too() -> None:
+    graph, _ = analyzed("input %x: f32[*]\n%y = leaky_relu(%x)\noutput %y", "bernoulli2", high_precision=QAT)
+    assert devices(graph) == "y=bpu"
+    assert why(graph, "y").rule.startswith("accepted if element-wise ops") and why(graph, "y").step == "context"
+
+
+def test_a_context_reason_names_the_marches_that_run_the_node() -> None:
+    graph, _ = analyzed("input %x: f32[1,1,4,8]\ninput %y: f32[1,1,8,4]\n%m = matmul(%x, %y)\noutput %m", "bernoulli2")
+    assert why(graph, "m").hint == "bayes and bayes-e run it"
+    five = "input %x: f32[1,3,8,8,2]\nparam @g: f32[1,3,8,8,2] = #random(0, [1,3,8,8,2])\n%y = add(%x, @g)\noutput %y"
+    assert why(analyzed(five, "bayes")[0], "y").hint == "bayes-e runs it"
+
+
 PRODUCT = """
     input %x: f32[1,8]
     param @a: f32[16,8] = #random(0, [16,8])
@@ -217,7 +230,7 @@ def test_a_convolution_with_computed_weights_is_the_cpus() -> None:
     text = "input %x: f32[1,8,16,16]\ninput %k: f32[8,1,5,5]\n%y = conv2d(%x, %k) {groups=8}\noutput %y"
     for spec in all_specs():
         graph, _ = analyzed(text, spec.name)
-        assert why(graph, "y").rule.startswith("the weight is a constant")
+        assert why(graph, "y").rule.startswith("weight and bias are constants")
 
 
 FOCUS = """
