@@ -53,7 +53,8 @@ def _step(group: Group, graph: Graph, make: Callable[[Node], Any], opaque: dict[
     if group.kind == KERNEL:
         (node,) = group.nodes
         try:
-            return Step((node,), tuple(node.inputs), tuple(node.results), make(node), "bpu")
+            device = "bpu" if node.device is None else node.device.value
+            return Step((node,), tuple(node.inputs), tuple(node.results), make(node), device)
         except (TypeError, ValueError, IndexError) as error:
             raise CompileError(f"{describe(node)}: {node.op.name} is malformed ({error})") from error
     if group.kind == OPAQUE:

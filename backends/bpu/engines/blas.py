@@ -176,7 +176,8 @@ class DenseConv(_TiledConv):
 
     def __init__(self, spec: ConvSpec, epilogue: Epilogue, workers: Workers) -> None:
         super().__init__(spec, epilogue, workers)
-        matrix = spec.weight.transpose(2, 3, 1, 0).reshape(-1, spec.out_shape[3])  # rows in patch order: kh, kw, C
+        # Rows in patch order: kh, kw, C.
+        matrix: Array = spec.weight.transpose(2, 3, 1, 0).reshape(-1, spec.out_shape[3])
         chunks = exact_chunks(matrix, spec.x_range)
         narrow = len(chunks) <= _MAX_FLOAT32_CHUNKS and max(map(abs, epilogue.acc_range)) < 2**31
         self.dtype = np.dtype(np.float32 if narrow else np.float64)
@@ -251,7 +252,7 @@ class DepthwiseConv(_TiledConv):
     def __init__(self, spec: ConvSpec, epilogue: Epilogue, workers: Workers) -> None:
         super().__init__(spec, epilogue, workers)
         kh, kw = spec.kernel
-        taps = spec.weight.transpose(2, 3, 1, 0).reshape(kh, kw, -1)
+        taps: Array = spec.weight.transpose(2, 3, 1, 0).reshape(kh, kw, -1)
         bounds = sum_bounds(taps.reshape(kh * kw, -1), spec.x_range)
         exact = bounds.within(FLOAT32_EXACT) and max(map(abs, epilogue.acc_range)) <= FLOAT32_EXACT
         self.dtype = np.dtype(np.float32 if exact else np.float64)

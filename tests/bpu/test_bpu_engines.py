@@ -1,0 +1,107 @@
+"""Engines: exactness proofs, tiles, the fast epilogue, oneDNN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from one_node import Parameter, integers, one_node, rng_of
+
+from hqc import arithmetic
+from hqc.backends.bpu import compile
+from hqc.backends.bpu.engines import ConvSpec, onednn
+from hqc.backends.bpu.engines.blas import tiles
+from hqc.backends.bpu.epilogue import Epilogue
+from hqc.backends.bpu.proof import exact_chunks, sum_bounds
+from hqc.backends.bpu.workers import Scratch
+from hqc.errors import CompileError
+from hqc.ir import DType
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_chunks_cover_the_reduction_and_each_stays_within_the_limit(data):
+    rng = rng_of(data.draw)
+    weight = integers(rng, (data.draw(st.integers(1, 200)), data.draw(st.integers(1, 5))))
+    x = data.draw(st.sampled_from([(-128, 127), (0, 127), (-5, 3), (0, 0)]))
+    limit = data.draw(st.integers(128 * 128, 128 * 128 * 60))
+    chunks = exact_chunks(weight, x, limit)
+    assert [index for chunk in chunks for index in range(chunk.start, chunk.stop)] == list(range(len(weight)))
+    for chunk in chunks:
+        assert sum_bounds(weight[chunk], x).within(limit)
+    for first, second in zip(chunks, chunks[1:], strict=False):  # greedy: no chunk could have taken one more row
+        assert not sum_bounds(weight[first.start : second.start + 1], x).within(limit)
+
+
+def test_bounds_are_reached_and_a_relu_halves_them():
+    weight = np.array([[3], [-4], [5]], np.int8)
+    assert sum_bounds(weight, (-128, 127)).range == (-3 * 128 - 4 * 127 - 5 * 128, 3 * 127 + 4 * 128 + 5 * 127)
+    assert sum_bounds(weight, (0, 127)).range == (-4 * 127, 8 * 127)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 60), st.integers(1, 600), st.integers(1, 5000), st.integers(1, 8))
+def test_tiles_cover_every_output_once(count, height, width, outputs, reduction, threads):
+    spec = ConvSpec(
+        (count, height, width, 1), (count, height, width, outputs), np.zeros((outputs, 1, 1, 1), np.int8),
+        (1, 1), (0, 0, 0, 0), (1, 1), 1, (-128, 127),
+    )  # fmt: skip
+    covered = np.zeros((count, height, outputs), np.int8)
+    for tile in tiles(spec, reduction, threads):
+        covered[tile.n0 : tile.n1, tile.r0 : tile.r1, tile.c0 : tile.c1] += 1
+        assert tile.n1 - tile.n0 == 1 or (tile.r0, tile.r1) == (0, height)
+    assert (covered == 1).all()
+
+
+@pytest.mark.parametrize("ratio", [2.0**e * m for e in range(-14, 0) for m in (1.0, 1.37, 1.99)])
+@pytest.mark.parametrize("bounds", [(-128, 127), (0, 127), (0, 6)])
+def test_usual_ratios_take_the_fast_path_and_it_is_exact_everywhere(ratio, bounds):
+    """Every accumulator within the proven range of a mid-sized layer, not a sample."""
+    attributes = {"mode": "multiply", "dtype": DType.INT8, "clip_min": bounds[0], "clip_max": bounds[1]}
+    params = arithmetic.requant_params(np.float64(ratio))
+    reach = int(min(130 / ratio + 10, 2**21))
+    epilogue = Epilogue(params.array, attributes, channels=1, acc_range=(-reach, reach))
+    assert epilogue._bounds is not None, "the fast path must apply"
+    acc = np.arange(-reach, reach + 1)
+    expected = np.clip(arithmetic.requantize(acc, params), *bounds)
+    for dtype in (np.float32, np.int32):
+        out = np.zeros((len(acc), 1), np.int8)
+        epilogue.apply(acc.astype(dtype)[:, None], out, Scratch())
+        np.testing.assert_array_equal(out[:, 0], expected)
+    assert epilogue.weight_scale is not None
+    scaled = (acc * epilogue.weight_scale).astype(np.float32)[:, None]
+    epilogue.apply(scaled, out, Scratch(), scaled=True)
+    np.testing.assert_array_equal(out[:, 0], expected)
+
+
+def test_onednn_is_refused_in_one_sentence_or_gives_the_bits_of_blas():
+    rng = np.random.default_rng(7)
+    rows = Parameter(arithmetic.requant_params(rng.uniform(0.0005, 0.002, 40)).array)
+    bias = Parameter(rng.integers(-3000, 3000, 40).astype(np.int32))
+    operands = [integers(rng, (2, 24, 17, 19)), Parameter(integers(rng, (40, 24, 3, 3))), bias, rows]
+    graph, inputs = one_node("int_conv2d", operands, {"padding": (1, 0, 2, 1), "stride": (2, 1), "clip_min": 0})
+    try:
+        program = compile(graph, engine="onednn")
+    except CompileError as error:
+        assert "engine 'onednn'" in str(error)
+        assert "use engine='blas'" in str(error)
+        return
+    np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine="blas").run(inputs)["y"])
+
+
+@pytest.mark.parametrize("padding", [(1, 1, 1, 1), (1, 0, 2, 1)])
+def test_onednn_product_equals_the_integers_where_no_int16_sum_saturates(padding):
+    """Small inputs: exact with and without VNNI. Says that layouts, zero point and padding are right on any processor."""
+    if not onednn.available():
+        pytest.skip("torch's oneDNN convolution is not installed")
+    rng = np.random.default_rng(8)
+    x = rng.integers(-128, -100, (2, 10, 11, 12)).astype(np.int8)  # x + 128 is small
+    weight = rng.integers(-60, 61, (9, 12, 3, 3)).astype(np.int8)
+    top, left, bottom, right = padding
+    out = (2, 10 + top + bottom - 2, 11 + left + right - 2, 9)
+    spec = ConvSpec(x.shape, out, weight, (1, 1), padding, (1, 1), 1, (-128, 127))
+    found = onednn._product(spec, 1)(x)
+    rows = np.pad(x.astype(np.int64), ((0, 0), (top, bottom), (left, right), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(rows, (3, 3), axis=(1, 2))
+    np.testing.assert_array_equal(found, np.einsum("nhwcij,ocij->nhwo", windows, weight.astype(np.int64)))
