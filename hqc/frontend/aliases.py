@@ -49,10 +49,14 @@ class Aliases:
         """All nodes that are the same tensor as `node`."""
         return self._tensor[node]
 
-    def read_after_write(self, written: fx.Node, write: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
-        """`(sharer, reader)` for tensors that share part of `written`'s memory and are read after `write`."""
+    def read_after_write(self, written: fx.Node, write: fx.Node, *, renamed: bool) -> Iterator[tuple[fx.Node, fx.Node]]:
+        """`(sharer, reader)` for tensors that share memory with `written` and are read after `write`.
+
+        `renamed`: names of the same tensor have the new value already, and only views and bases count.
+        """
         after = self._order[write]
-        for sharer in sorted(self._storage[written] - self._tensor[written], key=self._order.__getitem__):
+        sharers = self._storage[written] - (self._tensor[written] if renamed else {write})
+        for sharer in sorted(sharers, key=self._order.__getitem__):
             for reader in sharer.users:
                 if self._order[reader] > after:
                     yield sharer, reader

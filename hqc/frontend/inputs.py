@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from hqc.errors import InputError
+from hqc.errors import InputError, LoweringError
 from hqc.frontend.context import LoweringContext
-from hqc.frontend.structures import map_structure, named_leaves
+from hqc.frontend.structures import leaves, map_structure, named_leaves
 from hqc.ir import DType, TensorType
 
+_CONSTANTS = (bool, int, float, type(None))
 ExampleInputs = Any
 """A tensor, a tuple or list of positional inputs, or a dict of inputs by name; inputs may be nested, arrays are tensors."""
 
@@ -62,6 +63,10 @@ def add_inputs(ctx: LoweringContext, placeholders: list[fx.Node], example_inputs
 def _add(ctx: LoweringContext, node: fx.Node, example: Any) -> Any:
     if isinstance(example, (torch.Tensor, np.ndarray)):
         return ctx.graph.add_input(node.name, _type_of(ctx, node, example))
+    strange = next((leaf for leaf in leaves(example) if not isinstance(leaf, (torch.Tensor, np.ndarray, *_CONSTANTS))), None)
+    if strange is not None or not isinstance(example, (tuple, list, dict, *_CONSTANTS)):
+        found = type(example if strange is None else strange).__name__
+        raise InputError(f"the example input {node.target} is a {found}, not a tensor")
     names = iter([name for name, _ in named_leaves(example, node.name)])
 
     def add(leaf: Any) -> Any:
@@ -76,7 +81,7 @@ def _type_of(ctx: LoweringContext, node: fx.Node, example: Any) -> TensorType:
     tensor = torch.from_numpy(example) if isinstance(example, np.ndarray) else example
     try:
         return TensorType(ctx.ir_dtype(tensor.dtype), tuple(tensor.shape))
-    except Exception:
+    except LoweringError:
         raise InputError(f"the example input {node.target} has dtype {tensor.dtype}; hqc works on float32 models") from None
 
 

@@ -22,9 +22,9 @@ from hqc.frontend.context import CannotExpress, LoweringContext
 from hqc.frontend.inputs import ExampleInputs, add_inputs, named_arguments
 from hqc.frontend.opaque import OpaqueCallable, emit_opaque
 from hqc.frontend.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
-from hqc.frontend.shapes import UnknownShape
+from hqc.frontend.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
 from hqc.frontend.structures import leaves, map_structure, named_leaves
-from hqc.frontend.tracer import WARNINGS_META, LeafSpec, is_functional, trace
+from hqc.frontend.tracer import IN_PLACE_META, WARNINGS_META, LeafSpec, is_functional, trace
 from hqc.ir import Graph, Value
 
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}
@@ -248,6 +248,8 @@ class _GraphLowering:
 
     def _finish(self, node: fx.Node, result: Any, alias: Alias, in_place: bool) -> None:
         if not in_place:
+            if node.meta.get(IN_PLACE_META):
+                self._refuse_shared_write(node)
             self._assign(node, result, alias)
             return
         written = _first_operand(node)
@@ -268,13 +270,25 @@ class _GraphLowering:
             raise self.ctx.error(
                 f"writes in place into the parameter or buffer behind {written.name}; a deployed graph has no state"
             )
-        for sharer, reader in self.aliases.read_after_write(written, write):
-            raise self.ctx.error(
-                f"writes in place into {written.name}, which shares memory with {sharer.name}, read later by {reader.name}"
-                f"{self._line(reader)}; write into a copy ({written.name}.clone()), or use the form that is not in place"
-            )
+        for sharer, reader in self.aliases.read_after_write(written, write, renamed=True):
+            raise self._shared_write(written, sharer, reader)
         for name in self.aliases.names_of(written):
             self.env[name] = result
+
+    def _refuse_shared_write(self, node: fx.Node) -> None:
+        """`x += y`, which the graph has as `x + y`: nothing that shares x's memory may be read from here on."""
+        written = _first_operand(node)
+        if written is None or not isinstance(self.env[written], Value):
+            return
+        for sharer, reader in self.aliases.read_after_write(written, node, renamed=False):
+            raise self._shared_write(written, sharer, reader)
+
+    def _shared_write(self, written: fx.Node, sharer: fx.Node, reader: fx.Node) -> LoweringError:
+        what = "which is" if sharer is written else f"which shares memory with {sharer.name},"
+        return self.ctx.error(
+            f"writes in place into {written.name}, {what} read later by {reader.name}{self._line(reader)}; write into a copy "
+            f"({written.name}.clone()), or use the form that is not in place"
+        )
 
     def _line(self, node: fx.Node) -> str:
         source = node.meta.get("hqc_source")
@@ -315,8 +329,11 @@ class _GraphLowering:
         except HqcError:
             raise
         except Exception as error:
-            name = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", "a call")
-            raise self.ctx.error(f"{name} failed on constants: {error}") from error
+            unknown = [item for item in leaves((args, kwargs)) if isinstance(item, UnknownSize)]
+            if unknown:
+                raise self.ctx.error(f"the size {unknown[0]} is not known; {GIVE_INPUTS}") from None
+            text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise self.ctx.error(f"{_target_name(self.ctx.node)} failed on constants: {text}") from error
 
     def _refuse_random(self, name: str) -> None:
         if name in _RANDOM:
@@ -371,6 +388,10 @@ def _first_operand(node: fx.Node) -> fx.Node | None:
     """The FX node of the first operand, which views share memory with and in-place forms write."""
     candidates = (*node.args[:1], node.kwargs.get("input"))
     return next((item for item in candidates if isinstance(item, fx.Node)), None)
+
+
+def _target_name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def _shares_memory(result: torch.Tensor, base: Any) -> bool:

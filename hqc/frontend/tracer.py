@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 LeafSpec = type[nn.Module] | str | nn.Module
 WARNINGS_META = "hqc_warnings"
 """Key in `graph_module.meta` of the sentences that the trace has to say about the model."""
+IN_PLACE_META = "hqc_in_place"
+"""Key in `node.meta`, true where the user's code says `x += y` and the graph `x + y`."""
+_FACTORIES = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace", "tensor")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SPECIALIZED = (bool, int, float, str, type(None))
 _HARMLESS_OVERRIDES = {"__init__", "__repr__", "extra_repr", "reset_parameters", "_load_from_state_dict"}
@@ -83,16 +86,34 @@ def trace(
 def wrap(function: _F) -> _F:
     """Decorator: calls of `function` on traced tensors become one node, which runs as it is, on the CPU."""
 
+    return _recorded(function)  # type: ignore[return-value]
+
+
+def _recorded(function: Callable[..., Any], target: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """`function`, but on proxies a node that calls `target` (by default the result of this call itself)."""
+
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         found: list[fx.Proxy] = []
         fx.node.map_aggregate((args, kwargs), lambda item: found.append(item) if isinstance(item, fx.Proxy) else None)
         if not found:
             return function(*args, **kwargs)
-        return found[0].tracer.create_proxy("call_function", wrapper, args, kwargs)
+        return found[0].tracer.create_proxy("call_function", target or wrapper, args, kwargs)
 
-    wrapper._hqc_wrapped = True  # type: ignore[attr-defined]
-    return wrapper  # type: ignore[return-value]
+    return wrapper
+
+
+@contextlib.contextmanager
+def _recording_factories() -> Iterator[None]:
+    """While tracing, constants whose sizes come from a tensor's shape are recorded; torch's factories take no proxies."""
+    saved = {name: getattr(torch, name) for name in _FACTORIES}
+    for name, factory in saved.items():
+        setattr(torch, name, _recorded(factory, factory))
+    try:
+        yield
+    finally:
+        for name, factory in saved.items():
+            setattr(torch, name, factory)
 
 
 def is_stub(module: nn.Module) -> bool:
@@ -148,7 +169,7 @@ class HqcTracer(fx.Tracer):
             self._modules = dict(root.named_modules(remove_duplicate=False))
             self.called_classes[type(root)] = None
         try:
-            with self._functional_methods():
+            with self._functional_methods(), _recording_factories():
                 graph = super().trace(root, concrete_args)
             for node in self.asserted:
                 _erase_unread(graph, node)
@@ -257,14 +278,54 @@ def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
 
 
 class _Proxy(fx.Proxy):
-    """A proxy that records assignment to a part of a tensor, which stock FX refuses."""
+    """A proxy that also records what stock FX refuses or forgets: assignment to a part, and that `x += y` writes x."""
+
+    def __getattr__(self, name: str) -> _Attribute:
+        return _Attribute(self, name)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
+    def _written(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
+        """`x op= y` is recorded as stock FX does, as `x = x op y`; lowering refuses it where the difference shows."""
+        result = self.tracer.create_proxy("call_function", function, (self, other), {})
+        result.node.meta[IN_PLACE_META] = True
+        return result
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._written(operator.add, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._written(operator.sub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._written(operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._written(operator.truediv, other)
+
     def __len__(self) -> int:
         length = _shape_slice_length(self.node)
         return length if length is not None else int(super().__len__())  # which raises
+
+
+class _Attribute(_Proxy, fx.proxy.Attribute):
+    """`x.name`. The node is made when first used; its source line is that of the access."""
+
+    def __init__(self, root: fx.Proxy, attr: str) -> None:
+        self.root, self.attr, self.tracer = root, attr, root.tracer
+        self._node: fx.Node | None = None
+        self._source = user_source(getattr(root.tracer, "_stop", None))
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]  # fx.proxy.Attribute does the same
+        if self._node is None:
+            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
+            self._node.meta[SOURCE_META] = self._source
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 
 def _shape_slice_length(node: fx.Node) -> int | None:

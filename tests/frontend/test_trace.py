@@ -258,7 +258,14 @@ def test_float_functional_in_a_module_list() -> None:
             return self.adds[1].mul_scalar(self.adds[0].add(x, x), 2.0)
 
     gm = trace(Model())
-    assert [node.op for node in gm.graph.nodes] == ["placeholder", "get_attr", "call_method", "get_attr", "call_method", "output"]
+    assert [node.op for node in gm.graph.nodes] == [
+        "placeholder",
+        "get_attr",
+        "call_method",
+        "get_attr",
+        "call_method",
+        "output",
+    ]
     assert torch.equal(gm(torch.ones(2)), torch.full((2,), 4.0))
 
 
