@@ -28,10 +28,11 @@ _TOKEN = re.compile(
             r"//.*",  # comment
             r"\S",  # punctuation, or a character that belongs nowhere
         )
-    )
+    ),
+    re.ASCII,
 )
-_PLAIN_NAME = re.compile(r"[\w.$-]+\Z")
-_PLAIN_WORD = re.compile(r"[^\W\d][\w.-]*\Z")
+_PLAIN_NAME = re.compile(r"[\w.$-]+\Z", re.ASCII)
+_PLAIN_WORD = re.compile(r"[^\W\d][\w.-]*\Z", re.ASCII)
 _KEYWORDS = frozenset({"inf", "nan"})
 
 
@@ -125,7 +126,7 @@ class Cursor:
         if len(token) > 1 and token[0] == '"':
             self.index += 1
             return self._unquote(token)
-        if not token or not (token[0].isalpha() or token[0] == "_"):
+        if not token.isascii() or not (token[:1].isalpha() or token[:1] == "_"):
             self.fail(f"expected {what}, found {self.found()}")
         self.index += 1
         return token
