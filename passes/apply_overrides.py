@@ -64,7 +64,8 @@ class ApplyOverrides(Pass):
 
     def _split_fusions(self, graph: Graph) -> Iterable[Remark]:
         for node in graph.nodes:
-            if not (node.op.has(Trait.ACTIVATION) or node.op.has(Trait.SUM)):
+            joins = node.op.has(Trait.ACTIVATION) or node.op.has(Trait.SUM) or node.op.name == "batch_norm"
+            if not joins:
                 continue
             for producer in node.producers:
                 fuses = producer.op.has(Trait.CONV_LIKE) and len(producer.users) == 1

@@ -111,7 +111,8 @@ class PlacementReport:
 
     def table(self, *, everything: bool = False) -> Table:
         """Operations on the CPU with their reasons; `everything`: those on the BPU too."""
-        table = Table(title=f"Placement on {self.march}", title_justify="left")
+        rest = "" if everything or self.totals.cpu_nodes else ": everything runs on the BPU"
+        table = Table(title=f"Placement on {self.march}{rest}", title_justify="left")
         for column in ("operation", "op", "device", "why", "what would change it"):
             table.add_column(column, overflow="fold")
         for row in self.rows:

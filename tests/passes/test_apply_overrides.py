@@ -161,3 +161,15 @@ def test_splitting_a_fused_group_is_warned_of() -> None:
     _, remarks = remarks_of(body, "bayes", {"node_name": ["c"]})
     assert remarks == ["[apply-overrides] r: an override splits c from r, which would run fused with it on the BPU"]
     assert remarks_of(body, "bayes", {"op": ["conv2d", "relu"]})[1] == []
+
+
+def test_splitting_a_convolution_from_its_batch_norm_is_warned_of() -> None:
+    body = """
+        input %x: f32[1,8,16,16]
+        param @m: f32[8] = [0, 0, 0, 0, 0, 0, 0, 0]
+        param @v: f32[8] = [1, 1, 1, 1, 1, 1, 1, 1]
+        %c = conv2d(%x, @w1) from(c)
+        %b = batch_norm(%c, @m, @v) from(b)
+        output %b
+    """
+    assert len(remarks_of(body, "bayes", {"node_name": ["c"]})[1]) == 1
