@@ -167,17 +167,18 @@ PRODUCT = """
 
 def test_a_condition_that_the_shapes_break_is_an_error_with_the_numbers() -> None:
     spec = get_spec("bernoulli2")
-    unknown = graph_of(PRODUCT.format(x="*"), "lowered")
+    text = 'input %x: f32[{x}]\n%n: f32[{x}] = mul(%x, %x) loc(":mul#0" "net.py:8") from(n)\noutput %n'
+    unknown = graph_of(text.format(x="*"), "lowered")
     run_passes(unknown, "analyze-support,partition", spec.name)
     plan = Plan.from_graph(unknown)
     assert plan.devices["n"] is Device.BPU, "accepted on conditions"
-    apply(PRODUCT.format(x="1,4,4,4"), plan, spec.name)
-    with pytest.raises(
-        SupportError, match=r"with the shapes now known bernoulli2 cannot .* n \[:mul#0 \(net.py:8\)\]: rank 4 on"
-    ) as error:
-        apply(PRODUCT.format(x="1,4"), plan, spec.name)
-    assert "2, limit 4" in str(error.value)
-    assert "prepare again with example_inputs" in str(error.value)
+    apply(text.format(x="1,2048,4,4"), plan, spec.name)
+    with pytest.raises(SupportError) as error:
+        apply(text.format(x="1,4096,4,4"), plan, spec.name)
+    message = str(error.value)
+    assert "with the shapes now known bernoulli2 cannot run on the BPU what the plan places there" in message
+    assert "n [:mul#0 (net.py:8)]: channels at most 2048 on bernoulli2: 4096, limit 2048" in message
+    assert "prepare again with example_inputs" in message
 
 
 def test_fake_quants_between_operations_do_not_make_a_condition_fail() -> None:
