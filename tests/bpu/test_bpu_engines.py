@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,7 +32,7 @@ def test_chunks_cover_the_reduction_and_each_stays_within_the_limit(data):
     assert [index for chunk in chunks for index in range(chunk.start, chunk.stop)] == list(range(len(weight)))
     for chunk in chunks:
         assert sum_bounds(weight[chunk], x).within(limit)
-    for first, second in zip(chunks, chunks[1:], strict=False):  # greedy: no chunk could have taken one more row
+    for first, second in itertools.pairwise(chunks):  # greedy: no chunk could have taken one more row
         assert not sum_bounds(weight[first.start : second.start + 1], x).within(limit)
 
 
@@ -81,12 +83,11 @@ def test_onednn_is_refused_in_one_sentence_or_gives_the_bits_of_blas():
     bias = Parameter(rng.integers(-3000, 3000, 40).astype(np.int32))
     operands = [integers(rng, (2, 24, 17, 19)), Parameter(integers(rng, (40, 24, 3, 3))), bias, rows]
     graph, inputs = one_node("int_conv2d", operands, {"padding": (1, 0, 2, 1), "stride": (2, 1), "clip_min": 0})
-    try:
-        program = compile(graph, engine="onednn")
-    except CompileError as error:
-        assert "engine 'onednn'" in str(error)
-        assert "use engine='blas'" in str(error)
+    if not (onednn.available() and onednn._exact()):
+        with pytest.raises(CompileError, match=r"engine 'onednn' .*use engine='blas'"):
+            compile(graph, engine="onednn")
         return
+    program = compile(graph, engine="onednn")
     np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine="blas").run(inputs)["y"])
 
 

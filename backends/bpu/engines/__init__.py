@@ -56,7 +56,7 @@ class Engine(Protocol):
 
 
 def get_engine(name: str, threads: int | None = None) -> Engine:
-    """The engine called `name`; `auto` takes `onednn` where a probe finds it exact and faster, else `blas`.
+    """The engine called `name`; `auto` takes `onednn` where torch is loaded and a probe finds it exact and faster, else `blas`.
 
     `CompileError` for an unknown name, or when `onednn` is asked for and cannot run here.
     """

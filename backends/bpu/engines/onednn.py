@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 import time
 from typing import Any
 
@@ -127,8 +128,12 @@ def _exact() -> bool:
 
 
 def probe(blas: BlasEngine) -> bool:
-    """True when oneDNN is here, exact on this processor, and faster than `blas` on a typical layer."""
-    return available() and _exact() and _faster(blas.workers.threads)
+    """True when oneDNN is here, exact on this processor, and faster than `blas` on a typical layer.
+
+    torch is not imported for this: seconds of import would cost more than most programs gain, and a process that has the float
+    model has torch already.
+    """
+    return "torch" in sys.modules and available() and _exact() and _faster(blas.workers.threads)
 
 
 @functools.cache
