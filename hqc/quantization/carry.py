@@ -27,7 +27,7 @@ def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None
             raise CalibrationError(
                 f"{name} was never calibrated: run a few forwards of the calibration model in eval mode before prepare_qat_fx"
             )
-        fake_quant.assign_scale(calibrated.calculate_qparams()[0])
+        fake_quant.take_over(calibrated)
     for module in target.modules():
         if isinstance(module, QATLayer):
             module.reset_weight_scale()

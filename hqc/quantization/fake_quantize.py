@@ -137,6 +137,16 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         """Take over a scale found elsewhere, e.g. in calibration; observers continue from the range that gives it."""
         raise NotImplementedError
 
+    def unrounded_scale(self) -> Tensor:
+        """The scale before the march's rule (power of two) is applied; `CalibrationError` when it is unknown."""
+        return self.activation_post_process.scale()
+
+    def take_over(self, other: FakeQuantizeBase) -> None:
+        """Continue from the range of another fake quant, which may have another dtype or rule. A fixed scale stays."""
+        if not self.fixed:
+            reach = torch_arithmetic.range_from_scale(other.unrounded_scale().detach(), other.bits)[1]
+            self.assign_scale(torch_arithmetic.scale_from_range(-reach, reach, self.bits))
+
     def initialize(self, x: Tensor) -> None:
         """Set the scale from `x` at once, whatever the switches say: how weight fake quants start."""
         raise NotImplementedError

@@ -73,7 +73,9 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
             self._start(x.detach())
         scale = torch_arithmetic.along(self._effective_scale(), self.ch_axis, x.dim())
         if torch.is_grad_enabled() and (x.requires_grad or self.scale.requires_grad):
-            result: Tensor = _LearnedFakeQuantize.apply(x.float(), scale, self._gradient_scale(x), self.bits, self.rounding)
+            result: Tensor = _LearnedFakeQuantize.apply(  # type: ignore[no-untyped-call]
+                x.float(), scale, self._gradient_scale(x), self.bits, self.rounding
+            )
             return result if torch.is_autocast_enabled(x.device.type) else result.to(x.dtype)
         return torch_arithmetic.fake_quantize(x, self._effective_scale().detach(), self.bits, self.rounding, self.ch_axis)
 
@@ -119,6 +121,11 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
             self.zero_point = torch.zeros_like(scale, dtype=torch.int64)
         self.initialized.fill_(1)
         self._known = True
+
+    def unrounded_scale(self) -> Tensor:
+        if not self._known:
+            return super().unrounded_scale()
+        return self.scale.detach().abs().clamp(min=FLOAT32_EPS)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:

@@ -93,7 +93,8 @@ def _entry(
     watcher = _supported(f"{what}_observer", observer, observers)
     arguments = {"observer": watcher, **defaults, **(qkwargs or {})}
     arguments["dtype"] = dtype_name(arguments.get("dtype", "qint8"))
-    return chosen.with_args(**arguments)
+    factory: Factory = chosen.with_args(**arguments)
+    return factory
 
 
 def _supported(argument: str, value: str, known: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from torch import nn
 
@@ -27,7 +28,7 @@ class FakeQuantState(enum.Enum):
         return self.value[1]
 
 
-def set_fake_quantize(model: nn.Module, state: FakeQuantState) -> None:
+def set_fake_quantize(model: nn.Module, state: Any) -> None:
     """Put every fake quant of a prepared model into `state`; the model remembers it, also through `state_dict`."""
     from hqc.quantization.fake_quantize import FakeQuantizeBase
 

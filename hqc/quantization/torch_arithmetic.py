@@ -140,7 +140,7 @@ def fake_quantize_off_grid(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
 def _fake_quantize(x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float) -> Tensor:
     values = x if x.dtype is torch.float32 else x.float()
     if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding, margin)
+        result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding, margin)  # type: ignore[no-untyped-call]
     else:
         result = _on_grid(values, scale, bits, rounding, margin)
     # A value on the int8 grid does not survive rounding to 8 bits of mantissa: under autocast stay in float32.

@@ -82,6 +82,21 @@ def test_a_scale_carried_from_calibration_is_where_the_moving_average_starts() -
     assert fake_quant.scale.item() == pytest.approx(3.0 / 127.5, rel=1e-6)
 
 
+@pytest.mark.parametrize("make", [FakeQuantize, LearnedScaleFakeQuantize])
+def test_a_range_is_taken_over_across_dtypes_and_rules(make: type) -> None:
+    calibrated = CalibFakeQuantize(power_of_two=True)
+    calibrated(torch.tensor([-1.0, 3.0]))
+    int16 = make(dtype="qint16")
+    int16.take_over(calibrated)
+    assert int16.quant_params().scale[0] == pytest.approx(3 / 32767.5, rel=1e-6)
+    back = make(power_of_two=True)
+    back.take_over(int16)
+    assert back.quant_params().scale[0] == calibrated.quant_params().scale[0] == 2.0**-5
+    fixed = make(observer=FixedScaleObserver, scale=0.5)
+    fixed.take_over(calibrated)
+    assert fixed.quant_params().scale[0] == 0.5
+
+
 def test_histogram_observer_decides_once_when_calibration_ends() -> None:
     fake_quant = FakeQuantize(observer=MSEObserver)
     fake_quant.set_state(FakeQuantState.CALIBRATION)

@@ -88,6 +88,15 @@ def test_int8_bias_has_the_scale_of_the_deployed_bias() -> None:
     np.testing.assert_array_equal(torch_arithmetic.fake_quantize_bias(torch.from_numpy(bias)).numpy(), expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(x=ARRAYS, scale=SCALES, bits=st.sampled_from([8, 16]), grad=st.booleans())
+def test_off_grid_fake_quant_equals_numpy(x: np.ndarray, scale: float, bits: int, grad: bool) -> None:
+    expected = arithmetic.dequantize(arithmetic.quantize_off_grid(x, scale, bits), scale)
+    values = torch.from_numpy(x).requires_grad_(grad)
+    actual = torch_arithmetic.fake_quantize_off_grid(values, torch.tensor([scale]), bits)
+    np.testing.assert_array_equal(actual.detach().numpy(), expected)
+
+
 # --- gradients ---------------------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,8 @@ class Conv2d(QATLayer, nn.Conv2d):
         }
 
     def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, weight, bias)
+        result: Tensor = self._conv_forward(x, weight, bias)
+        return result
 
 
 class ConvReLU2d(Conv2d):

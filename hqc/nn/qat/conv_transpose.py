@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hqc.nn.qat.layer import QATLayer, ResidualCalls
 
 
-class ConvTranspose2d(QATLayer, nn.ConvTranspose2d):
+class ConvTranspose2d(QATLayer, nn.ConvTranspose2d):  # type: ignore[misc]
     """`[N,C,H,W]` -> `[N,O,H',W']`. The weight `[C,O/groups,kh,kw]` has its scales along axis 1, shared by the groups."""
 
     float_class = nn.ConvTranspose2d
@@ -31,7 +31,7 @@ class ConvTranspose2d(QATLayer, nn.ConvTranspose2d):
         }
 
     def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)  # type: ignore[arg-type]
 
 
 class ConvTransposeReLU2d(ConvTranspose2d):
@@ -46,7 +46,7 @@ class ConvTransposeReLU62d(ConvTranspose2d):
     activation = "relu6"
 
 
-class ConvTransposeAdd2d(ResidualCalls, ConvTranspose2d):
+class ConvTransposeAdd2d(ResidualCalls, ConvTranspose2d):  # type: ignore[misc]
     """Transposed convolution, plus a residual."""
 
     residual = True

@@ -32,7 +32,7 @@ class KeptBatchNorm(QATLayer):
     def _own_parts(self) -> None:
         self.bn = nn.BatchNorm2d(self.out_channels, device=self.weight.device, dtype=self.weight.dtype)
 
-    def _take_parts(self, bn: nn.Module | None = None) -> None:  # type: ignore[override]
+    def _take_parts(self, bn: nn.Module | None = None) -> None:
         if not isinstance(bn, nn.BatchNorm2d) or bn.running_var is None or bn.num_features != self.out_channels:
             raise InputError(
                 f"{type(self).__name__} needs bn=, a BatchNorm2d of {self.out_channels} channels with running statistics"
@@ -101,25 +101,25 @@ class ConvBnAddReLU62d(KeptBatchNorm, ConvAddReLU62d):
     """Convolution, batch normalization, plus a residual, ReLU6."""
 
 
-class ConvTransposeBn2d(KeptBatchNorm, ConvTranspose2d):
+class ConvTransposeBn2d(KeptBatchNorm, ConvTranspose2d):  # type: ignore[misc]
     """Transposed convolution, batch normalization."""
 
 
-class ConvTransposeBnReLU2d(KeptBatchNorm, ConvTransposeReLU2d):
+class ConvTransposeBnReLU2d(KeptBatchNorm, ConvTransposeReLU2d):  # type: ignore[misc]
     """Transposed convolution, batch normalization, ReLU."""
 
 
-class ConvTransposeBnReLU62d(KeptBatchNorm, ConvTransposeReLU62d):
+class ConvTransposeBnReLU62d(KeptBatchNorm, ConvTransposeReLU62d):  # type: ignore[misc]
     """Transposed convolution, batch normalization, ReLU6."""
 
 
-class ConvTransposeBnAdd2d(KeptBatchNorm, ConvTransposeAdd2d):
+class ConvTransposeBnAdd2d(KeptBatchNorm, ConvTransposeAdd2d):  # type: ignore[misc]
     """Transposed convolution, batch normalization, plus a residual."""
 
 
-class ConvTransposeBnAddReLU2d(KeptBatchNorm, ConvTransposeAddReLU2d):
+class ConvTransposeBnAddReLU2d(KeptBatchNorm, ConvTransposeAddReLU2d):  # type: ignore[misc]
     """Transposed convolution, batch normalization, plus a residual, ReLU."""
 
 
-class ConvTransposeBnAddReLU62d(KeptBatchNorm, ConvTransposeAddReLU62d):
+class ConvTransposeBnAddReLU62d(KeptBatchNorm, ConvTransposeAddReLU62d):  # type: ignore[misc]
     """Transposed convolution, batch normalization, plus a residual, ReLU6."""

@@ -52,7 +52,9 @@ class QATLayer(nn.Module):
         if not isinstance(mod, cls.float_class):
             raise InputError(f"{cls.__name__}.from_float needs a {cls.float_class.__name__}, got {type(mod).__name__}")
         qconfig = getattr(mod, "qconfig", None) if qconfig is None else qconfig
-        return cls.build(mod, weight=mod.weight, bias=mod.bias, qconfig=qconfig, march=march, **parts)
+        weight: Any = mod.weight
+        bias: Any = mod.bias
+        return cls.build(mod, weight=weight, bias=bias, qconfig=qconfig, march=march, **parts)
 
     @classmethod
     def build(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hqc.nn.qat.layer import QATLayer, ResidualCalls
 
 
-class Linear(QATLayer, nn.Linear):
+class Linear(QATLayer, nn.Linear):  # type: ignore[misc]
     """`[..., K]` -> `[..., O]`."""
 
     float_class = nn.Linear
@@ -35,7 +35,7 @@ class LinearReLU6(Linear):
     activation = "relu6"
 
 
-class LinearAdd(ResidualCalls, Linear):
+class LinearAdd(ResidualCalls, Linear):  # type: ignore[misc]
     """Linear, plus a residual."""
 
     residual = True

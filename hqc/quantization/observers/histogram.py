@@ -161,7 +161,7 @@ def percentile_clip(
 
 
 def squared_error(
-    histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], clips: npt.NDArray[np.float64], bits: int
+    histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], clips: npt.NDArray[Any], bits: int
 ) -> npt.NDArray[np.float64]:
     """Squared quantization error of the bin centres, summed over the histogram, for each clip."""
     centres = (edges[:-1] + edges[1:]) / 2.0
