@@ -173,7 +173,7 @@ class _ScaledEmitter(_GraphEmitter):
         integer kernel rounds, down. A high-precision result (int32) has no grid to speak of.
         """
         quant = value.quant
-        if quant is None or quant.dtype is DType.INT32 or not value.type.dtype.is_float:
+        if quant is None or quant.dtype is DType.INT32 or not value.type.dtype.is_float or node.device is not Device.BPU:
             return None
         source = node.inputs[0] if node.inputs else None
         if self._keeps_scale(node) and source is not None and quant.same_grid(source.quant):

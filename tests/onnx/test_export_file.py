@@ -177,6 +177,21 @@ def test_each_rule_has_its_own_finding() -> None:
     assert set(rules(model)) == {"value-info"}
 
 
+def test_a_linear_layer_on_the_bpu_counts_as_convolution_and_a_cpu_convolution_does_not() -> None:
+    text = """
+        graph @g march=bayes stage=scaled {
+        input %x: f32[1,4,3]
+        param @w: f32[2,3] W = #random(1, [2,3])
+        %q: f32[1,4,3] q(i8, 0.5) = quantize(%x) cpu
+        %y: f32[1,4,2] Q = linear(%q, @w) DEVICE
+        %d = dequantize(%y) cpu
+        output %d
+        }"""
+    on_bpu = text.replace("W", "q(i8, axis=0, [0.5, 0.25])").replace("Q =", "q(i8, 0.5) =").replace("DEVICE", "bpu.0")
+    assert rules(emit(parse(on_bpu))) == []
+    assert rules(emit(parse(text.replace("W", "").replace("Q =", "=").replace("DEVICE", "cpu")))) == ["bpu-conv"]
+
+
 def test_x3_takes_batch_1_and_four_dimensions() -> None:
     assert rules(emit(parse(network("bernoulli2", batch=2))), "bernoulli2") == ["input-batch"]
     assert rules(emit(parse(network("bayes", batch=2)))) == []

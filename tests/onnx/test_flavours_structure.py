@@ -235,3 +235,6 @@ def test_every_value_has_a_static_type(flavour: str) -> None:
     model = emit(graph, flavour=flavour)
     typed = {i.name for i in (*model.graph.value_info, *model.graph.output)}
     assert {name for node in model.graph.node for name in node.output} == typed
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    assert "" not in names

@@ -301,11 +301,11 @@ def test_resize_by_a_factor(factor: tuple[float, float], mode: str) -> None:
 
 
 def test_nearest_resize_picks_torchs_pixels_for_all_small_sizes() -> None:
-    for size in range(1, 24):
-        x = rand(1, 1, size, 1)
-        for out in range(1, 50, 3):
-            expected = F.interpolate(t(x), size=(out, 1), mode="nearest")
-            close(run_op("resize2d", [x], {"size": (out, 1), "mode": "nearest"})[0], expected, 0)
+    for size in range(1, 24, 2):
+        x = rand(1, 1, size, size + 1)
+        for out in range(1, 50, 6):
+            expected = F.interpolate(t(x), size=(out, out + 3), mode="nearest")
+            close(run_op("resize2d", [x], {"size": (out, out + 3), "mode": "nearest"})[0], expected, 0)
 
 
 # --- layout --------------------------------------------------------------------------------------------------------------
