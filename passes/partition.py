@@ -14,6 +14,9 @@ from hqc.passes.plan import describe
 from hqc.passes.registry import register_pass
 from hqc.passes.subgraphs import convex_subgraphs
 
+THRESHOLDS: tuple[tuple[float, int], ...] = ((0, 0), (0, 2), (0, 4), (1e5, 0), (1e6, 0), (1e7, 0), (1e8, 0))
+"""`(min_macs, min_nodes)` pairs that the option `compare` reports on."""
+
 
 @register_pass
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Partition(Pass):
     horizontal_merge: bool = field(default=False, metadata={"help": "one subgraph per level, connected or not"})
     min_macs: float = field(default=0.0, metadata={"help": "smallest subgraph, in multiply-accumulates"})
     min_nodes: int = field(default=0, metadata={"help": "smallest subgraph, in nodes"})
+    compare: bool = field(default=False, metadata={"help": "add a remark on what each of several other thresholds would give"})
 
     def __post_init__(self) -> None:
         if self.min_macs < 0 or self.min_nodes < 0:
@@ -47,6 +51,7 @@ class Partition(Pass):
             raise PassError("min-macs and min-nodes send nodes to the CPU; that needs hybrid=True")
         nodes = list(graph.nodes)
         split = _split(nodes, self)
+        others = partition_summary(graph, THRESHOLDS, horizontal_merge=self.horizontal_merge) if self.compare else []
         changed = False
         for node, number in zip(nodes, split.subgraphs, strict=True):
             device = Device.CPU if number is None else Device.BPU
@@ -54,13 +59,12 @@ class Partition(Pass):
             changed |= (node.device, node.subgraph, node.support) != (device, number, support)
             node.device, node.subgraph, node.support = device, number, support
         remarks = [self.remark(str(support.reasons[-1]), node) for node, support in split.demoted.items()]
-        return PassResult(changed, (*remarks, self._total(split)))
+        return PassResult(changed, (*remarks, self._total(split), *(self.remark(str(other)) for other in others)))
 
     def _total(self, split: _Split) -> Remark:
         count = sum(1 for number in split.subgraphs if number is not None)
-        return self.remark(
-            f"{count} nodes on the BPU in {split.count} subgraphs, {len(split.subgraphs) - count} nodes on the CPU"
-        )
+        on_cpu = plural(len(split.subgraphs) - count, "node")
+        return self.remark(f"{plural(count, 'node')} on the BPU in {plural(split.count, 'subgraph')}, {on_cpu} on the CPU")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,14 @@ class PartitionSummary:
     cpu_macs: int | None
     crossings: int
     demoted: tuple[str, ...]
+
+    def __str__(self) -> str:
+        share = "" if self.bpu_macs is None else f" with {format_macs(self.bpu_macs)}"
+        return (
+            f"min-macs={self.min_macs:g}, min-nodes={self.min_nodes}: {plural(self.bpu_nodes, 'node')} on the BPU{share} in "
+            f"{plural(self.subgraphs, 'subgraph')}, {plural(self.cpu_nodes, 'node')} on the CPU, "
+            f"{plural(self.crossings, 'crossing')}, {len(self.demoted)} demoted"
+        )
 
 
 def partition_summary(
@@ -183,12 +195,12 @@ def _verdict(group: Sequence[Node], settings: Partition) -> Reason | None:
     if any(node.request is not None and node.request.device is Device.BPU for node in group):
         return None
     work = _total_macs(group)
-    size = f"{len(group)} op{'s' if len(group) != 1 else ''}"
+    size = plural(len(group), "op")
     if work is not None:
         size += f", {format_macs(work)}"
     hint = "lower min-macs or min-nodes, or ask for the BPU by name"
     if len(group) < settings.min_nodes:
-        return Reason("block too small", size, f"{settings.min_nodes} ops", hint, "cost")
+        return Reason("block too small", size, plural(settings.min_nodes, "op"), hint, "cost")
     if work is not None and work < settings.min_macs:
         return Reason("block too small", size, format_macs(settings.min_macs), hint, "cost")
     return None
@@ -207,3 +219,8 @@ def _total_macs(nodes: Iterable[Node]) -> int | None:
 def format_macs(count: float) -> str:
     """Multiply-accumulates in MMAC, with as many digits as small counts need."""
     return f"{count / 1e6:.3g} MMAC"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

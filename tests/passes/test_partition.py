@@ -265,6 +265,17 @@ def test_the_dry_run_says_what_thresholds_would_give_and_changes_nothing() -> No
     assert rows[1].demoted == ("a", "b")
 
 
+def test_the_pass_itself_reports_on_other_thresholds_when_asked() -> None:
+    graph = graph_of(SMALL_AND_LARGE, "supported")
+    remarks = [remark.message for remark in run_passes(graph, "partition{compare}")]
+    assert remarks[0] == "3 nodes on the BPU in 2 subgraphs, 1 node on the CPU"
+    expected = (
+        "min-macs=0, min-nodes=2: 2 nodes on the BPU with 0 MMAC in 1 subgraph, 2 nodes on the CPU, 1 crossing, 1 demoted"
+    )
+    assert expected in remarks
+    assert [node.name for node in graph.nodes if node.device is Device.BPU] == ["conv", "a", "b"]
+
+
 # --- random graphs against an oracle -----------------------------------------------------------------------------------------
 
 
