@@ -74,7 +74,9 @@ class ObservedGraphModule(fx.GraphModule):
         return _rebuild(*copy.deepcopy(_parts(self), memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, _parts(self)
+        state, graph, class_name = _parts(self)
+        # A copy has no owner: the graph's own would lead pickle back to this module before the graph exists.
+        return _rebuild, (state, copy.deepcopy(graph), class_name)
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
