@@ -22,6 +22,11 @@ def graph_batch(graph: Graph | None) -> int:
     return sizes.pop() if len(sizes) == 1 else 1
 
 
+def ends_model(node: Node) -> bool:
+    """True when nothing but boundaries reads the results of `node`."""
+    return all(user.op.has(Trait.BOUNDARY) for value in node.results for user, _ in value._uses.values())
+
+
 def is_scalar(value: Value) -> bool:
     """A constant of one element."""
     return value.is_parameter and value.type.size == 1
@@ -125,8 +130,8 @@ class Facts:
 
     @functools.cached_property
     def is_tail(self) -> bool:
-        """True when nothing in the model reads the results."""
-        return not any(value.has_uses for value in self.node.results)
+        """True when nothing but a dequantize reads the results: the node ends the model."""
+        return ends_model(self.node)
 
     @functools.cached_property
     def axes(self) -> tuple[int, ...] | None:

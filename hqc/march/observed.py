@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hqc import arithmetic
 from hqc.ir import Trait, all_ops
+from hqc.march.bindings import BINDINGS
 from hqc.march.facts import Facts
 from hqc.march.predicates import HOLDS, UNKNOWN, Outcome, broken, kernel
 from hqc.march.rules import NodeRule
@@ -22,7 +23,9 @@ def _four_axes(facts: Facts) -> Outcome:
     return HOLDS if len(shape) == 4 else broken(f"rank {len(shape)}", "4")
 
 
-_ELEMENTWISE = frozenset(definition.name for definition in all_ops() if definition.has(Trait.ELEMENTWISE))
+_ELEMENTWISE = frozenset(
+    definition.name for definition in all_ops() if definition.has(Trait.ELEMENTWISE) and not BINDINGS[definition.name].internal
+)
 
 RANK_FOUR = NodeRule(
     "element-wise ops, slices, splits and cats are 4-D (or directly behind a product with constant weights)",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hqc.ir import DType, Graph, Node, Reason, Support, Trait, Value, all_ops
 from hqc.march.bindings import BINDINGS, Binding
-from hqc.march.facts import Facts, graph_batch
+from hqc.march.facts import Facts, ends_model, graph_batch
 from hqc.march.predicates import (
     CONDITIONS,
     HOLDS,
@@ -272,7 +272,7 @@ class Checker:
             keeps_4d = Facts(node, four_d=True).keeps_4d
         return (
             node.op, tuple(node.attributes.values()), operands, results, batch,
-            any(value.has_uses for value in node.results), keeps_4d, zero, node.request,
+            ends_model(node), keeps_4d, zero, node.request,
         )  # fmt: skip
 
     def _judge(self, node: Node, facts: Facts) -> Support:
@@ -326,10 +326,9 @@ class Checker:
         rules, facts = self.spec.rules[node.op.name], Facts(node, four_d=self.spec.four_d)
         deciding = rules.entries(facts, hybrid=self.hybrid)
         rows = [entry.row for entry in deciding] + [entry.row for entry in rules.torch.values() if self.hybrid]
-        words = {word.split()[-1].removeprefix("q").removesuffix(",") for row in rows for word in row.dtypes_in}
-        if not words or "any" in words:
+        text = " ".join(word for row in rows for word in row.dtypes_in)  # `int8`, `qint16`, `x qint8`, `any`, or nothing
+        if not text or "any" in text:
             return frozenset(self.spec.activation_dtypes)
-        text = " ".join(" ".join(row.dtypes_in) for row in rows)
         return frozenset(dtype for dtype in self.spec.activation_dtypes if dtype.name.lower() in text)
 
     def _no_row(self, node: Node) -> str:

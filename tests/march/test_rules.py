@@ -207,6 +207,33 @@ def test_int16_is_for_the_marches_and_ops_that_have_it() -> None:
     assert not get_spec("bernoulli2").check(product).accepted
 
 
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        (conv(), {8, 16}),  # int16 comes from the torch table
+        (unary("relu"), {8, 16}),
+        (unary("avg_pool2d", "kernel=[2,2], stride=[2,2]"), {8}),
+        (binary("matmul", "1,2,4,8", "1,2,8,4"), {8}),
+        (unary("silu"), {8, 16}),
+        (unary("reshape", "shape=[1,-1]"), {8, 16}),
+    ],
+)
+def test_activation_dtypes_are_those_of_either_table_within_the_march(text: str, bits: set[int]) -> None:
+    node = last_node(text)
+    assert {dtype.bits for dtype in Checker(get_spec("bayes")).dtypes(node)} == bits
+    assert {dtype.bits for dtype in Checker(get_spec("bernoulli2")).dtypes(node)} == {8}
+
+
+def test_a_dequantize_does_not_hide_the_end_of_the_model() -> None:
+    text = "input %x: f32[1,8,4,4]\n%y = softmax(%x) {axis=1}\nTAIL"
+    for tail, accepted in (("%d = dequantize(%y) {stub=true}\noutput %d", True), ("%z = relu(%y)\noutput %z", False)):
+        node = last_node(text.replace("TAIL", tail))
+        producer = node.operands[0].producer
+        assert producer is not None
+        producer.request = Request(Device.BPU, "test")
+        assert get_spec("bernoulli2").check(producer).accepted is accepted
+
+
 # --- which table governs -------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -440,3 +442,26 @@ def test_the_analysis_is_a_fixed_point_that_keeps_operations_together(graph: Gra
             follows = march == "bayes-e" or producer is None or (producer.support is not None and producer.support.accepted)
             assert follows
     assert all(len(verdicts) == 1 for verdicts in by_origin.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(graphs(), st.sampled_from([spec.name for spec in all_specs()]), st.randoms(use_true_random=False))
+def test_verdicts_do_not_depend_on_the_order_of_the_nodes(graph: Graph, march: str, random: Random) -> None:
+    shuffled = Graph("random")
+    values = {value.name: shuffled.add_input(value.name, value.type) for value in graph.inputs}
+    waiting = list(graph.nodes)
+    while waiting:
+        ready = [each for each in waiting if all(operand.name in values for operand in each.operands)]
+        each = random.choice(ready)
+        waiting.remove(each)
+        twin = shuffled.add_node(
+            each.op, [values[operand.name] for operand in each.operands], each.attributes, name=each.name, origin=each.origin
+        )
+        values[twin.name] = twin.result
+    shuffled.set_outputs([values[value.name] for value in graph.outputs])
+    context = PassContext(get_spec(march))
+    verdicts = []
+    for each_graph in (graph, shuffled):
+        AnalyzeSupport().run(each_graph, context)
+        verdicts.append({each.name: each.support.accepted for each in each_graph.nodes if each.support is not None})
+    assert verdicts[0] == verdicts[1]
