@@ -64,7 +64,7 @@ class _Rebatch:
             return [self.first_replaced(type) for type in known]
         self.adapt_target(node)
         try:
-            inferred = node.op.infer([None if value is None else value.type for value in node.inputs], node.attributes)
+            inferred = node.op.infer(node.operand_types, node.attributes)
         except ShapeError as error:
             raise self.refusal(node, str(error)) from None
         if node.op.has(Trait.BOUNDARY):
@@ -100,5 +100,4 @@ class _Rebatch:
         node.attributes["shape"] = (*target[:found], size, *target[found + 1 :])
 
     def refusal(self, node: Node, problem: str) -> ShapeError:
-        where = f"{node.name} [{node.loc}]" if str(node.loc) else node.name
-        return ShapeError(f"{where}: {node.op.name} cannot take a batch of {self.new} instead of {self.old}: {problem}")
+        return ShapeError(f"{node.label}: {node.op.name} cannot take a batch of {self.new} instead of {self.old}: {problem}")

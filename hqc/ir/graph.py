@@ -126,6 +126,17 @@ class Node:
         """Name of the first result: unique in the graph."""
         return self.results[0].name
 
+    @property
+    def label(self) -> str:
+        """Name and, where known, place in the user's program: `conv1 [net.conv1:conv2d#0 (net.py:12)]`."""
+        name = self.results[0].name if self.results else self.op.name
+        return f"{name} [{self.loc}]" if str(self.loc) else name
+
+    @property
+    def order(self) -> int:
+        """A number that grows along program order; it changes when nodes are inserted."""
+        return self._order
+
     def operand(self, name: str) -> Value | None:
         """The operand declared as `name`, or None."""
         index = self.op.operand_index(name)
@@ -144,13 +155,17 @@ class Node:
         while self._inputs and self._inputs[-1] is None:
             self._inputs.pop()
 
+    @property
+    def operand_types(self) -> list[TensorType | None]:
+        """Types by position; None where an optional operand is absent."""
+        return [None if value is None else value.type for value in self._inputs]
+
     def infer_types(self) -> list[TensorType]:
         """Result types from operand types; `ShapeError` names this node and its source line."""
         try:
-            return self.op.infer([None if v is None else v.type for v in self._inputs], self.attributes)
+            return self.op.infer(self.operand_types, self.attributes)
         except ShapeError as error:
-            where = f"{self.results[0].name} " if self.results else ""
-            raise ShapeError(f"{where}[{self.loc}]: {error}" if self.loc.path else f"{where}: {error}") from None
+            raise ShapeError(f"{self.label}: {error}") from None
 
     def __repr__(self) -> str:
         return f"<Node {self.results[0].name if self.results else '?'} = {self.op.name}>"
@@ -169,6 +184,7 @@ class Graph:
         self._outputs: list[Value] = []
         self.output_names: list[str] = []
         self._values: dict[str, Value] = {}
+        self._parameters: dict[str, Value] = {}
         self._count = 0
         self._sorted: list[Node] = []  # program order; erased nodes stay until compaction
         self._erased = 0
@@ -193,7 +209,7 @@ class Graph:
     def _forget(self, node: Node) -> None:
         self._drop_uses(node)
         for value in node.results:
-            del self._values[value.name]
+            self._release(value.name)
         self._count -= 1
         self._erased += 1
         node.graph = None
@@ -208,7 +224,7 @@ class Graph:
     @property
     def parameters(self) -> dict[str, Value]:
         """Parameter values by name, in order of creation."""
-        return {name: value for name, value in self._values.items() if value.is_parameter}
+        return dict(self._parameters)
 
     @property
     def values(self) -> dict[str, Value]:
@@ -225,7 +241,7 @@ class Graph:
     # --- building ------------------------------------------------------------------------------------------------
 
     def unique_name(self, base: str) -> str:
-        """`base`, or `base_1`, `base_2`, ... when it is taken."""
+        """`base`, or the first of `base_1`, `base_2`, ... that is free."""
         if base not in self._values:
             return base
         count = self._suffix.get(base, 0)
@@ -236,9 +252,19 @@ class Graph:
                 self._suffix[base] = count
                 return name
 
+    def _release(self, name: str) -> None:
+        """Make `name` free again, for `unique_name` too."""
+        del self._values[name]
+        self._parameters.pop(name, None)
+        base, _, number = name.rpartition("_")
+        if base in self._suffix and number.isdecimal():
+            self._suffix[base] = min(self._suffix[base], int(number) - 1)
+
     def _new_value(self, name: str, type: TensorType, producer: Node | None, array: npt.NDArray[Any] | None) -> Value:
         value = Value(self.unique_name(name), type, producer, array)
         self._values[value.name] = value
+        if array is not None:
+            self._parameters[value.name] = value
         return value
 
     def add_input(self, name: str, type: TensorType) -> Value:
@@ -275,12 +301,12 @@ class Graph:
         for index, value in enumerate(inputs):
             node.set_input(index, value)
         try:
-            result_types = list(types) if types is not None else node.infer_types()
+            result_types = list(types) if types is not None else definition.infer(node.operand_types, node.attributes)
         except ShapeError as error:
             self._drop_uses(node)
             shown = name if isinstance(name, str) else (name[0] if name else definition.name)
-            where = f" [{node.loc}]" if node.loc.path else ""
-            raise ShapeError(f"{shown}{where}: {str(error).removeprefix(f'[{node.loc}]: ').removeprefix(': ')}") from None
+            where = f" [{node.loc}]" if str(node.loc) else ""
+            raise ShapeError(f"{shown}{where}: {error}") from None
         names = self._result_names(name or definition.name, len(result_types))
         if len(names) != len(result_types):
             self._drop_uses(node)
@@ -368,7 +394,7 @@ class Graph:
         """Remove an unused parameter."""
         if value.has_uses or self.is_output(value):
             raise PassError(f"cannot erase parameter {value.name}: it is used")
-        del self._values[value.name]
+        self._release(value.name)
 
     def rename(self, value: Value, name: str) -> None:
         """Give a value another (unique) name."""
@@ -376,8 +402,10 @@ class Graph:
             return
         if name in self._values:
             raise PassError(f"cannot rename {value.name}: {name} is taken")
-        # Rebuild to keep the order of creation, which printing of parameters follows.
-        self._values = {(name if v is value else key): v for key, v in self._values.items()}
+        if value.is_parameter:  # keep the order of creation, which printing follows
+            self._parameters = {(name if v is value else key): v for key, v in self._parameters.items()}
+        self._release(value.name)
+        self._values[name] = value
         value.name = name
 
     def remove_dead_code(self) -> bool:
@@ -388,9 +416,9 @@ class Graph:
             if node.graph is self and not any(v.has_uses or id(v) in outputs for v in node.results):
                 self._forget(node)
                 changed = True
-        for value in list(self._values.values()):
-            if value.is_parameter and not value.has_uses and id(value) not in outputs:
-                del self._values[value.name]
+        for value in list(self._parameters.values()):
+            if not value.has_uses and id(value) not in outputs:
+                self._release(value.name)
                 changed = True
         return changed
 
@@ -413,12 +441,10 @@ class Graph:
         other = Graph(self.name, self.march)
         other.stage, other.properties, other.locations = self.stage, set(self.properties), dict(self.locations)
         mapping: dict[int, Value] = {}
-        inputs = {id(value) for value in self.inputs}
-        for value in self._values.values():
-            if value.is_parameter or id(value) in inputs:
-                copied = other._new_value(value.name, value.type, None, value.array)
-                copied.quant = value.quant
-                mapping[id(value)] = copied
+        for value in (*self.inputs, *self._parameters.values()):
+            copied = other._new_value(value.name, value.type, None, value.array)
+            copied.quant = value.quant
+            mapping[id(value)] = copied
         other.inputs = [mapping[id(value)] for value in self.inputs]
         for node in self.nodes:
             twin = Node(other, node.op, copy.copy(node.attributes), node.loc, node.origin)

@@ -41,11 +41,7 @@ class Violation:
     node: Node | None
 
     def __str__(self) -> str:
-        where = ""
-        if self.node is not None:
-            loc = str(self.node.loc)
-            name = self.node.name if self.node.results else self.node.op.name
-            where = f"{name} [{loc}]: " if loc else f"{name}: "
+        where = "" if self.node is None else f"{self.node.label}: "
         return f"{where}{self.message} (rule {self.rule}: {self.statement})"
 
 
@@ -191,7 +187,7 @@ def types(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
         if node.op.has(Trait.OPAQUE):
             continue
         try:
-            inferred = node.infer_types()
+            inferred = node.op.infer(node.operand_types, node.attributes)
         except ShapeError as error:
             yield node, str(error)
             continue

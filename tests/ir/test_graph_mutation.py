@@ -174,6 +174,35 @@ def test_names_are_made_unique_in_order() -> None:
     assert [value.name for value in parts.results] == ["relu_0", "relu_1_1"]
 
 
+def test_freed_names_are_given_again_as_in_a_fresh_copy() -> None:
+    graph = chain(1)
+    for _ in range(5):
+        graph.add_node("abs", [graph.value("n0")], name="n1")
+    for name in ("n1_2", "n1_4"):
+        producer = graph.value(name).producer
+        assert producer is not None
+        graph.erase(producer)
+    twin = graph.clone()
+    for each in (graph, twin):
+        made = [each.add_node("abs", [each.value("n0")], name="n1").name for _ in range(3)]
+        assert made == ["n1_2", "n1_4", "n1_6"]
+
+
+def test_renamed_parameters_keep_their_place() -> None:
+    graph = parse("param @a = 1\nparam @b = 2\nparam @c = 3\noutput @a, @b, @c")
+    graph.rename(graph.value("b"), "z")
+    assert list(graph.parameters) == ["a", "z", "c"]
+    assert "b" not in graph.values
+    assert check(graph) == []
+
+
+def test_labels_show_the_place_in_the_users_program() -> None:
+    graph = parse('input %x: f32[1]\n%y = relu(%x) loc("m:relu#0" "net.py:3")\n%z = relu(%y)\noutput %z')
+    assert [node.label for node in graph.nodes] == ["y [m:relu#0 (net.py:3)]", "z"]
+    orders = [node.order for node in graph.nodes]
+    assert orders == sorted(set(orders))
+
+
 def test_used_parameters_and_taken_names_are_refused() -> None:
     graph = parse("input %x: f32[4]\nparam @w = #random(0, [4])\n%y = add(%x, @w)\noutput %y")
     with pytest.raises(PassError, match="cannot erase parameter w: it is used"):
