@@ -10,6 +10,7 @@ from hqc import arithmetic
 from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.flavours import FLAVOURS, FakeQuantWriter, writer
 from hqc.backends.onnx.gain_pool import emit_gain_pool, pools_by_gain
+from hqc.backends.onnx.registry import describe
 from hqc.errors import ExportError, InputError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
 from hqc.march import MarchSpec, get_spec
@@ -146,8 +147,7 @@ class _ScaledEmitter(_GraphEmitter):
         if node.op.name == "dequantize":
             return
         if node.result.quant is None:
-            where = f" [{node.loc}]" if node.loc.path else ""
-            raise ExportError(f"{node.name}{where}: its result has no scale; run propagate-scales before exporting")
+            raise ExportError(f"{describe(node)}: its result has no scale; run propagate-scales before exporting")
         self.b.enter(node)
         self._put_on_grid(
             node.result, self._march_rounding() if self.march else str(node.attributes.get("rounding", "half_even"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -92,7 +93,8 @@ def export(
             _guarded(functools.partial(temporary.replace, target), target)
     finally:
         for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a path below a file: nothing was written
+                temporary.unlink(missing_ok=True)
     return ExportReport(
         path=path,
         flavour=flavour,

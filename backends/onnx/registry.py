@@ -62,13 +62,17 @@ def registered() -> list[str]:
     return sorted(_EMITTERS)
 
 
+def describe(node: Node) -> str:
+    """`name [path (file.py:line)]`, as errors show a node."""
+    return f"{node.name} [{node.loc}]" if node.loc.path else node.name
+
+
 def get_emitter(node: Node) -> Emitter:
     """The emitter of the node's op; `ExportError` naming the node, its source line and what to do when there is none."""
     _load()
     function = _EMITTERS.get(node.op.name)
     if function is None:
         reason = NOT_EXPORTABLE.get(node.op.name, "the ONNX back end has no emitter for this op")
-        where = f" [{node.loc}]" if node.loc.path else ""
         what = node.attributes.get("id", node.op.name)
-        raise ExportError(f"{node.name}{where}: {what} cannot be written to ONNX: {reason}")
+        raise ExportError(f"{describe(node)}: {what} cannot be written to ONNX: {reason}")
     return function

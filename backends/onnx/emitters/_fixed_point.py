@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from hqc.arithmetic import bounds
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder
-from hqc.backends.onnx.emitters._operands import cast_to
-from hqc.errors import ExportError
+from hqc.backends.onnx.emitters._operands import cast_to, constant_operand
 from hqc.ir import DType, Node
 
 F64 = DType.FLOAT64
@@ -56,10 +55,7 @@ def saturated(b: Builder, x: str, low: int, high: int) -> str:
 
 def rows(node: Node, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """A requant operand's rows M, p, S, each reshaped to `shape` when it is not per tensor: `[3]` or `[3, *shape]`."""
-    value = node.operand(name)
-    if value is None or value.array is None:
-        raise ExportError(f"{node.name}: operand {name} of {node.op.name} must be a constant")
-    array = np.asarray(value.array, np.int64)
+    array = np.asarray(constant_operand(node, name), np.int64)
     return array if array.ndim == 1 else array.reshape(3, *shape)
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
+
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder, static_shape
+from hqc.backends.onnx.registry import describe
+from hqc.errors import ExportError
 from hqc.ir import DType, Node, TensorType
 from hqc.ir.types import Shape
 
@@ -19,6 +25,14 @@ def operand_shape(node: Node, index: int = 0) -> Shape:
     value = node.inputs[index]
     assert value is not None, f"{node.name} has no operand {index}"
     return static_shape(value)
+
+
+def constant_operand(node: Node, name: str) -> npt.NDArray[Any]:
+    """Elements of the operand declared as `name`; `ExportError` when it is computed or absent."""
+    value = node.operand(name)
+    if value is None or value.array is None:
+        raise ExportError(f"{describe(node)}: operand {name} of {node.op.name} must be a constant")
+    return value.array
 
 
 def shapes(node: Node) -> tuple[Shape, Shape]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from hqc import arithmetic
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder
@@ -21,21 +18,12 @@ from hqc.backends.onnx.emitters._fixed_point import (
     shifted_down,
     wide,
 )
-from hqc.backends.onnx.emitters._operands import cast_to, operand_shape, shapes, type_of
+from hqc.backends.onnx.emitters._operands import cast_to, constant_operand, operand_shape, shapes, type_of
 from hqc.backends.onnx.emitters.conv import window
 from hqc.backends.onnx.emitters.pooling import adaptive_windows, reduce_windows, trailing_pads
 from hqc.backends.onnx.emitters.reduction import along_last
 from hqc.backends.onnx.registry import emitter
-from hqc.errors import ExportError
 from hqc.ir import DType, Node
-
-
-def _array(node: Node, name: str) -> npt.NDArray[Any]:
-    value = node.operand(name)
-    if value is None or value.array is None:
-        where = f" [{node.loc}]" if node.loc.path else ""
-        raise ExportError(f"{node.name}{where}: operand {name} of {node.op.name} must be a constant")
-    return value.array
 
 
 def _wide(node: Node, b: Builder, index: int) -> str:
@@ -55,7 +43,7 @@ def _result(node: Node, b: Builder, acc: str, channels: tuple[int, ...] = ()) ->
 def _accumulated(node: Node, b: Builder, acc: str, channels: tuple[int, ...]) -> str:
     """Bias and residual added, then the result; `channels` is the shape in which per-channel constants broadcast."""
     if node.operand("bias") is not None:
-        acc = b("Add", acc, real_constant(b, _array(node, "bias").reshape(channels), "bias"))
+        acc = b("Add", acc, real_constant(b, constant_operand(node, "bias").reshape(channels), "bias"))
     residual = node.operand("residual")
     if residual is not None:
         params = rows(node, "residual_requant", channels)
@@ -65,21 +53,21 @@ def _accumulated(node: Node, b: Builder, acc: str, channels: tuple[int, ...]) ->
 
 @emitter("int_conv2d")
 def int_conv2d(node: Node, b: Builder) -> str:
-    acc = convolved(b, "Conv", b.operand(node, 0), type_of(node), _array(node, "weight"), 0, window(node))
+    acc = convolved(b, "Conv", b.operand(node, 0), type_of(node), constant_operand(node, "weight"), 0, window(node))
     return _accumulated(node, b, acc, (-1, 1, 1))
 
 
 @emitter("int_conv_transpose2d")
 def int_conv_transpose2d(node: Node, b: Builder) -> str:
     options = {**window(node), "output_padding": list(node.attributes["output_padding"])}
-    acc = convolved(b, "ConvTranspose", b.operand(node, 0), type_of(node), _array(node, "weight"), 1, options)
+    acc = convolved(b, "ConvTranspose", b.operand(node, 0), type_of(node), constant_operand(node, "weight"), 1, options)
     return _accumulated(node, b, acc, (-1, 1, 1))
 
 
 @emitter("int_linear")
 def int_linear(node: Node, b: Builder) -> str:
     """MatMul in float64, exact below 2^53."""
-    weight = b.constant(_array(node, "weight").T, np.int8, "weight")
+    weight = b.constant(constant_operand(node, "weight").T, np.int8, "weight")
     acc = b("MatMul", _wide(node, b, 0), cast_to(b, weight, DType.INT8, F64))
     return _accumulated(node, b, acc, (-1,))
 
@@ -137,7 +125,7 @@ def int_prelu(node: Node, b: Builder) -> str:
     x, zero = _wide(node, b, 0), real_constant(b, 0.0, "zero")
     mode, bits = node.attributes["mode"], node.attributes["dtype"].bits
     channels = (-1, *(1,) * (len(operand_shape(node)) - 2))
-    weight = _array(node, "weight").reshape(-1)
+    weight = constant_operand(node, "weight").reshape(-1)
     slopes = real_constant(b, weight.reshape(channels) if weight.size > 1 else weight[0], "slopes")
     positive = requantized(b, b("Max", x, zero), mode, rows(node, "requant_positive", channels), bits)
     product = b("Mul", slopes, b("Min", x, zero))
@@ -188,7 +176,7 @@ def int_sum(node: Node, b: Builder) -> str:
 def int_softmax(node: Node, b: Builder) -> str:
     """`(table[max - x] << 31) // sum` in 64-bit integers, all positive, so that truncating division is floor."""
     dtype = type_of(node)
-    table = b.constant(_array(node, "table"), np.int64, "table")
+    table = b.constant(constant_operand(node, "table"), np.int64, "table")
 
     def probabilities(x: str) -> str:
         axis = len(operand_shape(node)) - 1
