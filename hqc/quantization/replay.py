@@ -15,6 +15,7 @@ from hqc.errors import LoweringError, QConfigError
 from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
+from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.mapping import qat_module, qat_stub
 from hqc.passes.support_context import ends_bpu_run
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, make_fake_quant
@@ -43,6 +44,8 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.fx_nodes = {node.name: node for node in self.gm.graph.nodes}
+        self.float_modules = dict(self.root.named_modules(remove_duplicate=False))  # as they were, for every call site
+        self.built: dict[nn.Module, QATLayer] = {}
         self.node_of = dict(self.fx_nodes)  # IR value name -> FX node that makes it now
         self.ir_of = {name: node for node in self.ir.nodes if not _is_marker(node) for name in node.origin}
         self.shared_fake_quants: dict[str, nn.Module] = {}
@@ -137,7 +140,7 @@ class Replay:
             if (
                 fx_node is not None
                 and fx_node.op == "call_module"
-                and qat_module.accepts(self.root.get_submodule(str(fx_node.target)))
+                and qat_module.accepts(self.float_modules[str(fx_node.target)])
             ):
                 return fx_node
         return None
@@ -163,8 +166,9 @@ class Replay:
             )
         weight, bias = node.operand("weight"), node.operand("bias")
         assert weight is not None and weight.array is not None
+        float_module = self.float_modules[str(conv.target)]
         module = qat_module.build(
-            self.root.get_submodule(str(conv.target)),
+            float_module,
             weight=weight.array,
             bias=None if bias is None else bias.array,
             activation=node.attributes["activation"],
@@ -173,6 +177,7 @@ class Replay:
             activation_post_process=fake_quant,
             march=self.march,
         )
+        module.share_parameters(self.built.setdefault(float_module, module))
         if residual is None:
             self._fuse_forward(node, conv, module)
         else:
@@ -263,7 +268,7 @@ class Replay:
         self._assign(target, module)
 
     def _set_module(self, fx_node: fx.Node, make: Callable[[nn.Module], nn.Module]) -> None:
-        module = make(self.root.get_submodule(str(fx_node.target)))
+        module = make(self.float_modules[str(fx_node.target)])
         self._place_module(fx_node, str(fx_node.target), module)
 
     def _assign(self, target: str, module: nn.Module) -> None:

@@ -119,6 +119,13 @@ class QATLayer(nn.Module):
         """Take the weight scales from the weights as they are now."""
         self.weight_fake_quant.initialize(self._folded_weight())
 
+    def share_parameters(self, other: QATLayer) -> None:
+        """Train one weight and one bias with `other`, a second call site of the same float module, where they are equal."""
+        for name in ("weight", "bias"):
+            own, shared = getattr(self, name), getattr(other, name)
+            if own is not None and shared is not None and torch.equal(own, shared):
+                setattr(self, name, shared)
+
     def deployed_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Float weight and bias that the chip's integers are made from, detached."""
         return self._folded_weight(), None if self.bias is None else self.bias.detach()
