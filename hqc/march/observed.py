@@ -23,8 +23,9 @@ def _four_axes(facts: Facts) -> Outcome:
     return HOLDS if len(shape) == 4 else broken(f"rank {len(shape)}", "4")
 
 
+_INTERNAL = {name for name, binding in BINDINGS.items() if binding.internal}
 _ELEMENTWISE = frozenset(
-    definition.name for definition in all_ops() if definition.has(Trait.ELEMENTWISE) and not BINDINGS[definition.name].internal
+    definition.name for definition in all_ops() if definition.has(Trait.ELEMENTWISE) and definition.name not in _INTERNAL
 )
 
 RANK_FOUR = NodeRule(
