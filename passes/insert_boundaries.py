@@ -193,11 +193,12 @@ class _DeployedForm:
         """Absorb, turn into a requantize, merge with an equal one, or keep."""
         (source,) = node.operands
         producer = source.producer
-        if not (node.result.has_uses or self.graph.is_output(node.result)):
+        used = node.result.has_uses or self.graph.is_output(node.result)
+        if producer is not None and on_bpu(producer) and (used or self.scale_owner(source).quant is None):
+            self.settle_behind_bpu(node, source)
+        elif not used:
             self.graph.erase(node)
             self.changed = True
-        elif producer is not None and on_bpu(producer):
-            self.settle_behind_bpu(node, source)
         elif is_quantize(producer):
             if node.result.quant is None or node.result.quant.same_grid(source.quant):
                 self.replace(node, source)

@@ -539,3 +539,18 @@ def origin_of(value: Value) -> str:
     while value.producer is not None and (is_quantize(value.producer) or is_dequantize(value.producer)):
         value = value.producer.operands[0]
     return value.name
+
+
+def test_an_unused_fake_quant_of_a_bpu_value_still_gives_its_scale() -> None:
+    graph = transform(
+        """
+        input %x: f32[1,4]
+        %q: f32[1,4] q(i8, 0.5) = quantize(%x) {stub=true} cpu
+        %a: f32[1,4] = sigmoid(%q) bpu.0
+        %unused: f32[1,4] q(i8, 0.25) = quantize(%a) cpu
+        output %a
+        """,
+        DEPLOYED,
+    )
+    assert_text(graph, "CHECK: %a: f32[1,4] q(i8, 0.25) = sigmoid(%q)")
+    assert "unused" not in graph.values
