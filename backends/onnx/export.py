@@ -66,7 +66,7 @@ def export(
     `verify`: run the model in onnxruntime (for `horizon` its `runnable` twin) on `sample_inputs` (input name -> array; random
     when not given) and, where `reference` (input arrays by name -> output arrays by name) is given, compare. `ExportError`
     when the graph cannot be written, the file breaks a rule of hb_mapper, the path is not writable, or more than 1 % of an
-    output is more than one quantization step from the reference; the folder is then as before.
+    output is more than one quantization step from the reference and some of it more than two; the folder is then as before.
     """
     path = Path(path)
     if opset_version != OPSET_VERSION:

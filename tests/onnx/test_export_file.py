@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from hqc.backends.onnx import audit, emit, export
+from hqc.backends.onnx.verify import compare_output
 from hqc.errors import ExportError, InputError
 from hqc.ir.parser import parse
 from hqc.march import get_spec
@@ -106,6 +107,24 @@ def test_a_file_that_computes_something_else_is_refused_and_not_left_behind(tmp_
         export(graph, tmp_path / "net.onnx", reference=reference)
     assert [p.name for p in tmp_path.iterdir()] == ["hb_mapper.yaml"]
     assert (tmp_path / "hb_mapper.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("off", "share", "fails"), [(1.5, 1.0, False), (3.0, 0.005, False), (3.0, 0.02, True), (np.nan, 0.02, True)]
+)
+def test_what_counts_as_another_computation(off: float, share: float, fails: bool) -> None:
+    expected = np.zeros(1000, np.float32)
+    result = expected.copy()
+    result[: int(share * 1000)] = off * 0.25
+    comparison = compare_output("y", result, expected, 0.25)
+    assert comparison.fails == fails
+    assert comparison.over_one == comparison.differing == comparison.unequal == share * 1000
+
+
+def test_outputs_off_the_grid_are_measured_in_parts_of_their_largest_value() -> None:
+    expected = np.array([255.0, np.inf, 0.0], np.float32)
+    comparison = compare_output("y", np.array([255.0, np.inf, 3.0], np.float32), expected)
+    assert (comparison.step, comparison.max_steps, comparison.unequal) == (2.0, 1.5, 1)
 
 
 def test_samples_of_the_wrong_shape_or_name_are_refused(tmp_path: Path) -> None:
