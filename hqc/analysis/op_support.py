@@ -12,6 +12,7 @@ from hqc.errors import InputError
 from hqc.ir import all_ops
 from hqc.march import all_specs, get_spec
 from hqc.march.bindings import BINDINGS
+from hqc.march.contradictions import DECISIONS
 from hqc.march.rules import EVERYWHERE, Entry, OpRules
 from hqc.march.spec import MarchSpec
 from hqc.passes.near_names import suggest
@@ -108,7 +109,7 @@ batch are judged as if the model had batch 1, which is what the chip runs.
 
 def op_support_markdown() -> str:
     """The text of docs/op_support.md."""
-    parts = [_INTRO, _overview(), _everywhere()]
+    parts = [_INTRO, _overview(), _everywhere(), _contradictions()]
     parts += [_march_section(spec) for spec in all_specs()]
     return "\n".join(parts)
 
@@ -130,6 +131,12 @@ def _everywhere() -> str:
     lines += [f"* {rule.statement}" for rule in EVERYWHERE]
     lines += ["", "Step *context* (what the neighbours say; `hybrid=True` only):", ""]
     lines += [f"* {rule.statement}" for rule in RULES]
+    return "\n".join([*lines, ""])
+
+
+def _contradictions() -> str:
+    lines = ["## Contradictions, and how they are decided", "", "| what | the sources say | hqc decides |", "|---|---|---|"]
+    lines += [f"| {each.subject} | {each.sources} | {each.decision} |" for each in DECISIONS]
     return "\n".join([*lines, ""])
 
 

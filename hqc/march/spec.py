@@ -47,6 +47,16 @@ class MarchSpec:
         """True when the node's result has a scale of its own: it needs a fake quant in QAT."""
         return not (self.keeps_scale(node) or node.op.has(Trait.INTEGER_RESULT) or node.op.has(Trait.BOUNDARY))
 
+    def leaves_grid(self, node: Node) -> bool:
+        """True when the real result of a scale-keeping op is in general between two grid points."""
+        if node.op.has(Trait.OFF_GRID):
+            return bool(node.attributes["mode"] != "nearest")
+        return self.pools_by_gain(node)
+
+    def pools_by_gain(self, node: Node) -> bool:
+        """True for average pools that the BPU computes as `(sum * g) >> 9` (section 7 of the arithmetic)."""
+        return node.op.name in self.pass_through_ops
+
     def check(self, node: Node, *, hybrid: bool = True) -> Support:
         """Capability of this march for one node, by the rule table alone (no context)."""
         from hqc.march.rules import check_node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 from hqc.analysis.op_support import documented_ops, op_support_markdown, support_table
 from hqc.errors import InputError, MarchError
 from hqc.march import all_specs
+from hqc.march.contradictions import DECISIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "op_support.md"
 
@@ -42,3 +44,17 @@ def test_unknown_names_are_errors_with_near_names() -> None:
         support_table("bayes", ["conv"])
     with pytest.raises(MarchError, match="did you mean bayes"):
         support_table("baies")
+
+
+def test_every_decision_about_a_contradiction_points_at_what_carries_it_out() -> None:
+    for decision in DECISIONS:
+        parts = decision.predicate.split(".")
+        for cut in range(len(parts), 0, -1):
+            try:
+                found = importlib.import_module(".".join(parts[:cut]))
+                break
+            except ModuleNotFoundError:
+                continue
+        for name in parts[cut:]:
+            found = getattr(found, name)
+        assert decision.subject in op_support_markdown()

@@ -33,7 +33,7 @@ def _axis(facts: Facts) -> Numbers | None:
 @condition("axis_onnx_semantics", "3")
 def _onnx_softmax_axis(facts: Facts) -> Outcome:
     """axis 3 in ONNX's sense of opset 11, where every axis from the given one on is flattened"""
-    # Contradiction decided: the row has limits for both senses of `axis`; the IR's softmax has torch's, which decides.
+    # See contradictions.py: torch's sense decides.
     return HOLDS
 
 
@@ -46,7 +46,7 @@ def _axis_not_first(facts: Facts) -> Outcome:
 @condition("equal_parts", "True")
 def _equal_parts(facts: Facts) -> Outcome:
     """parts of equal size; unequal ones run as slices"""
-    # Contradiction decided: the tables want equal parts, yet the compiler puts [32, 32, 64] on the BPU. Slices have no limit.
+    # See contradictions.py.
     return HOLDS
 
 

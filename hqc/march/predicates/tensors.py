@@ -43,9 +43,7 @@ def _width(facts: Facts) -> Numbers | None:
     return None if facts.shape is None else facts.shape[3:4]
 
 
-# Contradiction decided: the table limits a global average pool to 8192 positions on bernoulli2, yet 224x224 pools compile:
-# the tool splits them into pools with windows of up to 7 whose stride is the window. So the limit holds for what is left
-# when a map cannot be split.
+# See contradictions.py: larger maps are split into pools.
 @measure("positions (height x width) that no pooling windows of 2..7 divide", "HW")
 def _positions(facts: Facts) -> Numbers | None:
     if facts.shape is None:
@@ -98,7 +96,7 @@ def _every_dim(facts: Facts) -> Numbers | None:
 
 @measure("elements of one image", "HWC")
 def _image_elements(facts: Facts) -> Numbers | None:
-    # The table prints HWC <= 65536 for cat; read as each of H, W and C, as in the neighbouring rows of the same table.
+    # See contradictions.py: each of H, W and C.
     return None if facts.out_shape is None else facts.out_shape[1:]
 
 

@@ -90,9 +90,7 @@ def _is_plain(facts: Facts) -> bool:
     return not is_dilated(facts) and facts.node.attributes.get("groups", 1) == 1
 
 
-# Contradiction decided: "channels per group <= 2048" and "<= 4096 for plain" stand beside each other; the first is read as
-# the limit of dilated, grouped and depthwise convolutions. Likewise for a convolution at the end of the quantized model
-# ("tail"), which has the wider limit instead of the general one.
+# See contradictions.py: plain convolutions, and the last one of the model, have the wider limit instead of this one.
 @measure("channels per group", "C_per_group")
 def _channels_in_group(facts: Facts) -> Numbers | None:
     has_wider_limit = _is_plain(facts) if facts.four_d else facts.is_tail
@@ -162,8 +160,7 @@ def _any_stride(facts: Facts) -> Outcome:
     return HOLDS
 
 
-# Contradiction decided: read literally, "divisible by stride" refuses every strided convolution without dilation, which
-# compile on the chip; the rule is read as one about dilated convolutions.
+# See contradictions.py: about dilated convolutions only.
 @condition("dilation", "power of two, divisible by stride, dil_h<=dil_w")
 def _power_of_two_dilation(facts: Facts) -> Outcome:
     """dilation 1, or powers of two divisible by the stride with height's at most width's"""
