@@ -6,7 +6,7 @@ from hqc.errors import VerificationError
 from hqc.ir.graph import STAGES, Graph
 from hqc.ir.rules import RULES, MarchFacts, Rule, Violation
 
-STRUCTURE = frozenset({"names", "uses", "order"})  # what every other rule takes for granted
+STRUCTURE = frozenset({"names", "uses", "order", "attributes"})  # what every other rule takes for granted
 _SHOWN = 5  # violations that one error message spells out
 
 

@@ -286,6 +286,28 @@ def test_cycle_is_found_whatever_the_numbering_and_shown_step_by_step() -> None:
     assert len(steps) == 5
 
 
+def test_a_bpu_node_without_a_subgraph_is_named() -> None:
+    graph = parse("graph stage=partitioned {\ninput %x: f32[1]\n%y = relu(%x) bpu accepted\noutput %y\n}")
+    assert [str(violation) for violation in check(graph)] == [
+        "y: it is on the BPU and belongs to no subgraph (rule subgraph: BPU nodes, and no others, belong to a subgraph)"
+    ]
+
+
+def test_a_boundary_op_does_not_run_on_the_bpu() -> None:
+    graph = parse("graph stage=partitioned {\ninput %x: f32[1]\n%y = quantize(%x) bpu.0\noutput %y\n}")
+    assert [violation.message for violation in check(graph)] == ["quantize is a boundary op on the BPU"]
+
+
+def test_an_attribute_that_inference_would_stumble_over_is_reported() -> None:
+    graph = parse(SCALED)
+    node(graph, "c").attributes["padding"] = (1, 1)
+    assert [violation.message for violation in check(graph)] == ["conv2d: attribute padding must have 4 entries, got (1, 1)"]
+    del node(graph, "c").attributes["padding"]
+    assert [violation.message for violation in check(graph)] == [
+        "attribute padding is missing, must be like (0, 0, 0, 0) (tuple)"
+    ]
+
+
 def test_structure_is_checked_before_anything_that_relies_on_it() -> None:
     graph = parse(SCALED)
     break_uses(graph)
