@@ -29,7 +29,7 @@ from hqc.nn.stubs import DeQuantStub, QuantStub
 from hqc.quantization.calib_fake_quantize import CalibFakeQuantize
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantize, fake_quant_of
 from hqc.quantization.lsq import LearnedScaleFakeQuantize
-from hqc.quantization.off_grid import OffGridFakeQuantize
+from hqc.quantization.off_grid import GainPool, OffGridFakeQuantize
 
 
 def result_quant(module: nn.Module | None) -> QuantParams | None:
@@ -108,9 +108,15 @@ def fake_quantize(ctx: LoweringContext, module: nn.Module, x: Value) -> Value:
 
 
 @lower_module(OffGridFakeQuantize)
-def off_grid(ctx: LoweringContext, module: OffGridFakeQuantize, x: Value) -> Value:
+def off_grid(ctx: LoweringContext, module: OffGridFakeQuantize, y: Value) -> Value:
     """Nothing: the op before keeps its operand's scale, and its kernel rounds."""
-    return x
+    return y
+
+
+@lower_module(GainPool)
+def gain_pool(ctx: LoweringContext, module: GainPool, y: Value, x: Value) -> Value:
+    """Nothing: the pool before is lowered by the march's arithmetic."""
+    return y
 
 
 def _quantize(ctx: LoweringContext, module: nn.Module, x: Value, *, stub: bool = False) -> Value:

@@ -18,7 +18,8 @@ from hqc.nn import DeQuantStub
 from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.mapping import qat_module, qat_stub
 from hqc.passes.support_context import ends_bpu_run
-from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, make_fake_quant
+from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, fake_quant_of, make_fake_quant
+from hqc.quantization.off_grid import GainPool, OffGridFakeQuantize
 from hqc.quantization.qconfig import QConfig
 
 QConfigOf = Callable[[fx.Node], "QConfig | None"]
@@ -67,6 +68,7 @@ class Replay:
         # The tree lists what was inserted after the user's modules: per op the fake quant before the dequant.
         for _, _, name, module in sorted(self.appended, key=lambda item: item[:3]):
             self.root.add_module(name, module)
+        self._put_back_on_grid()
         self._strip_cpu_qconfigs()
         for fx_node in reversed(list(self.gm.graph.nodes)):  # an identity inside a fused group has no reader left
             if not fx_node.users and self._dropped(fx_node):
@@ -315,6 +317,44 @@ class Replay:
                         call = self.gm.graph.create_node("call_module", stub, (arg,), name=node.name)
                     self.node_of[node.name] = call
                 member.replace_input_with(arg, call)
+
+    # --- results off their operand's grid ---------------------------------------------------------------------------
+
+    def _put_back_on_grid(self) -> None:
+        """Behind BPU operations that keep their operand's scale and leave its grid: a module that rounds as the kernel does."""
+        sources: dict[fx.Node, FakeQuantizeBase] = {}
+        for fx_node in list(self.gm.graph.nodes):
+            own, inputs = self._own_fake_quant(fx_node), fx_node.all_input_nodes
+            source = own or (sources.get(inputs[0]) if inputs else None)
+            if source is None:
+                continue
+            node = self.ir_of.get(fx_node.name)
+            if own is not None or self._dropped(fx_node):
+                sources[fx_node] = source
+            elif node is not None and node.device is Device.BPU:
+                if self.march.keeps_scale(node):
+                    sources[fx_node] = source
+                if source.switchable:
+                    self._insert_rounding(fx_node, inputs[0], node, source)
+
+    def _own_fake_quant(self, fx_node: fx.Node) -> FakeQuantizeBase | None:
+        owner = fx_node if fx_node.op == "call_module" else _method_owner(fx_node)
+        if owner is None:
+            return None
+        module = self.root.get_submodule(str(owner.target))
+        return fake_quant_of(module) or fake_quant_of(getattr(module, "activation_post_process", None))
+
+    def _insert_rounding(self, fx_node: fx.Node, operand: fx.Node, node: Node, source: FakeQuantizeBase) -> None:
+        mean = self.march.power_of_two and node.op.name == "mean"
+        if not (mean or self.march.leaves_grid(node)):
+            return
+        name, users = f"{fx_node.name}_on_grid", list(fx_node.users)
+        if mean or self.march.pools_by_gain(node):
+            self.root.add_module(name, GainPool(source, node.attributes.get("kernel"), mean=mean))
+            self._insert_after(fx_node, name, users).args = (fx_node, operand)
+        else:
+            self.root.add_module(name, OffGridFakeQuantize(source))
+            self._insert_after(fx_node, name, users)
 
     def _append(self, anchor: fx.Node, order: int, name: str, module: nn.Module) -> None:
         if not any(existing == name for _, _, existing, _ in self.appended):

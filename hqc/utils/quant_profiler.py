@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from hqc.errors import InputError
 from hqc.ir import Device
+from hqc.quantization.off_grid import OffGridFakeQuantize
 from hqc.quantization.prepared import ObservedGraphModule
 
 HEADER = ("name", "deploy device", "type")
@@ -52,7 +53,7 @@ def _rows(model: ObservedGraphModule) -> Iterator[tuple[str, str, str]]:
         name = node.name
         if node.op == "call_module":
             name = str(node.target)
-            if isinstance(model.get_submodule(name), nn.Identity) or _observes_bpu(node, devices):
+            if isinstance(model.get_submodule(name), (nn.Identity, OffGridFakeQuantize)) or _observes_bpu(node, devices):
                 continue
         device = devices.get(node.name, Device.CPU)
         yield name, device.value.upper(), _TYPES[node.op]
