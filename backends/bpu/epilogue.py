@@ -13,7 +13,6 @@ one n for all channels (`M << (N - n)`), so half and shift are scalars; a float 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,10 @@ from hqc.backends.bpu.workers import Scratch
 
 Array = npt.NDArray[Any]
 _INT32 = (-(2**31), 2**31 - 1)
-_INNER_LOOP = 1024  # elements: below that NumPy's per-loop overhead shows, so rows are joined until they are that long
+# Elements of a block. Per-channel constants are repeated to this length: broadcasting them costs half as much again (0.36
+# against 0.23 ns an element and step, measured). Smaller blocks pay for more NumPy calls, larger ones fall out of the cache:
+# MobileNetV2 spends 45, 29, 20, 17, 15, 17, 19 ms here with 2^12 .. 2^18.
+_BLOCK = 1 << 16
 
 
 def parameters(requant: Array | None, mode: str) -> arithmetic.RequantParams:
@@ -179,17 +181,13 @@ class Epilogue:
             full = np.broadcast_to(array, (self.channels,))[channels]
             return np.tile(full.astype(dtype), repeat)
 
-        def compact(array: Array) -> Array:
-            part = np.broadcast_to(array, (self.channels,))[channels]
-            return np.array(part[0], np.int32) if (part == part[0]).all() else spread(array, np.int32)
-
         pre = multiplier = half = shift = None
         if self.params.mode == "multiply":
-            pre = compact(self.params.pre_shift) if self.params.pre_shift.any() and not scaled else None
-            multiplier = compact(self._common_multiplier())
+            pre = spread(self.params.pre_shift, np.int32) if self.params.pre_shift.any() and not scaled else None
+            multiplier = spread(self._common_multiplier(), np.int32)
             half, shift = np.array(1 << (self._common_shift - 1), np.int32), np.array(self._common_shift, np.int32)
         elif self.params.mode == "shift" and self._shift.any():
-            shift = compact(self._shift)
+            shift = spread(self._shift, np.int32)
         residual_factor = None
         if self.residual is not None:
             ratio = np.ldexp(self.residual.multiplier.astype(np.float64), -self.residual.post_shift)
@@ -230,43 +228,47 @@ class Epilogue:
             self._apply_exactly(acc, out, channels, residual)
             return
         rows, width = acc.shape
-        repeat = 1
-        if acc.flags.c_contiguous:
-            repeat = rows if rows * width <= _INNER_LOOP else math.gcd(rows, max(1, _INNER_LOOP // width))
-        shape = (rows // repeat, width * repeat)
-        steps = self._steps(repeat, channels, acc.dtype.kind == "f", scaled, biased)
-        acc = acc.reshape(shape)
+        block = max(1, _BLOCK // width)
+        steps = self._steps(min(rows, block), channels, acc.dtype.kind == "f", scaled, biased)
+        for start in range(0, rows, block):
+            where = slice(start, start + block)
+            addend = None if residual is None else residual[where]
+            self._apply_block(acc[where], out[where], steps, scratch, addend)
+
+    @staticmethod
+    def _apply_block(acc: Array, out: Array, steps: _Steps, scratch: Scratch, residual: Array | None) -> None:
+        """All steps on rows that fit the cache; operands are flat and of one length, which is NumPy's fastest loop."""
+        shape, size = acc.shape, acc.size
+        flat = acc.reshape(-1)
         if steps.bias is not None:
-            np.add(acc, steps.bias, out=acc)
-        if residual is not None:
-            assert steps.residual_factor is not None
-            term = scratch.take("residual", (rows, width), np.float32)
+            np.add(flat, steps.bias[:size], out=flat)
+        if residual is not None and steps.residual_factor is not None:
+            term = scratch.take("residual", shape, np.float32)
             np.copyto(term, residual)
-            term = term.reshape(shape)
-            np.multiply(term, steps.residual_factor, out=term)
+            term = term.reshape(-1)
+            np.multiply(term, steps.residual_factor[:size], out=term)
             np.add(term, np.float32(0.5), out=term)
             np.floor(term, out=term)
-            np.add(acc, term, out=acc)
-        np.maximum(acc, steps.low, out=acc)
-        np.minimum(acc, steps.high, out=acc)
+            np.add(flat, term, out=flat)
+        np.maximum(flat, steps.low[:size], out=flat)
+        np.minimum(flat, steps.high[:size], out=flat)
         if steps.floor:  # what conversion to int32, which truncates, does not do below zero
-            np.floor(acc, out=acc)
+            np.floor(flat, out=flat)
         if steps.shift is None and steps.multiplier is None:
-            np.copyto(out, acc.reshape(rows, width), casting="unsafe")
+            np.copyto(out, acc, casting="unsafe")
             return
+        whole = flat
         if acc.dtype.kind == "f":
-            whole = scratch.take("whole", shape, np.int32)
-            np.copyto(whole, acc, casting="unsafe")
-        else:
-            whole = acc
+            whole = scratch.take("whole", (size,), np.int32)
+            np.copyto(whole, flat, casting="unsafe")
         if steps.pre_shift is not None:
-            np.right_shift(whole, steps.pre_shift, out=whole)
+            np.right_shift(whole, steps.pre_shift[:size], out=whole)
         if steps.multiplier is not None and steps.half is not None:
-            np.multiply(whole, steps.multiplier, out=whole)
+            np.multiply(whole, steps.multiplier[:size], out=whole)
             np.add(whole, steps.half, out=whole)
         if steps.shift is not None:
-            np.right_shift(whole, steps.shift, out=whole)
-        np.copyto(out, whole.reshape(rows, width), casting="unsafe")
+            np.right_shift(whole, steps.shift if steps.shift.ndim == 0 else steps.shift[:size], out=whole)
+        np.copyto(out, whole.reshape(shape), casting="unsafe")
 
     def _apply_exactly(self, acc: Array, out: Array, channels: slice, residual: Array | None) -> None:
         def cut(array: Array) -> Array:

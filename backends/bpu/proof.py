@@ -34,24 +34,25 @@ class SumBounds:
         return -limit <= low and high <= limit
 
 
-def _term_bounds(weight: npt.NDArray[np.int64], x: Range) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    a, b = weight * x[0], weight * x[1]
-    return np.minimum(np.minimum(a, b), 0), np.maximum(np.maximum(a, b), 0)
+def _bounds(positive: npt.NDArray[np.int64], negative: npt.NDArray[np.int64], x: Range) -> SumBounds:
+    """Bounds from the sums of positive and of negative weights; a term that cannot help an extreme is left out of the sum."""
+    low, high = min(x[0], 0), max(x[1], 0)
+    return SumBounds(positive * low + negative * high, positive * high + negative * low)
 
 
 def sum_bounds(weight: npt.NDArray[np.integer], x: Range) -> SumBounds:
     """Bounds of partial sums over axis 0 of `weight[K, O]` times inputs in `x`."""
-    low, high = _term_bounds(weight.astype(np.int64), x)
-    return SumBounds(low.sum(axis=0), high.sum(axis=0))
+    positive = np.maximum(weight, 0).sum(axis=0, dtype=np.int64)
+    return _bounds(positive, weight.sum(axis=0, dtype=np.int64) - positive, x)
 
 
 def exact_chunks(weight: npt.NDArray[np.integer], x: Range, limit: int = FLOAT32_EXACT) -> list[slice]:
     """Cut the reduction axis (0) of `weight[K, O]` into the fewest runs whose partial sums all stay within `limit`."""
-    low, high = _term_bounds(weight.astype(np.int64), x)
-    if max(-int(low.sum(axis=0).min(initial=0)), int(high.sum(axis=0).max(initial=0))) <= limit:
+    if sum_bounds(weight, x).within(limit):
         return [slice(0, len(weight))]
-    reach_low = np.vstack([np.zeros_like(low[:1]), low.cumsum(axis=0)])
-    reach_high = np.vstack([np.zeros_like(high[:1]), high.cumsum(axis=0)])
+    positive = np.maximum(weight, 0).cumsum(axis=0, dtype=np.int64)
+    reach = _bounds(positive, weight.cumsum(axis=0, dtype=np.int64) - positive, x)
+    reach_low, reach_high = (np.vstack([np.zeros_like(array[:1]), array]) for array in (reach.low, reach.high))
     chunks, start = [], 0
     while start < len(weight):
         # reach grows monotonically, so the last end within the limit is found by counting

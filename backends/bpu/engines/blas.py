@@ -21,6 +21,7 @@ from hqc.backends.bpu.workers import Scratch, Workers
 
 Array = npt.NDArray[Any]
 _PATCH_FLOATS = 1 << 18  # 1 MiB of patches a tile: larger ones fall out of the second-level cache, smaller ones repack weights
+_ACC_FLOATS = 1 << 16  # accumulators of a tile: one block of the epilogue
 _MIN_ROWS = 64
 _MAX_ROWS = 4096
 _ENOUGH_ROWS = 224  # rows of a product that amortize packing the whole weight matrix
@@ -71,7 +72,7 @@ class BlasEngine:
 def tiles(spec: ConvSpec, reduction: int, threads: int) -> list[Tile]:
     """Cut the output so that a tile's patches fit the cache and every thread has work."""
     count, height, width, outputs = spec.out_shape
-    rows = max(_MIN_ROWS, min(_MAX_ROWS, _PATCH_FLOATS // max(1, reduction)))
+    rows = max(_MIN_ROWS, min(_MAX_ROWS, _PATCH_FLOATS // max(1, reduction), _ACC_FLOATS // outputs))
     per_image = height * width
     if per_image * count >= threads * _ENOUGH_ROWS or outputs < 32 * threads:
         if 2 * per_image <= rows and count > 1:
