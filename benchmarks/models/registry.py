@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-
-_MODULES = ("resnet", "mobilenet", "yolo", "repvgg", "lanes", "small")
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,6 @@ def build(name: str, *, seed: int = 0, batch: int = 1, image: tuple[int, int] | 
     `image` replaces height and width. Batch norms get statistics that keep activations near unit size, so that quantization
     sees realistic ranges. `KeyError` for an unknown name lists the known ones.
     """
-    for module in _MODULES:
-        importlib.import_module(f".{module}", __package__)
     if name not in MODELS:
         raise KeyError(f"there is no model {name!r}; known: {', '.join(sorted(MODELS))}")
     entry = MODELS[name]

@@ -240,10 +240,7 @@ def _zoo() -> Any:
     """The registry of `benchmarks.models`, filled."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    registry = importlib.import_module("benchmarks.models.registry")
-    for module in registry._MODULES:
-        importlib.import_module(f"benchmarks.models.{module}")
-    return registry
+    return importlib.import_module("benchmarks.models")
 
 
 def network_of(model: str) -> tuple[Any, tuple[int, ...]]:
