@@ -77,6 +77,9 @@ def _run_segment(graph: Graph, nodes: list[Node], known: dict[str, np.ndarray[An
     for node in nodes:
         inputs.update({v.name: v for v in node.data_operands if v.name not in made})
     outputs = [value for node in nodes for value in node.results]
+    if len(nodes) > 50:  # types of all results are checked in small graphs; here only what is read later
+        outside = {value for value in outputs if graph.is_output(value) or any(user not in nodes for user in value.users)}
+        outputs = [value for value in outputs if value in outside]
     model = emit_segment(nodes, list(inputs.values()), outputs)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     results = session.run(None, {name: known[name] for name in inputs})
@@ -101,7 +104,8 @@ def compare(got: Any, expected: Any, tolerance: float) -> None:
         reference = expected.detach().numpy()
         assert got.shape == reference.shape
         assert got.dtype == reference.dtype
-        np.testing.assert_allclose(got, reference, rtol=tolerance, atol=tolerance)
+        largest = float(np.abs(reference).max()) if reference.size and reference.dtype.kind == "f" else 0.0
+        np.testing.assert_allclose(got, reference, rtol=tolerance, atol=tolerance * max(1.0, largest))
     elif isinstance(expected, dict):
         assert list(got) == list(expected)
         for key in expected:
