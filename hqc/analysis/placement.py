@@ -26,7 +26,7 @@ from hqc.passes.overrides import Override
 @dataclass(frozen=True)
 class NodePlacement:
     """One operation. `reasons`: why it is where it is, never empty. `change`: what would have to change for the BPU to run
-    it, empty on the BPU. `macs` is None while shapes are unknown."""
+    it, empty on the BPU. `macs` is None while shapes are unknown. `members`: module paths of all that was fused into it."""
 
     name: str
     op: str
@@ -38,6 +38,7 @@ class NodePlacement:
     module: str
     source: str
     origin: tuple[str, ...]
+    members: tuple[str, ...]
 
     @property
     def where(self) -> str:
@@ -144,7 +145,7 @@ def _device(row: NodePlacement) -> str:
 
 
 def _is_called(row: NodePlacement, name: str) -> bool:
-    inside = row.module == name or row.module.startswith(f"{name}.")
+    inside = any(module == name or module.startswith(f"{name}.") for module in row.members)
     return inside or name == row.name or name in row.origin
 
 
@@ -169,6 +170,8 @@ def _row(node: Node, graph: Graph) -> NodePlacement:
     if not reasons:
         within = f"within the limits of {graph.march}" if graph.march else "accepted"
         reasons = (Reason(within if node.device is Device.BPU else "not on the BPU"),)
+    # A fused node is called after its first member, the convolution; users may ask for any member.
+    members = [graph.locations.get(name, node.loc) for name in node.origin] or [node.loc]
     return NodePlacement(
         node.name,
         node.op.name,
@@ -177,9 +180,10 @@ def _row(node: Node, graph: Graph) -> NodePlacement:
         reasons,
         "" if node.device is Device.BPU else what_to_change(reasons, graph.march or ""),
         macs(node),
-        node.loc.module,
-        node.loc.source,
+        members[0].module,
+        members[0].source,
         node.origin,
+        tuple(dict.fromkeys(loc.module for loc in members)),
     )
 
 

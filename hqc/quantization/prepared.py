@@ -86,7 +86,8 @@ def _parts(module: ObservedGraphModule) -> tuple[Any, ...]:
     state = {
         key: value for key, value in module.__dict__.items() if key not in {"_graph", "_code", "_tracer_cls", "_tracer_extras"}
     }
-    return state, module.graph, type(module).__name__
+    # A copy without an owner: a graph pickles its owning module, which is what is being pickled here.
+    return state, copy.deepcopy(module.graph), type(module).__name__
 
 
 def _rebuild(state: dict[str, Any], graph: fx.Graph, class_name: str) -> ObservedGraphModule:

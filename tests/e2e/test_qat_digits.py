@@ -13,12 +13,14 @@ from hqc.demo import FORCED_CPU, Digits, DigitsNet, accuracy, load_digits, train
 from hqc.march import March, set_march
 from hqc.nn import QuantStub
 from hqc.quantization import (
+    FakeQuantState,
     convert_fx,
     get_default_calib_qconfig,
     get_default_qat_out_qconfig,
     get_default_qat_qconfig,
     prepare_calibration_fx,
     prepare_qat_fx,
+    set_fake_quantize,
 )
 
 FOLDS = 5
@@ -58,6 +60,7 @@ def run_fold(fold: int) -> Fold:
         logits["float"] = model(digits.test_x).numpy()
         logits["calibrated"] = qat.eval()(digits.test_x).numpy()
     train(qat, digits, epochs=3, rate=0.01, seed=fold)
+    set_fake_quantize(qat, FakeQuantState.VALIDATION)
     with torch.no_grad():
         logits["qat"] = qat(digits.test_x).numpy()
         logits["converted"] = convert_fx(qat)(digits.test_x).numpy()
