@@ -160,6 +160,8 @@ class LoweringContext:
         """The tensor as an array, without a copy where torch allows it."""
         if tensor.dtype not in _TORCH_DTYPES:
             raise self.error(f"{name} has dtype {tensor.dtype}, which the IR lacks; convert the model with .float()")
+        if tensor.is_meta:
+            raise self.error(f"{name} is on the meta device and has no values; load the model's weights first")
         array: npt.NDArray[Any] = tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
         return array
 

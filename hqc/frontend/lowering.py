@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from hqc.frontend.structures import leaves, map_structure, named_leaves
 from hqc.frontend.tracer import IN_PLACE_META, WARNINGS_META, LeafSpec, is_functional, trace
 from hqc.ir import Graph, Value
 
+logger = logging.getLogger(__name__)
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}
 _RANDOM |= {"randint_like", "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
 _ASSERTIONS = {torch._assert}
@@ -111,6 +113,8 @@ class _GraphLowering:
         for value in list(graph.parameters.values()):
             if not value.has_uses and not graph.is_output(value):
                 graph.erase_parameter(value)
+        for warning in self.ctx.warnings:
+            logger.warning("%s", warning)
         self.result.warnings.extend(self.ctx.warnings)
         return self.result
 

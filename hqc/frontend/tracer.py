@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from hqc.errors import InputError
 from hqc.frontend.locations import MODULE_META, SOURCE_META, TYPES_META, class_name, types_along, user_source
+from hqc.frontend.torch_ao import DEQUANT_STUBS, FUNCTIONALS, QUANT_STUBS
 from hqc.frontend.trace_errors import ProxyUse, explain
 from hqc.frontend.user_code import in_assertion, training_branches
 
@@ -118,15 +119,13 @@ def _recording_factories() -> Iterator[None]:
 
 def is_stub(module: nn.Module) -> bool:
     """True for torch's quantization stubs; hqc's own declare `_hqc_leaf`."""
-    return isinstance(module, (torch.ao.quantization.QuantStub, torch.ao.quantization.DeQuantStub))
+    return isinstance(module, (*QUANT_STUBS, *DEQUANT_STUBS))
 
 
 def is_functional(module: nn.Module) -> bool:
     """True for FloatFunctional and its kin: modules whose methods, not `forward`, are the ops."""
     cls = type(module)
-    return bool(getattr(cls, "_hqc_functional", False)) or isinstance(
-        module, (torch.ao.nn.quantized.FloatFunctional, torch.ao.nn.quantized.FXFloatFunctional)
-    )
+    return bool(getattr(cls, "_hqc_functional", False)) or isinstance(module, FUNCTIONALS)
 
 
 def is_library_module(module: nn.Module) -> bool:
@@ -403,8 +402,7 @@ def _retrace(model: fx.GraphModule) -> fx.GraphModule:
     output = graph.graph_copy(model.graph, copied)
     graph.output(output)
     graph.set_codegen(model.graph._codegen)
-    last = next(iter(reversed(graph.nodes)))
-    last.meta.update(model.graph.output_node().meta)
+    next(iter(reversed(graph.nodes))).meta.update(next(iter(reversed(model.graph.nodes))).meta)
     modules = dict(model.named_modules(remove_duplicate=False))
     for node in graph.nodes:
         path = node.meta.setdefault(MODULE_META, _stock_path(node))

@@ -140,6 +140,11 @@ def test_half_precision_model_is_refused() -> None:
         lower_model(user_model("return self.conv(x)", conv=nn.Conv2d(4, 2, 1).bfloat16()), IMAGE)
 
 
+def test_model_without_values_is_refused() -> None:
+    with pytest.raises(LoweringError, match=r"conv \(user_net\.py:3\): conv\.weight is on the meta device and has no values"):
+        lower_model(user_model("return self.conv(x)", conv=nn.Conv2d(4, 2, 1, device="meta")), IMAGE)
+
+
 def test_hooks_are_reported() -> None:
     conv = nn.Conv2d(4, 2, 1)
     conv.register_forward_hook(lambda *_: None)

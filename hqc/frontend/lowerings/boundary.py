@@ -8,15 +8,16 @@ from torch.nn import functional as F
 
 from hqc.frontend.context import LoweringContext
 from hqc.frontend.registry import Alias, lower_function, lower_method, lower_module
+from hqc.frontend.torch_ao import DEQUANT_STUBS, QUANT_STUBS
 from hqc.ir import Value
 
 
-@lower_module(torch.ao.quantization.QuantStub)
+@lower_module(*QUANT_STUBS)
 def quant_stub(ctx: LoweringContext, module: nn.Module, x: Value) -> Value:
     return ctx.emit("quantize", x, stub=True)
 
 
-@lower_module(torch.ao.quantization.DeQuantStub)
+@lower_module(*DEQUANT_STUBS)
 def dequant_stub(ctx: LoweringContext, module: nn.Module, x: Value) -> Value:
     return ctx.emit("dequantize", x, stub=True)
 
