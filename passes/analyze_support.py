@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hqc.errors import OverrideError, SupportError
-from hqc.ir import Device, Graph, Node, Reason, Support
+from hqc.ir import STAGES, Device, Graph, Node, Reason, Support
 from hqc.march.rules import Checker
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.fuse_conv import is_fused, split_activation, unfuse
@@ -40,6 +40,8 @@ class AnalyzeSupport(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Linear in the number of nodes; repeated runs change nothing."""
         before = {node: node.support for node in graph.nodes}
+        if STAGES.index(graph.stage) >= STAGES.index("bounded") and all(map(_is_judged, before)):
+            return PassResult(False)  # boundaries stand where the verdicts put them, and hide neighbours from each other
         checker = Checker(context.march, hybrid=context.hybrid)
         placement = Placement(graph, checker, context.high_precision)
         placement.float_region = float_regions(graph)
@@ -95,6 +97,10 @@ class AnalyzeSupport(Pass):
             placement.support[activation] = Support(False, (reason,))
             remarks.append(self.remark(str(reason), activation))
         return remarks
+
+
+def _is_judged(node: Node) -> bool:
+    return node.support is not None or is_stub(node)
 
 
 def _wants(node: Node, device: Device) -> bool:

@@ -58,9 +58,12 @@ def only_user(graph: Graph, value: Value) -> Node | None:
 def may_join(first: Node, second: Node, context: PassContext) -> bool:
     """True when two nodes may become one operation.
 
-    Not when the user wishes them apart or on the CPU (an operation there stays as it was written), not across a value with a
-    scale of its own, and on a prepared model only where the plan joined them.
+    Not when the user wishes them apart or on the CPU (an operation there stays as it was written), not after the support
+    analysis has judged (and perhaps separated) them, not across a value with a scale of its own, and on a prepared model only
+    where the plan joined them.
     """
+    if first.support is not None or second.support is not None:
+        return False
     if any(value.quant is not None for value in first.results):
         return False
     if _wish(first) != _wish(second) or wished_on_cpu(first):

@@ -93,6 +93,11 @@ def test_a_value_with_a_scale_and_a_trained_weight_are_left_alone() -> None:
     assert shape_of(graph) == "c=conv2d r=relu"
 
 
+def test_what_the_analysis_has_judged_is_not_joined_any_more() -> None:
+    lines = "%c = conv2d(%x, @w) accepted\n%r = relu(%c) accepted\noutput %r"
+    assert shape_of(fuse(lines)) == "c=conv2d r=relu"
+
+
 @pytest.mark.parametrize(
     ("conv", "relu", "expected"),
     [
