@@ -64,6 +64,9 @@ def march_of(graph: Graph) -> MarchSpec | None:
     return None if graph.march is None else get_spec(graph.march)
 
 
+_NO_MARCH = MarchSpec(name="none", title="a graph that names no march", chips=())
+
+
 class _GraphEmitter:
     """Emits every node in program order, each result under the IR value's name."""
 
@@ -120,7 +123,7 @@ class _ScaledEmitter(_GraphEmitter):
     def __init__(self, graph: Graph, fake_quant: FakeQuantWriter) -> None:
         super().__init__(graph)
         self.fake_quant = fake_quant
-        self.march = march_of(graph)
+        self.march = march_of(graph) or _NO_MARCH
         self._raw: dict[int, str] = {}
         self._quantized: dict[tuple[int, QuantParams], str] = {}
 
@@ -149,22 +152,15 @@ class _ScaledEmitter(_GraphEmitter):
         if node.result.quant is None:
             raise ExportError(f"{describe(node)}: its result has no scale; run propagate-scales before exporting")
         self.b.enter(node)
-        self._put_on_grid(
-            node.result, self._march_rounding() if self.march else str(node.attributes.get("rounding", "half_even"))
-        )
+        own = str(node.attributes.get("rounding", self.march.rounding))
+        self._put_on_grid(node.result, own if self.march is _NO_MARCH else self.march.rounding)
 
     def _put_on_grid(self, value: Value, rounding: str) -> None:
         assert value.quant is not None
         name = self.fake_quant.activation(self.b, self.b.read(value), value.type, value.quant, rounding)
         self.b.bind(value, name)
 
-    def _march_rounding(self) -> str:
-        return "half_even" if self.march is None else self.march.rounding
-
     # --- which values own a grid -------------------------------------------------------------------------------------
-
-    def _keeps_scale(self, node: Node) -> bool:
-        return node.op.has(Trait.PASS_THROUGH) if self.march is None else self.march.keeps_scale(node)
 
     def _rounding(self, node: Node, value: Value) -> str | None:
         """How the value is rounded to its grid; None when it owns none.
@@ -176,9 +172,9 @@ class _ScaledEmitter(_GraphEmitter):
         if quant is None or quant.dtype is DType.INT32 or not value.type.dtype.is_float or node.device is not Device.BPU:
             return None
         source = node.inputs[0] if node.inputs else None
-        if self._keeps_scale(node) and source is not None and quant.same_grid(source.quant):
-            return "off_grid" if leaves_grid(node) else None
-        return self._march_rounding()
+        if self.march.keeps_scale(node) and source is not None and quant.same_grid(source.quant):
+            return "off_grid" if self.march.leaves_grid(node) else None
+        return self.march.rounding
 
     # --- march specifics -----------------------------------------------------------------------------------------------
 
@@ -199,7 +195,7 @@ class _ScaledEmitter(_GraphEmitter):
         self.b.bind(value, self._quantized[key])
 
     def _int8_bias(self, node: Node) -> bool:
-        return self.march is not None and self.march.int8_bias and node.device is Device.BPU
+        return self.march.int8_bias and node.device is Device.BPU
 
     def _pool_by_gain(self, node: Node) -> str:
         quant = node.operands[0].quant
@@ -212,10 +208,3 @@ class _ScaledEmitter(_GraphEmitter):
 def node_bias(node: Node) -> Value | None:
     """The bias of a conv-like node, None for others."""
     return node.operand("bias") if node.op.has(Trait.CONV_LIKE) else None
-
-
-def leaves_grid(node: Node) -> bool:
-    """True when the real result of a scale-keeping op is in general between two grid points."""
-    if node.op.has(Trait.OFF_GRID):
-        return bool(node.attributes["mode"] != "nearest")
-    return not node.op.has(Trait.PASS_THROUGH)

@@ -20,13 +20,12 @@ OnGrid = Callable[[str, TensorType], str]
 """Rounds a real intermediate (name, type) down to the operand's grid and returns the name to read."""
 
 
-def pools_by_gain(node: Node, march: MarchSpec | None) -> bool:
-    """True for the average pools and spatial means that the march's BPU computes with a gain."""
-    if march is None or not march.power_of_two or node.device is not Device.BPU:
+def pools_by_gain(node: Node, march: MarchSpec) -> bool:
+    """True for what the march's BPU averages with a gain: its average pools, and spatial means that no shift divides."""
+    if node.device is not Device.BPU:
         return False
-    if node.op.name in march.pass_through_ops:
-        return True
-    return node.op.name == "mean" and _is_spatial(node) and not _divides_by_shifting(node)
+    mean = march.power_of_two and node.op.name == "mean"
+    return march.pools_by_gain(node) or (mean and _is_spatial(node) and not _divides_by_shifting(node))
 
 
 def _is_spatial(node: Node) -> bool:
