@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import inspect
@@ -19,13 +18,15 @@ import hqc.frontend.lowerings  # noqa: F401  (registers all of them)
 from hqc.errors import HqcError, InputError, LoweringError, ShapeError
 from hqc.frontend.aliases import Aliases
 from hqc.frontend.attributes import tensor_attribute, tensor_query
+from hqc.frontend.calls import FrozenModule, call_functional, call_method, out_of_place, set_item_of_copy
 from hqc.frontend.context import CannotExpress, LoweringContext
 from hqc.frontend.inputs import ExampleInputs, add_inputs, named_arguments
 from hqc.frontend.opaque import OpaqueCallable, emit_opaque
+from hqc.frontend.proxies import IN_PLACE_META
 from hqc.frontend.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
 from hqc.frontend.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
 from hqc.frontend.structures import leaves, map_structure, named_leaves
-from hqc.frontend.tracer import IN_PLACE_META, WARNINGS_META, LeafSpec, is_functional, trace
+from hqc.frontend.tracer import WARNINGS_META, LeafSpec, is_functional, trace
 from hqc.ir import Graph, Value
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ class _GraphLowering:
         if module._forward_hooks or module._forward_pre_hooks:
             self.ctx.warn(f"hooks of the module {node.target} are not part of the graph")
         in_place = getattr(module, "inplace", False) is True
-        self._lower(find_module(module), name, _FrozenModule(module), (module,), args, kwargs, in_place)
+        self._lower(find_module(module), name, FrozenModule(module), (module,), args, kwargs, in_place)
 
     def _call_function(self, node: fx.Node) -> None:
         function: Any = node.target
@@ -181,7 +182,7 @@ class _GraphLowering:
             lowering, in_place = find_function(function)
             self._refuse_random(name)
             if _has_value((args, kwargs)):
-                call = _out_of_place(function) if in_place else function
+                call = out_of_place(function) if in_place else function
                 self._lower(lowering, name, call, (), args, kwargs, in_place)
             else:
                 self._static_call(node, function, args, kwargs, in_place or is_in_place_name(name))
@@ -200,19 +201,19 @@ class _GraphLowering:
                 self._assign(node, answer)
                 return
         if not _has_value((args, kwargs)):
-            method = functools.partial(_call_named, name)
+            method = functools.partial(call_method, name)
             self._static_call(node, method, args, kwargs, isinstance(receiver, torch.Tensor) and is_in_place_name(name))
             return
         lowering, in_place = find_method(name)
-        call = functools.partial(_call_named, name)
-        self._lower(lowering, name, _out_of_place(call) if in_place else call, (), args, kwargs, in_place)
+        call = functools.partial(call_method, name)
+        self._lower(lowering, name, out_of_place(call) if in_place else call, (), args, kwargs, in_place)
 
     def _call_functional(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_functional(module):
             raise self.ctx.error(f"{type(module).__name__}.{name} is called on a module that was not traced through")
         lowering = find_functional(module, name)
         self._lower(
-            lowering, f"FloatFunctional.{name}", functools.partial(_call_functional, module, name), (module,), args, kwargs
+            lowering, f"FloatFunctional.{name}", functools.partial(call_functional, module, name), (module,), args, kwargs
         )
 
     # --- calls ---------------------------------------------------------------------------------------------------
@@ -307,7 +308,7 @@ class _GraphLowering:
             self._static_call(node, operator.setitem, args, {}, in_place=isinstance(target, torch.Tensor))
             return
         result, identifier, on_arrays = emit_opaque(
-            self.ctx, _set_item_of_copy, "assignment to a part of a tensor", (target, index, value), {}, "has no lowering"
+            self.ctx, set_item_of_copy, "assignment to a part of a tensor", (target, index, value), {}, "has no lowering"
         )
         self.result.opaque[identifier] = on_arrays
         self.env[node] = None
@@ -408,39 +409,3 @@ def _attribute(ctx: LoweringContext, obj: Any, name: str, *default: Any) -> Any:
     if isinstance(obj, Value):
         return tensor_attribute(ctx, obj, name)
     return getattr(obj, name, *default)
-
-
-class _FrozenModule:
-    """A call of a module as it is when first called, in eval mode: later training does not change it."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._frozen: nn.Module | None = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._frozen is None:
-            self._frozen = copy.deepcopy(self._module).eval()
-        return self._frozen(*args, **kwargs)
-
-
-def _call_named(name: str, receiver: Any, *args: Any, **kwargs: Any) -> Any:
-    return getattr(receiver, name)(*args, **kwargs)
-
-
-def _call_functional(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
-    return getattr(module, name)(*args, **kwargs)
-
-
-def _out_of_place(call: Callable[..., Any]) -> Callable[..., Any]:
-    """An in-place call that leaves its first operand alone."""
-
-    def on_copy(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return call(first.clone(), *args, **kwargs)
-
-    return on_copy
-
-
-def _set_item_of_copy(target: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
-    copied = target.clone()
-    copied[index] = value
-    return copied

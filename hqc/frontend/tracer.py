@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from hqc.errors import InputError
 from hqc.frontend.locations import MODULE_META, SOURCE_META, TYPES_META, class_name, types_along, user_source
+from hqc.frontend.proxies import RecordingProxy, recorded, recording_factories, shape_slice_length
 from hqc.frontend.torch_ao import DEQUANT_STUBS, FUNCTIONALS, QUANT_STUBS
 from hqc.frontend.trace_errors import ProxyUse, explain
 from hqc.frontend.user_code import in_assertion, training_branches
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 LeafSpec = type[nn.Module] | str | nn.Module
 WARNINGS_META = "hqc_warnings"
 """Key in `graph_module.meta` of the sentences that the trace has to say about the model."""
-IN_PLACE_META = "hqc_in_place"
-"""Key in `node.meta`, true where the user's code says `x += y` and the graph `x + y`."""
-_FACTORIES = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace", "tensor")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SPECIALIZED = (bool, int, float, str, type(None))
 _HARMLESS_OVERRIDES = {"__init__", "__repr__", "extra_repr", "reset_parameters", "_load_from_state_dict"}
@@ -87,34 +85,7 @@ def trace(
 def wrap(function: _F) -> _F:
     """Decorator: calls of `function` on traced tensors become one node, which runs as it is, on the CPU."""
 
-    return _recorded(function)  # type: ignore[return-value]
-
-
-def _recorded(function: Callable[..., Any], target: Callable[..., Any] | None = None) -> Callable[..., Any]:
-    """`function`, but on proxies a node that calls `target` (by default the result of this call itself)."""
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        found: list[fx.Proxy] = []
-        fx.node.map_aggregate((args, kwargs), lambda item: found.append(item) if isinstance(item, fx.Proxy) else None)
-        if not found:
-            return function(*args, **kwargs)
-        return found[0].tracer.create_proxy("call_function", target or wrapper, args, kwargs)
-
-    return wrapper
-
-
-@contextlib.contextmanager
-def _recording_factories() -> Iterator[None]:
-    """While tracing, constants whose sizes come from a tensor's shape are recorded; torch's factories take no proxies."""
-    saved = {name: getattr(torch, name) for name in _FACTORIES}
-    for name, factory in saved.items():
-        setattr(torch, name, _recorded(factory, factory))
-    try:
-        yield
-    finally:
-        for name, factory in saved.items():
-            setattr(torch, name, factory)
+    return recorded(function)  # type: ignore[return-value]
 
 
 def is_stub(module: nn.Module) -> bool:
@@ -168,7 +139,7 @@ class HqcTracer(fx.Tracer):
             self._modules = dict(root.named_modules(remove_duplicate=False))
             self.called_classes[type(root)] = None
         try:
-            with self._functional_methods(), _recording_factories():
+            with self._functional_methods(), recording_factories():
                 graph = super().trace(root, concrete_args)
             for node in self.asserted:
                 _erase_unread(graph, node)
@@ -253,10 +224,10 @@ class HqcTracer(fx.Tracer):
         raise ProxyUse("a branch tests the value of", obj.node)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return RecordingProxy(node, self)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        length = _shape_slice_length(obj.node)
+        length = shape_slice_length(obj.node)
         if length is not None:
             return iter([operator.getitem(obj, index) for index in range(length)])
         raise ProxyUse("a loop runs over, or a call unpacks,", obj.node)
@@ -274,76 +245,6 @@ def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
         graph.erase_node(node)
         for operand in operands:
             _erase_unread(graph, operand)
-
-
-class _Proxy(fx.Proxy):
-    """A proxy that also records what stock FX refuses or forgets: assignment to a part, and that `x += y` writes x."""
-
-    def __getattr__(self, name: str) -> _Attribute:
-        return _Attribute(self, name)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-    def _written(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
-        """`x op= y` is recorded as stock FX does, as `x = x op y`; lowering refuses it where the difference shows."""
-        result = self.tracer.create_proxy("call_function", function, (self, other), {})
-        result.node.meta[IN_PLACE_META] = True
-        return result
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._written(operator.add, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._written(operator.sub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._written(operator.mul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._written(operator.truediv, other)
-
-    def __len__(self) -> int:
-        length = _shape_slice_length(self.node)
-        return length if length is not None else int(super().__len__())  # which raises
-
-
-class _Attribute(_Proxy, fx.proxy.Attribute):
-    """`x.name`. The node is made when first used; its source line is that of the access."""
-
-    def __init__(self, root: fx.Proxy, attr: str) -> None:
-        self.root, self.attr, self.tracer = root, attr, root.tracer
-        self._node: fx.Node | None = None
-        self._source = user_source(getattr(root.tracer, "_stop", None))
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]  # fx.proxy.Attribute does the same
-        if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
-            self._node.meta[SOURCE_META] = self._source
-        return self._node
-
-    def __call__(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
-
-
-def _shape_slice_length(node: fx.Node) -> int | None:
-    """Length of `x.shape[:2]` and `x.shape[-2:]`, which are known whatever x is."""
-    if node.target is not operator.getitem or not isinstance(node.args[1], slice) or not _is_shape(node.args[0]):
-        return None
-    bounds = node.args[1]
-    if bounds.step is None and bounds.start in (None, 0) and isinstance(bounds.stop, int) and bounds.stop > 0:
-        return bounds.stop
-    if bounds.step is None and bounds.stop is None and isinstance(bounds.start, int) and bounds.start < 0:
-        return -bounds.start
-    return None
-
-
-def _is_shape(node: Any) -> bool:
-    if not isinstance(node, fx.Node):
-        return False
-    is_attribute = node.target is getattr and node.args[1] == "shape"
-    return is_attribute or (node.op == "call_method" and node.target == "size" and len(node.args) == 1)
 
 
 def _functional_method_names(cls: type) -> list[str]:
