@@ -235,6 +235,7 @@ class FakeQuantize(FakeQuantizeBase):
             self._refresh()
         return torch_arithmetic.fake_quantize(x, self.scale, self.bits, self.rounding, self.ch_axis)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _refresh(self) -> None:
         """Renew `scale` from the observer; nothing before the first observation."""

@@ -90,6 +90,7 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
         shared = x.numel() / self.scale.numel() if self.ch_axis >= 0 else x.numel() / max(x.shape[0] if x.dim() else 1, 1)
         return 1.0 / math.sqrt(max(shared, 1.0) * self.quant_max)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
         """From calibration where there was one, else from `x`."""
@@ -111,6 +112,7 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
             raise self.activation_post_process._not_finite()
         self.assign_scale((2.0 * mean / math.sqrt(self.quant_max)).clamp(min=FLOAT32_EPS))
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def assign_scale(self, scale: Tensor) -> None:
         scale = scale.detach().float().reshape(-1).to(self.scale.device)

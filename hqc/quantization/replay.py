@@ -49,7 +49,7 @@ class Replay:
         self.built: dict[nn.Module, QATLayer] = {}
         self.node_of = dict(self.fx_nodes)  # IR value name -> FX node that makes it now
         self.ir_of = {name: node for node in self.ir.nodes if not _is_marker(node) for name in node.origin}
-        self.shared_fake_quants: dict[str, nn.Module] = {}
+        self.shared_fake_quants: dict[str, FakeQuantizeBase] = {}
         self.called: set[str] = set()
         self.appended: list[tuple[int, int, str, nn.Module]] = []
         self.position = {node: index for index, node in enumerate(self.gm.graph.nodes)}
@@ -86,7 +86,7 @@ class Replay:
             )
         return qconfig
 
-    def _fake_quant(self, qconfig: QConfig, value: Value, fx_node: fx.Node, node: Node) -> nn.Module:
+    def _fake_quant(self, qconfig: QConfig, value: Value, fx_node: fx.Node, node: Node) -> FakeQuantizeBase:
         group = self.groups.get(value.name)
         if group is not None and group in self.shared_fake_quants:
             return self.shared_fake_quants[group]
@@ -138,7 +138,7 @@ class Replay:
 
     def _conv_module_node(self, node: Node) -> fx.Node | None:
         for name in node.origin:
-            fx_node = self.fx_nodes.get(name)
+            fx_node: fx.Node | None = self.fx_nodes.get(name)
             if (
                 fx_node is not None
                 and fx_node.op == "call_module"
@@ -298,9 +298,8 @@ class Replay:
             users = [user for user in self._real_users(producer) if self._leads_to_bpu(user)]
             ir_producer = source.producer or node.users[0]  # a graph input: the qconfig of what reads it
             fake_quant = self._fake_quant(self._qconfig(producer, ir_producer), node.result, producer, ir_producer)
-            if self.wrap_boundaries:
-                fake_quant = BoundaryFakeQuantize(fake_quant)
-            self._append(producer, 0, node.name, fake_quant)
+            placed = BoundaryFakeQuantize(fake_quant) if self.wrap_boundaries else fake_quant
+            self._append(producer, 0, node.name, placed)
             self._insert_after(producer, node.name, users)
             return
         (consumer,) = {id(user): user for user in node.users}.values()

@@ -140,6 +140,19 @@ def test_training_converges_through_a_fake_quant() -> None:
     assert (fake_quant(weight) - target).abs().max() < 2 * fake_quant.scale.max()  # up to where rounding oscillates
 
 
+@pytest.mark.parametrize("observer", [MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver, CalibObserver])
+@pytest.mark.parametrize("make", [FakeQuantize, CalibFakeQuantize, LearnedScaleFakeQuantize])
+def test_what_begins_in_inference_mode_goes_on_outside(make: type, observer: type) -> None:
+    axis = {"ch_axis": 0} if observer is MovingAveragePerChannelMinMaxObserver else {}
+    fake_quant = make(observer=observer, **axis)
+    with torch.inference_mode():
+        fake_quant(torch.randn(3, 50))
+    x = torch.randn(3, 50, requires_grad=True)
+    fake_quant(x).sum().backward()
+    copy.deepcopy(fake_quant).load_state_dict(fake_quant.state_dict())
+    assert x.grad.abs().sum() > 0
+
+
 # --- state -------------------------------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,7 @@ class ObserverBase(WithArgs, nn.Module):
         self.observe(x)
         return x
 
+    @torch.inference_mode(False)  # statistics that begin in inference mode must be able to go on outside it
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         """Take `x` (any float dtype, any shape) into the statistics; `CalibrationError` when it is not finite."""
