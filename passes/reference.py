@@ -10,7 +10,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from hqc.ir.parser import load
+from hqc.ir.files import load
 from hqc.march import get_spec
 from hqc.passes.base import Pass, PassContext
 from hqc.passes.canonical_rules import RULES, Rule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from hqc.ir.graph import Graph, Node
@@ -88,15 +88,3 @@ def _walk_cycle(edges: dict[Hashable, dict[Hashable, Node]], left: dict[Hashable
         key = source
     keys = list(path)
     return [path[k] for k in reversed(keys[keys.index(key) :])]
-
-
-def reachable(start: Iterable[Node], *, within: Callable[[Node], bool] | None = None) -> set[Node]:
-    """Nodes that depend on any of `start` (which are included), walking only through nodes that `within` accepts."""
-    found = set(start)
-    stack = list(found)
-    while stack:
-        for user in stack.pop().users:
-            if user not in found and (within is None or within(user)):
-                found.add(user)
-                stack.append(user)
-    return found

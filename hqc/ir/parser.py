@@ -11,25 +11,21 @@ left out, so that a test is a few lines::
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from hqc.errors import InputError, ShapeError
+from hqc.errors import ShapeError
 from hqc.ir import sidecar
 from hqc.ir.graph import STAGES, Graph, Node, Value
 from hqc.ir.lexer import Cursor, near
+from hqc.ir.literals import DTYPES, read_bool, read_constant, read_dtype, read_integer, read_number, read_numbers, read_random
 from hqc.ir.op import Attr, OpDef, Trait, all_ops
-from hqc.ir.printer import print_graph
 from hqc.ir.types import Device, DType, Location, QuantParams, Reason, Request, Support, TensorType
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-_DTYPES = {dtype.value: dtype for dtype in DType}
 _DEVICES = {"cpu": Device.CPU, "bpu": Device.BPU, "unset": None}
 _WRITTEN_TYPE_WINS = frozenset({Trait.BOUNDARY, Trait.INTEGER, Trait.OPAQUE})
 
@@ -41,30 +37,6 @@ def parse(text: str, *, parameters: Arrays | None = None, file: str = "<text>") 
     `ParseError` carries line and column of what is wrong.
     """
     return _Parser(parameters or {}, file).read(text)
-
-
-def save(graph: Graph, path: str | Path) -> None:
-    """Write the text to `path` and the large parameters beside it, to `<stem>.safetensors` (only when there are any).
-
-    Each file appears complete or not at all, the sidecar first. `InputError` when a file cannot be written.
-    """
-    path = Path(path)
-    if sidecar.sidecar_arrays(graph):
-        sidecar.write_sidecar([graph], path.with_suffix(".safetensors"))
-    sidecar.replace_file(path, print_graph(graph).encode())
-
-
-def load(path: str | Path) -> Graph:
-    """Read what `save` wrote. A text without a sidecar of its own uses `parameters.safetensors` in its folder."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read IR text from {path}: {error}") from None
-    for candidate in (path.with_suffix(".safetensors"), path.with_name(sidecar.SHARED)):
-        if candidate.is_file():
-            return parse(text, parameters=sidecar.read_sidecar(candidate), file=str(path))
-    return parse(text, file=str(path))
 
 
 class _Parser:
@@ -298,14 +270,14 @@ class _Parser:
         if kind == "str":
             return cursor.word(f"the text of {attr.name}")
         if kind == "dtype":
-            return _dtype(cursor)
+            return read_dtype(cursor)
         if kind == "bool":
-            return _bool(cursor)
+            return read_bool(cursor)
         if kind.startswith("optional_") and cursor.accept("none"):
             return None
         if kind.endswith("ints") or kind.endswith("floats"):
-            return tuple(_number_list(cursor))
-        number = _number(cursor)
+            return tuple(read_numbers(cursor))
+        number = read_number(cursor)
         return float(number) if kind.endswith("float") else number
 
     # --- annotations -----------------------------------------------------------------------------------------------------
@@ -363,7 +335,7 @@ class _Parser:
             cursor.fail(f"a request is for cpu or bpu, not {word!r}", cursor.index - 1)
         cursor.expect(",", "the device")
         source = cursor.string("the override that asks")
-        dtype = _dtype(cursor) if cursor.accept(",") else None
+        dtype = read_dtype(cursor) if cursor.accept(",") else None
         cursor.expect(")", "the request")
         return Request(device, source, dtype)
 
@@ -386,10 +358,10 @@ class _Parser:
             if not bracket:
                 word = cursor.found()
                 cursor.fail(f"expected a type such as f32[1,3,8,8] or f32[*], found {word}")
-            if name not in _DTYPES:
-                cursor.fail(f"unknown element type {name!r}; known: {', '.join(_DTYPES)}")
+            if name not in DTYPES:
+                cursor.fail(f"unknown element type {name!r}; known: {', '.join(DTYPES)}")
             sizes = rest[:-1].strip()
-            known = TensorType(_DTYPES[name], None if sizes == "*" else tuple(int(n) for n in sizes.split(",") if n.strip()))
+            known = TensorType(DTYPES[name], None if sizes == "*" else tuple(int(n) for n in sizes.split(",") if n.strip()))
             self.types[token] = known
         cursor.index += 1
         return known
@@ -399,12 +371,12 @@ class _Parser:
             return None
         start = cursor.index - 1
         cursor.expect("(", "q")
-        dtype = _dtype(cursor)
+        dtype = read_dtype(cursor)
         cursor.expect(",", "the integer type")
         axis: int | None = None
         if cursor.accept("axis"):
             cursor.expect("=", "axis")
-            axis = _integer(cursor, "an axis")
+            axis = read_integer(cursor, "an axis")
             cursor.expect(",", "the axis")
         scale = self._scale(cursor)
         fixed = False
@@ -425,7 +397,7 @@ class _Parser:
             if name not in self.scales:
                 cursor.fail(f"scales {token} are not given above this line{near(name, self.scales)}", cursor.index - 1)
             return self.scales[name]
-        return _number_list(cursor) if token[:1] == "[" else _number(cursor)
+        return read_numbers(cursor) if token[:1] == "[" else read_number(cursor)
 
     def _array(self, cursor: Cursor, name: str, type: TensorType | None) -> npt.NDArray[Any]:
         start = cursor.index
@@ -435,11 +407,11 @@ class _Parser:
             array = self._stored(cursor, start, name, token[1:])
         elif token == "#random":
             cursor.skip()
-            array = _random(cursor, type)
+            array = read_random(cursor, type)
         elif token[:1] == "#":
             cursor.fail(f"expected numbers, #random(seed, shape) or #sha256:..., found {token!r}")
         else:
-            array = _constant(cursor, type)
+            array = read_constant(cursor, type)
         if type is not None and (type.dtype.numpy != array.dtype or type.shape != array.shape):
             actual = TensorType(DType.from_numpy(array.dtype), array.shape)
             cursor.fail(f"@{name} is declared {type}, but its elements make {actual}", start)
@@ -457,114 +429,3 @@ class _Parser:
         if actual != key:
             cursor.fail(f"the array given for @{name} is not the one this text was written with: its hash is {actual}", start)
         return array
-
-
-# --- literals --------------------------------------------------------------------------------------------------------------
-
-
-def _dtype(cursor: Cursor) -> DType:
-    token = cursor.peek()
-    if token not in _DTYPES:
-        cursor.fail(f"expected an element type ({', '.join(_DTYPES)}), found {cursor.found()}")
-    cursor.index += 1
-    return _DTYPES[token]
-
-
-def _bool(cursor: Cursor) -> bool:
-    if cursor.accept("true"):
-        return True
-    if cursor.accept("false"):
-        return False
-    cursor.fail(f"expected true or false, found {cursor.found()}")
-
-
-def _number(cursor: Cursor) -> int | float:
-    """A number as Python reads it: an int when it is written as one."""
-    token = cursor.peek()
-    try:
-        number: int | float = int(token)
-    except ValueError:
-        try:
-            number = float(token)
-        except ValueError:
-            cursor.fail(f"expected a number, found {cursor.found()}")
-    cursor.index += 1
-    return number
-
-
-def _integer(cursor: Cursor, what: str) -> int:
-    number = _number(cursor)
-    if not isinstance(number, int):
-        cursor.fail(f"expected {what}, a whole number, found {number!r}", cursor.index - 1)
-    return number
-
-
-def _number_list(cursor: Cursor) -> list[int | float]:
-    """A flat list of numbers."""
-    token = cursor.peek()
-    if len(token) > 1 and token[0] == "[":
-        cursor.index += 1
-        return [int(item) for item in token[1:-1].split(",") if item.strip()]
-    cursor.expect("[", "`=`" if cursor.index else "the start")
-    numbers = [_number(cursor)]
-    while not cursor.accept("]"):
-        cursor.expect(",", "a number")
-        numbers.append(_number(cursor))
-    return numbers
-
-
-def _nested(cursor: Cursor) -> Any:
-    """A number, a truth value, or a list of these or of lists."""
-    token = cursor.peek()
-    if token in ("true", "false"):
-        return _bool(cursor)
-    if token[:1] != "[":
-        return _number(cursor)
-    if len(token) > 1:
-        return _number_list(cursor)
-    cursor.skip()
-    items = [_nested(cursor)]
-    while not cursor.accept("]"):
-        cursor.expect(",", "an element")
-        items.append(_nested(cursor))
-    return items
-
-
-def _constant(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
-    """Elements written out: a number fills the whole shape, a flat list takes the declared shape. Default type f32."""
-    start = cursor.index
-    nested = _nested(cursor)
-    dtype = DType.FLOAT32 if type is None else type.dtype
-    try:
-        exact = np.array(nested)
-        with np.errstate(over="ignore"):
-            array = np.array(nested, dtype.numpy)
-    except (ValueError, OverflowError, TypeError) as error:
-        cursor.fail(f"these elements do not make an array of {dtype.value}: {error}", start)
-    if not dtype.is_float and array.size and not (array == exact).all():
-        cursor.fail(f"these elements do not fit {dtype.value}", start)
-    if type is None or type.shape is None or array.shape == type.shape:
-        return array
-    if array.ndim == 0:
-        return np.full(type.shape, array)
-    return array.reshape(type.shape) if array.size == math.prod(type.shape) and array.ndim == 1 else array
-
-
-def _random(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
-    """`#random(seed[, shape])`: standard normal for floats; the whole range of i8, u8 and i16, [-1000, 1000) of wider types."""
-    cursor.expect("(", "#random")
-    seed = _integer(cursor, "a seed")
-    if seed < 0:
-        cursor.fail("a seed is not negative", cursor.index - 1)
-    shape = tuple(int(size) for size in _number_list(cursor)) if cursor.accept(",") else (type.shape if type else None)
-    if shape is None:
-        cursor.fail("#random needs a shape: #random(seed, [..]), or a type before the `=`")
-    cursor.expect(")", "the shape")
-    dtype = DType.FLOAT32 if type is None else type.dtype
-    generator = np.random.default_rng(seed)
-    if dtype.is_float:
-        return generator.standard_normal(shape).astype(dtype.numpy)
-    if dtype is DType.BOOL:
-        return generator.integers(0, 2, shape).astype(bool)
-    low, high = (dtype.qmin, dtype.qmax + 1) if dtype.bits <= 16 else (-1000, 1000)
-    return generator.integers(low, high, shape).astype(dtype.numpy)

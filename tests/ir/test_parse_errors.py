@@ -30,7 +30,7 @@ CASES = [
     (X + "%y = leaky_relu(%x) {slope=1, slope=2}", 2, "slope=2", "given twice"),
     (X + "%y = leaky_relu(%x) {slope=on}", 2, "on", "expected a number, found 'on'"),
     (X + "%y = leaky_relu(%x) {slope=0.1", 2, "", "expected ',' after attribute slope"),
-    (X + "%y = max_pool2d(%x) {kernel=2, stride=[2,2]}", 2, "2,", "expected '['"),
+    (X + "%y = max_pool2d(%x) {kernel=2, stride=[2,2]}", 2, "2,", "expected a list of numbers such as [1,2], found '2'"),
     (X + "%y = max_pool2d(%x) {kernel=[2,2], stride=[2,2], ceil_mode=1}", 2, "1}", "expected true or false"),
     (X + "%y = max_pool2d(%x) {kernel=[2,2]}", 2, "max_pool2d", "needs the attribute stride"),
     (X + "%y = cast(%x) {dtype=i9}", 2, "i9", "expected an element type (f32, f64"),

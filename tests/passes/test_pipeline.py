@@ -11,7 +11,7 @@ from ir_check import graph_of
 
 from hqc.errors import InputError, PassError, VerificationError
 from hqc.ir import Graph
-from hqc.ir.parser import load
+from hqc.ir.files import load
 from hqc.march import get_spec
 from hqc.passes import (
     Pass,
