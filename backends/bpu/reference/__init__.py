@@ -33,7 +33,17 @@ def reference(*names: str) -> Callable[[Reference], Reference]:
 
 
 def _load() -> None:
-    from hqc.backends.bpu.reference import elementwise, layout, products, windows  # noqa: F401
+    from hqc.backends.bpu.reference import (  # noqa: F401
+        activation,
+        boundary,
+        conv,
+        elementwise,
+        layout,
+        linear,
+        pooling,
+        reduction,
+        resize,
+    )
 
 
 def reference_names() -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Definitions of element-wise ops, tables, softmax and the boundary."""
+"""Definitions of element-wise arithmetic, comparison and selection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from hqc import arithmetic
 from hqc.backends.bpu.reference import Array, finish, reference
 from hqc.ir import Node
 
@@ -49,55 +48,6 @@ def int_requantize(node: Node, operands: Sequence[Any]) -> Array:
     return finish(node, operands[0], operands[1])
 
 
-@reference("int_lut")
-def int_lut(node: Node, operands: Sequence[Any]) -> Array:
-    x, table = operands
-    return np.asarray(table[_wide(x) - np.iinfo(x.dtype).min])
-
-
-@reference("int_prelu")
-def int_prelu(node: Node, operands: Sequence[Any]) -> Array:
-    x, weight, positive, negative = operands
-    dtype, mode = node.attributes["dtype"], node.attributes["mode"]
-    shape = [1, -1] + [1] * (x.ndim - 2)
-
-    def requantized(acc: Array, requant: Array) -> Array:
-        rows = np.asarray(requant, np.int64).reshape(3, -1)
-        m, p, s = (row.reshape(shape) for row in rows)
-        return arithmetic.requantize(acc, arithmetic.RequantParams(m, p, s, mode), dtype.bits)
-
-    total = requantized(np.maximum(_wide(x), 0), positive)
-    total = total + requantized(_wide(weight).reshape(shape) * np.minimum(_wide(x), 0), negative)
-    low, high = max(dtype.qmin, node.attributes["clip_min"]), min(dtype.qmax, node.attributes["clip_max"])
-    return np.clip(total, low, high).astype(dtype.numpy)
-
-
-@reference("int_softmax")
-def int_softmax(node: Node, operands: Sequence[Any]) -> Array:
-    x, table, requant = operands
-    moved = np.moveaxis(_wide(x), node.attributes["axis"], -1)
-    probability = np.zeros(moved.shape, np.int64)
-    for index in np.ndindex(*moved.shape[:-1]):
-        exponentials = [int(table[int(moved[index].max() - value)]) for value in moved[index]]
-        probability[index] = [(e << 31) // sum(exponentials) for e in exponentials]
-    return finish(node, np.moveaxis(probability, -1, node.attributes["axis"]), requant)
-
-
-@reference("relu")
-def relu(node: Node, operands: Sequence[Any]) -> Array:
-    return np.where(operands[0] > 0, operands[0], 0).astype(operands[0].dtype)
-
-
-@reference("clamp")
-def clamp(node: Node, operands: Sequence[Any]) -> Array:
-    x, low, high = operands[0], node.attributes["min"], node.attributes["max"]
-    y = _wide(x)
-    y = y if low is None else np.where(y < low, int(low), y)
-    y = y if high is None else np.where(y > high, int(high), y)
-    dtype = np.iinfo(x.dtype)
-    return np.clip(y, dtype.min, dtype.max).astype(x.dtype)
-
-
 @reference("maximum")
 def maximum(node: Node, operands: Sequence[Any]) -> Array:
     a, b = np.broadcast_arrays(*operands[:2])
@@ -137,18 +87,3 @@ def logical(node: Node, operands: Sequence[Any]) -> Array:
 @reference("cast")
 def cast(node: Node, operands: Sequence[Any]) -> Array:
     return np.asarray(operands[0]).astype(node.attributes["dtype"].numpy)
-
-
-@reference("quantize")
-def quantize(node: Node, operands: Sequence[Any]) -> Array:
-    quant, dtype = node.result.quant, node.result.type.dtype
-    assert quant is not None
-    q = arithmetic.quantize(operands[0], quant.scale, dtype.bits, node.attributes["rounding"], quant.axis)
-    return q.astype(dtype.numpy)
-
-
-@reference("dequantize")
-def dequantize(node: Node, operands: Sequence[Any]) -> Array:
-    quant = node.operands[0].quant
-    assert quant is not None
-    return arithmetic.dequantize(operands[0], quant.scale, quant.axis)

@@ -1,4 +1,4 @@
-"""Definitions of the multiply-accumulate ops."""
+"""Definitions of convolution and transposed convolution."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hqc.backends.bpu.reference import Array, finish, reference
 from hqc.ir import Node
 
 
-def _complete(node: Node, acc: Array, operands: Sequence[Any], axis: int) -> Array:
+def complete(node: Node, acc: Array, operands: Sequence[Any], axis: int) -> Array:
     """Bias, residual and requantization of an accumulator whose channels lie on `axis`."""
     _, _, bias, requant, residual, residual_requant = operands
     shape = [-1 if i == axis % acc.ndim else 1 for i in range(acc.ndim)]
@@ -41,7 +41,7 @@ def int_conv2d(node: Node, operands: Sequence[Any]) -> Array:
                 y, z = row * th, column * tw
                 window = padded[:, first : first + per_group, y : y + dh * (kh - 1) + 1 : dh, z : z + dw * (kw - 1) + 1 : dw]
                 acc[:, channel, row, column] = (window * weight[channel]).sum(axis=(1, 2, 3))
-    return _complete(node, acc, operands, 1)
+    return complete(node, acc, operands, 1)
 
 
 @reference("int_conv_transpose2d")
@@ -62,19 +62,4 @@ def int_conv_transpose2d(node: Node, operands: Sequence[Any]) -> Array:
                         if 0 <= y < ho and 0 <= z < wo:
                             products = x[:, channel, row, column, None] * weight[channel, :, i, j]
                             acc[:, group * per_group : (group + 1) * per_group, y, z] += products
-    return _complete(node, acc, operands, 1)
-
-
-@reference("int_linear")
-def int_linear(node: Node, operands: Sequence[Any]) -> Array:
-    x, weight = operands[0].astype(np.int64), operands[1].astype(np.int64)
-    acc = np.zeros((*x.shape[:-1], len(weight)), np.int64)
-    for channel, row in enumerate(weight):
-        acc[..., channel] = (x * row).sum(axis=-1)
-    return _complete(node, acc, operands, -1)
-
-
-@reference("int_matmul")
-def int_matmul(node: Node, operands: Sequence[Any]) -> Array:
-    acc = np.matmul(operands[0].astype(np.int64), operands[1].astype(np.int64))  # NumPy's integer loop, no BLAS
-    return finish(node, acc, operands[2])
+    return complete(node, acc, operands, 1)

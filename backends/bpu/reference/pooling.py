@@ -1,4 +1,4 @@
-"""Definitions of pooling, reductions and resize."""
+"""Definitions of pooling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from hqc import arithmetic
 from hqc.backends.bpu.reference import Array, finish, reference
 from hqc.ir import Node
 
@@ -70,62 +69,3 @@ def int_avg_pool2d(node: Node, operands: Sequence[Any]) -> Array:
 @reference("int_adaptive_avg_pool2d")
 def int_adaptive_avg_pool2d(node: Node, operands: Sequence[Any]) -> Array:
     return finish(node, _collect(node, _adaptive(node, operands[0].astype(np.int64)), np.sum, 0), operands[1])
-
-
-def _axes(node: Node, x: Array) -> tuple[int, ...]:
-    return tuple(axis % x.ndim for axis in node.attributes["axes"]) or tuple(range(x.ndim))
-
-
-@reference("int_sum")
-def int_sum(node: Node, operands: Sequence[Any]) -> Array:
-    x = operands[0].astype(np.int64)
-    return finish(node, x.sum(axis=_axes(node, x), keepdims=node.attributes["keepdims"]), operands[1])
-
-
-@reference("reduce_max", "reduce_min")
-def reduce_extreme(node: Node, operands: Sequence[Any]) -> Array:
-    x = operands[0]
-    axes = _axes(node, x)
-    kept = [axis for axis in range(x.ndim) if axis not in axes]
-    rows = x.transpose(*kept, *axes).reshape(*[x.shape[axis] for axis in kept], -1)
-    ordered = np.sort(rows, axis=-1)
-    result = ordered[..., -1] if node.op.name == "reduce_max" else ordered[..., 0]
-    return result.reshape(node.result.shape)
-
-
-@reference("argmax", "argmin")
-def arg_extreme(node: Node, operands: Sequence[Any]) -> Array:
-    moved = np.moveaxis(operands[0].astype(np.int64), node.attributes["axis"], -1)
-    out = np.zeros(moved.shape[:-1], np.int64)
-    for index in np.ndindex(*out.shape):
-        row = moved[index].tolist()
-        out[index] = row.index(max(row) if node.op.name == "argmax" else min(row))
-    return out.reshape(node.result.shape or ())
-
-
-@reference("int_resize2d")
-def int_resize2d(node: Node, operands: Sequence[Any]) -> Array:
-    x = operands[0].astype(np.int64)
-    _, _, h, w = x.shape
-    bits, mode = node.attributes["fraction_bits"], node.attributes["mode"]
-    ho, wo = node.attributes["size"]
-
-    def coordinates(size_in: int, size_out: int) -> list[int]:
-        found = arithmetic.resize_coordinates(
-            size_in, size_out, fraction_bits=bits, mode=mode, align_corners=node.attributes["align_corners"]
-        )
-        return [min(max(int(c), 0), (size_in - 1) << bits) for c in found]
-
-    out = np.zeros((*x.shape[:2], ho, wo), np.int64)
-    for i, y in enumerate(coordinates(h, ho)):
-        for j, z in enumerate(coordinates(w, wo)):
-            top, left = y >> bits, z >> bits
-            if mode == "nearest":
-                out[:, :, i, j] = x[:, :, top, left]
-                continue
-            bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
-            down, across = (y - (top << bits)) >> (bits - 8), (z - (left << bits)) >> (bits - 8)
-            total = x[:, :, top, left] * (256 - down) * (256 - across) + x[:, :, top, right] * (256 - down) * across
-            total = total + x[:, :, bottom, left] * down * (256 - across) + x[:, :, bottom, right] * down * across
-            out[:, :, i, j] = total >> 16
-    return out.astype(operands[0].dtype)
