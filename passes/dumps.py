@@ -19,7 +19,7 @@ class DumpWriter:
 
     Dumps of an earlier run in the same directory are removed, so that what lies there is one run. The sidecar holds the large
     parameters of all dumps by content hash, so a parameter that many passes leave alone is stored once; `close` writes it,
-    and `hqc.ir.parser.load` finds it. `InputError` when the directory cannot be written.
+    and `hqc.ir.load` finds it. `InputError` when the directory cannot be written.
     """
 
     def __init__(self, directory: str | Path) -> None:
