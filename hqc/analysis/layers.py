@@ -74,7 +74,7 @@ def _compare(node: Node, kept: Mapping[str, Array], rounding: str) -> LayerError
     feeds = {i.name: _real(value, kept) for i, value in zip(session.get_inputs(), data, strict=True)}
     differing = largest = elements = 0
     for value, real in zip(node.results, session.run(None, feeds), strict=True):
-        difference = np.abs(_integers(node, value, real, rounding) - kept[value.name].astype(np.int64))
+        difference = np.abs(_integers(node, value, real, rounding) - _integers(node, value, kept[value.name], rounding))
         elements += difference.size
         differing += int((difference > 0).sum())
         largest = max(largest, int(difference.max(initial=0)))
@@ -89,6 +89,7 @@ def _real(value: Value, kept: Mapping[str, Array]) -> Array:
 
 
 def _integers(node: Node, value: Value, real: Array, rounding: str) -> npt.NDArray[np.int64]:
-    if value.quant is None or node.op.has(Trait.INTEGER_RESULT):
+    """Integers on the value's grid; an array that holds integers already is taken as it is."""
+    if value.quant is None or node.op.has(Trait.INTEGER_RESULT) or real.dtype.kind != "f":
         return real.astype(np.int64)
     return arithmetic.quantize(real, value.quant.scale, value.quant.dtype.bits, rounding, value.quant.axis)
