@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,13 +40,20 @@ class Scratch(threading.local):
         return buffer[:size].reshape(shape)
 
 
+_everyone: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
 class Workers:
     """`threads` workers, the calling thread included."""
 
     def __init__(self, threads: int) -> None:
         self.threads = max(1, threads)
         self.scratch = Scratch()
-        self._pool = ThreadPoolExecutor(self.threads - 1, "hqc-bpu") if self.threads > 1 else None
+        self._pool = self._new_pool()
+        _everyone.add(self)
+
+    def _new_pool(self) -> ThreadPoolExecutor | None:
+        return ThreadPoolExecutor(self.threads - 1, "hqc-bpu") if self.threads > 1 else None
 
     def map(self, function: Callable[[Item], None], items: Sequence[Item]) -> None:
         """Call `function` on every item; items are taken in order by whichever worker is free."""
@@ -82,6 +90,18 @@ _shared: dict[int, Workers] = {}
 _blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
 _users = 0
 _limiter: Any = None
+
+
+def _after_fork() -> None:
+    """In a forked child (a data loader's worker) the threads are gone and locks may be held by nobody: start afresh."""
+    global _lock, _users, _limiter
+    _lock, _users, _limiter = threading.Lock(), 0, None
+    for workers in list(_everyone):
+        workers._pool = workers._new_pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def default_threads() -> int:

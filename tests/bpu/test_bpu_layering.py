@@ -1,9 +1,12 @@
-"""The simulator starts without torch, onnxruntime and onnx; only what needs them loads them."""
+"""The simulator in a process: what it loads, and what a fork does to it."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 
 def test_importing_the_simulator_loads_no_framework():
@@ -14,3 +17,30 @@ def test_importing_the_simulator_loads_no_framework():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_program_still_runs_in_a_forked_child():
+    """Data loaders fork; the parent's worker threads do not exist in the child, and waiting for them would hang."""
+    code = """
+import os
+import numpy as np
+from hqc import arithmetic
+from hqc.backends.bpu import compile
+from hqc.ir import DType, Graph, TensorType
+graph = Graph("g", "bayes")
+x = graph.add_input("x", TensorType(DType.INT8, (1, 16, 40, 40)))
+weight = graph.add_parameter("w", np.ones((32, 16, 3, 3), np.int8))
+rows = graph.add_parameter("r", arithmetic.requant_params(np.float64(0.01)).array)
+graph.set_outputs([graph.add_node("int_conv2d", [x, weight, None, rows], name="y").result])
+graph.stage = "integer"
+program = compile(graph, engine="blas", threads=2)
+image = np.ones((1, 16, 40, 40), np.int8)
+wanted = program.run([image])["y"]
+child = os.fork()
+if child == 0:
+    os._exit(0 if (program.run([image])["y"] == wanted).all() else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "0"
