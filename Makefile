@@ -26,7 +26,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy -p hqc
 
 layers: $(INSTALLED)
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 # Two workers for two cores; one numeric thread each, so that they do not fight.
 unit: $(INSTALLED)

@@ -43,7 +43,8 @@ def rounding_shift_right(x: npt.ArrayLike, n: npt.ArrayLike) -> ArrayI:
     x, n = np.asarray(x, np.int64), np.asarray(n, np.int64)
     right = np.maximum(n, 0)
     half = np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
-    return np.where(n >= 0, (x + half) >> right, x << np.maximum(-n, 0))
+    result: ArrayI = np.where(n >= 0, (x + half) >> right, x << np.maximum(-n, 0))
+    return result
 
 
 # --- section 1: scales -------------------------------------------------------------------------------------------------
@@ -70,7 +71,8 @@ def power_of_two_scale(scale: npt.ArrayLike) -> npt.NDArray[np.float32]:
     # -e, or 1-e when m is exactly 0.5.
     mantissa, exponent = np.frexp(np.asarray(scale, np.float32))
     k = np.clip(np.where(mantissa == 0.5, 1 - exponent, -exponent), 1, 14)
-    return np.ldexp(np.float32(1.0), -k).astype(np.float32)
+    scales: npt.NDArray[np.float32] = np.ldexp(np.float32(1.0), -k).astype(np.float32)
+    return scales
 
 
 def is_power_of_two(scale: npt.ArrayLike) -> bool:
@@ -111,7 +113,8 @@ def quantize(
         if np.isnan(ratio).any():
             raise QuantizationError("cannot quantize NaN; find the operation that produced it")
         low, high = bounds(bits)
-        return np.clip(round_to_int(ratio, rounding), low, high).astype(np.int64)
+        integers: ArrayI = np.clip(round_to_int(ratio, rounding), low, high).astype(np.int64)
+    return integers
 
 
 def quantize_weight(weight: npt.NDArray[Any], scale: npt.ArrayLike, axis: int | None) -> npt.NDArray[np.int8]:
@@ -343,7 +346,9 @@ def sample_table(
         real = np.asarray(function(np.arange(low, high + 1, dtype=np.float64) * float(scale_in)), np.float64)
         scaled = np.floor(real / float(scale_out) + (0.0 if floor else 0.5))
     low_out, high_out = bounds(bits_out)
-    return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=high_out, neginf=low_out), low_out, high_out).astype(np.int64)
+    finite = np.nan_to_num(scaled, nan=0.0, posinf=high_out, neginf=low_out)
+    table: ArrayI = np.clip(finite, low_out, high_out).astype(np.int64)
+    return table
 
 
 def softmax_table(scale: float, bits: int = 8) -> ArrayI:

@@ -49,7 +49,8 @@ class DigitsNet(nn.Module):
         x = torch.cat([self.narrow(x), self.wide(x)], dim=1)
         x = self.selu(x)
         x = self.head(self.refine(x))
-        return self.classifier(torch.flatten(self.gap(x), 1))
+        logits: torch.Tensor = self.classifier(torch.flatten(self.gap(x), 1))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def train(
         for index in torch.tensor_split(order, batches):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(digits.train_x[index]), digits.train_y[index], label_smoothing=0.05)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         if progress is not None:

@@ -6,13 +6,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-import hqc
 from hqc.ir import Location
 
 SOURCE_META = "hqc_source"
@@ -22,7 +22,11 @@ MODULE_META = "hqc_module"
 TYPES_META = "hqc_module_types"
 """Key in `node.meta` of the class names along that path, root first."""
 
-_LIBRARY = tuple(os.path.dirname(os.path.abspath(module.__file__)) + os.sep for module in (torch, hqc) if module.__file__)
+_HQC = Path(__file__).parents[1]
+_LIBRARY = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(torch.__file__).parent, *(_HQC / room for room in ("frontend", "nn", "quantization")))
+)
 
 
 def is_user_file(filename: str) -> bool:

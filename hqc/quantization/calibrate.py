@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ def calibrate(prepared: nn.Module, data: Iterable[Any], *, progress: Progress | 
     """
     if isinstance(data, (torch.Tensor, np.ndarray)):
         data = [data]
-    total = len(data) if hasattr(data, "__len__") else None
+    total = len(data) if isinstance(data, Sized) else None
     set_fake_quantize(prepared, FakeQuantState.CALIBRATION)
     count = 0
     with torch.no_grad(), _reporter(progress, total) as report:
