@@ -24,6 +24,7 @@ def test_a_program_still_runs_in_a_forked_child():
     """Data loaders fork; the parent's worker threads do not exist in the child, and waiting for them would hang."""
     code = """
 import os
+import signal
 import numpy as np
 from hqc import arithmetic
 from hqc.backends.bpu import compile
@@ -39,6 +40,7 @@ image = np.ones((1, 16, 40, 40), np.int8)
 wanted = program.run([image])["y"]
 child = os.fork()
 if child == 0:
+    signal.alarm(30)  # a child that hangs must not outlive the test
     os._exit(0 if (program.run([image])["y"] == wanted).all() else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
