@@ -85,6 +85,7 @@ class Workers:
         self.map(synchronized, range(self.threads))
 
 
+_TOUCHES = 4
 _lock = threading.Lock()
 _shared: dict[int, Workers] = {}
 _blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
@@ -117,19 +118,22 @@ def shared_workers(threads: int | None = None) -> Workers:
         if workers is None:
             workers = _shared[count] = Workers(count)
             with _one_thread():
-                workers.each(_touch_blas_buffers)
+                for _ in range(_TOUCHES):
+                    workers.each(_touch_blas_buffers)
         return workers
 
 
 def _touch_blas_buffers() -> None:
-    """Write to all of this thread's BLAS packing buffer once.
+    """Write to the whole of a BLAS packing buffer once.
 
     The products' prefetches run past the packed data. While the pages there have never been written, each such prefetch costs
-    a page walk that finds nothing: measured 3x slower products (Zen, virtual machine) until a product with enough columns has
-    touched them.
+    a page walk that finds nothing: measured 3x slower products (OpenBLAS on Zen, virtual machine) until a product with enough
+    columns has touched them. Buffers go to whoever calls first, so all workers do this at once, and a few times, lest one of
+    them ran alone.
     """
-    rows = np.ones((512, 384), np.float32)
-    np.matmul(rows, np.ones((384, 2048), np.float32))
+    columns = np.ones((384, 2048), np.float32)
+    np.matmul(np.ones((64, 384), np.float32), columns)
+    np.matmul(np.ones((768, 384), np.float32), columns[:, :64])
 
 
 @contextmanager
