@@ -30,7 +30,7 @@ layers: $(INSTALLED)
 
 # Two workers for two cores; one numeric thread each, so that they do not fight.
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=8
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=8
 
 
 bench: $(INSTALLED)

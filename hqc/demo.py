@@ -22,23 +22,19 @@ FORCED_CPU = {"module_name": ["refine"]}
 class DigitsNet(nn.Module):
     """`[N,1,8,8]` grey images in [0, 1] -> `[N,10]` logits. Runs on the CPU by nature: `selu`; by request: `refine`."""
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = _block(1, width, 3)
         self.residual = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            _block(width, width, 3), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
         )
         self.relu = nn.ReLU()
         self.pool = nn.MaxPool2d(2)
-        self.narrow = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())
-        self.wide = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU())
+        self.narrow = _block(width, width, 1)
+        self.wide = _block(width, width, 3)
         self.selu = nn.SELU()
         self.refine = nn.Conv2d(2 * width, 2 * width, 1)
-        self.head = nn.Sequential(nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.ReLU())
+        self.head = _block(2 * width, 2 * width, 3)
         self.gap = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(2 * width, 10)
 
@@ -51,6 +47,12 @@ class DigitsNet(nn.Module):
         x = self.head(self.refine(x))
         logits: torch.Tensor = self.classifier(torch.flatten(self.gap(x), 1))
         return logits
+
+
+def _block(channels: int, width: int, kernel: int) -> nn.Sequential:
+    """Convolution, batch norm, ReLU."""
+    conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def load_digits(fold: int = 0, folds: int = 5) -> Digits:
 
 
 def train(
-    model: nn.Module, digits: Digits, *, epochs: int = 15, rate: float = 0.05, seed: int = 0, progress: Any = None
+    model: nn.Module, digits: Digits, *, epochs: int = 8, rate: float = 0.05, seed: int = 0, progress: Any = None
 ) -> None:
     """Train in place with SGD and a cosine schedule; deterministic. `progress(epoch)` is called after each epoch."""
     generator = torch.Generator().manual_seed(seed)
@@ -105,7 +107,7 @@ def accuracy(logits: npt.ArrayLike | torch.Tensor, labels: torch.Tensor) -> floa
     return float((np.asarray(logits).argmax(axis=1) == labels.numpy()).mean() * 100.0)
 
 
-def trained_network(digits: Digits, *, seed: int = 0, epochs: int = 15, progress: Any = None) -> DigitsNet:
+def trained_network(digits: Digits, *, seed: int = 0, epochs: int = 8, progress: Any = None) -> DigitsNet:
     """A freshly trained `DigitsNet` in eval mode."""
     torch.manual_seed(seed)
     model = DigitsNet()

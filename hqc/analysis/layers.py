@@ -16,7 +16,7 @@ import onnxruntime
 from hqc import arithmetic
 from hqc.backends import bpu
 from hqc.backends.onnx import emit_segment
-from hqc.ir import Device, Graph, Node, Trait, Value
+from hqc.ir import Device, DType, Graph, Node, Trait, Value
 from hqc.march import get_spec
 from hqc.quantization.deploy import Deployment
 
@@ -25,7 +25,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class LayerError:
-    """`elements`: size of the result; `differing`: how many integers differ; `max_lsb`: by how much at most."""
+    """`elements`: size of the result; `differing`: how many integers differ; `max_lsb`: by how much at most.
+
+    Of an int32 result, whose unit is the accumulator's, an LSB is `max|y| / 127.5`: one step of the int8 grid of its range.
+    """
 
     name: str
     op: str
@@ -42,13 +45,13 @@ class LayerError:
 def layer_errors(deployment: Deployment, inputs: Mapping[str, Array]) -> list[LayerError]:
     """One row per BPU operation of a deployed model, in program order.
 
-    `inputs`: name -> array of the shapes the deployment has. Results that are indices, truth values or int32 accumulators are
-    compared as they are (an accumulator in units of its scale).
+    `inputs`: name -> array of the shapes the deployment has. Results that are indices or truth values are compared as they are.
     """
     program = bpu.compile(deployment.integer, opaque=deployment.opaque)
     kept = program.run(inputs, keep=True)
-    graph = _with_quantized_weights(deployment.scaled)
-    rounding = get_spec(graph.march or "").rounding
+    spec = get_spec(deployment.scaled.march or "")
+    graph = _with_quantized_weights(deployment.scaled, int8_bias=spec.int8_bias)
+    rounding = spec.rounding
     return [
         _compare(node, kept, rounding)
         for node in graph.nodes
@@ -56,7 +59,7 @@ def layer_errors(deployment: Deployment, inputs: Mapping[str, Array]) -> list[La
     ]
 
 
-def _with_quantized_weights(graph: Graph) -> Graph:
+def _with_quantized_weights(graph: Graph, *, int8_bias: bool) -> Graph:
     """A copy whose quantized parameters hold the values that they have on their grid."""
     graph = graph.clone()
     for value in graph.parameters.values():
@@ -64,6 +67,11 @@ def _with_quantized_weights(graph: Graph) -> Graph:
             quant = value.quant
             q = arithmetic.quantize(value.array, quant.scale, quant.dtype.bits, axis=quant.axis)
             value.array = arithmetic.dequantize(q, quant.scale, quant.axis)
+    for node in graph.nodes if int8_bias else ():
+        bias = node.operand("bias") if node.op.has(Trait.CONV_LIKE) and node.device is Device.BPU else None
+        if bias is not None and bias.array is not None:
+            scale = arithmetic.bernoulli_bias_scale(bias.array)
+            bias.array = arithmetic.dequantize(arithmetic.quantize(bias.array, scale), scale)
     return graph
 
 
@@ -74,7 +82,7 @@ def _compare(node: Node, kept: Mapping[str, Array], rounding: str) -> LayerError
     feeds = {i.name: _real(value, kept) for i, value in zip(session.get_inputs(), data, strict=True)}
     differing = largest = elements = 0
     for value, real in zip(node.results, session.run(None, feeds), strict=True):
-        difference = np.abs(_integers(node, value, real, rounding) - _integers(node, value, kept[value.name], rounding))
+        difference = _difference(node, value, real, kept[value.name], rounding)
         elements += difference.size
         differing += int((difference > 0).sum())
         largest = max(largest, int(difference.max(initial=0)))
@@ -88,8 +96,13 @@ def _real(value: Value, kept: Mapping[str, Array]) -> Array:
     return arithmetic.dequantize(array, value.quant.scale, value.quant.axis)
 
 
-def _integers(node: Node, value: Value, real: Array, rounding: str) -> npt.NDArray[np.int64]:
-    """Integers on the value's grid; an array that holds integers already is taken as it is."""
-    if value.quant is None or node.op.has(Trait.INTEGER_RESULT) or real.dtype.kind != "f":
-        return real.astype(np.int64)
-    return arithmetic.quantize(real, value.quant.scale, value.quant.dtype.bits, rounding, value.quant.axis)
+def _difference(node: Node, value: Value, real: Array, simulated: Array, rounding: str) -> npt.NDArray[np.int64]:
+    """How many LSBs each element is off."""
+    if value.quant is None or node.op.has(Trait.INTEGER_RESULT):
+        return np.abs(real.astype(np.int64) - simulated.astype(np.int64))
+    quant = value.quant
+    if quant.dtype is DType.INT32:
+        other = simulated if simulated.dtype.kind == "f" else arithmetic.dequantize(simulated, quant.scale, quant.axis)
+        step = max(float(np.abs(real).max(initial=0.0)) / 127.5, arithmetic.FLOAT32_EPS)
+        return np.floor(np.abs(real - other) / step + 0.5).astype(np.int64)
+    return np.abs(arithmetic.quantize(real, quant.scale, quant.dtype.bits, rounding, quant.axis) - simulated.astype(np.int64))

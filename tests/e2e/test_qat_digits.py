@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from digits_networks import float_network
 from torch import nn
 
-from hqc.demo import FORCED_CPU, Digits, DigitsNet, accuracy, load_digits, train, trained_network
+from hqc.demo import FORCED_CPU, Digits, DigitsNet, accuracy, load_digits, train
 from hqc.march import March, set_march
 from hqc.nn import QuantStub
 from hqc.quantization import (
@@ -24,6 +25,7 @@ from hqc.quantization import (
 )
 
 FOLDS = 5
+pytestmark = pytest.mark.xdist_group("digits")  # one worker trains the float networks once
 
 
 class Stubbed(nn.Module):
@@ -47,7 +49,7 @@ class Fold:
 def run_fold(fold: int) -> Fold:
     set_march(March.BAYES)
     digits = load_digits(fold)
-    model = Stubbed(trained_network(digits, seed=fold, epochs=8)).eval()
+    model = Stubbed(float_network(fold)).eval()
     forced = {"module_name": [f"body.{name}" for name in FORCED_CPU["module_name"]]}
     calibration = prepare_calibration_fx(model, {"": get_default_calib_qconfig()}, hybrid=True, hybrid_dict=forced)
     with torch.no_grad():
