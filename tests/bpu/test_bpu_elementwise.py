@@ -20,7 +20,7 @@ from one_node import (
 )
 
 from hqc import arithmetic
-from hqc.backends.bpu import compile
+from hqc.backends.bpu import compile, kernels
 from hqc.errors import QuantizationError
 from hqc.ir import DType, QuantParams, TensorType
 
@@ -108,8 +108,9 @@ def test_requantize_equals_reference(data):
     assert_kernel_equals_reference(*one_node("int_requantize", [integers(rng, data.draw(shapes()), source), rows], attributes))
 
 
-def test_elementwise_of_many_blocks_equals_reference():
-    """More elements than one block, an odd number of them, in both memory orders of rank 4."""
+def test_elementwise_of_many_blocks_equals_reference(monkeypatch):
+    """More elements than one block, an odd number of them, in both memory orders of rank 4, shared by two threads."""
+    monkeypatch.setattr(kernels, "_BLOCKS_TO_SHARE", 1)
     rng = np.random.default_rng(5)
     rows = Parameter(arithmetic.requant_params(np.float64(2.0**-13.3)).array)
     operands = [integers(rng, (1, 33, 37, 59)), integers(rng, (1, 33, 37, 59)), rows]

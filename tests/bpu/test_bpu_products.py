@@ -21,6 +21,7 @@ from one_node import (
 
 from hqc import arithmetic
 from hqc.backends.bpu import compile
+from hqc.backends.bpu.engines import blas
 from hqc.errors import CompileError
 
 MODES = ("multiply", "multiply64", "shift", "none")
@@ -70,8 +71,9 @@ def test_conv2d_equals_reference(case):
     ("shape", "outputs", "kernel"),
     [((1, 16, 30, 30), 24, 3), ((2, 64, 7, 7), 96, 3), ((5, 8, 4, 4), 8, 1), ((1, 3, 40, 40), 16, 7)],
 )
-def test_conv2d_split_into_tiles_equals_reference(shape, outputs, kernel):
-    """Layers large enough for several row tiles, column tiles and image groups."""
+def test_conv2d_split_into_tiles_equals_reference(shape, outputs, kernel, monkeypatch):
+    """Layers large enough for several row tiles, column tiles and image groups, shared by two threads."""
+    monkeypatch.setattr(blas, "_ALONE_MS", 0.0)
     rng = np.random.default_rng(3)
     pad = kernel // 2
     attributes = {"padding": (pad, pad, pad, pad), "clip_min": 0}

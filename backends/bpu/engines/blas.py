@@ -8,6 +8,7 @@ for depthwise ones, where a matrix product has nothing to sum, fused multiply-ad
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,9 @@ _MAX_ROWS = 4096
 _ENOUGH_ROWS = 224  # rows of a product that amortize packing the whole weight matrix
 _MAX_FLOAT32_CHUNKS = 4
 _TAP_ELEMENTS = 1 << 16  # accumulators of a depthwise tile: fewer, larger NumPy calls won over staying in the L2 cache
+# Layers below this stay on the calling thread: waking another one and passing the interpreter lock to and fro costs 0.15 ms a
+# layer, measured, and between short NumPy calls two threads gain little.
+_ALONE_MS = 0.7
 _TAP_RUN = 2048  # elements of a depthwise inner loop
 
 
@@ -88,6 +92,14 @@ def tiles(spec: ConvSpec, reduction: int, threads: int) -> list[Tile]:
     return [Tile(0, count, 0, height, c, min(c + step, outputs)) for c in range(0, outputs, step)]
 
 
+def estimated_ms(spec: ConvSpec) -> float:
+    """A layer's time on one thread: products at 16 multiply-accumulates a nanosecond (4 without a matrix), 3 ns a result."""
+    outputs = math.prod(spec.out_shape)
+    products = outputs * spec.weight[0].size
+    depthwise = spec.groups == spec.x_shape[3] > 1
+    return (products / (4 if depthwise else 16) + 3 * outputs) * 1e-6
+
+
 def windows(image: Array, spec: ConvSpec, rows: int, width: int) -> Array:
     """`[n, rows, width, kh, kw, C]` view of a padded image `[n, h, w, C]` (first window at its corner)."""
     n, _, _, channels = image.shape
@@ -124,6 +136,7 @@ class _TiledConv:
     def __init__(self, spec: ConvSpec, epilogue: Epilogue, workers: Workers) -> None:
         self.spec, self.epilogue, self.workers = spec, epilogue, workers
         self.padded_width = spec.x_shape[2] + spec.padding[1] + spec.padding[3]
+        self.threads = 1 if estimated_ms(spec) < _ALONE_MS else workers.threads
         self.tiles: list[Tile] = []
         self.scaled = self.biased = False  # what the accumulators hold already, see Epilogue.apply
 
@@ -142,7 +155,11 @@ class _TiledConv:
                 acc, flat[where], scratch, channels=where[1], residual=addend, scaled=self.scaled, biased=self.biased
             )
 
-        self.workers.map(work, self.tiles)
+        if self.threads == 1:
+            for tile in self.tiles:
+                work(tile)
+        else:
+            self.workers.map(work, self.tiles)
 
     def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
         """The tile's accumulators `[count, channels]`, without bias."""
@@ -192,7 +209,7 @@ class DenseConv(_TiledConv):
                 matrix = np.vstack([matrix, epilogue.bias * epilogue.weight_scale])
             self.chunks = [slice(0, len(matrix))]
         self.matrix = np.ascontiguousarray(matrix, self.dtype)
-        self.tiles = tiles(spec, len(matrix), workers.threads)
+        self.tiles = tiles(spec, len(matrix), self.threads)
 
     def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
         patches = self.patches(x, tile, self.dtype, scratch)
@@ -224,7 +241,7 @@ class GroupedConv(_TiledConv):
         # [groups, kh * kw * channels of the group, outputs of the group]
         grouped = matrix.reshape(len(matrix), spec.groups, outputs // spec.groups).transpose(1, 0, 2)
         self.matrices = np.ascontiguousarray(grouped, self.dtype)
-        whole = tiles(spec, len(matrix) * spec.groups, workers.threads)
+        whole = tiles(spec, len(matrix) * spec.groups, self.threads)
         self.tiles = list(dict.fromkeys(Tile(t.n0, t.n1, t.r0, t.r1, 0, outputs) for t in whole))
 
     def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
@@ -269,7 +286,7 @@ class DepthwiseConv(_TiledConv):
         step = max(1, min(height, _TAP_ELEMENTS // (width * channels)))
         if count == 1:
             pieces = -(-height // step)
-            step = -(-height // (-(-pieces // workers.threads) * workers.threads))
+            step = -(-height // (-(-pieces // self.threads) * self.threads))
         self.tiles = [
             Tile(n, n + 1, r, min(r + step, height), 0, channels) for n in range(count) for r in range(0, height, step)
         ]

@@ -145,9 +145,15 @@ def empty_result(shape: tuple[int, ...], dtype: npt.DTypeLike) -> tuple[Array, A
     return memory, memory.reshape(-1)
 
 
+_BLOCKS_TO_SHARE = 8
 _BLOCK = 1 << 15  # elements: the float32 and int32 copies of a block fit the second-level cache
 
 
 def in_blocks(workers: Workers, size: int, function: Callable[[slice], None]) -> None:
-    """Call `function` on consecutive slices of `range(size)`, on all workers."""
-    workers.map(function, [slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK)])
+    """Call `function` on consecutive slices of `range(size)`, on all workers where that pays for waking them."""
+    blocks = [slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK)]
+    if len(blocks) < _BLOCKS_TO_SHARE:
+        for block in blocks:
+            function(block)
+    else:
+        workers.map(function, blocks)
