@@ -95,7 +95,7 @@ def tiles(spec: ConvSpec, reduction: int, threads: int) -> list[Tile]:
 def estimated_ms(spec: ConvSpec) -> float:
     """A layer's time on one thread: products at 16 multiply-accumulates a nanosecond (4 without a matrix), 3 ns a result."""
     outputs = math.prod(spec.out_shape)
-    products = outputs * spec.weight[0].size
+    products = outputs * math.prod(spec.weight.shape[1:])
     depthwise = spec.groups == spec.x_shape[3] > 1
     return (products / (4 if depthwise else 16) + 3 * outputs) * 1e-6
 
