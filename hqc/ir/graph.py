@@ -49,11 +49,15 @@ class Value:
     @property
     def uses(self) -> list[tuple[Node, int]]:
         """`(node, operand index)` pairs, in program order."""
+        if len(self._uses) < 2:
+            return list(self._uses.values())
         return sorted(self._uses.values(), key=lambda use: (use[0]._order, use[1]))
 
     @property
     def users(self) -> list[Node]:
         """Using nodes in program order, each once."""
+        if len(self._uses) < 2:
+            return [node for node, _ in self._uses.values()]
         return list(dict.fromkeys(node for node, _ in self.uses))
 
     @property
@@ -108,11 +112,14 @@ class Node:
     @property
     def producers(self) -> list[Node]:
         """Nodes that produce the operands, each once, in operand order."""
-        return list(dict.fromkeys(value.producer for value in self.operands if value.producer is not None))
+        sources = (value.producer for value in self._inputs if value is not None)
+        return [node for node in dict.fromkeys(sources) if node is not None]
 
     @property
     def users(self) -> list[Node]:
         """Nodes that use any result, each once, in program order."""
+        if len(self.results) == 1:
+            return self.results[0].users
         return sorted({node for value in self.results for node in value.users}, key=lambda node: node._order)
 
     @property
@@ -147,6 +154,8 @@ class Node:
         while len(self._inputs) <= index:
             self._inputs.append(None)
         old = self._inputs[index]
+        if old is value and value is not None:
+            return
         if old is not None:
             del old._uses[(id(self), index)]
         self._inputs[index] = value
@@ -236,7 +245,10 @@ class Graph:
         return self._values[name]
 
     def is_output(self, value: Value) -> bool:
-        return any(value is output for output in self._outputs)
+        for output in self._outputs:  # noqa: SIM110  (asked for every value, and there are few outputs)
+            if value is output:
+                return True
+        return False
 
     # --- building ------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,7 @@ class Attr:
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {}
+_INT = frozenset({int})
 
 
 def _coerce(kind: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
@@ -104,6 +105,8 @@ def _coerce(kind: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
 
 @_coerce("int")
 def _int(value: Any) -> int:
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError
     return int(value)
@@ -139,6 +142,8 @@ def _dtype(value: Any) -> DType:
 
 @_coerce("ints")
 def _ints(value: Any) -> tuple[int, ...]:
+    if type(value) is tuple and _INT.issuperset(map(type, value)):
+        return value
     return tuple(_int(item) for item in value)
 
 
@@ -183,6 +188,10 @@ class OpDef:
         return tuple(attr.name for attr in self.attributes if attr.required)
 
     @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {operand.name: index for index, operand in enumerate(self.operands)}
+
+    @cached_property
     def _operand_counts(self) -> tuple[int, float]:
         """Smallest and largest number of operands."""
         required = sum(1 for operand in self.operands if not (operand.optional or operand.variadic))
@@ -193,8 +202,8 @@ class OpDef:
         return trait in self.traits
 
     def operand_index(self, name: str) -> int:
-        """Position of the operand called `name`."""
-        return next(i for i, operand in enumerate(self.operands) if operand.name == name)
+        """Position of the operand called `name`; `KeyError` when there is none."""
+        return self._positions[name]
 
     def complete_attributes(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """`given` checked against the declaration, coerced, and with defaults; `ShapeError` names what is wrong."""
@@ -203,6 +212,8 @@ class OpDef:
             attr = self._attr_index.get(name)
             if attr is None:
                 raise ShapeError(f"{self.name} has no attribute {name}")
+            if value is attr.default and not attr.required:
+                continue
             try:
                 coerced = _CHECKS[attr.kind](value)
             except TypeError:

@@ -118,15 +118,16 @@ def names(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
 def uses(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
     """Operands and uses agree: a value lists exactly the nodes that read it, and names the node that produces it."""
     for node in graph.nodes:
-        for index, value in enumerate(node.inputs):
-            if value is not None and value._uses.get((id(node), index)) != (node, index):
+        key = id(node)
+        for index, value in enumerate(node._inputs):
+            if value is not None and value._uses.get((key, index)) != (node, index):
                 yield node, f"{value.name} does not list it as a user of operand {index}"
         for value in node.results:
             if value.producer is not node:
                 yield node, f"its result {value.name} says it comes from {value.producer}"
     for value in graph.values.values():
         for user, index in value._uses.values():
-            operands = user.inputs
+            operands = user._inputs
             if user.graph is not graph or index >= len(operands) or operands[index] is not value:
                 yield value.producer, f"{value.name} lists {user.name} as a user, which does not read it"
 
@@ -140,7 +141,8 @@ def order(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
         for value in node.operands:
             if id(value) not in defined:
                 yield node, f"it reads {value.name}, which is not defined before it"
-        defined.update(id(value) for value in node.results)
+        for value in node.results:
+            defined.add(id(value))
     for value in graph.outputs:
         if id(value) not in defined:
             yield None, f"the output {value.name} is not a value of the graph"
@@ -161,14 +163,14 @@ def attributes(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
     """Attributes are those that the op declares, complete, and of the declared kind."""
     for node in graph.nodes:
         try:
-            node.op.check_operand_count(len(node.inputs))
+            node.op.check_operand_count(len(node._inputs))
             complete = node.op.complete_attributes(node.attributes)
         except ShapeError as error:
             yield node, str(error)
             continue
         for name, value in complete.items():
             given = node.attributes.get(name, _MISSING)
-            if type(given) is not type(value):
+            if given is not value and type(given) is not type(value):
                 shown = "is missing" if given is _MISSING else f"is {given!r} ({type(given).__name__})"
                 yield node, f"attribute {name} {shown}, must be like {value!r} ({type(value).__name__})"
 
@@ -194,14 +196,14 @@ def types(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
         if len(inferred) != len(node.results):
             yield node, f"it has {len(node.results)} results, {node.op.name} makes {len(inferred)}"
             continue
-        free_dtype = is_boundary(node) or node.op.has(Trait.INTEGER)
         for value, type in zip(node.results, inferred, strict=True):
-            if value.type != type and not _refines(value.type, type, free_dtype):
+            if value.type is not type and value.type != type and not _refines(node, value.type, type):
                 yield node, f"{value.name} is {value.type}, by its operands it is {type}"
 
 
-def _refines(actual: TensorType, inferred: TensorType, free_dtype: bool) -> bool:
+def _refines(node: Node, actual: TensorType, inferred: TensorType) -> bool:
     """A known shape may stand where inference knows none; boundary and integer ops choose their dtype."""
+    free_dtype = is_boundary(node) or node.op.has(Trait.INTEGER)
     return (free_dtype or actual.dtype is inferred.dtype) and inferred.shape in (None, actual.shape)
 
 
@@ -270,14 +272,16 @@ def _place(node: Node) -> str:
 def boundary(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
     """A real value enters the BPU through a quantize and leaves it through a boundary op."""
     for node in graph.nodes:
+        inside = on_bpu(node)
         for value in node.data_operands:
-            if not is_real(value):
-                continue
             source = value.producer
-            if on_bpu(node) and (source is None or not (on_bpu(source) or source.op is quantize)):
+            from_bpu = source is not None and on_bpu(source)
+            if inside is from_bpu or not is_real(value):
+                continue
+            if inside and (source is None or source.op is not quantize):
                 origin = "the graph's input" if source is None else f"the CPU's {source.op.name}"
                 yield node, f"it runs on the BPU and reads {value.name} of {origin} without a quantize between"
-            elif source is not None and on_bpu(source) and not on_bpu(node) and not is_boundary(node):
+            elif source is not None and from_bpu and not is_boundary(node):
                 yield node, f"it runs on the CPU and reads {value.name} of the BPU's {source.op.name} without a dequantize"
 
 

@@ -10,9 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_NUMPY = {
+    "f32": "float32",
+    "f64": "float64",
+    "i8": "int8",
+    "u8": "uint8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "b1": "bool",
+}
+
 
 class DType(enum.Enum):
-    """Element type of a tensor; the value is its spelling in IR text."""
+    """Element type of a tensor; the value is its spelling in IR text.
+
+    `numpy`: the NumPy dtype with the same bits. `bits`: width in bits. `is_float`: real numbers rather than integers or truth.
+    """
 
     FLOAT32 = "f32"
     FLOAT64 = "f64"
@@ -23,19 +37,10 @@ class DType(enum.Enum):
     INT64 = "i64"
     BOOL = "b1"
 
-    @property
-    def numpy(self) -> np.dtype[Any]:
-        """The NumPy dtype with the same bits."""
-        return np.dtype(_NUMPY[self])
-
-    @property
-    def bits(self) -> int:
-        """Width in bits."""
-        return self.numpy.itemsize * 8
-
-    @property
-    def is_float(self) -> bool:
-        return self in (DType.FLOAT32, DType.FLOAT64)
+    def __init__(self, text: str) -> None:
+        self.numpy: np.dtype[Any] = np.dtype(_NUMPY[text])
+        self.bits: int = self.numpy.itemsize * 8
+        self.is_float: bool = self.numpy.kind == "f"
 
     @property
     def qmin(self) -> int:
@@ -56,17 +61,7 @@ class DType(enum.Enum):
             raise TypeError(f"the IR has no element type for NumPy's {np.dtype(dtype)}") from None
 
 
-_NUMPY: dict[DType, str] = {
-    DType.FLOAT32: "float32",
-    DType.FLOAT64: "float64",
-    DType.INT8: "int8",
-    DType.UINT8: "uint8",
-    DType.INT16: "int16",
-    DType.INT32: "int32",
-    DType.INT64: "int64",
-    DType.BOOL: "bool",
-}
-_FROM_NUMPY = {np.dtype(name): dtype for dtype, name in _NUMPY.items()}
+_FROM_NUMPY = {dtype.numpy: dtype for dtype in DType}
 
 Shape = tuple[int, ...]
 
@@ -93,6 +88,9 @@ class TensorType:
         return None if size is None else size * self.dtype.numpy.itemsize
 
     def with_shape(self, shape: Shape | None) -> TensorType:
+        """The same dtype with another shape; this very object when the shape is the same."""
+        if shape == self.shape:
+            return self
         return TensorType(self.dtype, shape)
 
     def with_dtype(self, dtype: DType) -> TensorType:

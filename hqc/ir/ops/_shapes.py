@@ -40,9 +40,9 @@ def normalize_axis(axis: int, rank: int) -> int:
 
 def broadcast(*shapes: Shape | None) -> Shape | None:
     """NumPy broadcasting; None when any shape is unknown."""
-    if any(shape is None for shape in shapes):
+    if None in shapes:
         return None
-    if all(shape == shapes[0] for shape in shapes):
+    if shapes.count(shapes[0]) == len(shapes):
         return shapes[0]
     result: list[int] = []
     known = [shape for shape in shapes if shape is not None]
