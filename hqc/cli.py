@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +14,39 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
-from hqc.errors import HqcError, InputError
+from hqc.errors import HqcError, InputError, ParseError
 
 if TYPE_CHECKING:
     from hqc.compiler import Compiled
+    from hqc.ir import Graph
 
 MARCHES = ("bernoulli", "bernoulli2", "bayes", "bayes-e")
-console = Console(soft_wrap=False)
-errors = Console(stderr=True)
+FLAVOURS = ("horizon", "runnable", "qdq", "integer")
+PIPE_WIDTH = 120  # columns where there is no terminal to ask
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Made anew for each use, so that it writes to whatever the standard streams are at that time."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    return console
+
+
+def say(text: str) -> None:
+    """A line of prose on standard output, as it is."""
+    _console().print(text, markup=False, soft_wrap=not _console().is_terminal)
+
+
+def show(table: Any) -> None:
+    _console().print(table)
+
+
+def note(text: str, style: str = "yellow") -> None:
+    """A line beside the result, on standard error."""
+    _console(stderr=True).print(Text(text, style=style), soft_wrap=True)
 
 
 class _Group(click.Group):
@@ -32,12 +56,9 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except HqcError as error:
-            errors.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+            message = Text.assemble(("error: ", "bold red"), str(error))
+            _console(stderr=True).print(message, soft_wrap=True)
             ctx.exit(1)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,21 +69,16 @@ def main(verbose: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.ERROR,
         format="%(message)s",
-        handlers=[RichHandler(console=errors, show_path=False)],
+        handlers=[RichHandler(console=_console(stderr=True), show_path=False)],
     )
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    )  # fmt: skip
 
 
 @contextmanager
 def counted(description: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar; the yielded function advances it by one."""
-    with _progress() as progress:
+    """A progress bar on standard error, where that is a terminal; the yielded function advances it by one."""
+    console = _console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total)
         yield lambda *_: progress.advance(task)
 
@@ -77,104 +93,24 @@ input_option = click.option(
     help="Shape of one input (repeat per input); default: the file's example_inputs.",
 )
 cpu_option = click.option(
-    "--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module on the CPU by its path (repeatable)."
+    "--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module, or every op:NAME, on the CPU (repeatable)."
 )
 bpu_option = click.option(
-    "--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for an opt-in operation (repeatable)."
+    "--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for a module, or for every op:NAME (repeatable)."
 )
-
-
-def load_model(spec: str) -> tuple[Any, Any]:
-    """`FILE.py:NAME` -> (module, example inputs or None). NAME is a module, or a class or function without required arguments.
-
-    A function may return the module or `(module, example_inputs)`; the file may define `example_inputs` beside it.
-    """
-    from torch import nn
-
-    path, _, name = spec.rpartition(":")
-    if not path or not name:
-        raise InputError(f"give the model as FILE.py:NAME, got {spec}")
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"there is no file {path}")
-    module_spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[file.stem] = module
-    sys.path.insert(0, str(file.parent.resolve()))
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(module, name):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"{path} has no {name}; it defines {', '.join(known) or 'nothing callable'}")
-    found = getattr(module, name)
-    try:
-        built = found if isinstance(found, nn.Module) else found()
-    except TypeError as error:
-        raise InputError(f"{name} in {path} cannot be called without arguments: {error}") from error
-    inputs = getattr(module, "example_inputs", None)
-    if isinstance(built, tuple) and len(built) == 2:
-        built, inputs = built
-    if not isinstance(built, nn.Module):
-        raise InputError(f"{name} in {path} gives {type(built).__name__}, not a torch.nn.Module")
-    return built, inputs() if callable(inputs) else inputs
-
-
-def example_inputs(shapes: tuple[str, ...], default: Any) -> Any:
-    """Random inputs of the given shapes (fixed seed), or the model file's own."""
-    import torch
-
-    if not shapes:
-        if default is None:
-            raise InputError("the input's shape is not known; give --input N,C,H,W or define example_inputs in the file")
-        return default
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for text in shapes:
-        try:
-            sizes = [int(part) for part in text.replace("x", ",").split(",")]
-        except ValueError:
-            raise InputError(f"--input takes sizes like 1,3,224,224, got {text}") from None
-        if not sizes or min(sizes) < 1:
-            raise InputError(f"--input takes positive sizes, got {text}")
-        inputs.append(torch.rand(sizes, generator=generator))
-    return tuple(inputs)
 
 
 def hybrid_dict(on_cpu: tuple[str, ...], on_bpu: tuple[str, ...]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    if on_cpu:
-        result["module_name"] = list(on_cpu)
-    if on_bpu:
-        result["bpu"] = {"module_name": list(on_bpu)}
-    return result
+    """`--cpu` and `--bpu` as the library's `hybrid_dict`; `op:softmax` is every softmax, anything else a module path."""
+    return {device: wishes for device, names in (("cpu", on_cpu), ("bpu", on_bpu)) if (wishes := _by_kind(names))}
 
 
-def calibration_batches(path: str | None, inputs: Any, count: int) -> list[Any]:
-    """Batches from an .npy (first axis: samples) or .npz file (one array per input); random ones when there is no file."""
-    import numpy as np
-    import torch
-
-    from hqc.quantization.prepared import as_tuple
-
-    example = as_tuple(inputs) or ()
-    if path is None:
-        generator = torch.Generator().manual_seed(1)
-        return [tuple(torch.rand(x.shape, generator=generator) for x in example) for _ in range(count)]
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as .npy or .npz: {error}") from error
-    arrays = [loaded[name] for name in loaded.files] if hasattr(loaded, "files") else [loaded]
-    if len(arrays) != len(example):
-        raise InputError(f"{path} holds {len(arrays)} arrays, the model takes {len(example)} inputs")
-    batch = example[0].shape[0]
-    total = min(len(arrays[0]), count * batch)
-    if total < 1:
-        raise InputError(f"{path} holds no samples")
-    return [tuple(torch.from_numpy(a[i : i + batch]).float() for a in arrays) for i in range(0, total, batch)]
+def _by_kind(names: tuple[str, ...]) -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        is_op = name.startswith("op:")
+        kinds.setdefault("op" if is_op else "module_name", []).append(name.removeprefix("op:") if is_op else name)
+    return kinds
 
 
 def compile_model(
@@ -189,14 +125,13 @@ def compile_model(
 ) -> Compiled:
     """What `compile`, `run`, `bench` and `report` share."""
     import hqc
+    from hqc.analysis.user_files import calibration_batches, example_inputs, load_model
 
     module, default = load_model(model)
     inputs = example_inputs(shapes, default)
     batches = calibration_batches(calibration, inputs, samples)
     if calibration is None:
-        console.print(
-            "[yellow]No --calibration file: scales come from random inputs, good for structure and speed, not for accuracy.[/]"
-        )
+        note("No --calibration file: scales come from random inputs, good for structure and speed, not for accuracy.")
     with counted("calibrating", len(batches)) as advance:
         return hqc.compile(
             module, inputs, march=march, calibration_data=batches, hybrid_dict=hybrid_dict(on_cpu, on_bpu), dump_dir=dump_dir,
@@ -207,92 +142,156 @@ def compile_model(
 def compile_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: the arguments of `compile_model`."""
     for decorator in (
-        click.option("--samples", default=8, show_default=True, help="Calibration batches at most."),
-        click.option("--calibration", type=click.Path(), help=".npy or .npz file with real inputs."),
+        click.option(
+            "--samples", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Calibration batches at most."
+        ),
+        click.option("--calibration", type=click.Path(), metavar="FILE", help=".npy or .npz file with real inputs; first axis: samples."),
         bpu_option, cpu_option, input_option, march_option, model_argument,
     ):  # fmt: skip
         function = decorator(function)
     return function
 
 
-@main.command()
+@main.command(short_help="See it all on handwritten digits.")
 @click.option("--march", type=click.Choice(MARCHES), default="bayes", show_default=True, help="Chip family.")
 @click.option("--out", type=click.Path(), default="out/demo", show_default=True, help="Where dumps and the ONNX file go.")
 def demo(march: str, out: str) -> None:
     """Train a small CNN on handwritten digits, compile it, and show what happened."""
     from hqc.analysis.demo import run_demo
 
-    run_demo(console, march, Path(out))
+    run_demo(_console(), march, Path(out))
 
 
-@main.command("compile")
+@main.command("compile", short_help="Quantize after training, write the ONNX file.")
 @compile_options
 @click.option("-o", "--output", type=click.Path(), default="model.onnx", show_default=True, help="ONNX file to write.")
-@click.option("--flavour", type=click.Choice(["horizon", "runnable", "qdq", "integer"]), default="horizon", show_default=True)
+@click.option(
+    "--flavour",
+    type=click.Choice(FLAVOURS),
+    default="horizon",
+    show_default=True,
+    help="horizon: for hb_mapper; runnable: the same nodes for onnxruntime; qdq: standard ops; integer: the simulator's.",
+)
 @click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
 def compile_command(
     model: str, march: str, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], calibration: str | None,
     samples: int, output: str, flavour: str, dump_dir: str | None,
 ) -> None:  # fmt: skip
     """Quantize a model after training and write its ONNX file and hb_mapper.yaml."""
+    from hqc.analysis.user_files import check_writable, make_folder
+
+    check_writable(output)
     compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples, dump_dir)
+    make_folder(output)
     report = compiled.export(output, flavour=flavour)
-    console.print(compiled.placement.summary(), highlight=False, markup=False)
-    console.print(str(report), highlight=False, markup=False)
+    say(compiled.placement.summary())
+    say(str(report))
 
 
-@main.command()
+@main.command(short_help="Where every operation runs, and why.")
 @model_argument
 @click.option("--march", type=click.Choice(MARCHES), help="Chip family; without it all four are compared.")
 @input_option
 @cpu_option
 @bpu_option
 @click.option("--all", "everything", is_flag=True, help="List BPU operations too.")
+@click.option("--thresholds", is_flag=True, help="What sending small BPU subgraphs to the CPU would give (needs --march).")
 def explain(
-    model: str, march: str | None, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], everything: bool
-) -> None:
+    model: str, march: str | None, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], everything: bool,
+    thresholds: bool,
+) -> None:  # fmt: skip
     """Where every operation runs, why, and what would have to change. Needs no training and no data."""
-    from hqc.analysis.explain import compare, plan
+    from hqc.analysis.advice import advice
+    from hqc.analysis.explain import compare, planned_graph, threshold_table
+    from hqc.analysis.placement import placement_report
+    from hqc.analysis.user_files import example_inputs, load_model
 
+    if march is None and (everything or thresholds):
+        raise click.UsageError("--all and --thresholds are about one chip family; give --march")
     module, default = load_model(model)
     inputs = example_inputs(shapes, default)
     wishes = hybrid_dict(on_cpu, on_bpu)
     if march is None:
         comparison = compare(module, inputs, wishes)
-        console.print(comparison.table())
-        console.print(comparison.difference_table())
+        show(comparison.table())
+        show(comparison.difference_table())
+        say("For the reasons on one of them, and what would change them: add --march.")
         return
-    report = plan(module, inputs, march, wishes)
-    console.print(report.table(everything=everything))
-    console.print(report.summary(), highlight=False, markup=False)
+    graph = planned_graph(module, inputs, march, wishes)
+    report = placement_report(graph)
+    show(report.table(everything=everything))
+    say(report.summary())
+    if steps := advice(graph):
+        say("\nWhat would help most:")
+        for number, step in enumerate(steps, start=1):
+            say(f"{number}. {step}")
+    elif report.totals.cpu_nodes:
+        say("\nNo single change brings more multiply-accumulates to the BPU or saves a crossing.")
+    if thresholds:
+        show(threshold_table(graph))
 
 
-@main.command()
-@click.argument("file", type=click.File("r"), default="-")
+@main.command(short_help="Run passes on IR text.")
+@click.argument("file", type=click.Path(allow_dash=True), default="-")
 @click.option("-p", "--pipeline", required=True, metavar="PASSES", help='Such as "fold-batch-norm,partition{min-macs=1e6}".')
 @click.option("--march", type=click.Choice(MARCHES), help="Chip family; default: the one in the text.")
+@click.option(
+    "--parameters", type=click.Path(), metavar="FILE", help=".safetensors file with the large parameters of the text."
+)
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FILE", help="Write there, large parameters beside it; default: text out."
+)
 @click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
-def opt(file: Any, pipeline: str, march: str | None, dump_dir: str | None) -> None:
+def opt(file: str, pipeline: str, march: str | None, parameters: str | None, output: str | None, dump_dir: str | None) -> None:
     """Run passes on IR text: text in, text out; remarks go to standard error."""
-    from hqc.ir import load, parse
+    from hqc.analysis.user_files import check_writable, make_folder
+    from hqc.ir import save
     from hqc.march import get_spec
     from hqc.passes import PassContext, parse_pipeline
 
-    name = getattr(file, "name", "<stdin>")
-    graph = load(name) if Path(name).is_file() else parse(file.read(), file=name)
+    if output is not None:
+        check_writable(output)
+    passes = parse_pipeline(pipeline)
+    graph = _read_graph(file, parameters)
     chosen = march or graph.march
     if chosen is None:
         raise InputError("the text names no march; give --march")
     graph.march = chosen
-    report = parse_pipeline(pipeline).run(graph, PassContext(get_spec(chosen)), dump_dir=dump_dir)
-    click.echo(str(graph))
+    report = passes.run(graph, PassContext(get_spec(chosen)), dump_dir=dump_dir)
+    if output is None:
+        click.echo(str(graph), nl=False)
+    else:
+        make_folder(output)
+        save(graph, output)
     for remark in report.remarks:
-        errors.print(_escape(str(remark)), highlight=False)
+        note(str(remark), style="")
 
 
-@main.command()
+def _read_graph(file: str, parameters: str | None) -> Graph:
+    """The graph in a file (large parameters beside it, or in `parameters`), or in standard input where `file` is `-`."""
+    from hqc.ir import load, parse
+    from hqc.ir.sidecar import read_sidecar
+
+    if parameters is None and file != "-":
+        return load(file)
+    arrays = None if parameters is None else read_sidecar(parameters)
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file}: {error}") from error
+    try:
+        return parse(text, parameters=arrays, file="<stdin>" if file == "-" else file)
+    except ParseError as error:
+        if arrays is None and "not in this text" in str(error):
+            raise InputError(
+                f"{error}\ngive the file that holds them with --parameters, or name the file instead of a pipe"
+            ) from None
+        raise
+
+
+@main.command(short_help="Simulate, compare with the float model.")
 @compile_options
-@click.option("--batch", default=1, show_default=True, help="Batch size.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Batch size.")
 def run(
     model: str, march: str, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], calibration: str | None,
     samples: int, batch: int,
@@ -301,12 +300,12 @@ def run(
     from hqc.analysis.compare import compare_outputs
 
     compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples)
-    console.print(compare_outputs(compiled, batch))
+    show(compare_outputs(compiled, batch))
 
 
-@main.command()
+@main.command(short_help="Time the simulator beside PyTorch.")
 @compile_options
-@click.option("--top", default=15, show_default=True, help="Slowest operations to list.")
+@click.option("--top", type=click.IntRange(1), default=15, show_default=True, metavar="N", help="Slowest operations to list.")
 def bench(
     model: str, march: str, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], calibration: str | None,
     samples: int, top: int,
@@ -315,21 +314,22 @@ def bench(
     from hqc.analysis.compare import time_simulator
 
     compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples)
-    for part in time_simulator(compiled, top):
-        console.print(part)
+    ratio, slowest = time_simulator(compiled, top)
+    say(ratio)
+    show(slowest)
 
 
-@main.command()
+@main.command(short_help="Which op runs on which chip.")
 @click.option("--march", type=click.Choice(MARCHES), help="Chip family; default: all.")
 @click.argument("names", nargs=-1)
 def ops(march: str | None, names: tuple[str, ...]) -> None:
     """The support matrix: which op runs where, with the rule that decides."""
     from hqc.analysis.op_support import support_table
 
-    console.print(support_table(march, names))
+    show(support_table(march, names))
 
 
-@main.command()
+@main.command(short_help="Write one HTML page.")
 @compile_options
 @click.option("-o", "--output", type=click.Path(), default="report.html", show_default=True, help="HTML file to write.")
 def report(
@@ -337,9 +337,13 @@ def report(
     samples: int, output: str,
 ) -> None:  # fmt: skip
     """Write one HTML page: placement with reasons, error per layer, scales."""
+    from hqc.analysis.user_files import check_writable, make_folder
+
+    check_writable(output)
     compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples)
+    make_folder(output)
     compiled.report(output)
-    console.print(f"wrote {output}")
+    say(f"wrote {output}")
 
 
 if __name__ == "__main__":

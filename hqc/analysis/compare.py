@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich import box
 from rich.table import Table
+from rich.text import Text
 from torch.utils import _pytree as pytree
 
 from hqc.compiler import Compiled
+
+STYLE: dict[str, Any] = {"title_justify": "left", "box": box.SIMPLE_HEAD, "pad_edge": False}
 
 
 def sqnr(expected: Any, actual: Any) -> float:
@@ -39,13 +43,15 @@ def compare_outputs(compiled: Compiled, batch: int) -> Table:
     model.train(was_training)
     integers = pytree.tree_leaves(compiled.simulate(*inputs))
     fakes = pytree.tree_leaves(compiled.fake_quant(*inputs))
-    table = Table(title=f"Outputs on {batch} random input(s)", title_justify="left")
-    for column in ("output", "shape", "SQNR float : integer", "SQNR float : fake quant", "integer off fake quant by (steps)"):
-        table.add_column(column)
+    table = Table(title=f"Outputs against the float model, {batch} random sample{'s'[: batch != 1]}", **STYLE)
+    table.add_column("output", overflow="fold")
+    table.add_column("shape", no_wrap=True)
+    for column in ("integer\nSQNR", "fake quant\nSQNR", "largest difference\nof the two, in steps"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, real, integer, fake in zip(compiled.graph.output_names, floats, integers, fakes, strict=True):
         step = max(float(np.abs(fake).max()) / 127.5, 1e-30)
         table.add_row(
-            name,
+            Text(name),
             str(list(integer.shape)),
             f"{sqnr(real, integer):.1f} dB",
             f"{sqnr(real, fake):.1f} dB",
@@ -66,11 +72,12 @@ def time_simulator(compiled: Compiled, top: int) -> tuple[str, Table]:
             ours.append(_timed(lambda: compiled.simulate(*inputs)))
             eager.append(_timed(lambda: model(*inputs)))
     a, b = statistics.median(ours), statistics.median(eager)
-    table = Table(title="Slowest operations", title_justify="left")
-    for column in ("operation", "op", "device", "ms", "MACs"):
-        table.add_column(column, justify="right" if column in ("ms", "MACs") else "left")
+    table = Table(title="Slowest operations", **STYLE)
+    table.add_column("operation", overflow="fold")
+    for column in ("op", "device", "ms", "MACs"):
+        table.add_column(column, justify="right" if column in ("ms", "MACs") else "left", no_wrap=True)
     for row in sorted(compiled.profile(*inputs), key=lambda row: -row.ms)[:top]:
-        table.add_row(row.name, row.op, row.device, f"{row.ms:.2f}", f"{row.macs:,}")
+        table.add_row(Text(row.node), row.op, row.device, f"{row.ms:.2f}", f"{row.macs:,}")
     return f"simulator {a * 1e3:.1f} ms, eager float32 PyTorch {b * 1e3:.1f} ms: ratio {a / b:.2f}", table
 
 

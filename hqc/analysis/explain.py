@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich import box
+from rich.table import Table
 from torch import nn
 
 from hqc.analysis.placement import MarchComparison, PlacementReport, compare_marches, placement_report
@@ -14,6 +16,7 @@ from hqc.march import get_spec
 from hqc.passes.base import PassContext
 from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
+from hqc.passes.partition import THRESHOLDS, format_macs, partition_summary
 from hqc.quantization.prepared import as_tuple
 
 
@@ -34,3 +37,30 @@ def compare(model: nn.Module, example_inputs: Any, hybrid_dict: Mapping[str, Any
     """The same model on all four marches."""
     graph = lower_graph_module(trace(model), as_tuple(example_inputs)).graph
     return compare_marches(graph, overrides=parse_hybrid_dict(hybrid_dict))
+
+
+def threshold_table(graph: Graph, thresholds: Iterable[tuple[float, int]] = THRESHOLDS) -> Table:
+    """What sending subgraphs below `(min_macs, min_nodes)` to the CPU would give: options of the `partition` pass, not applied."""
+    table = Table(
+        title="partition{min-macs=..,min-nodes=..}: what it would give",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    titles = (
+        "min-macs",
+        "min-nodes",
+        "sub-\ngraphs",
+        "BPU\nops",
+        "CPU\nops",
+        "MACs on\nthe BPU",
+        "cross-\nings",
+        "sent to\nthe CPU",
+    )
+    for column in titles:
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in partition_summary(graph, thresholds):
+        macs = "unknown" if each.bpu_macs is None else format_macs(each.bpu_macs)
+        counts = (each.subgraphs, each.bpu_nodes, each.cpu_nodes, macs, each.crossings, len(each.demoted))
+        table.add_row(f"{each.min_macs:g}", str(each.min_nodes), *map(str, counts))
+    return table

@@ -6,11 +6,13 @@ all four chips.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hqc.errors import InputError
 from hqc.ir import Device, Graph, Node, Reason, Trait, Value
@@ -111,17 +113,23 @@ class PlacementReport:
         return devices.pop() if len(devices) == 1 else "mixed"
 
     def table(self, *, everything: bool = False) -> Table:
-        """Operations on the CPU with their reasons; `everything`: those on the BPU too."""
+        """Operations on the CPU with their reasons and what would change them; `everything`: those on the BPU too."""
         rest = "" if everything or self.totals.cpu_nodes else ": everything runs on the BPU"
-        table = Table(title=f"Placement on {self.march}{rest}", title_justify="left")
-        for column in ("operation", "op", "device", "why", "what would change it"):
-            table.add_column(column, overflow="fold")
+        table = Table(title=f"Placement on {self.march}{rest}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("operation", "op", "device"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("why, and what would change it", overflow="fold", min_width=20)
         for row in self.rows:
             if everything or row.device == "cpu":
-                device = row.device if row.subgraph is None else f"{row.device}.{row.subgraph}"
-                where = f"{row.where}\n{row.source}" if row.source else row.where
-                table.add_row(where, row.op, device, "\n".join(map(str, row.reasons)), row.change)
+                style = "bold" if row.device == "cpu" else ""
+                table.add_row(_operation_cell(row), row.op, Text(_device(row), style=style), self._why_cell(row))
         return table
+
+    def _why_cell(self, row: NodePlacement) -> Text:
+        """The reasons a line each, without what every row of the table shares; then the way out of them."""
+        lines = [str(replace(reason, hint="") if row.change else reason) for reason in row.reasons]
+        text = Text("\n".join(line.replace(f" on {self.march}", "").replace(f" of {self.march}", "") for line in lines))
+        return text.append(f"\n> {row.change}", style="green") if row.change else text
 
     def summary(self) -> str:
         """One paragraph of numbers."""
@@ -144,6 +152,20 @@ def _device(row: NodePlacement) -> str:
     return row.device if row.subgraph is None else f"{row.device}.{row.subgraph}"
 
 
+_NAME_WIDTH = 28  # of the table's first column; longer module paths break at their dots
+
+
+def _operation_cell(row: NodePlacement) -> Text:
+    """Module path, broken at dots where it is long, and under it the user's source line."""
+    lines = [""]
+    for part in row.where.replace(".", ".\0").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) > _NAME_WIDTH:
+            lines.append("  ")
+        lines[-1] += part
+    text = Text("\n".join(lines))
+    return text.append(f"\n{row.source}", style="dim") if row.source else text
+
+
 def _is_called(row: NodePlacement, name: str) -> bool:
     inside = any(module == name or module.startswith(f"{name}.") for module in row.members)
     return inside or name == row.name or name in row.origin
@@ -161,7 +183,7 @@ def placement_report(graph: Graph) -> PlacementReport:
         if node.device is None:
             raise InputError(f"{node.name} has no device yet; run the partition pass before asking for a report")
         rows.append(_row(node, graph))
-    return PlacementReport(graph.march or "", tuple(rows), tuple(_crossings(graph)))
+    return PlacementReport(graph.march or "", tuple(rows), crossings(graph))
 
 
 def _row(node: Node, graph: Graph) -> NodePlacement:
@@ -211,21 +233,25 @@ def what_to_change(reasons: Iterable[Reason], march: str = "") -> str:
 # --- crossings -------------------------------------------------------------------------------------------------------------
 
 
-def _crossings(graph: Graph) -> Iterator[Crossing]:
-    """Values that move between the devices, looking through boundary ops."""
+def crossings(graph: Graph, also_on_bpu: Collection[Node] = ()) -> tuple[Crossing, ...]:
+    """Values that move between the devices, looking through boundary ops; `also_on_bpu`: as if these nodes ran there."""
+    return tuple(_crossings(graph, set(also_on_bpu)))
+
+
+def _crossings(graph: Graph, extra: set[Node]) -> Iterator[Crossing]:
     seen: set[tuple[int, str]] = set()
     for node in graph.nodes:
         if node.op.has(Trait.BOUNDARY):
             continue
         for value in node.data_operands:
             source = _real_source(value)
-            here, there = _side(source), "bpu" if node.device is Device.BPU else "cpu"
+            here, there = _side(source, extra), _device_of(node, extra)
             if here != there and (id(source), there) not in seen:
                 seen.add((id(source), there))
                 yield Crossing(source.name, there, _moved_bytes(value if there == "cpu" else source, value))
     for value in graph.outputs:
         source = _real_source(value)
-        if _side(source) == "bpu" and (id(source), "cpu") not in seen:
+        if _side(source, extra) == "bpu" and (id(source), "cpu") not in seen:
             seen.add((id(source), "cpu"))
             yield Crossing(source.name, "cpu", _moved_bytes(source, value))
 
@@ -236,8 +262,12 @@ def _real_source(value: Value) -> Value:
     return value
 
 
-def _side(value: Value) -> str:
-    return "bpu" if value.producer is not None and value.producer.device is Device.BPU else "cpu"
+def _device_of(node: Node, extra: set[Node]) -> str:
+    return "bpu" if node.device is Device.BPU or node in extra else "cpu"
+
+
+def _side(value: Value, extra: set[Node]) -> str:
+    return "cpu" if value.producer is None else _device_of(value.producer, extra)
 
 
 def _moved_bytes(source: Value, value: Value) -> int | None:
@@ -270,9 +300,10 @@ class MarchComparison:
 
     def table(self) -> Table:
         """One row per march."""
-        table = Table(title="The same model on every march", title_justify="left")
-        for column in ("march", "BPU ops", "CPU ops", "BPU MACs", "CPU MACs", "subgraphs", "crossings", "bytes across"):
-            table.add_column(column, justify="left" if column == "march" else "right")
+        table = Table(title="The same model on every march", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        titles = ("march", "BPU\nops", "CPU\nops", "BPU\nMACs", "CPU\nMACs", "sub-\ngraphs", "cross-\nings", "bytes\nacross")
+        for column in titles:
+            table.add_column(column, justify="left" if column == "march" else "right", no_wrap=True)
         for report in self.reports:
             totals = report.totals
             nodes = (totals.bpu_nodes, totals.cpu_nodes, totals.bpu_macs, totals.cpu_macs)
@@ -282,11 +313,15 @@ class MarchComparison:
 
     def difference_table(self) -> Table:
         """One row per operation whose device depends on the march."""
-        table = Table(title="Operations that the march decides", title_justify="left")
-        for column in ("operation", *(report.march for report in self.reports)):
-            table.add_column(column)
+        none = "" if self.differences else ": none"
+        table = Table(
+            title=f"Operations that the march decides{none}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        table.add_column("operation", overflow="fold")
+        for march in (report.march for report in self.reports) if self.differences else ():
+            table.add_column(march, no_wrap=True)
         for name, devices in self.differences:
-            table.add_row(name, *devices)
+            table.add_row(Text(name), *devices)
         return table
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,9 @@ def deploy(
         from hqc.passes.registry import get_pass
 
         final = graph.clone()
-        tail = PassPipeline([get_pass("lower-to-integer")()]).run(final, context, dump_dir=dump_dir)
+        # A folder of its own: a pipeline run clears the dumps of the run before it.
+        integer_dumps = None if dump_dir is None else Path(dump_dir) / "integer"
+        tail = PassPipeline([get_pass("lower-to-integer")()]).run(final, context, dump_dir=integer_dumps)
         remarks += tail.remarks
     return Deployment(graph, final, lowered.opaque, remarks)
 

@@ -1,0 +1,165 @@
+"""What the command line names: a model in a Python file, shapes of inputs, files with calibration data, places to write to."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from hqc.errors import HqcError, InputError
+from hqc.passes.near_names import suggest
+from hqc.quantization.prepared import as_tuple
+
+Array = npt.NDArray[Any]
+
+
+def load_model(spec: str) -> tuple[nn.Module, Any]:
+    """`FILE.py:NAME` -> (module, example inputs or None). NAME is a module, or a class or function without required arguments.
+
+    A function may return the module or `(module, example_inputs)`; the file may define `example_inputs` beside it. `InputError`
+    with the user's own line for whatever the file raises.
+    """
+    path, _, name = spec.rpartition(":")
+    if not path or not name:
+        raise InputError(f"give the model as FILE.py:NAME, got {spec}")
+    module = _import(Path(path))
+    if not hasattr(module, name):
+        known = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise InputError(f"{path} has no {name}{suggest(name, known)}; it defines {', '.join(known) or 'no class or function'}")
+    found = getattr(module, name)
+    if not isinstance(found, nn.Module) and not callable(found):
+        raise InputError(f"{name} in {path} is a {type(found).__name__}, not a torch.nn.Module, a class or a function")
+    built = found if isinstance(found, nn.Module) else _guarded(found, path, f"{name}() in {path} failed")
+    inputs = getattr(module, "example_inputs", None)
+    if isinstance(built, tuple) and len(built) == 2:
+        built, inputs = built
+    if not isinstance(built, nn.Module):
+        raise InputError(f"{name} in {path} gives a {type(built).__name__}, not a torch.nn.Module")
+    return built, _guarded(inputs, path, f"example_inputs() in {path} failed") if callable(inputs) else inputs
+
+
+def _import(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise InputError(f"there is no file {file}")
+    module_spec = importlib.util.spec_from_file_location(file.stem, file)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"{file} is not a Python file; give the model as FILE.py:NAME")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[file.stem] = module
+    folder = str(file.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    loader = module_spec.loader
+    _guarded(lambda: loader.exec_module(module), str(file), f"{file} cannot be imported")
+    return module
+
+
+def _guarded(work: Callable[[], Any], path: str, failure: str) -> Any:
+    """Run the user's code; whatever it raises becomes one sentence with the last line of the user's file on the way there."""
+    try:
+        return work()
+    except HqcError:
+        raise
+    except SyntaxError as error:
+        raise InputError(f"{failure}: {error.filename or path}:{error.lineno}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == Path(path).name
+        ]
+        where = f"{path}:{lines[-1]}: " if lines else ""
+        text = " ".join(str(error).split())
+        raise InputError(f"{failure}: {where}{type(error).__name__}{f': {text}' if text else ''}") from error
+
+
+def example_inputs(shapes: Sequence[str], default: Any) -> Any:
+    """Random inputs in [0, 1) of the given shapes (fixed seed), or the model file's own."""
+    if not shapes:
+        if default is None:
+            raise InputError("the input's shape is not known; give --input N,C,H,W or define example_inputs in the file")
+        return default
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.rand(_sizes(text), generator=generator) for text in shapes)
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.replace("x", ",").split(",")]
+    except ValueError:
+        raise InputError(f"--input takes sizes like 1,3,224,224, got {text}") from None
+    if min(sizes) < 1:
+        raise InputError(f"--input takes positive sizes, got {text}")
+    return sizes
+
+
+def calibration_batches(path: str | None, inputs: Any, count: int) -> list[tuple[torch.Tensor, ...]]:
+    """At most `count` batches from an .npy (first axis: samples) or .npz file (one array per input); random ones without a file."""
+    example = as_tuple(inputs) or ()
+    if path is None:
+        generator = torch.Generator().manual_seed(1)
+        return [tuple(torch.rand(x.shape, generator=generator) for x in example) for _ in range(count)]
+    arrays = _read_arrays(path)
+    if len(arrays) != len(example):
+        raise InputError(
+            f"{path} holds {len(arrays)} array{'s'[: len(arrays) != 1]}, the model takes {len(example)} "
+            f"input{'s'[: len(example) != 1]}"
+        )
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"{path}: {name} holds {array.dtype}, not numbers")
+        if array.ndim == 0:
+            raise InputError(f"{path}: {name} is a single number; the first axis must be the samples")
+    samples = {len(array) for array in arrays.values()}
+    if len(samples) > 1:
+        raise InputError(f"{path}: its arrays have different numbers of samples ({', '.join(map(str, sorted(samples)))})")
+    batch = example[0].shape[0] if example[0].ndim else 1
+    total = min(samples.pop(), count * batch)
+    if total < 1:
+        raise InputError(f"{path} holds no samples")
+    return [tuple(torch.from_numpy(a[i : i + batch]).float() for a in arrays.values()) for i in range(0, total, batch)]
+
+
+def _read_arrays(path: str) -> dict[str, Array]:
+    """Arrays of an .npy or .npz file by name; never unpickles."""
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"the array": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError) as error:
+        detail = "it holds Python objects, or is no NumPy file" if "pickle" in str(error) else " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as .npy or .npz: {detail}") from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """`InputError` now rather than after minutes of work when the file `path` cannot be written. Creates nothing."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder, give the name of a file in it")
+    folder = target.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise InputError(f"cannot write {path}: permission denied")
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """The folder that `path` lies in, created where it is missing."""
+    try:
+        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
