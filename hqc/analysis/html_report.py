@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hqc.analysis.advice import advice
 from hqc.analysis.compare import random_inputs
 from hqc.analysis.layers import layer_errors
 from hqc.compiler import Compiled
@@ -57,7 +58,8 @@ def _facts(compiled: Compiled) -> dict[str, Any]:
         "name": compiled.graph.name,
         "march": compiled.march,
         "totals": placement.totals,
-        "rows": placement.rows,
+        "rows": [(row, placement.why(row)) for row in placement.rows],
+        "advice": advice(compiled.graph),
         "errors": errors,
         "scales": scales,
         "remarks": compiled.remarks,

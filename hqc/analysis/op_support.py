@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from hqc.errors import InputError
@@ -78,15 +79,18 @@ def support_table(march: str | None = None, names: Sequence[str] = ()) -> Table:
     """
     chosen = _chosen(names)
     if march is None:
-        table = Table(title="Where ops run with hybrid=True", title_justify="left")
-        for column in ("op", *(spec.name for spec in all_specs())):
-            table.add_column(column)
+        table = Table(title="Where ops run with hybrid=True", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("op", no_wrap=True)
+        for each in all_specs():
+            table.add_column(each.name)
         for name in chosen:
             table.add_row(name, *(_device(spec.rules[name], hybrid=True) for spec in all_specs()))
         return table
     spec = get_spec(march)
-    table = Table(title=f"Op support of {spec.title} ({', '.join(spec.chips)})", title_justify="left")
-    for column in ("op", "hybrid=True", "limits", "hybrid=False"):
+    title = f"Op support of {spec.title} ({', '.join(spec.chips)})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("op", no_wrap=True)
+    for column in ("hybrid=True", "limits", "hybrid=False"):
         table.add_column(column, overflow="fold")
     for name in chosen:
         rules = spec.rules[name]

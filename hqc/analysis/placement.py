@@ -125,10 +125,13 @@ class PlacementReport:
                 table.add_row(_operation_cell(row), row.op, Text(_device(row), style=style), self._why_cell(row))
         return table
 
+    def why(self, row: NodePlacement) -> list[str]:
+        """The reasons of a row, without the march's name that all rows share and without what `change` says again."""
+        reasons = [replace(reason, hint="") if row.change else reason for reason in row.reasons]
+        return [str(reason).replace(f" on {self.march}", "").replace(f" of {self.march}", "") for reason in reasons]
+
     def _why_cell(self, row: NodePlacement) -> Text:
-        """The reasons a line each, without what every row of the table shares; then the way out of them."""
-        lines = [str(replace(reason, hint="") if row.change else reason) for reason in row.reasons]
-        text = Text("\n".join(line.replace(f" on {self.march}", "").replace(f" of {self.march}", "") for line in lines))
+        text = Text("\n".join(self.why(row)))
         return text.append(f"\n> {row.change}", style="green") if row.change else text
 
     def summary(self) -> str:
@@ -223,7 +226,7 @@ def what_to_change(reasons: Iterable[Reason], march: str = "") -> str:
             changes.append(f"keep to: {rule}")
         elif reason.step == "context":
             changes.append(f"follows its neighbours ({reason.actual})" if reason.actual else "follows its neighbours")
-        elif not reason.hint.startswith("ask for it"):
+        elif "ask for it" not in reason.hint:
             changes.append("use another op here")
         if reason.hint:
             hints.append(reason.hint)

@@ -299,10 +299,7 @@ class Checker:
         if not row.on_bpu:
             refused.append(Reason(f"{_spelling(node, row)} runs on the CPU{on} ({row.table} table{assumed})"))
             return
-        if row.device == "BPU_OPT_IN" and not asked:
-            hint = f'ask for it with hybrid_dict={{"bpu": {{"op": ["{node.op.name}"]}}}}'
-            refused.append(Reason(f"{_spelling(node, row)} runs on the BPU{on} only on request", hint=hint))
-            return
+        before = len(refused)
         self._judge_dtype(row, node, refused)
         for rule in (*entry.rules, *EVERYWHERE):
             outcome = rule.check(facts)
@@ -310,6 +307,11 @@ class Checker:
                 refused.append(Reason(f"{rule.statement}{on}{assumed}", outcome.actual, outcome.limit))
             elif outcome.state is State.UNKNOWN:
                 conditions.append(Reason(f"accepted if {rule.statement}"))
+        if row.device == "BPU_OPT_IN" and not asked:
+            # Asking alone does not help where a limit is broken too: say both at once.
+            first = "then " if len(refused) > before else ""
+            hint = f'{first}ask for it with hybrid_dict={{"bpu": {{"op": ["{node.op.name}"]}}}}'
+            refused.insert(before, Reason(f"{_spelling(node, row)} runs on the BPU{on} only on request", hint=hint))
         if row.device == "BPU_FUSED":
             conditions.append(Reason("runs fused into the convolution before it, else as an inserted unit convolution"))
 
