@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 
 from hqc.errors import ExportError, InputError
-from hqc.ir import DType, Graph, Value
+from hqc.ir import DType, Graph, QuantParams, Value
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Reference = Callable[[Arrays], Arrays]
@@ -22,6 +22,7 @@ Reference = Callable[[Arrays], Arrays]
 # another order flip a few roundings, which in a network of 50 layers (random weights) adds up to a step, not to more.
 FAIL_SHARE = 0.01
 FAIL_STEPS = 2.0
+NUDGE_STRIDE = 97  # a prime: no image row or channel count divides it
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,33 @@ def sample_arrays(graph: Graph, given: Arrays | None) -> dict[str, npt.NDArray[A
 
 
 def _random(value: Value) -> npt.NDArray[Any]:
+    """Uniform over the calibrated range where a quantize reads the input, so that nothing saturates; else normal."""
     generator = np.random.default_rng(zlib.crc32(value.name.encode()))
     shape, dtype = value.type.shape or (), value.type.dtype
+    grid = _grid(value)
+    if dtype.is_float and grid is not None:
+        reach = float(grid.scale.max()) * grid.dtype.qmax
+        return generator.uniform(-reach, reach, shape).astype(dtype.numpy)
     if dtype.is_float:
         return generator.standard_normal(shape).astype(dtype.numpy)
     return generator.integers(0, 2, shape).astype(dtype.numpy)
+
+
+def _grid(value: Value) -> QuantParams | None:
+    """The grid that a graph input is quantized to, None where no quantize reads it."""
+    return next((user.results[0].quant for user in value.users if user.op.name == "quantize"), None)
+
+
+def nudged(graph: Graph, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+    """`arrays` with one element in a hundred of every quantized input one step towards zero (or up from it)."""
+    result = {}
+    for value in graph.inputs:
+        array, grid = np.array(arrays[value.name]), _grid(value)
+        if grid is not None:
+            some = array.reshape(-1)[::NUDGE_STRIDE]
+            some -= np.where(some > 0, 1, -1).astype(array.dtype) * grid.scale.max()
+        result[value.name] = array
+    return result
 
 
 def output_step(value: Value) -> float | None:
