@@ -1,6 +1,6 @@
 """Convolution kernels of the simulator beside float32 and int8 peers, layer by layer.
 
-    python benchmarks/bench_conv.py [--network resnet18|mobilenet_v2] [--engine blas|onednn|auto] [--threads N] [--rounds N]
+    python -m benchmarks.bench_conv [--network resnet18|mobilenet_v2] [--engine blas|onednn|auto] [--threads N] [--rounds N]
 
 Prints milliseconds per layer (batch 1, 224x224), our time over each peer's, and the ratios of the sums weighted by how often the
 network has the layer. Ours includes bias, requantization and ReLU; the peers' float32 convolutions include the bias only.
@@ -12,8 +12,8 @@ import argparse
 from dataclasses import dataclass
 
 import numpy as np
-from _peers import eager_conv, geometric_mean, onnxruntime_conv, race
 
+from benchmarks._peers import eager_conv, geometric_mean, onnxruntime_conv, race
 from hqc import arithmetic
 from hqc.backends.bpu import compile
 from hqc.ir import Device, DType, Graph, TensorType

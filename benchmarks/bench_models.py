@@ -1,6 +1,6 @@
 """Whole networks in the simulator beside eager PyTorch and onnxruntime, batch 1, 224x224, all in one run.
 
-    python benchmarks/bench_models.py [--models resnet18 mobilenet_v2] [--march bayes] [--engine auto] [--rounds 4] [--layers]
+    python -m benchmarks.bench_models [--models resnet18 mobilenet_v2] [--march bayes] [--engine auto] [--rounds 4] [--layers]
 
 Prints the best milliseconds of each and ours as a ratio to theirs: `eager f32` is the float model in eager PyTorch, `ort f32` the
 same model in onnxruntime (its batch norms folded there), `ort s8s8` the quantized model in standard operators (flavour `qdq`),
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from _peers import inference_session, race
-from models import build
 
 import hqc
+from benchmarks._peers import inference_session, race
+from benchmarks.models import build
 from hqc.backends import bpu
 from hqc.backends.onnx import emit, emit_segment
 

@@ -1,6 +1,6 @@
 """Cost of one fake-quantized training step of ResNet-18 (batch 8, 3x64x64, CPU), beside the float step and torch's own FX QAT.
 
-    python benchmarks/bench_qat_step.py [--steps 5]
+    python -m benchmarks.bench_qat_step [--steps 5]
 
 Steps are interleaved, so that all three see the same machine; medians and their ratios to the float step are printed.
 """
