@@ -164,7 +164,7 @@ class RequantParams:
 
     @property
     def array(self) -> ArrayI:
-        return np.stack([self.multiplier, self.pre_shift, self.post_shift])
+        return np.array([self.multiplier, self.pre_shift, self.post_shift])
 
 
 def requant_params(ratio: npt.ArrayLike, bits: int = 8, *, what: str = "requantization") -> RequantParams:
@@ -173,11 +173,12 @@ def requant_params(ratio: npt.ArrayLike, bits: int = 8, *, what: str = "requanti
     `QuantizationError` for a ratio of 2^15 or more; below 2^-31 the multiplier is 0.
     """
     ratio = np.asarray(ratio, np.float64)
-    if not (np.isfinite(ratio).all() and (ratio > 0).all()):
-        raise QuantizationError(f"{what}: the ratio of scales must be positive and finite, got {ratio.min()}")
-    if (ratio >= 2.0**15).any():
+    least, most = ratio.min(initial=math.inf), ratio.max(initial=0.0)
+    if not (least > 0 and most < math.inf):
+        raise QuantizationError(f"{what}: the ratio of scales must be positive and finite, got {least}")
+    if most >= 2.0**15:
         raise QuantizationError(
-            f"{what}: the accumulator's scale is {ratio.max():.6g} times the result's scale, the limit is 32768; "
+            f"{what}: the accumulator's scale is {most:.6g} times the result's scale, the limit is 32768; "
             "calibrate the result's range again"
         )
     mantissa_bits, target = (15, 128.0) if bits == 8 else (31, 32768.0)
@@ -192,10 +193,11 @@ def requant_params(ratio: npt.ArrayLike, bits: int = 8, *, what: str = "requanti
     quotient_mantissa, quotient_exponent = np.frexp(target / np.maximum(ratio, 2.0**-1000))
     del quotient_mantissa  # q = m 2^e with m < 1, so q < 2^e, and q >= 2^(e-1): p = e - bits is the smallest
     pre = np.maximum(quotient_exponent.astype(np.int64) - mantissa_bits, 0)
-    vanishing = ratio < 2.0**-31
-    multiplier = np.where(vanishing, 0, multiplier)
-    pre = np.where(vanishing, 0, np.minimum(pre, 62))
-    shift = np.where(vanishing, 1, shift)
+    if least < 2.0**-31:
+        vanishing = ratio < 2.0**-31
+        multiplier = np.where(vanishing, 0, multiplier)
+        pre = np.where(vanishing, 0, pre)
+        shift = np.where(vanishing, 1, shift)
     return RequantParams(multiplier, pre, shift, "multiply" if bits == 8 else "multiply64")
 
 

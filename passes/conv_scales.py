@@ -102,9 +102,11 @@ def weight_scale_per_output(node: Node) -> F64:
     _, weight, _, _ = conv_operands(node)
     if weight.quant is None:
         raise QuantizationError(f"{describe(node)}: the weight {weight.name} has no scale; run propagate-scales first")
-    scale = np.atleast_1d(weight.quant.scale.astype(np.float64))
+    scale = weight.quant.scale.astype(np.float64)
     channels = output_channels(node)
-    return np.tile(scale, channels // scale.size) if scale.size > 1 else np.full(channels, scale[0])
+    if scale.size == 1:
+        return np.full(channels, scale.item())
+    return scale if scale.size == channels else np.tile(scale, channels // scale.size)
 
 
 def accumulator_scale(node: Node) -> F64:

@@ -30,8 +30,7 @@ def morph(node: Node, op: OpDef | str, inputs: Sequence[Value | None], attribute
 def become(node: Node, op: OpDef, inputs: Sequence[Value | None], attributes: dict[str, Any]) -> None:
     """`morph` to what another node is: its op, operands and complete attributes, the same result types."""
     node.op, node.attributes = op, attributes
-    for index in range(max(len(node.inputs), len(inputs)) - 1, -1, -1):
-        node.set_input(index, inputs[index] if index < len(inputs) else None)
+    node.set_inputs(inputs)
 
 
 def absorb_origin(graph: Graph, node: Node, *earlier: Node) -> None:

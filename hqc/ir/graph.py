@@ -164,6 +164,18 @@ class Node:
         while self._inputs and self._inputs[-1] is None:
             self._inputs.pop()
 
+    def set_inputs(self, values: Sequence[Value | None]) -> None:
+        """Make `values` the operands, all of them; absent ones at the end are left out."""
+        for index, value in enumerate(self._inputs):
+            if value is not None:
+                del value._uses[(id(self), index)]
+        self._inputs = list(values)
+        while self._inputs and self._inputs[-1] is None:
+            self._inputs.pop()
+        for index, value in enumerate(self._inputs):
+            if value is not None:
+                value._uses[(id(self), index)] = (self, index)
+
     @property
     def operand_types(self) -> list[TensorType | None]:
         """Types by position; None where an optional operand is absent."""
@@ -310,8 +322,7 @@ class Graph:
         definition = get_op(op) if isinstance(op, str) else op
         definition.check_operand_count(len(inputs))
         node = Node(self, definition, definition.complete_attributes(attributes or {}), loc or Location(), tuple(origin))
-        for index, value in enumerate(inputs):
-            node.set_input(index, value)
+        node.set_inputs(inputs)
         try:
             result_types = list(types) if types is not None else definition.infer(node.operand_types, node.attributes)
         except ShapeError as error:
@@ -399,8 +410,7 @@ class Graph:
         self._forget(node)
 
     def _drop_uses(self, node: Node) -> None:
-        for index in range(len(node._inputs) - 1, -1, -1):
-            node.set_input(index, None)
+        node.set_inputs(())
 
     def erase_parameter(self, value: Value) -> None:
         """Remove an unused parameter."""
@@ -461,8 +471,7 @@ class Graph:
         for node in self.nodes:
             twin = Node(other, node.op, copy.copy(node.attributes), node.loc, node.origin)
             twin.device, twin.subgraph, twin.support, twin.request = node.device, node.subgraph, node.support, node.request
-            for index, operand in enumerate(node.inputs):
-                twin.set_input(index, None if operand is None else mapping[id(operand)])
+            twin.set_inputs([None if operand is None else mapping[id(operand)] for operand in node._inputs])
             for value in node.results:
                 copied = other._new_value(value.name, value.type, twin, None)
                 copied.quant = value.quant

@@ -159,12 +159,9 @@ class Lowering:
     def become(self, op: str, operands: Sequence[Value | None], attributes: Mapping[str, Any]) -> None:
         """Turn the current node into `op`; its results keep names, uses and quantization, and get integer types."""
         node = self.node
-        for index in range(len(node.inputs) - 1, -1, -1):
-            node.set_input(index, None)
         node.op = get_op(op)
         node.attributes = node.op.complete_attributes(attributes)
-        for index, value in enumerate(operands):
-            node.set_input(index, value)
+        node.set_inputs(operands)
         for result, type in zip(node.results, node.infer_types(), strict=True):
             result.type = type
 
