@@ -6,10 +6,30 @@ import math
 from typing import Any
 
 import torch
+from torch import fx
 
 from hqc.frontend.context import LoweringContext, to_torch_dtype
 from hqc.frontend.shapes import UnknownShape, UnknownSize
 from hqc.ir import Value
+
+TENSOR_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "data", "real"})  # the other attributes are no tensors
+QUERY_METHODS = frozenset(
+    {"size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_contiguous", "element_size"}
+)
+
+
+def query_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes of a traced graph whose result is no tensor: what is asked about one (`x.shape`, `x.size(0)`), and what is computed
+    from nothing but such answers."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        asks = (node.op == "call_method" and node.target in QUERY_METHODS) or (
+            node.op == "call_function" and node.target is getattr and node.args[1] not in TENSOR_ATTRIBUTES
+        )
+        inputs = node.all_input_nodes
+        if asks or (node.op in ("call_function", "call_method") and inputs and found.issuperset(inputs)):
+            found.add(node)
+    return found
 
 
 def tensor_attribute(ctx: LoweringContext, value: Value, name: str) -> Any:

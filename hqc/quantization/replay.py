@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from hqc.errors import LoweringError, QConfigError
+from hqc.frontend.attributes import query_nodes
 from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
@@ -47,6 +48,7 @@ class Replay:
         self.fx_nodes = {node.name: node for node in self.gm.graph.nodes}
         self.float_modules = dict(self.root.named_modules(remove_duplicate=False))  # as they were, for every call site
         self.built: dict[nn.Module, QATLayer] = {}
+        self.queries = query_nodes(self.gm.graph)  # shapes and sizes: they pass no tensor on
         self.node_of = dict(self.fx_nodes)  # IR value name -> FX node that makes it now
         self.ir_of = {name: node for node in self.ir.nodes if not _is_marker(node) for name in node.origin}
         self.shared_fake_quants: dict[str, FakeQuantizeBase] = {}
@@ -373,6 +375,7 @@ class Replay:
             fx_node.op in ("call_module", "call_function", "call_method")
             and fx_node.name not in self.ir_of
             and fx_node.name in self.fx_nodes
+            and fx_node not in self.queries
             and len(fx_node.all_input_nodes) == 1
         )
 
