@@ -9,7 +9,7 @@ from hqc.errors import OverrideError, SupportError
 from hqc.ir import STAGES, Device, Graph, Node, Reason, Support
 from hqc.march.rules import Checker
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
-from hqc.passes.fuse_conv import is_fused, split_activation, unfuse
+from hqc.passes.fuse_conv import is_fused, is_one_operation, split_activation, unfuse
 from hqc.passes.node_facts import describe
 from hqc.passes.registry import register_pass
 from hqc.passes.support_context import (
@@ -91,11 +91,12 @@ class AnalyzeSupport(Pass):
                 continue
             if _wants(node, Device.BPU) or not placement.is_high_precision(node) or not placement.ends_bpu_run(node):
                 continue
-            conv, activation = split_activation(graph, node)
+            conv, *cpu = unfuse(graph, node) if is_one_operation(node) else split_activation(graph, node)
             reason = tail_reason(conv)
             placement.support[conv] = support
-            placement.support[activation] = Support(False, (reason,))
-            remarks.append(self.remark(str(reason), activation))
+            for member in cpu:
+                placement.support[member] = Support(False, (reason,))
+            remarks.append(self.remark(str(reason), cpu[-1]))
         return remarks
 
 

@@ -66,9 +66,14 @@ def _candidate(graph: Graph, node: Node, index: int, context: PassContext) -> No
     weight = conv.operand("weight")
     if weight is None or not weight.is_parameter or weight.quant is not None or conv.attributes["activation"] != "none":
         return None
-    if not set(conv.origin).isdisjoint(node.origin):
+    if not set(conv.origin).isdisjoint(node.origin) and not _took_the_sum_of(conv, node):
         return None  # parts of one operation of the model: `unfuse` could not tell them apart
     return conv if may_join(conv, node, context) else None
+
+
+def _took_the_sum_of(conv: Node, node: Node) -> bool:
+    """True when the residual of `conv` and the activation `node` are one operation of the model (an `add_relu`)."""
+    return conv.operand("residual") is not None and conv.origin[-1:] == node.origin
 
 
 def _choose(graph: Graph, node: Node, context: PassContext) -> Node | None:
@@ -95,8 +100,13 @@ def _join_sum(graph: Graph, conv: Node, node: Node) -> None:
 
 
 def _join(graph: Graph, conv: Node, node: Node, inputs: Sequence[Value | None], attributes: dict[str, Any]) -> None:
-    """`node` becomes the fused operation and `conv` goes."""
+    """`node` becomes the fused operation and `conv` goes.
+
+    An operation of the model that is two members (`add_relu`) is named twice in the origin, so that `unfuse` can count.
+    """
+    twice = node.origin if _took_the_sum_of(conv, node) else ()
     absorb_origin(graph, node, conv)
+    node.origin += twice
     become(node, conv.op, inputs, attributes)
     graph.erase(conv)
 
@@ -107,6 +117,11 @@ def _join(graph: Graph, conv: Node, node: Node, inputs: Sequence[Value | None], 
 def is_fused(node: Node) -> bool:
     """True for a conv-like node that carries an activation or a residual."""
     return node.op.has(Trait.CONV_LIKE) and (node.attributes["activation"] != "none" or node.operand("residual") is not None)
+
+
+def is_one_operation(node: Node) -> bool:
+    """True for a fused node whose addition and activation are one operation of the model, which has one device."""
+    return len(node.origin) > 1 and node.origin[-1] == node.origin[-2]
 
 
 def unfuse(graph: Graph, node: Node) -> list[Node]:
@@ -144,6 +159,8 @@ def _split(graph: Graph, node: Node, attributes: Mapping[str, Any], inputs: Sequ
     """A convolution in front of `node` with all origins but the last, which stays with `node`."""
     origin = node.origin[:-1]
     name = origin[-1] if origin else f"{node.name}_{node.op.name}"
+    if is_one_operation(node):
+        name = f"{name}_sum"  # the front end's name for it
     loc = graph.locations.get(name, node.loc)
     conv = graph.add_node(node.op, inputs, attributes, name=name, loc=loc, origin=origin, before=node, types=[node.result.type])
     conv.request = node.request

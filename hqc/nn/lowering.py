@@ -5,7 +5,6 @@ A QAT module becomes the float op it stands for, with its scales on weight and r
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,17 +13,14 @@ from torch import nn
 
 from hqc.frontend.context import LoweringContext, Operand
 from hqc.frontend.lowerings.conv import emit_conv2d, emit_conv_transpose2d
-from hqc.frontend.lowerings.normalization import batch_norm_module
-from hqc.frontend.registry import find_function, find_functional, lower_functional, lower_module
+from hqc.frontend.registry import find_function, lower_functional, lower_module
 from hqc.ir import QuantParams, Value
-from hqc.nn.qat.batch_norm import BatchNorm2d
 from hqc.nn.qat.conv import Conv2d
 from hqc.nn.qat.conv_transpose import ConvTranspose2d
-from hqc.nn.qat.float_functional import FloatFunctional
 from hqc.nn.qat.layer import QATLayer, ResidualCalls
 from hqc.nn.qat.linear import Linear
 from hqc.nn.qat.stubs import QuantStub as QATQuantStub
-from hqc.nn.quantized.float_functional import FloatFunctional as FloatFunctionalBase
+from hqc.nn.quantized.float_functional import FloatFunctional
 from hqc.nn.stubs import DeQuantStub, QuantStub
 from hqc.quantization.calib_fake_quantize import CalibFakeQuantize
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantize, fake_quant_of
@@ -79,11 +75,6 @@ def fused_add(ctx: LoweringContext, module: QATLayer, x: Value, y: Value) -> Val
     return qat_layer(ctx, module, operands[module.conv_position], operands[1 - module.conv_position])
 
 
-@lower_module(BatchNorm2d)
-def qat_batch_norm(ctx: LoweringContext, module: BatchNorm2d, input: Value) -> Value:
-    return _with_quant(batch_norm_module(ctx, module, input), module)
-
-
 # --- stubs and fake quants -------------------------------------------------------------------------------------------------
 
 
@@ -133,11 +124,6 @@ _TORCH_FUNCTIONS = {name: getattr(torch, name) for name in ("div", "maximum", "m
 """Methods that only hqc's FloatFunctional has."""
 
 
-def _with_quant(value: Value, module: Any) -> Value:
-    value.quant = result_quant(module.activation_post_process)
-    return value
-
-
 def _plain_method(name: str) -> Callable[..., Value]:
     """The lowering of the torch function of this name."""
 
@@ -151,20 +137,5 @@ def _plain_method(name: str) -> Callable[..., Value]:
     return lower
 
 
-def _quantized_method(name: str) -> Callable[..., Value]:
-    """The lowering of a FloatFunctional's method, with the fake quant's scale on the result."""
-
-    def lower(ctx: LoweringContext, module: FloatFunctional, *args: Operand, **kwargs: Any) -> Value:
-        lowering = find_functional(FloatFunctionalBase(), name)
-        assert lowering is not None, name
-        result: Value = lowering.handler(ctx, module, *args, **kwargs)
-        return _with_quant(result, module)
-
-    return lower
-
-
 for _name in _TORCH_FUNCTIONS:
-    lower_functional(_name, cls=FloatFunctionalBase)(_plain_method(_name))
-for _name, _method in vars(FloatFunctionalBase).items():
-    if inspect.isfunction(_method) and not _name.startswith("_") and _name != "forward":
-        lower_functional(_name, cls=FloatFunctional)(_quantized_method(_name))
+    lower_functional(_name, cls=FloatFunctional)(_plain_method(_name))

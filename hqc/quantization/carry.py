@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor, nn
+
 from hqc.errors import CalibrationError
+from hqc.nn.qat.kept_batch_norm import KeptBatchNorm
 from hqc.nn.qat.layer import QATLayer
 from hqc.quantization.prepared import ObservedGraphModule
 from hqc.quantization.replay import fake_quants
@@ -14,6 +17,9 @@ def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None
     `CalibrationError` when a carried activation fake quant was never calibrated.
     """
     state = {key: value for key, value in source.state_dict().items() if "fake_quant" not in key and "post_process" not in key}
+    for name, layer in source.named_modules():
+        if isinstance(layer, QATLayer):
+            _fit_batch_norm(state, name, layer, target)
     own = target.state_dict()
     target.load_state_dict(
         {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}, strict=False
@@ -31,6 +37,25 @@ def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None
     for module in target.modules():
         if isinstance(module, QATLayer):
             module.reset_weight_scale()
+
+
+def _fit_batch_norm(state: dict[str, Tensor], name: str, layer: QATLayer, target: nn.Module) -> None:
+    """Make the entries of a layer that only one of the models keeps the batch norm of fit the other model."""
+    try:
+        twin = target.get_submodule(name)
+    except AttributeError:
+        return
+    kept, wanted = isinstance(layer, KeptBatchNorm), isinstance(twin, KeptBatchNorm)
+    if kept == wanted:
+        return
+    state.pop(f"{name}.bias", None)
+    state.pop(f"{name}.weight")
+    if kept:
+        weight, bias = layer.deployed_parameters()
+        state[f"{name}.weight"] = weight
+        if bias is not None:
+            state[f"{name}.bias"] = bias
+    # Folded parameters cannot be told apart again: the layer that keeps its batch norm starts from the float model's.
 
 
 def _key(name: str) -> str:

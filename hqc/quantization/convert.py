@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from hqc.backends.bpu import Program, compile
 from hqc.errors import InputError
-from hqc.quantization.deploy import Deployment, as_numpy, deploy
+from hqc.quantization.deploy import Deployment, as_numpy, check_ready, deploy
 from hqc.quantization.prepared import ObservedGraphModule
 
 
@@ -74,12 +74,12 @@ def convert_fx(
 ) -> QuantizedGraphModule:
     """The fixed-point model of a prepared and calibrated (or trained) model, for accuracy evaluation.
 
-    `graph_module` is left as it is. `convert_custom_config_dict`: `preserved_attributes` names attributes to copy (all plain
-    attributes are copied anyway). `_remove_qconfig`: drop `qconfig` attributes from what is copied.
+    `graph_module` is left as it is; its batch norms must be in eval mode (`InputError`). `convert_custom_config_dict`:
+    `preserved_attributes` names attributes to copy (all plain attributes are copied anyway). `_remove_qconfig`: drop `qconfig`
+    attributes from what is copied.
     """
-    from hqc.quantization.deploy import check_ready
-
     prepared = check_ready(graph_module)
+    _refuse_training_batch_norm(prepared)
     unknown = sorted(set(convert_custom_config_dict or {}) - {"preserved_attributes"})
     if unknown:
         raise InputError(f"convert_custom_config_dict has unknown keys {', '.join(unknown)}; known: preserved_attributes")
@@ -99,3 +99,17 @@ def convert_fx(
             setattr(converted, name, copy.deepcopy(getattr(prepared, name)))
     converted.eval()
     return converted
+
+
+def _refuse_training_batch_norm(prepared: ObservedGraphModule) -> None:
+    """What is converted uses the running statistics; a batch norm in training mode would have given other results until now."""
+    training = [
+        name
+        for name, module in prepared.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    if training:
+        raise InputError(
+            f"{', '.join(training[:5])}{' and more' if len(training) > 5 else ''}: batch norm in training mode normalizes with the "
+            "statistics of the batch, which a converted model cannot; call eval() on the model and evaluate it before convert_fx"
+        )

@@ -20,7 +20,7 @@ from hqc.quantization.observers.moving_average import MovingAverageMinMaxObserve
 from hqc.quantization.state import FakeQuantState
 
 if TYPE_CHECKING:
-    from hqc.ir import QuantParams
+    from hqc.ir import DType, QuantParams
     from hqc.march.spec import MarchSpec
 
 
@@ -318,12 +318,13 @@ def fake_quant_of(module: Any) -> FakeQuantizeBase | None:
 # --- building from a qconfig entry ---------------------------------------------------------------------------------------
 
 
-def make_fake_quant(factory: Any, march: MarchSpec, *, name: str = "") -> FakeQuantizeBase:
+def make_fake_quant(factory: Any, march: MarchSpec, *, name: str = "", dtype: DType | None = None) -> FakeQuantizeBase:
     """The activation fake quant of a qconfig entry, with the march's rounding and scale rule.
 
-    `QConfigError` when the march has no activations of that dtype.
+    `dtype`: asked for at this place, and stronger than the qconfig's. `QConfigError` when the march has no activations of that dtype.
     """
-    fake_quant = _build(factory, name, rounding=march.rounding, power_of_two=march.power_of_two)
+    asked = {} if dtype is None else {"dtype": dtype}
+    fake_quant = _build(factory, name, rounding=march.rounding, power_of_two=march.power_of_two, **asked)
     if IR_DTYPES[fake_quant.dtype] not in march.activation_dtypes:
         known = ", ".join(f"q{dtype.numpy.name}" for dtype in march.activation_dtypes)
         raise QConfigError(

@@ -48,6 +48,7 @@ def prepare_qat_fx(
     hybrid_dict: Mapping[str, Sequence[Any]] | None = None,
     *,
     example_inputs: Any = None,
+    keep_batch_norm: bool = False,
 ) -> ObservedGraphModule:
     """A copy of `model` with fake quants where the deployed model quantizes, ready to train.
 
@@ -56,7 +57,8 @@ def prepare_qat_fx(
     `optimize_graph`: members of a shared-scale group share one fake quant (effective on bernoulli). `hybrid`: operations the
     BPU cannot run go to the CPU; without it they are an error. `hybrid_dict`: operations to place on the CPU
     (`module_name`, `module_type`, and more: see docs). `example_inputs`: a tensor or tuple; with it shape limits are judged
-    now, otherwise at the first forward.
+    now, otherwise at the first forward. `keep_batch_norm`: batch norms behind convolutions stay inside the fused layer and go on
+    following the batches' statistics, until conversion and export fold them; by default prepare folds them.
 
     Raises `HqcError` subclasses with one sentence about the model.
     """
@@ -70,6 +72,7 @@ def prepare_qat_fx(
         hybrid_dict=hybrid_dict,
         example_inputs=example_inputs,
         kind="qat",
+        keep_batch_norm=keep_batch_norm,
     )
 
 
@@ -131,6 +134,7 @@ def prepare(
     hybrid_dict: Mapping[str, Any] | None,
     example_inputs: Any,
     kind: str,
+    keep_batch_norm: bool = False,
     dump_dir: Any = None,
 ) -> ObservedGraphModule:
     """The one way from a float model to a prepared one; `kind`: `qat`, `calibration`, or `ptq` (what `hqc.compile` asks for:
@@ -140,7 +144,7 @@ def prepare(
     if hybrid_dict and not hybrid:
         raise OverrideError("hybrid_dict places operations on the CPU and needs hybrid=True")
     calibrated = model if isinstance(model, ObservedGraphModule) else None
-    options = PrepareOptions(march.value, hybrid, optimize_graph, dict(hybrid_dict or {}), kind)
+    options = PrepareOptions(march.value, hybrid, optimize_graph, dict(hybrid_dict or {}), kind, keep_batch_norm)
     inputs = as_tuple(example_inputs)
     if calibrated is not None:
         float_model = calibrated.preparation.float_model
@@ -158,7 +162,17 @@ def prepare(
     groups: dict[str, str] = {}
     if optimize_graph and not spec.requantize_at_cat:
         groups = {value.name: group.values[0].name for group in shared_scale_groups(graph, spec) for value in group.values}
-    Replay(gm, root, graph, spec, qconfigs, wrap_boundaries=kind == "qat", tail_is_int32=kind == "ptq", groups=groups).run()
+    Replay(
+        gm,
+        root,
+        graph,
+        spec,
+        qconfigs,
+        wrap_boundaries=kind == "qat",
+        tail_is_int32=kind == "ptq",
+        keep_batch_norm=keep_batch_norm,
+        groups=groups,
+    ).run()
     preparation = Preparation(float_model, Plan.from_graph(graph), options, high_precision, remarks=remarks)
     prepared = ObservedGraphModule(root, gm.graph, type(float_model).__name__, preparation)
     keep_module_tree(prepared, root)

@@ -28,6 +28,7 @@ class PrepareOptions:
     optimize_graph: bool
     hybrid_dict: dict[str, Any]
     kind: str  # "qat", "calibration" or "ptq"
+    keep_batch_norm: bool = False
 
 
 @dataclass

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy.typing as npt
 from torch import fx, nn
 
 from hqc.errors import LoweringError, QConfigError
@@ -16,6 +18,7 @@ from hqc.frontend.attributes import query_nodes
 from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
+from hqc.nn.qat.kept_batch_norm import BATCH_NORMS
 from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.mapping import qat_module, qat_stub
 from hqc.passes.support_context import ends_bpu_run
@@ -23,6 +26,7 @@ from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBas
 from hqc.quantization.off_grid import GainPool, OffGridFakeQuantize
 from hqc.quantization.qconfig import QConfig
 
+Array = npt.NDArray[Any]
 QConfigOf = Callable[[fx.Node], "QConfig | None"]
 
 
@@ -32,6 +36,7 @@ class Replay:
 
     `qconfig_of(fx node)`: the qconfig in force there. `wrap_boundaries`: boundary fake quants print inside a wrapper (QAT).
     `tail_is_int32`: conv-like operations that end a BPU segment get no fake quant (post-training quantization).
+    `keep_batch_norm`: layers keep the batch norm that the IR folded, where they can.
     `groups`: IR value name -> representative of its shared-scale group; members get one fake quant.
     """
 
@@ -42,6 +47,7 @@ class Replay:
     qconfig_of: QConfigOf
     wrap_boundaries: bool
     tail_is_int32: bool = False
+    keep_batch_norm: bool = False
     groups: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,24 +103,38 @@ class Replay:
                 f"{fx_node.name} [{node.loc}] needs a fake quant, and its qconfig has no activation entry (high-precision output); "
                 "only a convolution or linear layer that ends a BPU segment may go without"
             )
-        fake_quant = make_fake_quant(qconfig.activation, self.march, name=fx_node.name)
+        asked = node.request.dtype if node.request is not None and value.producer is node else None
+        fake_quant = make_fake_quant(qconfig.activation, self.march, name=fx_node.name, dtype=asked)
         if group is not None:
             self.shared_fake_quants[group] = fake_quant
         return fake_quant
 
     def _observe_function(self, node: Node) -> None:
-        value = node.results[-1]
-        fx_node = self.node_of.get(value.name)
-        if fx_node is None:
-            raise LoweringError(
-                f"{value.name} [{node.loc}] is a step inside one operation and cannot carry a fake quant of its own"
-            )
         for result in node.results:
-            target = self.node_of[result.name]
-            fake_quant = self._fake_quant(self._qconfig(fx_node, node), result, fx_node, node)
+            carrier = self._carrier(result)
+            target = self.node_of[carrier.name]
+            fake_quant = self._fake_quant(self._qconfig(target, node), result, target, node)
             name = f"{target.name}_activation_post_process"
             self._append(target, 0, name, fake_quant)
-            self.node_of[result.name] = self._insert_after(target, name, self._real_users(target))
+            self.node_of[carrier.name] = self._insert_after(target, name, self._real_users(target))
+
+    def _carrier(self, value: Value) -> Value:
+        """`value`, or the one computed from it at its scale that the FX graph has: the sum inside an `add_relu` has no FX node.
+
+        A value behind it that was clipped at the same scale has the same grid, so one fake quant there speaks for both.
+        """
+        carrier = value
+        while carrier.name not in self.node_of:
+            users = carrier.users
+            producer = carrier.producer
+            assert producer is not None
+            if len(users) != 1 or users[0].origin != producer.origin or not self.march.keeps_scale(users[0]):
+                raise LoweringError(
+                    f"{value.name} [{producer.loc}] is a step inside one operation and cannot carry a fake quant of its own; let "
+                    "the operation run on the CPU with hybrid_dict"
+                )
+            carrier = users[0].result
+        return carrier
 
     def _replace_stub(self, node: Node) -> None:
         if not node.origin:
@@ -139,14 +159,13 @@ class Replay:
     # --- conv-like modules ----------------------------------------------------------------------------------------
 
     def _conv_module_node(self, node: Node) -> fx.Node | None:
-        for name in node.origin:
+        """The call of the module that `node` computes: a layer with a twin, or a batch norm that became a convolution."""
+        for index, name in enumerate(node.origin):
             fx_node: fx.Node | None = self.fx_nodes.get(name)
-            if (
-                fx_node is not None
-                and fx_node.op == "call_module"
-                and qat_module.accepts(self.float_modules[str(fx_node.target)])
-            ):
-                return fx_node
+            if fx_node is not None and fx_node.op == "call_module":
+                module = self.float_modules[str(fx_node.target)]
+                if qat_module.accepts(module) or (index == 0 and isinstance(module, BATCH_NORMS)):
+                    return fx_node
         return None
 
     def _replace_conv(self, node: Node) -> None:
@@ -168,24 +187,39 @@ class Replay:
                 f"{last.name} [{node.loc}] has a qconfig without activation (high-precision int32 output) but {user} reads its result on "
                 "the BPU; a high-precision output must end its BPU segment"
             )
-        weight, bias = node.operand("weight"), node.operand("bias")
-        assert weight is not None and weight.array is not None
-        float_module = self.float_modules[str(conv.target)]
+        called = self.float_modules[str(conv.target)]
+        float_module = called
+        if isinstance(called, BATCH_NORMS):
+            float_module = qat_module.unit_convolution(called, kept=self.keep_batch_norm)
+        batch_norm = self._batch_norm_to_keep(node, float_module)
+        weight, bias = _own_parameters(float_module) if batch_norm is not None else _folded_parameters(node)
         module = qat_module.build(
             float_module,
-            weight=weight.array,
-            bias=None if bias is None else bias.array,
+            weight=weight,
+            bias=bias,
             activation=node.attributes["activation"],
             residual=residual is not None,
             weight_fake_quant=qconfig.weight,
             activation_post_process=fake_quant,
             march=self.march,
+            batch_norm=batch_norm,
         )
-        module.share_parameters(self.built.setdefault(float_module, module))
+        module.share_parameters(self.built.setdefault(called, module))
         if residual is None:
             self._fuse_forward(node, conv, module)
         else:
             self._fuse_at_add(node, conv, module)
+
+    def _batch_norm_to_keep(self, node: Node, float_module: nn.Module) -> nn.BatchNorm2d | None:
+        """The batch norm that was folded into `node`, when it is to be kept and the layer has a class that does."""
+        for name in node.origin if self.keep_batch_norm else ():
+            fx_node = self.fx_nodes.get(name)
+            if fx_node is not None and fx_node.op == "call_module":
+                member = self.float_modules[str(fx_node.target)]
+                if qat_module.keeps_batch_norm(float_module, member):
+                    kept: nn.BatchNorm2d = member
+                    return kept
+        return None
 
     def _fuse_forward(self, node: Node, conv: fx.Node, module: nn.Module) -> None:
         """conv (+ bn) (+ activation): the conv's node stays, the others go."""
@@ -198,7 +232,7 @@ class Replay:
 
     def _fuse_at_add(self, node: Node, conv: fx.Node, module: nn.Module) -> None:
         """conv (+ bn) + add (+ activation): the add's node stays and calls the fused module; conv, bn and activation go."""
-        members = [self.fx_nodes[name] for name in node.origin if name in self.fx_nodes]
+        members = [self.fx_nodes[name] for name in dict.fromkeys(node.origin) if name in self.fx_nodes]
         add = next(m for m in members if m is not conv and len(self._tensor_args(m)) == 2)
         before = [m for m in members if self.position[m] < self.position[add]]
         after = [m for m in members if self.position[m] > self.position[add]]
@@ -410,6 +444,20 @@ class Replay:
                     module = self.root.get_submodule(str(fx_node.target))
                     if getattr(module, "qconfig", None) is not None:
                         module.qconfig = None  # type: ignore[assignment]
+
+
+def _folded_parameters(node: Node) -> tuple[Array, Array | None]:
+    """Weight and bias of a conv-like node, batch norm included."""
+    weight, bias = node.operand("weight"), node.operand("bias")
+    assert weight is not None and weight.array is not None
+    return weight.array, None if bias is None else bias.array
+
+
+def _own_parameters(module: nn.Module) -> tuple[Array, Array | None]:
+    """Weight and bias of a float layer as they are."""
+    weight, bias = (None if p is None else p.detach().cpu().numpy() for p in (module.weight, module.bias))  # type: ignore[operator]
+    assert weight is not None
+    return weight, bias
 
 
 def _is_marker(node: Node) -> bool:

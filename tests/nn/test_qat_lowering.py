@@ -183,25 +183,15 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_float_functionals_methods_lower_with_and_without_scale(method: str) -> None:
+def test_float_functionals_methods_lower_to_their_op(method: str) -> None:
     op, call = METHODS[method]
     cls = type("Net", (Arithmetic,), {"forward": lambda self, x, y: call(self.functional, x, y)})
     x, y = torch.randn(3, 3), torch.randn(3, 3)
     assert node(lowered(cls(FloatFunctional()), x, y), op).result.quant is None
-    fake_quant = FakeQuantize()
-    assert node(lowered(cls(qat.FloatFunctional(fake_quant)), x, y), op).result.quant == fake_quant.ir_quant()
 
 
 def test_every_method_is_tested() -> None:
     assert {name for name in vars(FloatFunctional) if not name.startswith("_")} - {"forward"} == set(METHODS)
-
-
-def test_batch_norm_keeps_its_statistics_and_gets_a_scale() -> None:
-    bn = qat.BatchNorm2d.from_float(nn.BatchNorm2d(3).eval(), FakeQuantize())
-    bn.running_mean.normal_()
-    found = node(lowered(nn.Sequential(bn), torch.randn(2, 3, 4, 4)), "batch_norm")
-    assert found.result.quant == bn.activation_post_process.ir_quant()
-    np.testing.assert_array_equal(found.inputs[1].array, bn.running_mean.numpy())
 
 
 def test_off_grid_fake_quants_leave_no_node() -> None:

@@ -218,3 +218,26 @@ def test_without_origins_the_members_get_names_of_their_own() -> None:
     verify(graph)
     assert [member.op.name for member in members] == ["conv2d", "add", "relu"]
     assert members[-1].name == "y"
+
+
+# --- one operation of the model that is an addition and an activation -----------------------------------------------------
+
+ADD_RELU = CONV + "%y_sum = add(%c, %x) from(y)\n%y = relu(%y_sum) from(y)\noutput %y"
+
+
+def test_add_relu_joins_whole() -> None:
+    graph = fuse(ADD_RELU)
+    assert shape_of(graph) == "y=conv2d+x.relu"
+    assert next(iter(graph.nodes)).origin == ("c", "y", "y")
+
+
+def test_add_relu_is_taken_apart_into_three() -> None:
+    graph = fuse(ADD_RELU)
+    members = unfuse(graph, next(iter(graph.nodes)))
+    assert shape_of(graph) == "c=conv2d y_sum=add y=relu"
+    assert [member.origin for member in members] == [("c",), ("y",), ("y",)]
+    verify(graph)
+
+
+def test_an_activation_that_is_one_operation_with_a_plain_convolution_stays() -> None:
+    assert shape_of(fuse("%c_conv = conv2d(%x, @w) from(c)\n%c = relu(%c_conv) from(c)\noutput %c")) == "c_conv=conv2d c=relu"

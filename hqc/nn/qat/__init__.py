@@ -1,6 +1,5 @@
 """Modules that train quantized: the twins of float modules, as prepare puts them into a model."""
 
-from hqc.nn.qat.batch_norm import BatchNorm2d
 from hqc.nn.qat.conv import Conv2d, ConvAdd2d, ConvAddReLU2d, ConvAddReLU62d, ConvReLU2d, ConvReLU62d
 from hqc.nn.qat.conv_transpose import (
     ConvTranspose2d,
@@ -10,7 +9,6 @@ from hqc.nn.qat.conv_transpose import (
     ConvTransposeReLU2d,
     ConvTransposeReLU62d,
 )
-from hqc.nn.qat.float_functional import FloatFunctional
 from hqc.nn.qat.kept_batch_norm import (
     ConvBn2d,
     ConvBnAdd2d,
@@ -29,7 +27,6 @@ from hqc.nn.qat.linear import Linear, LinearAdd, LinearAddReLU, LinearAddReLU6, 
 from hqc.nn.qat.stubs import DeQuantStub, QuantStub
 
 __all__ = [
-    "BatchNorm2d",
     "Conv2d",
     "ConvAdd2d",
     "ConvAddReLU2d",
@@ -55,7 +52,6 @@ __all__ = [
     "ConvTransposeReLU2d",
     "ConvTransposeReLU62d",
     "DeQuantStub",
-    "FloatFunctional",
     "Linear",
     "LinearAdd",
     "LinearAddReLU",

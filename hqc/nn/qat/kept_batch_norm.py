@@ -7,6 +7,8 @@ which follow the data; in eval mode (or with `bn.eval()`) the layer computes the
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,14 @@ from hqc.nn.qat.conv_transpose import (
 )
 from hqc.nn.qat.layer import QATLayer
 
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+"""Batch normalizations of images."""
+
+
+def can_keep(module: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
+    """True for a batch normalization of images with statistics that folding can use."""
+    return isinstance(module, BATCH_NORMS) and module.running_var is not None
+
 
 class KeptBatchNorm(QATLayer):
     """Mixin in front of a QAT layer class: the layer's result goes through `bn` before residual and activation."""
@@ -33,7 +43,7 @@ class KeptBatchNorm(QATLayer):
         self.bn = nn.BatchNorm2d(self.out_channels, device=self.weight.device, dtype=self.weight.dtype)
 
     def _take_parts(self, bn: nn.Module | None = None) -> None:
-        if not isinstance(bn, nn.BatchNorm2d) or bn.running_var is None or bn.num_features != self.out_channels:
+        if not can_keep(bn) or bn.num_features != self.out_channels:
             raise InputError(
                 f"{type(self).__name__} needs bn=, a BatchNorm2d of {self.out_channels} channels with running statistics"
             )

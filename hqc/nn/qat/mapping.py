@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,23 @@ class QATModules:
     def accepts(self, module: nn.Module) -> bool:
         """True for a float module (of exactly these classes) that has quantized-training twins."""
         return type(module) in _FLOAT_CLASSES
+
+    def keeps_batch_norm(self, module: nn.Module, norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+        """True when the float `module` has twins that keep the batch normalization `norm` behind it."""
+        return (type(module), "none", False, True) in _BY_VARIANT and kept_batch_norm.can_keep(norm)
+
+    def unit_convolution(self, norm: nn.BatchNorm2d | nn.SyncBatchNorm, *, kept: bool) -> nn.Conv2d:
+        """The depthwise 1x1 convolution with weights 1 for a `norm` that has no layer before it.
+
+        Its weights train like those of `norm` when that is folded into it; behind it, they stay 1 (`kept`).
+        """
+        like = norm.running_var
+        assert like is not None
+        channels = norm.num_features
+        conv = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device=like.device, dtype=like.dtype)
+        nn.init.ones_(conv.weight)
+        conv.weight.requires_grad_(not kept and (norm.weight is None or norm.weight.requires_grad))
+        return conv.train(norm.training)
 
     def build(
         self,
