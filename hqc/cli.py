@@ -214,7 +214,10 @@ def explain(
     if march is None:
         comparison = compare(module, inputs, wishes)
         show(comparison.table())
-        show(comparison.difference_table())
+        if comparison.differences:
+            show(comparison.difference_table())
+        else:
+            say("Every operation runs on the same device on all of them.")
         say("For the reasons on one of them, and what would change them: add --march.")
         return
     graph = planned_graph(module, inputs, march, wishes)

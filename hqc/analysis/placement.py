@@ -23,6 +23,7 @@ from hqc.passes.base import PassContext
 from hqc.passes.default import explain_pipeline
 from hqc.passes.near_names import suggest
 from hqc.passes.overrides import Override
+from hqc.passes.partition import plural
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,10 @@ class PlacementReport:
         totals = self.totals
         known = "" if totals.complete else " (shapes are not all known: lower bounds)"
         return (
-            f"{self.march}: {totals.bpu_nodes} operations on the BPU in {totals.subgraphs} "
-            f"subgraph{'' if totals.subgraphs == 1 else 's'}, {totals.cpu_nodes} on the CPU; "
+            f"{self.march}: {plural(totals.bpu_nodes, 'operation')} on the BPU in {plural(totals.subgraphs, 'subgraph')}, "
+            f"{totals.cpu_nodes} on the CPU; "
             f"{totals.bpu_macs:,} of {totals.bpu_macs + totals.cpu_macs:,} multiply-accumulates on the BPU "
-            f"({100 * totals.bpu_share:.1f} %); {totals.crossings} values cross between the devices, "
+            f"({100 * totals.bpu_share:.1f} %); {totals.crossings} value{' crosses' if totals.crossings == 1 else 's cross'} between the devices, "
             f"{totals.crossing_bytes:,} bytes{known}"
         )
 
@@ -316,13 +317,10 @@ class MarchComparison:
 
     def difference_table(self) -> Table:
         """One row per operation whose device depends on the march."""
-        none = "" if self.differences else ": none"
-        table = Table(
-            title=f"Operations that the march decides{none}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-        )
+        table = Table(title="Operations that the march decides", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("operation", overflow="fold")
-        for march in (report.march for report in self.reports) if self.differences else ():
-            table.add_column(march, no_wrap=True)
+        for report in self.reports:
+            table.add_column(report.march, no_wrap=True)
         for name, devices in self.differences:
             table.add_row(Text(name), *devices)
         return table
