@@ -40,11 +40,11 @@ def _rewrite(graph: Graph, node: Node, touched: dict[Node, None]) -> bool:
     """Apply rules to a node until none changes it; notes the nodes that may have become rewritable."""
     changed = False
     while node.graph is graph:
-        users = node.users
+        uses = [use for value in node.results for use in value._uses.values()]
         if not (fold_constant(graph, node) or any(rule(graph, node) for rule in rules_of(node.op))):
             break
         changed = True
-        touched.update(dict.fromkeys(users))
+        touched.update(dict.fromkeys(user for user, _ in uses))
     if changed and node.graph is graph:
         touched.update(dict.fromkeys(node.producers))
     return changed

@@ -36,7 +36,11 @@ def evaluator(*names: str) -> Callable[[Evaluator], Evaluator]:
 
 def evaluable(node: Node) -> bool:
     """True when `evaluate` can compute the node: all operands are unquantized constants and the result is not huge."""
-    if not node.operands or any(not value.is_parameter or value.quant is not None for value in node.operands):
+    operands = node.operands
+    for value in operands:
+        if not value.is_parameter or value.quant is not None:
+            return False
+    if not operands:
         return False
     if any(value.quant is not None or (value.type.size or 0) > LIMIT for value in node.results):
         return False

@@ -105,14 +105,21 @@ def _channels(layer: Node, weight: Value) -> int:
 
 
 def _scaled_weight(layer: Node, weight: npt.NDArray[Any], gain: F64) -> npt.NDArray[np.float32]:
-    """`weight` with every output channel multiplied by its gain."""
-    real = weight.astype(np.float64)
-    if layer.op is not conv_transpose2d:
-        return (real * gain.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
-    # [C, O/groups, kh, kw]: input channel i is in group i // (C/groups) and reaches that group's output channels.
+    """`weight` with every output channel multiplied by its gain, in float64, a piece at a time: weights are large."""
+    factor = gain.reshape(-1, *[1] * (weight.ndim - 1))
+    if layer.op is conv_transpose2d:
+        factor = _gain_per_input(layer, weight, gain)
+    result = np.empty(weight.shape, np.float32)
+    np.multiply(weight, factor, out=result, dtype=np.float64, casting="unsafe")
+    return result
+
+
+def _gain_per_input(layer: Node, weight: npt.NDArray[Any], gain: F64) -> F64:
+    """The gains of a transposed convolution, shaped for its weight `[C, O/groups, kh, kw]`."""
+    # Input channel i is in group i // (C/groups) and reaches that group's output channels.
     groups = int(layer.attributes["groups"])
     per_input = np.repeat(gain.reshape(groups, -1), weight.shape[0] // groups, axis=0)
-    return (real * per_input[:, :, None, None]).astype(np.float32)
+    return per_input[:, :, None, None]
 
 
 def _fold(graph: Graph, layer: Node, norm: Node, affine: _Affine) -> None:

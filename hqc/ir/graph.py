@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STAGES = ("lowered", "supported", "partitioned", "bounded", "scaled", "integer")
 _GAP = 1 << 20
+_NOWHERE = Location()
 
 
 class Value:
@@ -321,7 +322,7 @@ class Graph:
         """
         definition = get_op(op) if isinstance(op, str) else op
         definition.check_operand_count(len(inputs))
-        node = Node(self, definition, definition.complete_attributes(attributes or {}), loc or Location(), tuple(origin))
+        node = Node(self, definition, definition.complete_attributes(attributes or {}), loc or _NOWHERE, tuple(origin))
         node.set_inputs(inputs)
         try:
             result_types = list(types) if types is not None else definition.infer(node.operand_types, node.attributes)
@@ -435,7 +436,12 @@ class Graph:
         changed = False
         outputs = set(map(id, self._outputs))
         for node in reversed(self._in_order()):
-            if node.graph is self and not any(v.has_uses or id(v) in outputs for v in node.results):
+            if node.graph is not self:
+                continue
+            for value in node.results:
+                if value._uses or id(value) in outputs:
+                    break
+            else:
                 self._forget(node)
                 changed = True
         for value in list(self._parameters.values()):

@@ -123,6 +123,9 @@ class Cursor:
     def word(self, what: str) -> str:
         """A word, or a string where a word needs quotes."""
         token = self.tokens[self.index]
+        if token.isidentifier() and token.isascii():
+            self.index += 1
+            return token
         if len(token) > 1 and token[0] == '"':
             self.index += 1
             return self._unquote(token)

@@ -162,12 +162,13 @@ class _Parser:
 
     def _node(self, cursor: Cursor) -> None:
         names: list[str] = []
-        written: list[tuple[TensorType | None, int]] = []
+        written: list[TensorType | None] = []
+        positions: list[int] = []
         quants: list[QuantParams | None] = []
         while True:
             names.append(self._new_name(cursor, "%", names))
-            position = cursor.index + 1
-            written.append((self._type(cursor) if cursor.accept(":") else None, position))
+            positions.append(cursor.index + 1)
+            written.append(self._type(cursor) if cursor.accept(":") else None)
             quants.append(self._optional_quant(cursor))
             if not cursor.accept(","):
                 break
@@ -176,8 +177,8 @@ class _Parser:
         definition = self._op(cursor)
         inputs = self._operands(cursor, definition)
         attributes = self._attributes(cursor, definition) if cursor.accept("{") else {}
-        node = self._build(cursor, op_index, definition, inputs, attributes, names, [type for type, _ in written])
-        for value, quant, (type, position) in zip(node.results, quants, written, strict=True):
+        node = self._build(cursor, op_index, definition, inputs, attributes, names, written)
+        for value, quant, type, position in zip(node.results, quants, written, positions, strict=True):
             value.quant = quant
             self.values[value.name] = value
             if type is not None and type is not value.type and type != value.type:

@@ -56,7 +56,7 @@ def node_text(node: Node, scales: ScaleTable | None = None) -> str:
         words.append(_support(node.support))
     if node.request is not None:
         words.append(_request(node.request))
-    if node.loc != Location():
+    if node.loc.path or node.loc.source or node.loc.module_type:
         words.append(_location(node.loc))
     if node.origin:
         words.append(f"from({', '.join(map(quote_word, node.origin))})")
