@@ -23,7 +23,7 @@ from hqc.errors import InputError, ShapeError
 from hqc.ir import Graph
 from hqc.march import March, get_spec
 from hqc.passes.base import Remark
-from hqc.quantization.calibrate import Progress, as_float32, calibrate
+from hqc.quantization.calibration import Progress, as_float32, calibrate
 from hqc.quantization.deploy import Deployment, as_numpy, deploy
 from hqc.quantization.prepare import prepare
 from hqc.quantization.prepared import ObservedGraphModule, as_tuple

@@ -7,7 +7,7 @@ from typing import Any
 
 _EXPORTS = {
     "prepare": ("prepare_calibration_fx", "prepare_qat_fx"),
-    "calibrate": ("calibrate",),
+    "calibration": ("calibrate",),
     "convert": ("convert_fx",),
     "fuse": ("fuse_fx",),
     "state": ("FakeQuantState", "fake_quantize_state", "set_fake_quantize"),
