@@ -139,12 +139,12 @@ class PlacementReport:
         """One paragraph of numbers."""
         totals = self.totals
         known = "" if totals.complete else " (shapes are not all known: lower bounds)"
+        moves = f"{plural(totals.crossings, 'value')} cross{'es' if totals.crossings == 1 else ''} between the devices"
         return (
             f"{self.march}: {plural(totals.bpu_nodes, 'operation')} on the BPU in {plural(totals.subgraphs, 'subgraph')}, "
             f"{totals.cpu_nodes} on the CPU; "
             f"{totals.bpu_macs:,} of {totals.bpu_macs + totals.cpu_macs:,} multiply-accumulates on the BPU "
-            f"({100 * totals.bpu_share:.1f} %); {totals.crossings} value{' crosses' if totals.crossings == 1 else 's cross'} between the devices, "
-            f"{totals.crossing_bytes:,} bytes{known}"
+            f"({100 * totals.bpu_share:.1f} %); {moves}, {totals.crossing_bytes:,} bytes{known}"
         )
 
     def __str__(self) -> str:
