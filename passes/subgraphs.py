@@ -31,7 +31,7 @@ def depths(predecessors: Sequence[Sequence[int]]) -> list[int]:
     """Length of the longest path to each vertex."""
     result: list[int] = []
     for before in predecessors:
-        result.append(1 + max((result[p] for p in before), default=-1))
+        result.append(1 + max([result[p] for p in before], default=-1))
     return result
 
 
@@ -99,30 +99,28 @@ def _number(
     predecessors: Sequence[Sequence[int]], inside: Sequence[bool], rank: Sequence[int], sets: _DisjointSets
 ) -> list[int | None]:
     """Number subgraphs by their depth in the quotient graph, then by their first member."""
-    successors: dict[int, set[int]] = {}
-    missing: dict[int, int] = {}
-    for vertex, before in enumerate(predecessors):
-        root = sets.find(vertex)
-        missing.setdefault(root, 0)
+    root_of = [sets.find(vertex) for vertex in range(len(predecessors))]
+    successors: dict[int, set[int]] = {root: set() for root in root_of}
+    missing = dict.fromkeys(root_of, 0)
+    for root, before in zip(root_of, predecessors, strict=True):
         for p in before:
-            source = sets.find(p)
-            after = successors.setdefault(source, set())
-            if source != root and root not in after:
-                after.add(root)
+            source = root_of[p]
+            if source != root and root not in successors[source]:
+                successors[source].add(root)
                 missing[root] += 1
     depth = dict.fromkeys(missing, 0)
     ready = [root for root, count in missing.items() if count == 0]
     while ready:
         root = ready.pop()
-        for later in successors.get(root, ()):
+        for later in successors[root]:
             depth[later] = max(depth[later], depth[root] + 1)
             missing[later] -= 1
             if missing[later] == 0:
                 ready.append(later)
-    roots = {sets.find(vertex) for vertex in range(len(predecessors)) if inside[vertex]}
+    roots = {root for vertex, root in enumerate(root_of) if inside[vertex]}
     ordered = sorted(roots, key=lambda root: (depth[root], rank[root]))
     number = {root: position for position, root in enumerate(ordered)}
-    return [number[sets.find(vertex)] if inside[vertex] else None for vertex in range(len(predecessors))]
+    return [number[root] if inside[vertex] else None for vertex, root in enumerate(root_of)]
 
 
 class _DisjointSets:
@@ -166,12 +164,13 @@ class _Quotient:
         # Neighbours by root. After merges an entry may name a vertex that is no root any more: resolve with `find`.
         self.after: dict[int, set[int]] = {}
         self.before: dict[int, set[int]] = {}
-        for vertex, sources in enumerate(predecessors):
-            root = sets.find(vertex)
+        root_of = [sets.find(vertex) for vertex in range(len(predecessors))]
+        for root in root_of:
             self.before.setdefault(root, set())
             self.after.setdefault(root, set())
+        for root, sources in zip(root_of, predecessors, strict=True):
             for p in sources:
-                source = sets.find(p)
+                source = root_of[p]
                 if source != root:
                     self.before[root].add(source)
                     self.after[source].add(root)

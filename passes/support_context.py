@@ -8,7 +8,7 @@ matter: a worklist visits a node again whenever a neighbour has left, which is l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from hqc.ir import Device, Graph, Node, OpDef, Reason, Support, Trait, Value
@@ -327,6 +327,15 @@ def is_nhwc_head(placement: Placement, node: Node) -> bool:
 ABSORBED = _reason("a permute to NHWC behind a convolution that ends the model is absorbed into the output's layout")
 
 
+def _all_lead(node: Node, leads_to_stub: Mapping[Node, str]) -> bool:
+    """True when every user of `node` is a QuantStub or leads to one."""
+    for value in node.results:
+        for user, _ in value._uses.values():
+            if user not in leads_to_stub and not (is_quantize(user) and user.attributes["stub"]):
+                return False
+    return True
+
+
 def float_regions(graph: Graph) -> dict[Node, str]:
     """Nodes outside the user's stubs, with the words for it: everything that depends on a DeQuantStub before the next
     QuantStub, and everything between the model's inputs and a QuantStub that nothing else reads."""
@@ -338,18 +347,21 @@ def float_regions(graph: Graph) -> dict[Node, str]:
     for node in nodes:
         if is_stub(node):
             continue
-        for producer in node.producers:
+        for value in node.operands:
+            producer = value.producer
+            if producer is None:
+                continue
             behind = producer.op.name == "dequantize" and producer.attributes["stub"]
             if behind or producer in regions:
                 regions[node] = f"behind the DeQuantStub {producer.name}" if behind else regions[producer]
                 break
     leads_to_stub: dict[Node, str] = {}
     for node in reversed(nodes):
-        if is_stub(node) or not node.users or any(id(value) in outputs for value in node.results):
+        if is_stub(node) or not _all_lead(node, leads_to_stub) or any(id(value) in outputs for value in node.results):
             continue
-        ends = [user.name if is_quantize(user) and user.attributes["stub"] else leads_to_stub.get(user) for user in node.users]
-        if all(end is not None for end in ends):
-            leads_to_stub[node] = ends[0] or ""
+        users = node.users
+        if users:
+            leads_to_stub[node] = users[0].name if is_quantize(users[0]) else leads_to_stub[users[0]]
     from_input: set[Node] = set()
     for node in nodes:
         if node in leads_to_stub and all(producer in from_input for producer in node.producers):

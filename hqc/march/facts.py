@@ -24,7 +24,11 @@ def graph_batch(graph: Graph | None) -> int:
 
 def ends_model(node: Node) -> bool:
     """True when nothing but boundaries reads the results of `node`."""
-    return all(user.op.has(Trait.BOUNDARY) for value in node.results for user, _ in value._uses.values())
+    for value in node.results:
+        for user, _ in value._uses.values():
+            if Trait.BOUNDARY not in user.op.traits:
+                return False
+    return True
 
 
 def is_scalar(value: Value) -> bool:
