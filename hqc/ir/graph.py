@@ -286,10 +286,11 @@ class Graph:
             self._suffix[base] = min(self._suffix[base], int(number) - 1)
 
     def _new_value(self, name: str, type: TensorType, producer: Node | None, array: npt.NDArray[Any] | None) -> Value:
-        value = Value(self.unique_name(name), type, producer, array)
-        self._values[value.name] = value
+        if name in self._values:
+            name = self.unique_name(name)
+        value = self._values[name] = Value(name, type, producer, array)
         if array is not None:
-            self._parameters[value.name] = value
+            self._parameters[name] = value
         return value
 
     def add_input(self, name: str, type: TensorType) -> Value:

@@ -48,12 +48,13 @@ def conv_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) ->
     if x is None or weight is None:
         return None
     require_rank_of(weight, 4, "the weight")
-    check_channels(x[1], weight[1] * attributes["groups"], "the input")
-    if weight[0] % attributes["groups"]:
-        raise ShapeError(f"{weight[0]} output channels do not divide into {attributes['groups']} groups")
+    groups, stride, dilation = attributes["groups"], attributes["stride"], attributes["dilation"]
+    check_channels(x[1], weight[1] * groups, "the input")
+    if weight[0] % groups:
+        raise ShapeError(f"{weight[0]} output channels do not divide into {groups} groups")
     top, left, bottom, right = attributes["padding"]
-    height = window_size(x[2], weight[2], attributes["stride"][0], (top, bottom), attributes["dilation"][0])
-    width = window_size(x[3], weight[3], attributes["stride"][1], (left, right), attributes["dilation"][1])
+    height = window_size(x[2], weight[2], stride[0], (top, bottom), dilation[0])
+    width = window_size(x[3], weight[3], stride[1], (left, right), dilation[1])
     return (x[0], weight[0], height, width)
 
 
