@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 import hqc
+from hqc.analysis.advice import advice
+from hqc.analysis.compare import STYLE
 from hqc.compiler import Compiled
 from hqc.demo import FORCED_CPU, Digits, DigitsNet, accuracy, load_digits, trained_network
 from hqc.march import get_spec
@@ -34,10 +36,13 @@ def run_demo(console: Console, march: str, out: Path) -> None:
     console.print(Text("\nWhere each operation runs, and why", style="bold"))
     console.print(compiled.placement.table(everything=True))
     console.print(compiled.placement.summary(), highlight=False, markup=False)
+    for step in advice(compiled.graph):
+        console.print(f"To change it: {step}", highlight=False, markup=False)
     _accuracy(console, model, compiled, digits)
     _export(console, compiled, digits, out)
     console.print(
-        f"\nThe IR after every pass, with diffs: [bold]{out}/dumps/deploy[/] (and [bold]prepare[/]); open the last .hqc file."
+        f"\nThe IR after every pass, with diffs: [bold]{out}/dumps/prepare[/], [bold]deploy[/] and [bold]deploy/integer[/]; "
+        "open the last .hqc file."
     )
     console.print(
         f"Done in {time.perf_counter() - start:.0f} s. Next: [bold]hqc explain FILE.py:NAME --input 1,3,224,224[/] on your own model."
@@ -97,7 +102,7 @@ def _accuracy(console: Console, model: DigitsNet, compiled: Compiled, digits: Di
         float_logits = model(digits.test_x).numpy()
     fake_logits = compiled.fake_quant(digits.test_x)
     integer_logits = compiled.simulate(digits.test_x)
-    table = Table(title=f"Accuracy on {len(digits.test_y)} held-out images", title_justify="left")
+    table = Table(title=f"Accuracy on {len(digits.test_y)} held-out images", **STYLE)
     table.add_column("model")
     table.add_column("accuracy", justify="right")
     table.add_column("same answer as float", justify="right")
@@ -122,8 +127,9 @@ def _export(console: Console, compiled: Compiled, digits: Digits, out: Path) -> 
     differing = int((np.rint(outputs / step) != np.rint(expected / step)).sum())
     same = int((outputs.argmax(1) == expected.argmax(1)).sum())
     console.print(
-        f"\nonnxruntime on the exported file, {len(outputs)} images: {differing} of {outputs.size} outputs differ from the fake-quant "
-        f"model, by at most {np.abs(outputs - expected).max() / step:.2f} steps; same answer on {same} of {len(outputs)}.",
+        f"\nonnxruntime on the exported file, {len(outputs)} images: at most {np.abs(outputs - expected).max() / step:.2f} "
+        f"steps from the fake-quant model ({differing} of {outputs.size} outputs round to another step); same answer on {same} of "
+        f"{len(outputs)}.",
         highlight=False,
     )
     console.print(f"For the board: [bold]{out}/digits.onnx[/] and [bold]{out}/hb_mapper.yaml[/] go to hb_mapper.")

@@ -148,7 +148,13 @@ class PlacementReport:
         )
 
     def __str__(self) -> str:
-        lines = [f"{row.where:40} {row.op:18} {_device(row):6} {'; '.join(map(str, row.reasons))}" for row in self.rows]
+        """A line per operation (where, op, device, source line, reasons), then the summary."""
+        cells = [(row.where, row.op, _device(row), row.source) for row in self.rows]
+        widths = [max((len(each[column]) for each in cells), default=0) for column in range(4)]
+        lines = []
+        for row, each in zip(self.rows, cells, strict=True):
+            start = "  ".join(text.ljust(width) for text, width in zip(each, widths, strict=True))
+            lines.append(f"{start}  {'; '.join(map(str, row.reasons)).replace(f' on {self.march}', '')}")
         return "\n".join([*lines, self.summary()])
 
 

@@ -169,3 +169,26 @@ def test_placement_snippets_run() -> None:
     names |= {"graph": planned_graph(Net(), example, "bayes"), "lowered_graph": getattr(lowered, "graph", lowered)}
     exec(second, names)
     assert names["report"].device_of("stage1.conv") == "bpu"  # type: ignore[attr-defined]
+
+
+def test_the_ir_snippet_runs(folder: Path) -> None:
+    from hqc.ir import parse
+
+    text = "graph @small stage=lowered {\n  input %x: f32[1,8]\n  %y = relu(%x)\n  output %y\n}\n"
+    names: dict[str, object] = {"graph": parse(text)}
+    (snippet,) = blocks(DOCS / "ir.md", "python")
+    exec(snippet, names)
+    assert str(names["graph"]) == names["text"] == str(parse(text)) and (folder / "net.hqc").is_file()
+
+
+def test_the_onnx_snippet_runs(folder: Path) -> None:
+    import torch
+    from net import Net
+
+    import hqc
+
+    inputs = torch.rand(1, 3, 64, 64)
+    compiled = hqc.compile(Net(), inputs, march="bayes", calibration_data=[inputs])
+    names: dict[str, object] = {"graph": compiled.graph, "fake_quant": compiled._fake_quantized}
+    exec(blocks(DOCS / "onnx.md", "python")[0], names)
+    assert (folder / "net.onnx").is_file()
