@@ -157,7 +157,8 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         if self.power_of_two and not torch.equal(torch_arithmetic.power_of_two_scale(fixed), fixed):
             raise QConfigError(f"{self.activation_post_process.what}: the march needs a scale of 2^-1 ... 2^-14, got {scale:g}")
         old = self.activation_post_process
-        self.activation_post_process = FixedScaleObserver(scale, dtype=old.dtype, name=old.name, sync=old.sync)
+        device = next((buffer.device for buffer in old.buffers()), fixed.device)
+        self.activation_post_process = FixedScaleObserver(scale, dtype=old.dtype, name=old.name, sync=old.sync).to(device)
         self.enable_observer(False)
         self.assign_scale(fixed)
 

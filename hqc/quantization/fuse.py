@@ -45,8 +45,9 @@ def fuse_fx(model: nn.Module, fuse_custom_config_dict: Mapping[str, Any] | None 
             continue
         module = copy.deepcopy(root.get_submodule(str(layer.target)))
         with torch.no_grad():
-            module.weight = nn.Parameter(torch.from_numpy(weight.array.copy()))
-            module.bias = nn.Parameter(torch.from_numpy(bias.array.copy()))
+            device = next(module.parameters()).device
+            module.weight = nn.Parameter(torch.from_numpy(weight.array.copy()).to(device))
+            module.bias = nn.Parameter(torch.from_numpy(bias.array.copy()).to(device))
         _assign(root, str(layer.target), module)
         norm.replace_all_uses_with(layer)
         gm.graph.erase_node(norm)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from torch import fx, nn
 
 from hqc.errors import LoweringError, QConfigError
@@ -52,6 +53,7 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.fx_nodes = {node.name: node for node in self.gm.graph.nodes}
+        self.device = next((tensor.device for tensor in (*self.root.parameters(), *self.root.buffers())), torch.device("cpu"))
         self.float_modules = dict(self.root.named_modules(remove_duplicate=False))  # as they were, for every call site
         self.built: dict[nn.Module, QATLayer] = {}
         self.queries = query_nodes(self.gm.graph)  # shapes and sizes: they pass no tensor on
@@ -104,7 +106,7 @@ class Replay:
                 "only a convolution or linear layer that ends a BPU segment may go without"
             )
         asked = node.request.dtype if node.request is not None and value.producer is node else None
-        fake_quant = make_fake_quant(qconfig.activation, self.march, name=fx_node.name, dtype=asked)
+        fake_quant = make_fake_quant(qconfig.activation, self.march, name=fx_node.name, dtype=asked).to(self.device)
         if group is not None:
             self.shared_fake_quants[group] = fake_quant
         return fake_quant
