@@ -190,6 +190,12 @@ def test_opt_in_ops_run_on_the_cpu_unless_asked_for(op: str) -> None:
     assert get_spec("bayes").check(node).accepted
 
 
+def test_an_opt_in_op_names_the_limits_that_asking_would_meet() -> None:
+    reasons = get_spec("bayes").check(last_node(unary("softmax", "axis=1", "1,8,16"))).reasons
+    assert "only on request" in reasons[0].rule and reasons[0].hint.startswith("then ask for it with")
+    assert reasons[1].rule == "rank 4 on bayes"
+
+
 def test_an_opt_in_op_has_its_limits_when_asked_for() -> None:
     node = last_node(unary("softmax", "axis=1", "1,8,16"))
     node.request = Request(Device.BPU, "test")
