@@ -51,17 +51,24 @@ def load_model(spec: str) -> tuple[nn.Module, Any]:
 def _import(file: Path) -> ModuleType:
     if not file.is_file():
         raise InputError(f"there is no file {file}")
-    module_spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = _module_name(file.stem)
+    module_spec = importlib.util.spec_from_file_location(name, file)
     if module_spec is None or module_spec.loader is None:
         raise InputError(f"{file} is not a Python file; give the model as FILE.py:NAME")
     module = importlib.util.module_from_spec(module_spec)
-    sys.modules[file.stem] = module
+    sys.modules[name] = module
     folder = str(file.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
     loader = module_spec.loader
     _guarded(lambda: loader.exec_module(module), str(file), f"{file} cannot be imported")
     return module
+
+
+def _module_name(stem: str) -> str:
+    """The file's name, unless a module that others import has it (the user's file may be called `types.py` or `torch.py`)."""
+    taken = stem in sys.stdlib_module_names or hasattr(sys.modules.get(stem), "__path__")
+    return f"model_file_{stem}" if taken else stem
 
 
 def _guarded(work: Callable[[], Any], path: str, failure: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,16 @@ def test_a_function_may_return_the_model_with_its_inputs() -> None:
     assert (
         "1 operation on the BPU in 1 subgraph, 0 on the CPU" in succeeds("explain", "faulty.py:pair", "--march", "bayes").stdout
     )
+
+
+@pytest.mark.parametrize("name", ["types.py", "torch.py"])
+def test_a_model_file_may_have_the_name_of_a_module(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "models").mkdir()
+    shutil.copy(folder / "faulty.py", folder / "models" / name)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = sys.modules[name.removesuffix(".py")]
+    assert "1 operation on the BPU" in succeeds("explain", f"models/{name}:pair", "--march", "bayes").stdout
+    assert sys.modules[name.removesuffix(".py")] is before
 
 
 @pytest.mark.parametrize(
