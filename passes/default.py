@@ -8,7 +8,7 @@ from hqc.passes.pipeline import PassPipeline, parse_pipeline
 from hqc.passes.registry import get_pass
 
 PLACE = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,partition"
-# What has no QAT module (a batch norm of its own, a functional convolution) is folded and fused again, as the plan says.
+# What has no QAT module (a functional convolution with its batch norm) is folded and fused again, as the plan says.
 # Absorbing the fake quants between BPU nodes makes subgraphs adjacent that they kept apart: partition once more.
 DEPLOY = (
     "canonicalize,fold-batch-norm,fuse-conv,apply-plan,partition,insert-boundaries{form=deployed},partition,"
