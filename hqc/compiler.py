@@ -117,7 +117,7 @@ class Compiled:
         leaves = [leaf for leaf in pytree.tree_leaves(list(inputs)) if leaf is not None]
         values = self.graph.inputs
         if len(leaves) != len(values):
-            raise InputError(f"the model takes {len(values)} inputs ({', '.join(v.name for v in values)}), got {len(leaves)}")
+            raise InputError(f"the model takes {len(values)} input(s) ({', '.join(v.name for v in values)}), got {len(leaves)}")
         arrays = [as_numpy(leaf, value.name) for leaf, value in zip(leaves, values, strict=True)]
         for array, value in zip(arrays, values, strict=True):
             if value.shape is not None and (array.ndim != len(value.shape) or array.shape[1:] != value.shape[1:]):
@@ -156,6 +156,8 @@ def compile(
     qconfig_dict: Mapping[str, Any] | None = None,
     hybrid: bool = True,
     optimize_graph: bool = True,
+    min_macs: float = 0.0,
+    min_nodes: int = 0,
     dump_dir: str | os.PathLike[str] | None = None,
     progress: Progress | bool = False,
 ) -> Compiled:
@@ -165,8 +167,8 @@ def compile(
     shapes. `march`: `bernoulli`, `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array or a
     tuple of positional inputs; at least one, all finite. `hybrid_dict`: operations to place (see docs/placement.md).
     `qconfig_dict`: observers per module as for prepare_qat_fx; default: min-max. `optimize_graph`: members of a shared-scale
-    group share one observer. `dump_dir`: write the IR after every pass there. `progress`: True for a progress bar, or a
-    callable that gets `(batches done, total)`.
+    group share one observer. `min_macs`, `min_nodes`: BPU subgraphs with less go to the CPU, with the reason. `dump_dir`:
+    write the IR after every pass there. `progress`: True for a progress bar, or a callable that gets `(batches done, total)`.
     """
     spec = get_spec(march)
     inputs = as_tuple(example_inputs)
@@ -182,6 +184,8 @@ def compile(
         hybrid_dict=hybrid_dict,
         example_inputs=inputs,
         kind="ptq",
+        min_macs=min_macs,
+        min_nodes=min_nodes,
         dump_dir=None if dump_dir is None else Path(dump_dir) / "prepare",
     )
     prepared.eval()

@@ -90,7 +90,7 @@ def _bind(placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx
     by_name = {str(node.target).lstrip("*"): node for node in placeholders}
     required = [name for name, node in by_name.items() if not node.args]
     if len(args) > len(placeholders):
-        raise InputError(f"the model takes {len(placeholders)} inputs ({', '.join(by_name)}), got {len(args)} example inputs")
+        raise InputError(f"the model takes {len(placeholders)} input(s) ({', '.join(by_name)}), got {len(args)} example inputs")
     bound = dict(zip(placeholders, args, strict=False))
     for name, example in kwargs.items():
         if name not in by_name:

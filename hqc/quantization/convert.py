@@ -52,7 +52,7 @@ class QuantizedGraphModule(nn.Module):
                 self._deployment = deploy(self._prepared[0], args)
             inputs = self._deployment.integer.inputs
             if len(inputs) != len(arrays):
-                raise InputError(f"the model takes {len(inputs)} inputs, got {len(arrays)}")
+                raise InputError(f"the model takes {len(inputs)} input(s), got {len(arrays)}")
             graph = self._deployment
             if key != tuple(value.shape for value in inputs):
                 batch = {array.shape[0] for array in arrays if array.ndim}

@@ -71,6 +71,8 @@ def deploy(
     spec = get_spec(preparation.options.march)
     graph = lowered.graph
     graph.march = spec.name
+    # The prepared model may return a fake quant's result; the user knows the operation's name.
+    graph.set_outputs(graph.outputs, preparation.output_names)
     context = PassContext(spec, hybrid=preparation.options.hybrid, plan=preparation.plan)
     pipeline = deploy_pipeline(optimized=preparation.options.optimize_graph)
     report = pipeline.run(graph, context, dump_dir=dump_dir)

@@ -109,7 +109,8 @@ def plan_graph(
         spec, hybrid=options.hybrid, overrides=parse_hybrid_dict(options.hybrid_dict), high_precision=high_precision
     )
     lowered.graph.march = spec.name
-    report = prepare_pipeline(auto_stub=options.kind == "ptq").run(lowered.graph, context, dump_dir=dump_dir)
+    pipeline = prepare_pipeline(auto_stub=options.kind == "ptq", min_macs=options.min_macs, min_nodes=options.min_nodes)
+    report = pipeline.run(lowered.graph, context, dump_dir=dump_dir)
     return lowered.graph, list(report.remarks)
 
 
@@ -135,16 +136,21 @@ def prepare(
     example_inputs: Any,
     kind: str,
     keep_batch_norm: bool = False,
+    min_macs: float = 0.0,
+    min_nodes: int = 0,
     dump_dir: Any = None,
 ) -> ObservedGraphModule:
     """The one way from a float model to a prepared one; `kind`: `qat`, `calibration`, or `ptq` (what `hqc.compile` asks for:
-    stubs are inserted where the BPU reads a graph input, and convolutions that end a BPU segment emit int32)."""
+    stubs are inserted where the BPU reads a graph input, and convolutions that end a BPU segment emit int32). `min_macs` and
+    `min_nodes` are options of the pass `partition`."""
     if not isinstance(model, nn.Module):
         raise InputError(f"prepare needs a torch.nn.Module, got {type(model).__name__}")
     if hybrid_dict and not hybrid:
         raise OverrideError("hybrid_dict places operations on the CPU and needs hybrid=True")
     calibrated = model if isinstance(model, ObservedGraphModule) else None
-    options = PrepareOptions(march.value, hybrid, optimize_graph, dict(hybrid_dict or {}), kind, keep_batch_norm)
+    options = PrepareOptions(
+        march.value, hybrid, optimize_graph, dict(hybrid_dict or {}), kind, keep_batch_norm, min_macs, min_nodes
+    )
     inputs = as_tuple(example_inputs)
     if calibrated is not None:
         float_model = calibrated.preparation.float_model
@@ -155,6 +161,7 @@ def prepare(
     root = copy.deepcopy(float_model)
     gm = trace(root)
     lowered = lower_graph_module(gm, inputs)
+    output_names = tuple(lowered.graph.output_names)
     qconfigs = QConfigs(QConfigResolver(qconfig_dict, root), lowered.graph)
     high_precision = None if kind == "ptq" else qconfigs.without_activation(gm.graph)
     graph, remarks = plan_graph(lowered, options, high_precision=high_precision, dump_dir=dump_dir)
@@ -173,7 +180,9 @@ def prepare(
         keep_batch_norm=keep_batch_norm,
         groups=groups,
     ).run()
-    preparation = Preparation(float_model, Plan.from_graph(graph), options, high_precision, remarks=remarks)
+    preparation = Preparation(
+        float_model, Plan.from_graph(graph), options, high_precision, output_names=output_names, remarks=remarks
+    )
     prepared = ObservedGraphModule(root, gm.graph, type(float_model).__name__, preparation)
     keep_module_tree(prepared, root)
     prepared.graph.lint()

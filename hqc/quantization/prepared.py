@@ -29,19 +29,22 @@ class PrepareOptions:
     hybrid_dict: dict[str, Any]
     kind: str  # "qat", "calibration" or "ptq"
     keep_batch_norm: bool = False
+    min_macs: float = 0.0
+    min_nodes: int = 0
 
 
 @dataclass
 class Preparation:
     """What a prepared model remembers. `float_model`: an untouched copy of the user's model. `inputs`: meta tensors of the
     shapes the model was last run with; None until the first forward when no example inputs were given. `high_precision`:
-    FX names whose qconfig has no activation entry; None for post-training quantization."""
+    FX names whose qconfig has no activation entry; None for post-training quantization. `output_names`: of the float model."""
 
     float_model: nn.Module
     plan: Plan
     options: PrepareOptions
     high_precision: frozenset[str] | None = None
     inputs: tuple[Any, ...] | None = None
+    output_names: tuple[str, ...] = ()
     remarks: list[Remark] = field(default_factory=list)
 
 

@@ -138,7 +138,7 @@ def test_profile_has_a_row_per_step_with_macs_and_bytes(image):
         ),
         ({"image": np.full((1, 3, 8, 8), np.nan)}, "input image contains NaN"),
         ({"image": np.zeros((1, 3, 8, 8), complex)}, "input image has dtype complex128, the program takes float32"),
-        ([], r"the program takes 1 inputs \(image\), got 0"),
+        ([], r"the program takes 1 input\(s\) \(image\), got 0"),
     ],
 )
 def test_bad_inputs_get_one_sentence(inputs, message):

@@ -76,3 +76,14 @@ def test_the_float_model_is_left_untouched() -> None:
     assert model.training
     assert [type(child).__name__ for child in model] == ["Conv2d", "BatchNorm2d", "ReLU"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_small_bpu_blocks_go_to_the_cpu_when_asked_with_the_reason() -> None:
+    model = compiled(min_macs=1e9)
+    assert model.placement.totals.bpu_nodes == 0
+    assert "block too small: 1 op, 0.00389 MMAC" in model.explain()
+
+
+def test_outputs_keep_the_names_of_the_users_operations() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())
+    assert compiled(model=model).graph.output_names == ["_1"]

@@ -100,7 +100,7 @@ def test_example_inputs_by_position_and_name() -> None:
 
 WRONG_INPUTS = [
     ((torch.zeros(1),), "example inputs lack y; the model takes x, y, scale"),
-    ((torch.zeros(1),) * 4, "the model takes 3 inputs (x, y, scale), got 4 example inputs"),
+    ((torch.zeros(1),) * 4, "the model takes 3 input(s) (x, y, scale), got 4 example inputs"),
     ({"x": torch.zeros(1), "y": torch.zeros(1), "z": torch.zeros(1)}, "the model has no input z; it takes x, y, scale"),
     ((torch.zeros(1), torch.zeros(1, dtype=torch.float16)), "the example input y has dtype torch.float16"),
     ((torch.zeros(1), "text"), "the example input y is a str, not a tensor"),
