@@ -120,7 +120,9 @@ class Program:
         expected = self.graph.inputs
         if not isinstance(inputs, Mapping):
             if len(inputs) != len(expected):
-                raise InputError(f"the program takes {len(expected)} input(s) ({', '.join(self.input_names)}), got {len(inputs)}")
+                raise InputError(
+                    f"the program takes {len(expected)} input(s) ({', '.join(self.input_names)}), got {len(inputs)}"
+                )
             inputs = dict(zip(self.input_names, inputs, strict=True))
         missing = [name for name in self.input_names if name not in inputs]
         if missing:
