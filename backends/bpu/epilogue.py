@@ -8,7 +8,8 @@ Whatever does not fit this pattern (int16 results, parameters per position) goes
 
 Every step is one pass over the tile, 0.15 to 0.4 ns an element, so steps are saved where that is exact: multipliers are brought to
 one n for all channels (`M << (N - n)`), so half and shift are scalars; a float product can have `2^-p` and the bias in its weights
-(`weight_scale`, `bias`), so that its accumulator comes `scaled` and `biased`, and the pre-shift is the conversion to int32.
+(`weight_scale`, `bias`), so that its accumulator comes `scaled` and `biased`, and the pre-shift is the conversion to int32. float32
+accumulators stay floats until the result where `line` proves that exact: it spares the conversion, the shift and a pass of clipping.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc import arithmetic
+from hqc.backends.bpu.line import find_line
 from hqc.backends.bpu.ranges import Range
 from hqc.backends.bpu.workers import Scratch
 
 Array = npt.NDArray[Any]
 _INT32 = (-(2**31), 2**31 - 1)
-# Elements of a block. Per-channel constants are repeated to this length: broadcasting them costs half as much again (0.36
-# against 0.23 ns an element and step, measured). Smaller blocks pay for more NumPy calls, larger ones fall out of the cache:
-# MobileNetV2 spends 45, 29, 20, 17, 15, 17, 19 ms here with 2^12 .. 2^18.
+# Elements of a block: smaller blocks pay for more NumPy calls, larger ones fall out of the cache.
 _BLOCK = 1 << 16
+# Elements of the runs that steps go over. Per-channel constants are repeated to this length: shorter ones pay for more inner loops,
+# and with constants as long as a block every layer would bring another megabyte of them into the cache (2x slower, measured).
+_RUN = 1 << 12
+_SHORT_RUN = 1 << 10
 
 
 def parameters(requant: Array | None, mode: str) -> arithmetic.RequantParams:
@@ -64,17 +68,29 @@ def _smallest_reaching(target: int, params: arithmetic.RequantParams, bits: int,
 
 @dataclass(frozen=True)
 class _Steps:
-    """Constants of the 32-bit formula for one tile shape; None where a step does nothing."""
+    """Constants of the 32-bit formula or of the line for one run of elements; None where a step does nothing."""
 
     bias: Array | None
     residual_factor: Array | None
-    low: Array
-    high: Array
-    floor: bool
-    pre_shift: Array | None
-    multiplier: Array | None
-    half: Array | None
-    shift: Array | None
+    low: Array | None = None
+    high: Array | None = None
+    floor: bool = False
+    pre_shift: Array | None = None
+    multiplier: Array | None = None
+    half: Array | None = None
+    shift: Array | None = None
+    scale: Array | None = None
+    slope: Array | None = None
+    offset: Array | None = None
+    results: tuple[Array, Array] | None = None
+    floor_result: bool = False
+
+
+def _run_rows(rows: int, width: int) -> int:
+    """Rows of one run: a divisor of `rows`, so that nothing is left over, unless its runs were too short."""
+    most = max(1, min(rows, _RUN // width))
+    divisor = next(count for count in range(most, 0, -1) if rows % count == 0)
+    return divisor if divisor * width >= _SHORT_RUN else most
 
 
 class Epilogue:
@@ -106,6 +122,9 @@ class Epilogue:
         self._shift = self.params.post_shift - self.params.pre_shift  # n per channel
         self._common_shift = int(self._shift.max())
         self._bounds = self._find_bounds()
+        self._line = None
+        if self._bounds is not None and self.params.mode == "multiply":
+            self._line = find_line(self.params, self._bounds, acc_range, result_bounds(attributes))
         self._cache: dict[tuple[int, int, int, bool, bool, bool], _Steps] = {}
 
     # --- compile time --------------------------------------------------------------------------------------------
@@ -181,6 +200,25 @@ class Epilogue:
             full = np.broadcast_to(array, (self.channels,))[channels]
             return np.tile(full.astype(dtype), repeat)
 
+        residual_factor = None
+        if self.residual is not None:
+            ratio = np.ldexp(self.residual.multiplier.astype(np.float64), -self.residual.post_shift)
+            residual_factor = spread(ratio, np.float32)
+        bias = None if self.bias is None or biased else spread(self.bias * factor, dtype)
+        if is_float and self._line is not None:
+            low, high = result_bounds(self.attributes)
+            shifted = bool(self.params.pre_shift.any())
+            scale = np.ldexp(1.0, -self.params.pre_shift.astype(np.int32))
+            return _Steps(
+                bias=bias,
+                residual_factor=residual_factor,
+                scale=spread(scale, np.float32) if shifted and not scaled else None,
+                floor=shifted,
+                slope=spread(self._line[0], np.float32),
+                offset=spread(self._line[1], np.float32),
+                results=(np.array(low, np.float32), np.array(high, np.float32)),
+                floor_result=low < 0,
+            )
         pre = multiplier = half = shift = None
         if self.params.mode == "multiply":
             pre = spread(self.params.pre_shift, np.int32) if self.params.pre_shift.any() and not scaled else None
@@ -188,12 +226,8 @@ class Epilogue:
             half, shift = np.array(1 << (self._common_shift - 1), np.int32), np.array(self._common_shift, np.int32)
         elif self.params.mode == "shift" and self._shift.any():
             shift = spread(self._shift, np.int32)
-        residual_factor = None
-        if self.residual is not None:
-            ratio = np.ldexp(self.residual.multiplier.astype(np.float64), -self.residual.post_shift)
-            residual_factor = spread(ratio, np.float32)
         return _Steps(
-            bias=None if self.bias is None or biased else spread(self.bias * factor, dtype),
+            bias=bias,
             residual_factor=residual_factor,
             low=spread(self._bounds[0] * factor, dtype),
             high=spread(self._bounds[1] * factor, dtype),
@@ -228,47 +262,69 @@ class Epilogue:
             self._apply_exactly(acc, out, channels, residual)
             return
         rows, width = acc.shape
-        block = max(1, _BLOCK // width)
-        steps = self._steps(min(rows, block), channels, acc.dtype.kind == "f", scaled, biased)
-        for start in range(0, rows, block):
-            where = slice(start, start + block)
+        run = _run_rows(rows, width)
+        block, whole = max(1, _BLOCK // (run * width)) * run, rows // run * run
+        steps = self._steps(run, channels, acc.dtype.kind == "f", scaled, biased)
+        blocks = [slice(start, min(start + block, whole)) for start in range(0, whole, block)]
+        if whole < rows:
+            blocks.append(slice(whole, rows))
+        for where in blocks:
             addend = None if residual is None else residual[where]
             self._apply_block(acc[where], out[where], steps, scratch, addend)
 
     @staticmethod
     def _apply_block(acc: Array, out: Array, steps: _Steps, scratch: Scratch, residual: Array | None) -> None:
-        """All steps on rows that fit the cache; operands are flat and of one length, which is NumPy's fastest loop."""
-        shape, size = acc.shape, acc.size
-        flat = acc.reshape(-1)
+        """All steps on rows that fit the cache: whole runs of the constants' length, or the start of one."""
+        assert steps.slope is not None or (steps.low is not None and steps.high is not None)
+        length = len(steps.slope if steps.slope is not None else steps.low)  # type: ignore[arg-type]
+        size = min(length, acc.size)
+
+        def cut(constant: Array) -> Array:
+            return constant if constant.ndim == 0 else constant[:size]
+
+        runs = acc.reshape(-1, size)
         if steps.bias is not None:
-            np.add(flat, steps.bias[:size], out=flat)
+            np.add(runs, cut(steps.bias), out=runs)
         if residual is not None and steps.residual_factor is not None:
-            term = scratch.take("residual", shape, np.float32)
+            term = scratch.take("residual", acc.shape, np.float32)
             np.copyto(term, residual)
-            term = term.reshape(-1)
-            np.multiply(term, steps.residual_factor[:size], out=term)
+            term = term.reshape(-1, size)
+            np.multiply(term, cut(steps.residual_factor), out=term)
             np.add(term, np.float32(0.5), out=term)
             np.floor(term, out=term)
-            np.add(flat, term, out=flat)
-        np.maximum(flat, steps.low[:size], out=flat)
-        np.minimum(flat, steps.high[:size], out=flat)
+            np.add(runs, term, out=runs)
+        if steps.slope is not None and steps.offset is not None and steps.results is not None:
+            if steps.scale is not None:
+                np.multiply(runs, cut(steps.scale), out=runs)
+            if steps.floor:
+                np.floor(runs, out=runs)
+            np.multiply(runs, cut(steps.slope), out=runs)
+            np.add(runs, cut(steps.offset), out=runs)
+            np.clip(runs, *steps.results, out=runs)
+            if steps.floor_result:  # what conversion to int8, which truncates, does not do below zero
+                np.floor(runs, out=runs)
+            np.copyto(out, acc, casting="unsafe")
+            return
+        assert steps.low is not None and steps.high is not None
+        np.maximum(runs, cut(steps.low), out=runs)
+        np.minimum(runs, cut(steps.high), out=runs)
         if steps.floor:  # what conversion to int32, which truncates, does not do below zero
-            np.floor(flat, out=flat)
+            np.floor(runs, out=runs)
         if steps.shift is None and steps.multiplier is None:
             np.copyto(out, acc, casting="unsafe")
             return
-        whole = flat
+        integers = runs
         if acc.dtype.kind == "f":
-            whole = scratch.take("whole", (size,), np.int32)
-            np.copyto(whole, flat, casting="unsafe")
+            integers = scratch.take("integers", runs.shape, np.int32)
+            np.copyto(integers, runs, casting="unsafe")
         if steps.pre_shift is not None:
-            np.right_shift(whole, steps.pre_shift[:size], out=whole)
+            np.right_shift(integers, cut(steps.pre_shift), out=integers)
         if steps.multiplier is not None and steps.half is not None:
-            np.multiply(whole, steps.multiplier[:size], out=whole)
-            np.add(whole, steps.half, out=whole)
+            np.multiply(integers, cut(steps.multiplier), out=integers)
+            np.add(integers, steps.half, out=integers)
         if steps.shift is not None:
-            np.right_shift(whole, steps.shift if steps.shift.ndim == 0 else steps.shift[:size], out=whole)
-        np.copyto(out, whole.reshape(shape), casting="unsafe")
+            np.right_shift(integers, cut(steps.shift), out=integers)
+        np.copyto(out, integers.reshape(acc.shape), casting="unsafe")
 
     def _apply_exactly(self, acc: Array, out: Array, channels: slice, residual: Array | None) -> None:
         def cut(array: Array) -> Array:
