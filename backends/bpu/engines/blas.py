@@ -22,12 +22,12 @@ from hqc.backends.bpu.workers import Scratch, Workers
 
 Array = npt.NDArray[Any]
 _PATCH_FLOATS = 1 << 18  # 1 MiB of patches a tile: larger ones fall out of the second-level cache, smaller ones repack weights
-_ACC_FLOATS = 1 << 16  # accumulators of a tile: one block of the epilogue
+_ACC_FLOATS = 1 << 17  # accumulators of a tile: two blocks of the epilogue, so that threads seldom meet for the next tile
 _MIN_ROWS = 64
 _MAX_ROWS = 4096
 _ENOUGH_ROWS = 224  # rows of a product that amortize packing the whole weight matrix
 _MAX_FLOAT32_CHUNKS = 4
-_TAP_ELEMENTS = 1 << 16  # accumulators of a depthwise tile: fewer, larger NumPy calls won over staying in the L2 cache
+_TAP_ELEMENTS = 1 << 17  # accumulators of a depthwise tile: fewer, larger NumPy calls won over staying in the L2 cache
 # Layers below this stay on the calling thread: waking another one and passing the interpreter lock to and fro costs 0.15 ms a
 # layer, measured, and between short NumPy calls two threads gain little.
 _ALONE_MS = 0.7
@@ -301,16 +301,25 @@ class DepthwiseConv(_TiledConv):
         return _Phase(residue, positions[0] if positions else 0, gap, np.ascontiguousarray(weights))
 
     def _separated(self, x: Array, tile: Tile, scratch: Scratch) -> Array:
-        """Padded input rows as `[stride, rows, columns, C]`: columns separated by residue."""
+        """Padded input rows as `[stride, rows, columns, C]`: columns separated by residue while they become floats."""
         spec, stride, rows = self.spec, self.spec.stride[1], rows_seen(self.spec, tile)
-        channels = spec.x_shape[3]
-        image = scratch.take("image", (1, rows, self.columns * stride, channels), self.dtype)
-        image[:, :, self.padded_width :] = 0
-        padded_rows(x, spec, tile, image[:, :, : self.padded_width])
-        if stride == 1:
-            return image
+        (top, left), height, channels = spec.padding[:2], spec.x_shape[1], spec.x_shape[3]
         separated = scratch.take("separated", (stride, rows, self.columns, channels), self.dtype)
-        np.copyto(separated, image.reshape(rows, self.columns, stride, channels).transpose(2, 0, 1, 3))
+        if stride == 1:
+            padded_rows(x, spec, tile, separated)
+            return separated
+        first = tile.r0 * spec.stride[0] - top
+        low = max(first, 0)
+        high = max(min(first + rows, height), low)
+        separated[:, : low - first] = 0
+        separated[:, high - first :] = 0
+        for residue, columns in enumerate(separated[:, low - first : high - first]):
+            begin = max(0, -(-(left - residue) // stride))  # columns before it are padding
+            source = x[tile.n0, low:high, begin * stride + residue - left :: stride]
+            end = begin + source.shape[1]
+            columns[:, :begin] = 0
+            columns[:, end:] = 0
+            np.copyto(columns[:, begin:end], source)
         return separated
 
     def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
