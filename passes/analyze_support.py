@@ -10,7 +10,6 @@ from hqc.ir import STAGES, Device, Graph, Node, Reason, Support
 from hqc.march.rules import Checker
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.fuse_conv import is_fused, is_one_operation, split_activation, unfuse
-from hqc.passes.node_facts import describe
 from hqc.passes.registry import register_pass
 from hqc.passes.support_context import (
     ABSORBED,
@@ -78,7 +77,7 @@ class AnalyzeSupport(Pass):
                 if not support.accepted and _wants(member, Device.BPU):
                     reasons = "; ".join(map(str, support.reasons))
                     assert member.request is not None
-                    impossible.append(f"{describe(member)} cannot run on the BPU as {member.request.source} asks: {reasons}")
+                    impossible.append(f"{member.label} cannot run on the BPU as {member.request.source} asks: {reasons}")
         if impossible:
             raise OverrideError("; ".join(impossible))
         return remarks
@@ -140,7 +139,7 @@ def _require_all(placement: Placement) -> None:
             rule = "operations before a QuantStub or behind a DeQuantStub are float"
             placement.support[node] = Support(False, (Reason(rule, where, step="context"),))
         elif not support.accepted:
-            refused.append(f"  {describe(node)} ({node.op.name}): {'; '.join(map(str, support.reasons))}")
+            refused.append(f"  {node.label} ({node.op.name}): {'; '.join(map(str, support.reasons))}")
     if refused:
         count = f"{len(refused)} operation{'s' if len(refused) > 1 else ''}"
         raise SupportError(

@@ -8,7 +8,7 @@ from typing import ClassVar
 from hqc.errors import PassError, SupportError
 from hqc.ir import Device, Graph, Node, Trait
 from hqc.passes.base import Pass, PassContext, PassResult
-from hqc.passes.plan import Placement, Plan, describe
+from hqc.passes.plan import Placement, Plan
 from hqc.passes.registry import register_pass
 
 
@@ -56,9 +56,9 @@ def _match(graph: Graph, plan: Plan) -> dict[Node, Placement]:
             found[node] = placements[-1]
         elif devices:
             places = ", ".join(f"{name} on {device.value}" for name, device in plan.devices.items() if name in node.origin)
-            unknown.append(f"{describe(node)} joins operations planned apart ({places})")
+            unknown.append(f"{node.label} joins operations planned apart ({places})")
         else:
-            unknown.append(describe(node))
+            unknown.append(node.label)
     if unknown:
         raise PassError(
             f"the plan made at prepare time does not fit this model: it does not place {_shorten(unknown)}; "
@@ -100,7 +100,7 @@ def _check_conditions(graph: Graph, context: PassContext) -> None:
             verdict = context.march.check(node, hybrid=context.plan.hybrid)
             broken = [reason for reason in verdict.reasons if any(map(reason.rule.startswith, conditions[node.name]))]
             if not verdict.accepted and broken:
-                refused.append(f"{describe(node)}: {'; '.join(map(str, broken))}")
+                refused.append(f"{node.label}: {'; '.join(map(str, broken))}")
     if refused:
         raise SupportError(
             f"with the shapes now known {context.march.name} cannot run on the BPU what the plan places there: "

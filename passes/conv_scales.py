@@ -15,7 +15,7 @@ from hqc.errors import QuantizationError
 from hqc.ir import DType, Graph, Node, QuantParams, Trait, Value
 from hqc.ir.graph import constant_array
 from hqc.march.spec import MarchSpec
-from hqc.passes.node_facts import describe, is_conv_like, on_bpu
+from hqc.passes.node_facts import is_conv_like, on_bpu
 
 F64 = npt.NDArray[np.float64]
 
@@ -28,10 +28,10 @@ RESULT_AXIS = {"linear": -1}
 def tensor_scale(value: Value, node: Node) -> float:
     """The one scale of an operand or result of `node`, exactly as its float32 says."""
     if value.quant is None:
-        raise QuantizationError(f"{describe(node)}: {value.name} has no scale; run propagate-scales first")
+        raise QuantizationError(f"{node.label}: {value.name} has no scale; run propagate-scales first")
     if value.quant.per_channel:
         raise QuantizationError(
-            f"{describe(node)} reads {value.name}, which has one scale per channel; only the CPU can read a high-precision "
+            f"{node.label} reads {value.name}, which has one scale per channel; only the CPU can read a high-precision "
             "(int32) output, so give the layer that makes it an activation qconfig"
         )
     return float(value.quant.scale)
@@ -41,7 +41,7 @@ def constant_of(value: Value, node: Node) -> npt.NDArray[Any]:
     """The array of an operand of `node` that the BPU needs as a constant."""
     if value.array is None:
         raise QuantizationError(
-            f"{describe(node)}: {value.name} is computed at run time, but {node.op.name} needs it as a constant on the BPU; let "
+            f"{node.label}: {value.name} is computed at run time, but {node.op.name} needs it as a constant on the BPU; let "
             f"{node.name} run on the CPU"
         )
     return value.array
@@ -58,7 +58,7 @@ def constant_scale(value: Value, node: Node, march: MarchSpec) -> float:
     limited = float(arithmetic.power_of_two_scale(scale))
     if limited < scale:
         raise QuantizationError(
-            f"{describe(node)}: a constant of {float(np.abs(array).max()):.6g} is beyond 63.5, the largest that {march.name} can "
+            f"{node.label}: a constant of {float(np.abs(array).max()):.6g} is beyond 63.5, the largest that {march.name} can "
             "hold in 8 bits"
         )
     return limited
@@ -101,7 +101,7 @@ def weight_scale_per_output(node: Node) -> F64:
     """float64 `[O]`: s_w of every output channel. Groups of a transposed convolution share the scales of its axis 1."""
     _, weight, _, _ = conv_operands(node)
     if weight.quant is None:
-        raise QuantizationError(f"{describe(node)}: the weight {weight.name} has no scale; run propagate-scales first")
+        raise QuantizationError(f"{node.label}: the weight {weight.name} has no scale; run propagate-scales first")
     scale = weight.quant.scale.astype(np.float64)
     channels = output_channels(node)
     if scale.size == 1:
@@ -130,7 +130,7 @@ def give_weight_scale(node: Node, march: MarchSpec) -> bool:
     rows = np.moveaxis(constant_array(weight), axis, 0).reshape(constant_array(weight).shape[axis], -1)
     low, high = rows.min(axis=1), rows.max(axis=1)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise QuantizationError(f"{describe(node)}: the weight {weight.name} holds values that are not finite")
+        raise QuantizationError(f"{node.label}: the weight {weight.name} holds values that are not finite")
     scale = arithmetic.weight_scale(low, high)
     weight.quant = QuantParams(arithmetic.power_of_two_scale(scale) if march.power_of_two else scale, DType.INT8, axis)
     return True
@@ -140,10 +140,10 @@ def _check_weight_quant(node: Node, weight: Value) -> None:
     quant = weight.quant
     assert quant is not None
     if quant.dtype is not DType.INT8:
-        raise QuantizationError(f"{describe(node)}: weights are int8 on every march, {weight.name} is {quant.dtype.value}")
+        raise QuantizationError(f"{node.label}: weights are int8 on every march, {weight.name} is {quant.dtype.value}")
     if quant.axis not in (None, weight_axis(node)):
         raise QuantizationError(
-            f"{describe(node)}: {weight.name} has scales along axis {quant.axis}, the output channels are on axis "
+            f"{node.label}: {weight.name} has scales along axis {quant.axis}, the output channels are on axis "
             f"{weight_axis(node)}; observe the weight with ch_axis={weight_axis(node)}"
         )
 
@@ -163,13 +163,13 @@ def fit_headroom(node: Node, march: MarchSpec) -> str:
         assert residual.quant is not None, residual
         term = np.maximum(term, float(-residual.quant.dtype.qmin) * tensor_scale(residual, node))
     if not np.isfinite(term).all():
-        raise QuantizationError(f"{describe(node)}: the bias holds values that are not finite")
+        raise QuantizationError(f"{node.label}: the bias holds values that are not finite")
     old = np.atleast_1d(weight.quant.scale)
     per_scale = term.reshape(-1, old.size).max(axis=0) if old.size > 1 else term.max(keepdims=True)
     try:
         new = arithmetic.headroom_weight_scale(per_scale, tensor_scale(x, node), old, power_of_two=march.power_of_two)
     except QuantizationError as error:
-        raise QuantizationError(f"{describe(node)}: {error}") from None
+        raise QuantizationError(f"{node.label}: {error}") from None
     raised = int((new > old).sum())
     if not raised:
         return ""
@@ -177,7 +177,7 @@ def fit_headroom(node: Node, march: MarchSpec) -> str:
     change = f"from {old[worst]:.6g} to {new[worst]:.6g}"
     if weight.quant.fixed:
         raise QuantizationError(
-            f"{describe(node)}: a bias or residual of {per_scale[worst]:.6g} exceeds 2^29 accumulator units in channel "
+            f"{node.label}: a bias or residual of {per_scale[worst]:.6g} exceeds 2^29 accumulator units in channel "
             f"{worst}; the weight scale would have to be raised {change}, but it is fixed"
         )
     weight.quant = QuantParams(new if weight.quant.per_channel else new[0], DType.INT8, weight.quant.axis)

@@ -10,7 +10,7 @@ from hqc.errors import QuantizationError
 from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
-from hqc.passes.node_facts import describe, is_dequantize, is_quantize, is_real, on_bpu, on_cpu, on_grid_side
+from hqc.passes.node_facts import is_dequantize, is_quantize, is_real, on_bpu, on_cpu, on_grid_side
 from hqc.passes.registry import register_pass
 
 
@@ -96,7 +96,7 @@ class _QatForm:
             return
         if not self.auto_stub:
             raise QuantizationError(
-                f"graph input {value.name} is read by {describe(users[0])}, which runs on the BPU, but nothing quantizes it: "
+                f"graph input {value.name} is read by {users[0].label}, which runs on the BPU, but nothing quantizes it: "
                 f"put a QuantStub between the input {value.name} and {users[0].name}"
             )
         stub = _add_boundary(self.graph, "quantize", value, f"{value.name}_quant", like=None)
@@ -108,7 +108,7 @@ class _QatForm:
         users = self.bpu_users(node.result)
         if users:
             raise QuantizationError(
-                f"{describe(node)} dequantizes a value that {describe(users[0])} reads on the BPU: "
+                f"{node.label} dequantizes a value that {users[0].label} reads on the BPU: "
                 f"remove the DeQuantStub, or put a QuantStub between {node.name} and {users[0].name}"
             )
 

@@ -5,11 +5,6 @@ from __future__ import annotations
 from hqc.ir import Device, Node, Trait, Value
 
 
-def describe(node: Node) -> str:
-    """`name [path (file.py:line)]`, as errors show a node."""
-    return f"{node.name} [{node.loc}]" if str(node.loc) else node.name
-
-
 def on_bpu(node: Node) -> bool:
     """True for nodes that compute on the BPU; boundary ops belong to neither side."""
     return node.device is Device.BPU and not node.op.has(Trait.BOUNDARY)

@@ -10,7 +10,6 @@ from hqc.errors import PassError
 from hqc.ir import Device, Graph, Node, Reason, Support, Trait
 from hqc.ir.costs import macs
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
-from hqc.passes.plan import describe
 from hqc.passes.registry import register_pass
 from hqc.passes.subgraphs import convex_subgraphs
 
@@ -158,7 +157,7 @@ def _wants_bpu(node: Node) -> bool:
     if node.op.has(Trait.BOUNDARY):
         return False
     if node.support is None:
-        raise PassError(f"{describe(node)} has no verdict; run analyze-support before partition")
+        raise PassError(f"{node.label} has no verdict; run analyze-support before partition")
     return node.support.accepted
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hqc.errors import PassError
-from hqc.ir import Device, DType, Graph, Node, Reason, Request, Support, Trait
+from hqc.ir import Device, DType, Graph, Reason, Request, Support, Trait
 
 FORMAT = 1
 """Version of the plain-data form; a plan of another version is refused."""
@@ -77,7 +77,7 @@ class Plan:
             if node.op.has(Trait.BOUNDARY):
                 continue
             if node.device is None:
-                raise PassError(f"{describe(node)} has no device; run the partition pass before making a plan")
+                raise PassError(f"{node.label} has no device; run the partition pass before making a plan")
             names = node.origin or (node.name,)
             for name in names:
                 known = devices.setdefault(name, (node.device.value, node.name))
@@ -147,11 +147,6 @@ class Plan:
             raise PassError(f"this plan has format {data.get('format')!r}, this version of hqc reads {FORMAT}; prepare again")
         placements = tuple(_placement_from_dict(item) for item in data["placements"])
         return cls(data["march"], placements, data["hybrid"], dict(data["options"]), data["version"])
-
-
-def describe(node: Node) -> str:
-    """A node as errors name it: `name [module.path:op#k (file.py:line)]`."""
-    return f"{node.name} [{node.loc}]" if str(node.loc) else node.name
 
 
 def _placement_to_dict(placement: Placement) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hqc.passes.conv_scales import (
     refresh_high_precision,
 )
 from hqc.passes.lower_to_integer.registry import lowering_of
-from hqc.passes.node_facts import describe, is_conv_like, is_quantize, is_real, on_bpu
+from hqc.passes.node_facts import is_conv_like, is_quantize, is_real, on_bpu
 from hqc.passes.registry import register_pass
 
 
@@ -81,17 +81,17 @@ class _Scales:
         if quant.dtype not in march.activation_dtypes:
             known = ", ".join(dtype.value for dtype in march.activation_dtypes)
             raise QuantizationError(
-                f"{describe(node)}: {value.name} is quantized to {quant.dtype.value}, which {march.name} does not have "
+                f"{node.label}: {value.name} is quantized to {quant.dtype.value}, which {march.name} does not have "
                 f"(it has {known}); use another dtype in its qconfig"
             )
         if quant.per_channel:
             raise QuantizationError(
-                f"{describe(node)}: {value.name} has one scale per channel; activations have one scale per tensor "
+                f"{node.label}: {value.name} has one scale per channel; activations have one scale per tensor "
                 "(ch_axis=-1 in the qconfig's activation)"
             )
         if march.power_of_two and not arithmetic.is_power_of_two(quant.scale):
             raise QuantizationError(
-                f"{describe(node)}: the scale {float(quant.scale):.8g} of {value.name} is not a power of two between 2^-14 and "
+                f"{node.label}: the scale {float(quant.scale):.8g} of {value.name} is not a power of two between 2^-14 and "
                 f"2^-1, as {march.name} needs; set the march before prepare, or observe the range again"
             )
         self.usable.add(quant)
@@ -162,7 +162,7 @@ class _Scales:
                 continue
             if self.owner.conflict == "error":
                 raise QuantizationError(
-                    f"{describe(node)}: {node.op.name} keeps its operand's scale, but {operand.name} has {_text(quant)} and "
+                    f"{node.label}: {node.op.name} keeps its operand's scale, but {operand.name} has {_text(quant)} and "
                     f"{others[0].name} {_text(others[0].quant)}; share one fake quant, or use conflict=requantize"
                 )
             if len(node.results) == 1:
@@ -241,8 +241,8 @@ class _Scales:
             if not (self.march.keeps_scale(node) and node.op.has(Trait.LAYOUT_ONLY) and _is_int32(node.results[0])):
                 maker = value.producer
                 raise QuantizationError(
-                    f"{describe(maker)} has no activation scale, which makes it a high-precision (int32) output, but "
-                    f"{describe(node)} reads it on the BPU; only a layer that ends a BPU segment may be one: give {maker.name} "
+                    f"{maker.label} has no activation scale, which makes it a high-precision (int32) output, but "
+                    f"{node.label} reads it on the BPU; only a layer that ends a BPU segment may be one: give {maker.name} "
                     "an activation qconfig and calibrate it"
                 )
 
@@ -254,7 +254,7 @@ class _Scales:
             rest = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             more = f" (nor {'has' if len(absent) == 1 else 'have'} {', '.join(absent[:5])}{rest})"
         return QuantizationError(
-            f"{describe(node)}: {value.name} ({node.op.name}) has no scale{more}; give it an activation qconfig and calibrate"
+            f"{node.label}: {value.name} ({node.op.name}) has no scale{more}; give it an activation qconfig and calibrate"
         )
 
 

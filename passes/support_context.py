@@ -15,6 +15,7 @@ from hqc.ir import Device, Graph, Node, OpDef, Reason, Support, Trait, Value
 from hqc.march.facts import Facts, kept_4d_source
 from hqc.march.rules import Checker
 from hqc.march.spec import MarchSpec
+from hqc.passes.node_facts import is_quantize
 
 NHWC = (0, 2, 3, 1)
 Rule = Callable[["Placement", Node], "Reason | None"]
@@ -55,10 +56,6 @@ def is_stub(node: Node) -> bool:
 def ends_bpu_run(node: Node) -> bool:
     """True on a partitioned graph when no node on the BPU reads what `node` computes there: it delivers to the CPU or outside."""
     return not any(user.device is Device.BPU for user in node.users)
-
-
-def is_quantize(node: Node) -> bool:
-    return node.op.name == "quantize"
 
 
 class Placement:

@@ -15,7 +15,7 @@ from hqc.march.spec import MarchSpec
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.conv_scales import refresh_high_precision
 from hqc.passes.lower_to_integer.registry import lowering_of
-from hqc.passes.node_facts import describe, on_bpu
+from hqc.passes.node_facts import on_bpu
 from hqc.passes.registry import register_pass
 from hqc.passes.scale_groups import ScaleGroup, scale_groups, shares_scale
 
@@ -130,7 +130,7 @@ class _Unifier:
         fixed = [v for v in group.values if v.quant is not None and (v.quant.fixed or v.is_parameter)]
         for other in fixed[1:]:
             if not other.quant.same_grid(fixed[0].quant):  # type: ignore[union-attr]
-                cats = ", ".join(describe(node) for node in group.demanded_by) or "the nodes between them"
+                cats = ", ".join(node.label for node in group.demanded_by) or "the nodes between them"
                 raise QuantizationError(
                     f"{fixed[0].name} is fixed to the scale {_scale(fixed[0]):.8g} and {other.name} to {_scale(other):.8g}, but "
                     f"{cats} ties them to one scale on {self.march.name}; fix both to the same scale"
@@ -172,7 +172,7 @@ class _Unifier:
                     holder = fixed[index]
                     if holder is not None:
                         raise QuantizationError(
-                            f"{describe(node)}: its accumulator has the scale {bound:.8g} and {holder.name} is fixed to "
+                            f"{node.label}: its accumulator has the scale {bound:.8g} and {holder.name} is fixed to "
                             f"{current:.8g}, but {self.march.name} only shifts right; fix a scale of at least {bound:.8g}"
                         )
                     current = self.reachable(node, bound)
@@ -194,7 +194,7 @@ class _Unifier:
         scale = math.ldexp(1.0, exponent - 1 if mantissa == 0.5 else exponent)
         if scale > LARGEST_SCALE:
             raise QuantizationError(
-                f"{describe(node)}: its accumulator has the scale {bound:.6g}, and the largest scale on {self.march.name} is 0.5; "
+                f"{node.label}: its accumulator has the scale {bound:.6g}, and the largest scale on {self.march.name} is 0.5; "
                 "scale its input or weights down, or let it run on the CPU"
             )
         return scale
@@ -209,7 +209,7 @@ class _Unifier:
         costs = [self.cost(group, value, old, scale) for value, old in changed]
         why = []
         if group.demanded_by:
-            why.append("demanded by " + ", ".join(describe(node) for node in group.demanded_by))
+            why.append("demanded by " + ", ".join(node.label for node in group.demanded_by))
         if index in self.raised:
             why.append(f"raised for {self.raised[index]} ({self.march.name} only shifts right)")
         count = f"{len(group)} value{'s' if len(group) > 1 else ''}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from hqc.backends.bpu.engines import get_engine
 from hqc.backends.bpu.fallback import opaque_step, segment_step
-from hqc.backends.bpu.kernels import KernelContext, describe, make_kernel
+from hqc.backends.bpu.kernels import KernelContext, make_kernel
 from hqc.backends.bpu.program import Program, Step
 from hqc.backends.bpu.ranges import ValueRanges
 from hqc.backends.bpu.reference import make_reference
@@ -56,7 +56,7 @@ def _step(group: Group, graph: Graph, make: Callable[[Node], Any], opaque: dict[
             device = "bpu" if node.device is None else node.device.value
             return Step((node,), tuple(node.inputs), tuple(node.results), make(node), device)
         except (TypeError, ValueError, IndexError) as error:
-            raise CompileError(f"{describe(node)}: {node.op.name} is malformed ({error})") from error
+            raise CompileError(f"{node.label}: {node.op.name} is malformed ({error})") from error
     if group.kind == OPAQUE:
         return opaque_step(group.nodes[0], opaque)
     return segment_step(group.nodes, graph)

@@ -10,7 +10,6 @@ from hqc import arithmetic
 from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.flavours import FLAVOURS, FakeQuantWriter, writer
 from hqc.backends.onnx.gain_pool import emit_gain_pool, pools_by_gain
-from hqc.backends.onnx.registry import describe
 from hqc.errors import ExportError, InputError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
 from hqc.march import MarchSpec, get_spec
@@ -150,7 +149,7 @@ class _ScaledEmitter(_GraphEmitter):
         if node.op.name == "dequantize":
             return
         if node.result.quant is None:
-            raise ExportError(f"{describe(node)}: its result has no scale; run propagate-scales before exporting")
+            raise ExportError(f"{node.label}: its result has no scale; run propagate-scales before exporting")
         self.b.enter(node)
         own = str(node.attributes.get("rounding", self.march.rounding))
         self._put_on_grid(node.result, own if self.march is _NO_MARCH else self.march.rounding)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from hqc import arithmetic
 from hqc.backends.onnx.builder import Builder, static_shape
 from hqc.backends.onnx.emitters.pooling import avg_pool2d
-from hqc.backends.onnx.registry import describe
 from hqc.errors import ExportError
 from hqc.ir import Device, Node, TensorType
 from hqc.march import MarchSpec
@@ -54,7 +53,7 @@ def emit_gain_pool(node: Node, b: Builder, on_grid: OnGrid) -> str:
     stages = arithmetic.bernoulli_pool_stages(*window)
     if stages is None:
         raise ExportError(
-            f"{describe(node)}: an average over {window[0]}x{window[1]} splits into no windows that the BPU can average "
+            f"{node.label}: an average over {window[0]}x{window[1]} splits into no windows that the BPU can average "
             "(docs/arithmetic.md section 7); let it run on the CPU"
         )
     x, shape = b.operand(node, 0), static_shape(node.operands[0])

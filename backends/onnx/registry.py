@@ -62,11 +62,6 @@ def registered() -> list[str]:
     return sorted(_EMITTERS)
 
 
-def describe(node: Node) -> str:
-    """`name [path (file.py:line)]`, as errors show a node."""
-    return f"{node.name} [{node.loc}]" if node.loc.path else node.name
-
-
 def get_emitter(node: Node) -> Emitter:
     """The emitter of the node's op; `ExportError` naming the node, its source line and what to do when there is none."""
     _load()
@@ -74,5 +69,5 @@ def get_emitter(node: Node) -> Emitter:
     if function is None:
         reason = NOT_EXPORTABLE.get(node.op.name, "the ONNX back end has no emitter for this op")
         what = node.attributes.get("id", node.op.name)
-        raise ExportError(f"{describe(node)}: {what} cannot be written to ONNX: {reason}")
+        raise ExportError(f"{node.label}: {what} cannot be written to ONNX: {reason}")
     return function

@@ -10,7 +10,7 @@ from hqc.ir import Graph, Node, Value
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import IntegerLowering, lowering_of, lowers
-from hqc.passes.node_facts import describe, is_quantize, on_bpu
+from hqc.passes.node_facts import is_quantize, on_bpu
 from hqc.passes.registry import register_pass
 
 __all__ = ["IntegerLowering", "LowerToInteger", "lowering_of", "lowers"]
@@ -48,7 +48,7 @@ def _lower(node: Node, low: Lowering) -> None:
     entry = lowering_of(node.op)
     if entry is None:
         raise CompileError(
-            f"{describe(node)}: {node.op.name} has no integer arithmetic, so the BPU cannot run it; place it on the CPU "
+            f"{node.label}: {node.op.name} has no integer arithmetic, so the BPU cannot run it; place it on the CPU "
             "(hybrid_dict), or register a lowering with hqc.passes.lower_to_integer.lowers"
         )
     entry.lower(node, low)

@@ -15,7 +15,6 @@ from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value, get_op
 from hqc.ir.graph import constant_array
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import constant_scale, tensor_scale
-from hqc.passes.node_facts import describe
 
 
 class Lowering:
@@ -44,7 +43,7 @@ class Lowering:
 
     def quant(self, value: Value) -> QuantParams:
         if value.quant is None:
-            raise QuantizationError(f"{describe(self.node)}: {value.name} has no scale; run propagate-scales first")
+            raise QuantizationError(f"{self.node.label}: {value.name} has no scale; run propagate-scales first")
         return value.quant
 
     def dtype(self, value: Value) -> DType:
@@ -61,7 +60,7 @@ class Lowering:
         return value.shape
 
     def refuse(self, message: str) -> CompileError:
-        return CompileError(f"{describe(self.node)}: {message}")
+        return CompileError(f"{self.node.label}: {message}")
 
     def remark(self, message: str) -> None:
         self.messages.append((self.node, message))
@@ -105,8 +104,8 @@ class Lowering:
         result = self.result_quant if result is None else result
         ratio = np.asarray(acc_scale, np.float64) / np.float64(result.scale)
         if self.march.power_of_two:
-            return arithmetic.shift_params(ratio, what=describe(self.node))
-        return arithmetic.requant_params(ratio, result.dtype.bits, what=describe(self.node))
+            return arithmetic.shift_params(ratio, what=self.node.label)
+        return arithmetic.requant_params(ratio, result.dtype.bits, what=self.node.label)
 
     def requant(self, acc_scale: npt.ArrayLike, what: str = "requant") -> tuple[Value, dict[str, Any]]:
         """The requant operand, and the attributes `mode` and `dtype` that go with it."""

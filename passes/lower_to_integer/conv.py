@@ -24,7 +24,6 @@ from hqc.passes.conv_scales import (
 )
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
-from hqc.passes.node_facts import describe
 
 F64 = npt.NDArray[np.float64]
 
@@ -77,7 +76,7 @@ class _Terms:
             return []
         low = self.low
         dtype, ratio = low.dtype(residual), low.scale(residual) / self.acc
-        params = arithmetic.residual_params(ratio, 16 if self.wide else dtype.bits, what=describe(low.node))
+        params = arithmetic.residual_params(ratio, 16 if self.wide else dtype.bits, what=low.node.label)
         self.extra = self.extra + np.ceil(ratio * -dtype.qmin).astype(np.int64) + 1
         return [residual, low.parameter("residual_requant", params.array)]
 
@@ -95,7 +94,7 @@ class _Terms:
         bound = arithmetic.accumulator_bound(weight.array, axis, 128, extra)
         if bound >= 2**31:
             raise QuantizationError(
-                f"{describe(self.low.node)}: the accumulator may reach {bound}, beyond the 2147483647 of 32 bits "
+                f"{self.low.node.label}: the accumulator may reach {bound}, beyond the 2147483647 of 32 bits "
                 f"({depth} products per output); split the layer or run it on the CPU"
             )
 
@@ -109,7 +108,7 @@ def _clip(node: Node, low: Lowering) -> dict[str, int]:
         return {"clip_min": 0}
     if quant.per_channel:
         raise QuantizationError(
-            f"{describe(node)}: {activation} cannot be fused into a high-precision (int32) output; give the layer an "
+            f"{node.label}: {activation} cannot be fused into a high-precision (int32) output; give the layer an "
             f"activation qconfig, or let {activation} run on the CPU"
         )
     return {"clip_min": 0, "clip_max": min(quant.dtype.qmax, arithmetic.grid_bound(6.0, float(quant.scale)))}
@@ -135,7 +134,7 @@ def _unit_convolution(node: Node, march: MarchSpec) -> tuple[npt.NDArray[np.floa
     try:
         scale = arithmetic.headroom_weight_scale(np.abs(bias), tensor_scale(x, node), scale, power_of_two=march.power_of_two)
     except QuantizationError as error:
-        raise QuantizationError(f"{describe(node)}: {error}") from None
+        raise QuantizationError(f"{node.label}: {error}") from None
     return weight.reshape(-1, 1, 1, 1), bias, QuantParams(scale, axis=0)
 
 
@@ -171,6 +170,6 @@ def matmul(node: Node, low: Lowering) -> None:
     operands, scales = zip(*map(low.factor, node.operands), strict=True)
     depth = low.shape(node.operands[0])[-1]
     if all(operand.type.dtype is DType.INT8 for operand in operands) and depth * 128 * 128 >= 2**31:
-        raise QuantizationError(f"{describe(node)}: {depth} products of int8 do not fit a 32-bit accumulator; split the matmul")
+        raise QuantizationError(f"{node.label}: {depth} products of int8 do not fit a 32-bit accumulator; split the matmul")
     requant, attributes = low.requant(math.prod(scales))
     low.become("int_matmul", [*operands, requant], attributes)

@@ -12,7 +12,6 @@ from hqc.errors import QuantizationError
 from hqc.ir import DType, Node, QuantParams, Value
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
-from hqc.passes.node_facts import describe
 
 SUM_ROOM = 2**31 // 128
 """Number of int8 elements whose sum fits an int32 for certain."""
@@ -39,7 +38,7 @@ def avg_pool2d(node: Node, low: Lowering) -> None:
     if low.march.keeps_scale(node):
         if (counts != kernel[0] * kernel[1]).any():
             raise QuantizationError(
-                f"{describe(node)}: {low.march.name} divides every window of an average pool by {kernel[0] * kernel[1]}, but "
+                f"{node.label}: {low.march.name} divides every window of an average pool by {kernel[0] * kernel[1]}, but "
                 f"with ceil_mode={node.attributes['ceil_mode']} and count_include_pad={node.attributes['count_include_pad']} "
                 f"some windows hold {int(counts.min())} elements; let it run on the CPU"
             )
@@ -57,7 +56,7 @@ def adaptive_avg_pool2d(node: Node, low: Lowering) -> None:
     if low.march.keeps_scale(node):
         if size[0] % output[0] or size[1] % output[1]:
             raise QuantizationError(
-                f"{describe(node)}: {low.march.name} pools {size[0]}x{size[1]} to {output[0]}x{output[1]} only with windows of "
+                f"{node.label}: {low.march.name} pools {size[0]}x{size[1]} to {output[0]}x{output[1]} only with windows of "
                 "one size; let it run on the CPU"
             )
         kernel = (size[0] // output[0], size[1] // output[1])
@@ -96,7 +95,7 @@ def pool_stages(
     stages = arithmetic.bernoulli_pool_stages(*kernel)
     count = kernel[0] * kernel[1]
     gain = arithmetic.bernoulli_pool_gain(count)
-    trouble = f"{describe(node)}: an average over {kernel[0]}x{kernel[1]} has the gain {gain}/512, too far from 1/{count}, and"
+    trouble = f"{node.label}: an average over {kernel[0]}x{kernel[1]} has the gain {gain}/512, too far from 1/{count}, and"
     if stages is None:
         raise QuantizationError(f"{trouble} the window does not split into smaller ones; let it run on the CPU")
     size = _size(low, x)

@@ -72,7 +72,7 @@ def make_kernel(node: Node, context: KernelContext) -> Run:
     _load()
     factory = _KERNELS.get(node.op.name)
     if factory is None:
-        raise CompileError(f"{describe(node)}: the simulator has no kernel for {node.op.name}; place it on the CPU")
+        raise CompileError(f"{node.label}: the simulator has no kernel for {node.op.name}; place it on the CPU")
     return factory(node, context)
 
 
@@ -93,11 +93,6 @@ def _load() -> None:
 # --- what kernels share ---------------------------------------------------------------------------------------------------
 
 
-def describe(node: Node) -> str:
-    """The node and its source for an error message."""
-    return f"{node.name} [{node.loc}]" if node.loc.path else node.name
-
-
 def shape_of(value: Value) -> tuple[int, ...]:
     """The static shape; `CompileError` when it is unknown."""
     if value.shape is None:
@@ -109,7 +104,7 @@ def constant(node: Node, name: str) -> Array:
     """The array of an operand that must be a parameter."""
     value = node.operand(name)
     if value is None or value.array is None:
-        raise CompileError(f"{describe(node)}: operand {name} of {node.op.name} must be a constant")
+        raise CompileError(f"{node.label}: operand {name} of {node.op.name} must be a constant")
     return value.array
 
 
@@ -121,7 +116,7 @@ def operand(node: Node, index: int) -> Value:
     """An operand that must be present."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
-        raise CompileError(f"{describe(node)}: operand {node.op.operands[index].name} of {node.op.name} is missing")
+        raise CompileError(f"{node.label}: operand {node.op.operands[index].name} of {node.op.name} is missing")
     return value
 
 

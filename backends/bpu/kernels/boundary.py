@@ -12,7 +12,6 @@ from hqc.backends.bpu.kernels import (
     Array,
     KernelContext,
     Run,
-    describe,
     empty_result,
     flatten,
     in_blocks,
@@ -26,7 +25,7 @@ from hqc.ir import Node, QuantParams, Value
 
 def _quant(node: Node, value: Value) -> QuantParams:
     if value.quant is None or value.type.dtype.is_float:
-        raise CompileError(f"{describe(node)}: {value.name} has no scale or is not an integer; run lower-to-integer first")
+        raise CompileError(f"{node.label}: {value.name} has no scale or is not an integer; run lower-to-integer first")
     return value.quant
 
 
@@ -50,7 +49,7 @@ def quantize(node: Node, context: KernelContext) -> Run:
                 np.divide(source[where], scale, out=ratio)
             if np.isnan(ratio.min()):  # a minimum over NaN is NaN
                 raise QuantizationError(
-                    f"{describe(node)}: cannot quantize NaN in {operand(node, 0).name}; find the operation that produced it"
+                    f"{node.label}: cannot quantize NaN in {operand(node, 0).name}; find the operation that produced it"
                 )
             if rounding == "half_even":
                 np.rint(ratio, out=ratio)

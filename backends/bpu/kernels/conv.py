@@ -16,7 +16,6 @@ from hqc.backends.bpu.kernels import (
     Run,
     channels_last,
     constant,
-    describe,
     kernel,
     operand,
     optional_constant,
@@ -55,7 +54,7 @@ def accumulator_epilogue(node: Node, context: KernelContext, matrix: Array, chan
     if worst >= limit:
         channel = int(np.argmax(np.maximum(-low, high)))
         raise CompileError(
-            f"{describe(node)}: the accumulator of channel {channel} can reach {worst}, the limit is {limit - 1}; "
+            f"{node.label}: the accumulator of channel {channel} can reach {worst}, the limit is {limit - 1}; "
             "its weights are too large for one layer, split the channels of its input or give it smaller weight ranges"
         )
     return Epilogue(

@@ -7,7 +7,6 @@ from typing import Any
 import numpy.typing as npt
 
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder, static_shape
-from hqc.backends.onnx.registry import describe
 from hqc.errors import ExportError
 from hqc.ir import DType, Node, TensorType
 from hqc.ir.types import Shape
@@ -31,7 +30,7 @@ def constant_operand(node: Node, name: str) -> npt.NDArray[Any]:
     """Elements of the operand declared as `name`; `ExportError` when it is computed or absent."""
     value = node.operand(name)
     if value is None or value.array is None:
-        raise ExportError(f"{describe(node)}: operand {name} of {node.op.name} must be a constant")
+        raise ExportError(f"{node.label}: operand {name} of {node.op.name} must be a constant")
     return value.array
 
 

@@ -7,14 +7,14 @@ import numpy as np
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder
 from hqc.backends.onnx.emitters._operands import cast_to, operand_shape, type_of
 from hqc.backends.onnx.functions import grid_index
-from hqc.backends.onnx.registry import describe, emitter
+from hqc.backends.onnx.registry import emitter
 from hqc.errors import ExportError
 from hqc.ir import DType, Node, QuantParams, Value
 
 
 def _quant(node: Node, value: Value) -> QuantParams:
     if value.quant is None:
-        raise ExportError(f"{describe(node)}: {value.name} has no scale; run propagate-scales before exporting")
+        raise ExportError(f"{node.label}: {value.name} has no scale; run propagate-scales before exporting")
     return value.quant
 
 
