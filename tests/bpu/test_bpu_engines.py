@@ -12,7 +12,7 @@ from one_node import Parameter, integers, one_node, rng_of
 
 from hqc import arithmetic
 from hqc.backends.bpu import compile
-from hqc.backends.bpu.engines import ConvSpec, onednn
+from hqc.backends.bpu.engines import ConvSpec, get_engine, onednn
 from hqc.backends.bpu.engines.blas import tiles
 from hqc.backends.bpu.epilogue import Epilogue
 from hqc.backends.bpu.proof import exact_chunks, sum_bounds
@@ -106,3 +106,91 @@ def test_onednn_product_equals_the_integers_where_no_int16_sum_saturates(padding
     rows = np.pad(x.astype(np.int64), ((0, 0), (top, bottom), (left, right), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(rows, (3, 3), axis=(1, 2))
     np.testing.assert_array_equal(found, np.einsum("nhwcij,ocij->nhwo", windows, weight.astype(np.int64)))
+
+
+def exact_product(spec: ConvSpec, threads: int):
+    """A stand-in for oneDNN's product that any machine can run: the same integers by NumPy."""
+    top, left, bottom, right = spec.padding
+    windows_of = np.lib.stride_tricks.sliding_window_view
+
+    def product(x):
+        padded = np.pad(x.astype(np.float64), ((0, 0), (top, bottom), (left, right), (0, 0)))
+        windows = windows_of(padded, spec.kernel, axis=(1, 2))[:, :: spec.stride[0], :: spec.stride[1]]
+        acc = np.einsum("nhwcij,ocij->nhwo", windows, spec.weight.astype(np.float64), optimize=True)
+        return np.ascontiguousarray(acc, np.float32)
+
+    return product
+
+
+@pytest.fixture
+def onednn_stand_in(monkeypatch):
+    """The probe as on a machine whose oneDNN is there and exact, whatever this one has; nothing is cached across tests."""
+    caches = (onednn._exact, onednn._faster)
+    for cached in caches:
+        cached.cache_clear()
+    monkeypatch.setattr(onednn, "available", lambda: True)
+    monkeypatch.setattr(onednn, "_product", exact_product)
+    monkeypatch.setitem(onednn.sys.modules, "torch", onednn.sys.modules.get("torch", onednn))
+    yield monkeypatch
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_probe_runs_to_its_last_line_on_a_processor_where_onednn_is_exact(onednn_stand_in, threads):
+    """The first release tested an array's truth there: it failed on every processor with VNNI, and no test reached the line."""
+    assert onednn._exact()
+    assert onednn._faster(threads) in (True, False)
+    assert get_engine("auto", threads).name in ("onednn", "blas")
+
+
+@pytest.mark.parametrize(
+    ("onednn_seconds", "blas_seconds", "chosen"), [(1.0, 2.0, "onednn"), (2.0, 1.0, "blas"), (1.0, 1.0, "blas")]
+)
+def test_auto_takes_the_faster_engine(onednn_stand_in, onednn_seconds, blas_seconds, chosen):
+    times = iter([onednn_seconds, blas_seconds])
+
+    def timed(function):
+        function()
+        return next(times)
+
+    onednn_stand_in.setattr(onednn, "_best_time", timed)
+    assert get_engine("auto").name == chosen
+
+
+def _raise(*arguments):
+    raise RuntimeError("could not create a primitive")
+
+
+def _off_by_one(spec, threads):
+    return lambda x: exact_product(spec, threads)(x) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "logged"),
+    [
+        ("available", lambda: False, False),
+        ("_product", _off_by_one, False),
+        ("_product", _raise, False),
+        ("_product", lambda spec, threads: _raise, False),
+        ("_exact", _raise, True),
+        ("_faster", _raise, True),
+        ("_best_time", _raise, True),
+    ],
+    ids=["absent", "inexact", "pack-raises", "product-raises", "exact-raises", "faster-raises", "clock-raises"],
+)
+def test_a_probe_that_fails_means_blas_and_at_most_a_log_line(onednn_stand_in, caplog, name, answer, logged):
+    onednn_stand_in.setattr(onednn, name, answer)
+    assert get_engine("auto").name == "blas"
+    assert ("onednn" in caplog.text) == logged
+
+
+def test_auto_compiles_and_runs_with_the_stand_in(onednn_stand_in):
+    onednn_stand_in.setattr(onednn, "_faster", lambda threads: True)
+    rng = np.random.default_rng(9)
+    rows = Parameter(arithmetic.requant_params(rng.uniform(0.0005, 0.002, 12)).array)
+    bias = Parameter(rng.integers(-3000, 3000, 12).astype(np.int32))
+    operands = [integers(rng, (1, 8, 9, 11)), Parameter(integers(rng, (12, 8, 3, 3))), bias, rows]
+    graph, inputs = one_node("int_conv2d", operands, {"padding": (1, 1, 1, 1)})
+    program = compile(graph, engine="auto")
+    np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine="reference").run(inputs)["y"])
