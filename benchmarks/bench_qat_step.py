@@ -21,7 +21,7 @@ from benchmarks.models.resnet import resnet18
 from hqc.march import March
 from hqc.nn import QuantStub
 from hqc.quantization import get_default_qat_qconfig
-from hqc.quantization.prepare import prepare
+from hqc.workflow.prepare import prepare
 
 SHAPE = (8, 3, 64, 64)
 

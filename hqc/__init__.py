@@ -9,20 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hqc.compiler import Compiled, compile
     from hqc.errors import HqcError
-    from hqc.frontend import lower
+    from hqc.frontend.fx import lower
     from hqc.march import March, get_march, set_march
+    from hqc.workflow.compile import Compiled, compile
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Compiled": "hqc.compiler",
+    "Compiled": "hqc.workflow.compile",
     "HqcError": "hqc.errors",
     "March": "hqc.march",
-    "compile": "hqc.compiler",
+    "compile": "hqc.workflow.compile",
     "get_march": "hqc.march",
-    "lower": "hqc.frontend",
+    "lower": "hqc.frontend.fx",
     "set_march": "hqc.march",
 }
 __all__ = ["Compiled", "HqcError", "March", "compile", "get_march", "lower", "set_march"]

@@ -19,8 +19,8 @@ from rich.text import Text
 from hqc.errors import HqcError, InputError, ParseError
 
 if TYPE_CHECKING:
-    from hqc.compiler import Compiled
     from hqc.ir import Graph
+    from hqc.workflow.compile import Compiled
 
 MARCHES = ("bernoulli", "bernoulli2", "bayes", "bayes-e")
 FLAVOURS = ("horizon", "runnable", "qdq", "integer")
@@ -201,10 +201,10 @@ def explain(
     thresholds: bool,
 ) -> None:  # fmt: skip
     """Where every operation runs, why, and what would have to change. Needs no training and no data."""
-    from hqc.analysis.advice import advice
     from hqc.analysis.explain import compare, planned_graph, threshold_table
-    from hqc.analysis.placement import placement_report
     from hqc.analysis.user_files import example_inputs, load_model
+    from hqc.metrics.advice import advice
+    from hqc.metrics.placement import placement_report
 
     if march is None and (everything or thresholds):
         raise click.UsageError("--all and --thresholds are about one chip family; give --march")

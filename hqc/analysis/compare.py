@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch.utils import _pytree as pytree
 
-from hqc.compiler import Compiled
+from hqc.workflow.compile import Compiled
 
 STYLE: dict[str, Any] = {"title_justify": "left", "box": box.SIMPLE_HEAD, "pad_edge": False}
 

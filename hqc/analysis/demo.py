@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 import hqc
-from hqc.analysis.advice import advice
 from hqc.analysis.compare import STYLE
-from hqc.compiler import Compiled
 from hqc.demo import FORCED_CPU, Digits, DigitsNet, accuracy, load_digits, trained_network
 from hqc.march import get_spec
+from hqc.metrics.advice import advice
+from hqc.workflow.compile import Compiled
 
 EPOCHS = 8
 CALIBRATION_BATCHES = 8

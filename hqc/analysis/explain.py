@@ -9,15 +9,15 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
-from hqc.analysis.placement import MarchComparison, PlacementReport, compare_marches, placement_report
-from hqc.frontend import lower_graph_module, trace
+from hqc.frontend.fx import lower_graph_module, trace
 from hqc.ir import Graph
 from hqc.march import get_spec
+from hqc.metrics.placement import MarchComparison, PlacementReport, compare_marches, placement_report
 from hqc.passes.base import PassContext
 from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
 from hqc.passes.partition import THRESHOLDS, format_macs, partition_summary
-from hqc.quantization.prepared import as_tuple
+from hqc.workflow.prepared import as_tuple
 
 
 def planned_graph(model: nn.Module, example_inputs: Any, march: str, hybrid_dict: Mapping[str, Any] | None = None) -> Graph:

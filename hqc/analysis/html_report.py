@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hqc.analysis.advice import advice
 from hqc.analysis.compare import random_inputs
 from hqc.analysis.layers import layer_errors
-from hqc.compiler import Compiled
 from hqc.errors import InputError
+from hqc.metrics.advice import advice
+from hqc.workflow.compile import Compiled
 
 
 def write_report(compiled: Compiled, path: str | os.PathLike[str]) -> Path:

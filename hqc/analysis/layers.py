@@ -18,7 +18,7 @@ from hqc.backends import bpu
 from hqc.backends.onnx import emit_segment
 from hqc.ir import Device, DType, Graph, Node, Trait, Value
 from hqc.march import get_spec
-from hqc.quantization.deploy import Deployment
+from hqc.workflow.deploy import Deployment
 
 Array = npt.NDArray[Any]
 

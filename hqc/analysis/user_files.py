@@ -18,7 +18,7 @@ from torch import nn
 
 from hqc.errors import HqcError, InputError
 from hqc.passes.near_names import suggest
-from hqc.quantization.prepared import as_tuple
+from hqc.workflow.prepared import as_tuple
 
 Array = npt.NDArray[Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hqc.frontend.context import LoweringContext, Operand
-from hqc.frontend.lowerings.conv import emit_conv2d, emit_conv_transpose2d
-from hqc.frontend.registry import find_function, lower_functional, lower_module
+from hqc.frontend.fx.context import LoweringContext, Operand
+from hqc.frontend.fx.lowerings.conv import emit_conv2d, emit_conv_transpose2d
+from hqc.frontend.fx.registry import find_function, lower_functional, lower_module
 from hqc.ir import QuantParams, Value
 from hqc.nn.qat.conv import Conv2d
 from hqc.nn.qat.conv_transpose import ConvTranspose2d

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_EXPORTS = {
+_WORKFLOW = {
     "prepare": ("prepare_calibration_fx", "prepare_qat_fx"),
     "calibration": ("calibrate",),
     "convert": ("convert_fx",),
     "fuse": ("fuse_fx",),
+}
+"""Entry points that users know under this package and that live above it (the one door upwards)."""
+_EXPORTS = {
     "state": ("FakeQuantState", "fake_quantize_state", "set_fake_quantize"),
     "fake_quantize": ("BoundaryFakeQuantize", "FakeQuantize", "FakeQuantizeBase"),
     "calib_fake_quantize": ("CalibFakeQuantize",),
@@ -42,7 +45,9 @@ _EXPORTS = {
         "get_default_qconfig",
     ),
 }
-_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+_MODULE_OF = {name: f"{__name__}.{module}" for module, names in _EXPORTS.items() for name in names} | {
+    name: f"hqc.workflow.{module}" for module, names in _WORKFLOW.items() for name in names
+}
 
 __all__ = sorted(_MODULE_OF)
 
@@ -50,7 +55,7 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
 

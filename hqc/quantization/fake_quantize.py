@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -376,3 +377,10 @@ def _qscheme(qscheme: torch.qscheme | None, ch_axis: int) -> torch.qscheme:
             f"qscheme {qscheme} does not go with ch_axis={ch_axis}; the BPU quantizes symmetrically: use {expected}"
         )
     return expected
+
+
+def fake_quants(module: nn.Module) -> Iterator[tuple[str, FakeQuantizeBase]]:
+    """`(path, fake quant)` of every fake quant, in tree order."""
+    for name, child in module.named_modules():
+        if isinstance(child, FakeQuantizeBase):
+            yield name, child

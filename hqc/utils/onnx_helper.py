@@ -18,11 +18,11 @@ from torch.utils import _pytree as pytree
 
 from hqc.backends import onnx
 from hqc.errors import ExportError, InputError
-from hqc.quantization.convert import QuantizedGraphModule
-from hqc.quantization.deploy import as_numpy, deploy
-from hqc.quantization.prepared import ObservedGraphModule, as_tuple, to_meta
-from hqc.quantization.replay import fake_quants
+from hqc.quantization.fake_quantize import fake_quants
 from hqc.quantization.state import FakeQuantState, set_fake_quantize
+from hqc.workflow.convert import QuantizedGraphModule
+from hqc.workflow.deploy import as_numpy, deploy
+from hqc.workflow.prepared import ObservedGraphModule, as_tuple, to_meta
 
 logger = logging.getLogger("hqc")
 

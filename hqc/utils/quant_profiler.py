@@ -12,7 +12,7 @@ from torch import fx, nn
 from hqc.errors import InputError
 from hqc.ir import Device
 from hqc.quantization.off_grid import OffGridFakeQuantize
-from hqc.quantization.prepared import ObservedGraphModule
+from hqc.workflow.prepared import ObservedGraphModule
 
 HEADER = ("name", "deploy device", "type")
 _TYPES = {"call_module": "module", "call_function": "function", "call_method": "method"}

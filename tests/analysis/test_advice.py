@@ -6,11 +6,11 @@ import textwrap
 
 import pytest
 
-from hqc.analysis.advice import advice
 from hqc.errors import InputError
 from hqc.ir import Graph
 from hqc.ir.parser import parse
 from hqc.march import get_spec
+from hqc.metrics.advice import advice
 from hqc.passes import PassContext
 from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict

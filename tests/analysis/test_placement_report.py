@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hqc.analysis.placement import MarchComparison, PlacementReport, compare_marches, placement_report, what_to_change
 from hqc.errors import InputError
 from hqc.ir import Graph, Reason
 from hqc.ir.parser import parse
 from hqc.march import get_spec
+from hqc.metrics.placement import MarchComparison, PlacementReport, compare_marches, placement_report, what_to_change
 from hqc.passes import PassContext
 from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict

@@ -148,7 +148,7 @@ def test_placement_snippets_run() -> None:
     from torch import nn
 
     from hqc.analysis.explain import planned_graph
-    from hqc.frontend import lower
+    from hqc.frontend.fx import lower
     from hqc.passes.overrides import parse_hybrid_dict
 
     class Net(nn.Module):

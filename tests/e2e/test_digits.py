@@ -12,8 +12,8 @@ import torch
 from digits_networks import float_network
 
 import hqc
-from hqc.compiler import Compiled
 from hqc.demo import FORCED_CPU, Digits, DigitsNet, accuracy, load_digits
+from hqc.workflow.compile import Compiled
 
 FOLDS = 5
 pytestmark = pytest.mark.xdist_group("digits")  # one worker trains the float networks once

@@ -12,7 +12,7 @@ import torch
 import hqc
 from benchmarks.models import mobilenet_v2, resnet18
 from hqc.analysis.layers import layer_errors
-from hqc.compiler import Compiled
+from hqc.workflow.compile import Compiled
 
 MARCHES = ("bernoulli", "bernoulli2", "bayes", "bayes-e")
 SIZE = 64

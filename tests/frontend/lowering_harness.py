@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from hqc.backends.onnx import emit_segment
-from hqc.frontend import LoweredModel, OutputRef, lower_graph_module, trace
-from hqc.frontend.structures import map_structure
+from hqc.frontend.fx import LoweredModel, OutputRef, lower_graph_module, trace
+from hqc.frontend.fx.structures import map_structure
 from hqc.ir import Graph, Node, Trait, Value
 
 

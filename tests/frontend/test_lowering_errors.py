@@ -14,7 +14,7 @@ from torch import nn
 
 import hqc
 from hqc.errors import HqcError, InputError, LoweringError, ShapeError
-from hqc.frontend import lower_graph_module, trace, wrap
+from hqc.frontend.fx import lower_graph_module, trace, wrap
 
 IMAGE = torch.randn(2, 4, 6, 6)
 

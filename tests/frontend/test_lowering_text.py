@@ -16,7 +16,7 @@ from torch.ao.quantization import DeQuantStub, QuantStub
 
 import hqc
 import hqc.ir
-from hqc.frontend import lower_graph_module, trace
+from hqc.frontend.fx import lower_graph_module, trace
 from hqc.ir import Graph
 
 

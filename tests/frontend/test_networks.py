@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.models import build
 from hqc.errors import LoweringError
-from hqc.frontend import lower_graph_module, trace
+from hqc.frontend.fx import lower_graph_module, trace
 
 NETWORKS = ["resnet18", "mobilenet_v2", "hrnet_small", "densenet_small", "yolo11n"]
 

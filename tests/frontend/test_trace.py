@@ -13,9 +13,9 @@ from torch import nn
 from torch.ao.nn.quantized import FloatFunctional
 from torch.ao.quantization import DeQuantStub, QuantStub
 
-import hqc.frontend
+import hqc.frontend.fx
 from hqc.errors import InputError, TraceError
-from hqc.frontend import trace
+from hqc.frontend.fx import trace
 
 
 class Block(nn.Module):
@@ -175,11 +175,11 @@ def test_untraceable_code_is_explained_with_its_line(code: str) -> None:
 
 
 def test_branch_error_offers_the_ways_out() -> None:
-    with pytest.raises(TraceError, match=r"concrete_args.*leaf_modules.*hqc\.frontend\.wrap"):
+    with pytest.raises(TraceError, match=r"concrete_args.*leaf_modules.*hqc\.frontend\.fx\.wrap"):
         trace(_function("return x if x.sum() > 0 else -x"))
 
 
-@hqc.frontend.wrap
+@hqc.frontend.fx.wrap
 def keep_positive(x: torch.Tensor, floor: float = 0.0) -> torch.Tensor:
     return x if x.sum() > floor else -x
 

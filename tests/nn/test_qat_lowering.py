@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hqc.errors import CalibrationError
-from hqc.frontend import lower_graph_module, trace
+from hqc.frontend.fx import lower_graph_module, trace
 from hqc.ir import DType, Graph, Node
 from hqc.march import get_spec
 from hqc.nn import DeQuantStub, QuantStub, qat

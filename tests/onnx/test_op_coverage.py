@@ -37,5 +37,5 @@ def test_the_back_end_imports_neither_torch_nor_the_simulator_and_only_verify_im
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.split(".")[0] != "torch", file
-                assert not name.startswith(("hqc.backends.bpu", "hqc.passes", "hqc.frontend")), file
+                assert not name.startswith(("hqc.backends.bpu", "hqc.passes", "hqc.frontend.fx")), file
                 assert name.split(".")[0] != "onnxruntime" or file.name == "verify.py", file

@@ -166,7 +166,7 @@ def units_of(model: str, march: str) -> list[Unit]:
     import torch
 
     models_with_logs()
-    from hqc.frontend import lower_graph_module, trace
+    from hqc.frontend.fx import lower_graph_module, trace
     from hqc.march import get_spec
     from hqc.passes import PassContext
     from hqc.passes.pipeline_text import parse_passes

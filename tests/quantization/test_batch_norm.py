@@ -24,8 +24,8 @@ from hqc.quantization import (
     prepare_qat_fx,
     set_fake_quantize,
 )
-from hqc.quantization.deploy import deploy
 from hqc.utils.onnx_helper import export_to_onnx
+from hqc.workflow.deploy import deploy
 
 QAT = {"": get_default_qat_qconfig()}
 MARCHES = [March.BERNOULLI, March.BERNOULLI2, March.BAYES, March.BAYES_E]

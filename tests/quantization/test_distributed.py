@@ -29,7 +29,7 @@ from hqc.quantization import (
     prepare_qat_fx,
     set_fake_quantize,
 )
-from hqc.quantization.deploy import deploy
+from hqc.workflow.deploy import deploy
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch without gloo")
 WORLD = 2

@@ -16,8 +16,8 @@ from torch import nn
 from hqc.march import March, set_march
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.quantization import FakeQuantState, convert_fx, get_default_qat_qconfig, prepare_qat_fx, set_fake_quantize
-from hqc.quantization.deploy import deploy
 from hqc.utils.onnx_helper import export_to_onnx
+from hqc.workflow.deploy import deploy
 
 DATA = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(7))
 DEAD = 1e-9

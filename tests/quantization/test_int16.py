@@ -22,8 +22,8 @@ from hqc.quantization import (
     prepare_qat_fx,
     set_fake_quantize,
 )
-from hqc.quantization.deploy import deploy
 from hqc.utils.onnx_helper import export_to_onnx
+from hqc.workflow.deploy import deploy
 
 DATA = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(5))
 

@@ -16,8 +16,8 @@ from hqc.quantization import (
     prepare_qat_fx,
     set_fake_quantize,
 )
-from hqc.quantization.deploy import deploy
-from hqc.quantization.prepared import ObservedGraphModule
+from hqc.workflow.deploy import deploy
+from hqc.workflow.prepared import ObservedGraphModule
 
 
 class Branches(nn.Module):

@@ -1,0 +1,22 @@
+"""The front end: tracing torch models, and lowering FX graphs to the IR."""
+
+from hqc.frontend.fx.context import LoweringContext
+from hqc.frontend.fx.lowering import LoweredModel, OutputRef, lower, lower_graph_module
+from hqc.frontend.fx.registry import Alias, lower_function, lower_functional, lower_method, lower_module
+from hqc.frontend.fx.tracer import HqcTracer, trace, wrap
+
+__all__ = [
+    "Alias",
+    "HqcTracer",
+    "LoweredModel",
+    "LoweringContext",
+    "OutputRef",
+    "lower",
+    "lower_function",
+    "lower_functional",
+    "lower_graph_module",
+    "lower_method",
+    "lower_module",
+    "trace",
+    "wrap",
+]

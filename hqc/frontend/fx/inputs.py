@@ -1,0 +1,102 @@
+"""Example inputs: which placeholder each belongs to, and what it says about types."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from hqc.errors import InputError, LoweringError
+from hqc.frontend.fx.context import LoweringContext
+from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
+from hqc.ir import DType, TensorType
+
+_CONSTANTS = (bool, int, float, type(None))
+ExampleInputs = Any
+"""A tensor, a tuple or list of positional inputs, or a dict of inputs by name; inputs may be nested, arrays are tensors."""
+
+
+def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named inputs."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def named_arguments(model: nn.Module, example_inputs: ExampleInputs) -> list[str]:
+    """Names of the arguments of `forward` that the example inputs give."""
+    if example_inputs is None or isinstance(model, fx.GraphModule):
+        return []
+    args, kwargs = split_inputs(example_inputs)
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = {p.name for p in parameters}
+    return [name for name in (*positional[: len(args)], *kwargs) if name in names]
+
+
+def add_inputs(ctx: LoweringContext, placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx.Node, Any]:
+    """Create the graph inputs; returns what each placeholder stands for: values, or a constant for one left out."""
+    given = _bind(placeholders, example_inputs) if example_inputs is not None else {}
+    image_model = any(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)) for m in ctx.root.modules())
+    result: dict[fx.Node, Any] = {}
+    for node in placeholders:
+        if node in given and given[node] is not None:
+            result[node] = _add(ctx, node, given[node])
+        elif node in given or (node.args and not node.users):
+            result[node] = node.args[0] if node.args else None
+        elif node.args and example_inputs is not None:
+            result[node] = node.args[0]
+        else:
+            value = ctx.graph.add_input(node.name, TensorType(DType.FLOAT32))
+            if image_model:  # an assumption for the analyses before shapes are known; nothing is computed from it
+                ctx.assume_shape(value, (None,) * 4)
+            result[node] = value
+    return result
+
+
+def _add(ctx: LoweringContext, node: fx.Node, example: Any) -> Any:
+    if isinstance(example, (torch.Tensor, np.ndarray)):
+        return ctx.graph.add_input(node.name, _type_of(ctx, node, example))
+    strange = next((leaf for leaf in leaves(example) if not isinstance(leaf, (torch.Tensor, np.ndarray, *_CONSTANTS))), None)
+    if strange is not None or not isinstance(example, (tuple, list, dict, *_CONSTANTS)):
+        found = type(example if strange is None else strange).__name__
+        raise InputError(f"the example input {node.target} is a {found}, not a tensor")
+    names = iter([name for name, _ in named_leaves(example, node.name)])
+
+    def add(leaf: Any) -> Any:
+        name = next(names)
+        is_tensor = isinstance(leaf, (torch.Tensor, np.ndarray))
+        return ctx.graph.add_input(ctx.free_name(name), _type_of(ctx, node, leaf)) if is_tensor else leaf
+
+    return map_structure(example, add)
+
+
+def _type_of(ctx: LoweringContext, node: fx.Node, example: Any) -> TensorType:
+    tensor = torch.from_numpy(example) if isinstance(example, np.ndarray) else example
+    try:
+        return TensorType(ctx.ir_dtype(tensor.dtype), tuple(tensor.shape))
+    except LoweringError:
+        raise InputError(f"the example input {node.target} has dtype {tensor.dtype}; hqc works on float32 models") from None
+
+
+def _bind(placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx.Node, Any]:
+    args, kwargs = split_inputs(example_inputs)
+    by_name = {str(node.target).lstrip("*"): node for node in placeholders}
+    required = [name for name, node in by_name.items() if not node.args]
+    if len(args) > len(placeholders):
+        raise InputError(f"the model takes {len(placeholders)} input(s) ({', '.join(by_name)}), got {len(args)} example inputs")
+    bound = dict(zip(placeholders, args, strict=False))
+    for name, example in kwargs.items():
+        if name not in by_name:
+            raise InputError(f"the model has no input {name}; it takes {', '.join(by_name)}")
+        bound[by_name[name]] = example
+    missing = [name for name in required if by_name[name] not in bound]
+    if missing:
+        raise InputError(f"example inputs lack {', '.join(missing)}; the model takes {', '.join(by_name)}")
+    return bound

@@ -1,0 +1,411 @@
+"""Lowering of a traced model to the IR: walks the FX graph, calls the registered lowerings, functionalizes in-place writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import logging
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+import hqc.frontend.fx.lowerings  # noqa: F401  (registers all of them)
+from hqc.errors import HqcError, InputError, LoweringError, ShapeError
+from hqc.frontend.fx.aliases import Aliases
+from hqc.frontend.fx.attributes import tensor_attribute, tensor_query
+from hqc.frontend.fx.calls import FrozenModule, call_functional, call_method, out_of_place, set_item_of_copy
+from hqc.frontend.fx.context import CannotExpress, LoweringContext
+from hqc.frontend.fx.inputs import ExampleInputs, add_inputs, named_arguments
+from hqc.frontend.fx.opaque import OpaqueCallable, emit_opaque
+from hqc.frontend.fx.proxies import IN_PLACE_META
+from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
+from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
+from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
+from hqc.frontend.fx.tracer import WARNINGS_META, LeafSpec, is_functional, trace
+from hqc.ir import Graph, Value
+
+logger = logging.getLogger(__name__)
+_RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}
+_RANDOM |= {"randint_like", "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
+_ASSERTIONS = {torch._assert}
+
+
+@dataclass
+class OutputRef:
+    """Place of a tensor in `LoweredModel.outputs`: its index in `graph.outputs`."""
+
+    index: int
+
+
+@dataclass
+class LoweredModel:
+    """A lowered model.
+
+    `opaque`: node id -> callable on NumPy arrays, for the ops that only torch can run. `outputs`: what `forward` returns,
+    with an `OutputRef` for each tensor. `warnings`: sentences for the user.
+    """
+
+    graph: Graph
+    opaque: dict[str, OpaqueCallable] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    outputs: Any = None
+
+
+def lower(
+    model: nn.Module,
+    example_inputs: ExampleInputs = None,
+    *,
+    leaf_modules: Sequence[LeafSpec] = (),
+    concrete_args: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    march: str | None = None,
+) -> Graph:
+    """Trace `model` and lower it. See `trace` and `lower_graph_module`."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"lower needs a torch.nn.Module, got {type(model).__name__}")
+    symbolic = [arg for arg in named_arguments(model, example_inputs) if arg not in (concrete_args or {})]
+    traced = trace(model, leaf_modules=leaf_modules, concrete_args=concrete_args, symbolic_args=symbolic)
+    return lower_graph_module(traced, example_inputs, name=name, march=march).graph
+
+
+def lower_graph_module(
+    gm: fx.GraphModule, example_inputs: ExampleInputs = None, *, name: str | None = None, march: str | None = None
+) -> LoweredModel:
+    """Lower an FX GraphModule (from `trace`) to the IR, at stage `lowered`.
+
+    `example_inputs`: a tensor, a tuple of positional inputs, or a dict by name. Only their types are used; the model is not
+    run. Without them shapes stay unknown, and ops that cannot be lowered without sizes raise `LoweringError`.
+
+    Parameters share memory with the model's tensors. The model's mode does not matter: the graph is that of inference.
+
+    Raises `LoweringError` (op and source line), `ShapeError` (operands do not fit), `InputError` (example inputs).
+    """
+    graph = Graph(name or type(gm).__name__, march)
+    return _GraphLowering(gm, graph).run(example_inputs)
+
+
+class _GraphLowering:
+    """One walk over one FX graph. `env` maps FX nodes to IR values, constants, or structures of them."""
+
+    def __init__(self, gm: fx.GraphModule, graph: Graph) -> None:
+        self.gm = gm
+        self.ctx = LoweringContext(gm, graph, gm.graph)
+        self.aliases = Aliases(gm.graph)
+        self.env: dict[fx.Node, Any] = {}
+        self.result = LoweredModel(graph, warnings=list(gm.meta.get(WARNINGS_META, [])))
+
+    def run(self, example_inputs: ExampleInputs) -> LoweredModel:
+        placeholders = [node for node in self.gm.graph.nodes if node.op == "placeholder"]
+        self.env.update(add_inputs(self.ctx, placeholders, example_inputs))
+        for node in placeholders:
+            self.aliases.add(node)
+        for node in self.gm.graph.nodes:
+            self.ctx.node = node
+            if node.op == "output":
+                self._output(node)
+            elif node.op != "placeholder":
+                self._node(node)
+        graph = self.result.graph
+        for value in list(graph.parameters.values()):
+            if not value.has_uses and not graph.is_output(value):
+                graph.erase_parameter(value)
+        for warning in self.ctx.warnings:
+            logger.warning("%s", warning)
+        self.result.warnings.extend(self.ctx.warnings)
+        return self.result
+
+    # --- nodes ---------------------------------------------------------------------------------------------------
+
+    def _node(self, node: fx.Node) -> None:
+        try:
+            if node.op == "get_attr":
+                self._get_attr(node)
+            elif node.op == "call_module":
+                self._call_module(node)
+            elif node.op == "call_method":
+                self._call_method(node)
+            else:
+                self._call_function(node)
+        except (LoweringError, ShapeError, InputError) as error:
+            raise self._located(error) from error.__cause__
+
+    def _located(self, error: HqcError) -> HqcError:
+        text = str(error)
+        return error if self.ctx.node.name in text else type(error)(f"{self.ctx.where()}: {text}")
+
+    def _get_attr(self, node: fx.Node) -> None:
+        target: Any = self.gm
+        for part in str(node.target).split("."):
+            target = getattr(target, part)
+        self.aliases.add(node)
+        if isinstance(target, torch.Tensor):
+            self.aliases.mark_state(node)
+            self.ctx.name_tensor(target, str(node.target))
+        self.env[node] = target
+
+    def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args = fx.node.map_arg(node.args, self.env.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, self.env.__getitem__)
+        return tuple(args), dict(kwargs)
+
+    def _call_module(self, node: fx.Node) -> None:
+        module = self.gm.get_submodule(str(node.target))
+        args, kwargs = self._arguments(node)
+        name = type(module).__name__
+        if module._forward_hooks or module._forward_pre_hooks:
+            self.ctx.warn(f"hooks of the module {node.target} are not part of the graph")
+        in_place = getattr(module, "inplace", False) is True
+        self._lower(find_module(module), name, FrozenModule(module), (module,), args, kwargs, in_place)
+
+    def _call_function(self, node: fx.Node) -> None:
+        function: Any = node.target
+        args, kwargs = self._arguments(node)
+        name = getattr(function, "__name__", str(function))
+        if function in _ASSERTIONS or name == "_assert_is_none":
+            self.env[node] = None
+        elif function is getattr:
+            self._assign(node, _attribute(self.ctx, *args), Alias.VIEW)
+        elif function is operator.setitem:
+            self._set_item(node, args)
+        elif function is operator.getitem and not isinstance(args[0], Value) and not _has_value(args[1]):
+            self._assign(node, self._static(operator.getitem, args, {}), Alias.VIEW)
+        elif isinstance(function, type) and hasattr(function, "_fields"):
+            self._assign(node, function(*args, **kwargs))
+        elif isinstance(function, type) and dataclasses.is_dataclass(function):
+            self._assign(node, dict(inspect.signature(function).bind(*args, **kwargs).arguments))
+        else:
+            lowering, in_place = find_function(function)
+            self._refuse_random(name)
+            if _has_value((args, kwargs)):
+                call = out_of_place(function) if in_place else function
+                self._lower(lowering, name, call, (), args, kwargs, in_place)
+            else:
+                self._static_call(node, function, args, kwargs, in_place or is_in_place_name(name))
+
+    def _call_method(self, node: fx.Node) -> None:
+        args, kwargs = self._arguments(node)
+        name = str(node.target)
+        receiver = args[0]
+        if isinstance(receiver, nn.Module):
+            self._call_functional(receiver, name, args[1:], kwargs)
+            return
+        self._refuse_random(name)
+        if isinstance(receiver, Value):
+            found, answer = tensor_query(self.ctx, receiver, name, args[1:], kwargs)
+            if found:
+                self._assign(node, answer)
+                return
+        if not _has_value((args, kwargs)):
+            method = functools.partial(call_method, name)
+            self._static_call(node, method, args, kwargs, isinstance(receiver, torch.Tensor) and is_in_place_name(name))
+            return
+        lowering, in_place = find_method(name)
+        call = functools.partial(call_method, name)
+        self._lower(lowering, name, out_of_place(call) if in_place else call, (), args, kwargs, in_place)
+
+    def _call_functional(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not is_functional(module):
+            raise self.ctx.error(f"{type(module).__name__}.{name} is called on a module that was not traced through")
+        lowering = find_functional(module, name)
+        self._lower(
+            lowering, f"FloatFunctional.{name}", functools.partial(call_functional, module, name), (module,), args, kwargs
+        )
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    def _lower(
+        self,
+        lowering: Lowering | None,
+        name: str,
+        call: Callable[..., Any],
+        lead: tuple[Any, ...],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        in_place: bool = False,
+    ) -> None:
+        """Lower one call by its registered lowering, else as an opaque node. `lead`: the module, for modules."""
+        node = self.ctx.node
+        reason = "has no lowering"
+        if lowering is not None:
+            try:
+                bound = _signature(lowering.handler).bind(self.ctx, *lead, *args, **kwargs)
+            except TypeError as error:
+                reason = f"is called in a way its lowering does not know ({error})"
+            else:
+                in_place = in_place or bound.arguments.get("inplace") is True
+                try:
+                    result = lowering.handler(*bound.args, **bound.kwargs)
+                except CannotExpress as error:
+                    reason = f"cannot be expressed in the IR: {error}"
+                else:
+                    self._finish(node, result, lowering.alias, in_place)
+                    return
+        if in_place and kwargs.get("inplace") is True:
+            kwargs = {**kwargs, "inplace": False}
+        result, identifier, on_arrays = emit_opaque(self.ctx, call, name, args, kwargs, reason)
+        self.result.opaque[identifier] = on_arrays
+        self._finish(node, result, Alias.NONE, in_place)
+
+    def _finish(self, node: fx.Node, result: Any, alias: Alias, in_place: bool) -> None:
+        if not in_place:
+            if node.meta.get(IN_PLACE_META):
+                self._refuse_shared_write(node)
+            self._assign(node, result, alias)
+            return
+        written = _first_operand(node)
+        assert written is not None
+        self._assign(node, result, Alias.SAME)
+        self._write(written, node, result)
+
+    def _assign(self, node: fx.Node, result: Any, alias: Alias = Alias.NONE) -> None:
+        self.env[node] = result
+        base = _first_operand(node)
+        if alias is Alias.VIEW and isinstance(result, torch.Tensor) and base is not None:
+            alias = Alias.VIEW if _shares_memory(result, self.env[base]) else Alias.NONE
+        self.aliases.add(node, base if alias is not Alias.NONE else None, alias)
+
+    def _write(self, written: fx.Node, write: fx.Node, result: Any) -> None:
+        """`write` gave `written` the new value `result`: everything that is the same tensor has it from now on."""
+        if self.aliases.is_state(written):
+            raise self.ctx.error(
+                f"writes in place into the parameter or buffer behind {written.name}; a deployed graph has no state"
+            )
+        for sharer, reader in self.aliases.read_after_write(written, write, renamed=True):
+            raise self._shared_write(written, sharer, reader)
+        for name in self.aliases.names_of(written):
+            self.env[name] = result
+
+    def _refuse_shared_write(self, node: fx.Node) -> None:
+        """`x += y`, which the graph has as `x + y`: nothing that shares x's memory may be read from here on."""
+        written = _first_operand(node)
+        if written is None or not isinstance(self.env[written], Value):
+            return
+        for sharer, reader in self.aliases.read_after_write(written, node, renamed=False):
+            raise self._shared_write(written, sharer, reader)
+
+    def _shared_write(self, written: fx.Node, sharer: fx.Node, reader: fx.Node) -> LoweringError:
+        what = "which is" if sharer is written else f"which shares memory with {sharer.name},"
+        return self.ctx.error(
+            f"writes in place into {written.name}, {what} read later by {reader.name}{self._line(reader)}; write into a copy "
+            f"({written.name}.clone()), or use the form that is not in place"
+        )
+
+    def _line(self, node: fx.Node) -> str:
+        source = node.meta.get("hqc_source")
+        return f" at {source}" if source else ""
+
+    def _set_item(self, node: fx.Node, args: tuple[Any, ...]) -> None:
+        """`x[index] = value`."""
+        target, index, value = args
+        written = _first_operand(node)
+        assert written is not None
+        if isinstance(target, (list, dict)) or not _has_value(args):
+            self._static_call(node, operator.setitem, args, {}, in_place=isinstance(target, torch.Tensor))
+            return
+        result, identifier, on_arrays = emit_opaque(
+            self.ctx, set_item_of_copy, "assignment to a part of a tensor", (target, index, value), {}, "has no lowering"
+        )
+        self.result.opaque[identifier] = on_arrays
+        self.env[node] = None
+        self.aliases.add(node)
+        self._write(written, node, result)
+
+    def _static_call(
+        self, node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool
+    ) -> None:
+        """A call on constants and sizes: done now, becoming no node."""
+        written = _first_operand(node)
+        if in_place and written is not None and self.aliases.is_state(written):
+            self._write(written, node, None)
+        result = self._static(function, args, kwargs)
+        if isinstance(result, torch.Tensor):
+            self.ctx.name_tensor(result, node.name)
+        self._assign(node, result, Alias.VIEW if isinstance(result, torch.Tensor) and written is not None else Alias.NONE)
+
+    def _static(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            with torch.no_grad():
+                return function(*args, **kwargs)
+        except HqcError:
+            raise
+        except Exception as error:
+            unknown = [item for item in leaves((args, kwargs)) if isinstance(item, UnknownSize)]
+            if unknown:
+                raise self.ctx.error(f"the size {unknown[0]} is not known; {GIVE_INPUTS}") from None
+            text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise self.ctx.error(f"{_target_name(self.ctx.node)} failed on constants: {text}") from error
+
+    def _refuse_random(self, name: str) -> None:
+        if name in _RANDOM:
+            raise self.ctx.error(f"{name} draws random numbers, so the model has no fixed function; use a buffer or an input")
+
+    # --- outputs -------------------------------------------------------------------------------------------------
+
+    def _output(self, node: fx.Node) -> None:
+        structure = fx.node.map_arg(node.args[0], self.env.__getitem__)
+        structure = map_structure(structure, lambda item: item)
+        user_names = isinstance(structure, dict)
+        values: list[Value] = []
+        names: list[str] = []
+
+        def place(name: str, item: Any) -> Any:
+            if isinstance(item, UnknownShape):
+                raise self.ctx.error("the model returns a shape, which is not a tensor")
+            if not isinstance(item, (Value, torch.Tensor)):
+                return item
+            value = self.ctx.value(item)
+            base = name if user_names else value.name
+            unique, count = base, 0
+            while unique in names:
+                count += 1
+                unique = f"{base}_{count}"
+            values.append(value)
+            names.append(unique)
+            return OutputRef(len(values) - 1)
+
+        entries = iter(list(named_leaves(structure, "")))
+
+        def next_place(item: Any) -> Any:
+            name, _ = next(entries)
+            return place(name.removeprefix("_"), item)
+
+        self.result.outputs = map_structure(structure, next_place)
+        if not values:
+            raise LoweringError(f"{self.result.graph.name} returns no tensor that depends on its inputs")
+        self.result.graph.set_outputs(values, names)
+
+
+@functools.cache
+def _signature(handler: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(handler)
+
+
+def _has_value(structure: Any) -> bool:
+    return any(isinstance(item, Value) for item in leaves(structure))
+
+
+def _first_operand(node: fx.Node) -> fx.Node | None:
+    """The FX node of the first operand, which views share memory with and in-place forms write."""
+    candidates = (*node.args[:1], node.kwargs.get("input"))
+    return next((item for item in candidates if isinstance(item, fx.Node)), None)
+
+
+def _target_name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _shares_memory(result: torch.Tensor, base: Any) -> bool:
+    if not isinstance(base, torch.Tensor):
+        return isinstance(base, (tuple, list))
+    return result.untyped_storage().data_ptr() == base.untyped_storage().data_ptr()
+
+
+def _attribute(ctx: LoweringContext, obj: Any, name: str, *default: Any) -> Any:
+    if isinstance(obj, Value):
+        return tensor_attribute(ctx, obj, name)
+    return getattr(obj, name, *default)

@@ -1,0 +1,104 @@
+"""Calls that only torch can run: opaque nodes with types from one trial call, and callables on NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hqc.frontend.fx.context import LoweringContext, to_torch_dtype
+from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
+from hqc.frontend.fx.structures import leaves, map_structure
+from hqc.ir import TensorType, Value
+
+OpaqueCallable = Callable[..., "npt.NDArray[Any] | tuple[npt.NDArray[Any], ...]"]
+TorchCallable = Callable[..., Any]
+
+
+def emit_opaque(
+    ctx: LoweringContext, call: TorchCallable, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str
+) -> tuple[Any, str, OpaqueCallable]:
+    """Emit `call(*args, **kwargs)` as an opaque node.
+
+    Returns the call's result with IR values in place of tensors, the node's id, and the callable for `compile(opaque=)`: it
+    takes the operands' arrays in order and returns the result arrays, a tuple if there are several.
+    """
+    operands: list[Value] = []
+    for item in leaves((args, kwargs)):
+        if isinstance(item, Value) and item not in operands:
+            operands.append(item)
+    unknown = [value.name for value in operands if value.shape is None]
+    unknown += [str(item) for item in leaves((args, kwargs)) if isinstance(item, (UnknownSize, UnknownShape))]
+    if unknown:
+        raise ctx.error(f"{name} {reason}; to run it as it is, on the CPU, its result must be known: {GIVE_INPUTS}")
+    bound = _Bound(call, args, kwargs, [value.name for value in operands])
+    try:
+        result = bound(*[_trial(value.type) for value in operands])
+    except Exception as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ctx.error(f"{name} failed on operands {', '.join(str(v.type) for v in operands)}: {text}") from error
+    tensors = [item for item in leaves(result) if isinstance(item, torch.Tensor)]
+    if not tensors:
+        raise ctx.error(f"{name} returns {type(result).__name__} and no tensor, which the IR cannot express")
+    types = [TensorType(ctx.ir_dtype(tensor.dtype), tuple(tensor.shape)) for tensor in tensors]
+    single = isinstance(result, torch.Tensor)
+    names = [ctx.node.name] if single else _names(ctx, result, tensors)
+    identifier = ctx.node.name
+    results = iter(ctx.emit_results("opaque", *operands, names=names, types=types, id=identifier))
+    structure = map_structure(result, lambda item: next(results) if isinstance(item, torch.Tensor) else item)
+    return structure, identifier, _OnArrays(bound)
+
+
+class _Bound:
+    """A call with its constant arguments in place; takes the tensors of its operands."""
+
+    def __init__(self, call: TorchCallable, args: tuple[Any, ...], kwargs: dict[str, Any], operands: Sequence[str]) -> None:
+        index = {name: i for i, name in enumerate(operands)}
+        self._call = call
+        self._args, self._kwargs = map_structure(
+            (args, kwargs), lambda item: _Slot(index[item.name]) if isinstance(item, Value) else item
+        )
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        args, kwargs = map_structure(
+            (self._args, self._kwargs), lambda item: tensors[item.index] if isinstance(item, _Slot) else item
+        )
+        with torch.no_grad():
+            return self._call(*args, **kwargs)
+
+
+class _Slot:
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+class _OnArrays:
+    """A bound call on NumPy arrays."""
+
+    def __init__(self, bound: _Bound) -> None:
+        self._bound = bound
+
+    def __call__(self, *arrays: npt.NDArray[Any]) -> Any:
+        result = self._bound(*(torch.from_numpy(np.array(array)) for array in arrays))
+        if isinstance(result, torch.Tensor):
+            return result.numpy()
+        return tuple(item.numpy() for item in leaves(result) if isinstance(item, torch.Tensor))
+
+
+def _trial(type: TensorType) -> torch.Tensor:
+    """An operand for the trial call: numbers in [0, 1) for reals, zeros for integers (valid as indices)."""
+    assert type.shape is not None
+    dtype = to_torch_dtype(type.dtype)
+    if type.dtype.is_float:
+        return torch.rand(type.shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    return torch.zeros(type.shape, dtype=dtype)
+
+
+def _names(ctx: LoweringContext, result: Any, tensors: Sequence[torch.Tensor]) -> list[str]:
+    flat = isinstance(result, (tuple, list)) and all(isinstance(item, torch.Tensor) for item in result)
+    if flat:
+        return ctx.result_names(len(tensors))
+    return [ctx.free_name(f"{ctx.node.name}_{i}") for i in range(len(tensors))]

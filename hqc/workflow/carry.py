@@ -1,0 +1,63 @@
+"""Carry parameters and calibrated scales from one prepared model to another with the same plan."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from hqc.errors import CalibrationError
+from hqc.nn.qat.kept_batch_norm import KeptBatchNorm
+from hqc.nn.qat.layer import QATLayer
+from hqc.quantization.fake_quantize import fake_quants
+from hqc.workflow.prepared import ObservedGraphModule
+
+
+def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None:
+    """Copy float parameters by name, and activation scales from each calibrated fake quant to the one in its place.
+
+    `CalibrationError` when a carried activation fake quant was never calibrated.
+    """
+    state = {key: value for key, value in source.state_dict().items() if "fake_quant" not in key and "post_process" not in key}
+    for name, layer in source.named_modules():
+        if isinstance(layer, QATLayer):
+            _fit_batch_norm(state, name, layer, target)
+    own = target.state_dict()
+    target.load_state_dict(
+        {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}, strict=False
+    )
+    scales = {_key(name): fake_quant for name, fake_quant in fake_quants(source)}
+    for name, fake_quant in fake_quants(target):
+        calibrated = scales.get(_key(name))
+        if calibrated is None or name.endswith(("weight_fake_quant", "bias_fake_quant")):
+            continue
+        if not calibrated.calibrated:
+            raise CalibrationError(
+                f"{name} was never calibrated: run a few forwards of the calibration model in eval mode before prepare_qat_fx"
+            )
+        fake_quant.take_over(calibrated)
+    for module in target.modules():
+        if isinstance(module, QATLayer):
+            module.reset_weight_scale()
+
+
+def _fit_batch_norm(state: dict[str, Tensor], name: str, layer: QATLayer, target: nn.Module) -> None:
+    """Make the entries of a layer that only one of the models keeps the batch norm of fit the other model."""
+    try:
+        twin = target.get_submodule(name)
+    except AttributeError:
+        return
+    kept, wanted = isinstance(layer, KeptBatchNorm), isinstance(twin, KeptBatchNorm)
+    if kept == wanted:
+        return
+    state.pop(f"{name}.bias", None)
+    state.pop(f"{name}.weight")
+    if kept:
+        weight, bias = layer.deployed_parameters()
+        state[f"{name}.weight"] = weight
+        if bias is not None:
+            state[f"{name}.bias"] = bias
+    # Folded parameters cannot be told apart again: the layer that keeps its batch norm starts from the float model's.
+
+
+def _key(name: str) -> str:
+    """Path of a fake quant without the wrapper that boundary fake quants print in."""
+    return name.removesuffix(".activation_post_process") if name.count("activation_post_process") > 1 else name

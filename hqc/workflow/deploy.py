@@ -1,0 +1,103 @@
+"""From a prepared model to the graphs that back ends take: lower again, now with scales, and run the deploy pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hqc.errors import CalibrationError, InputError
+from hqc.frontend.fx import lower_graph_module
+from hqc.ir import Graph
+from hqc.march import get_spec
+from hqc.passes.base import PassContext, Remark
+from hqc.passes.default import deploy_pipeline
+from hqc.quantization.fake_quantize import fake_quants
+from hqc.workflow.prepared import ObservedGraphModule, from_meta
+
+
+@dataclass
+class Deployment:
+    """`scaled`: what the ONNX back end takes (fake-quant semantics). `integer`: what the simulator takes. `opaque`: callables
+    for operations that only torch can run. `remarks`: what the passes had to say."""
+
+    scaled: Graph
+    integer: Graph
+    opaque: Mapping[str, Callable[..., Any]]
+    remarks: list[Remark] = field(default_factory=list)
+
+    def with_batch(self, batch: int) -> Deployment:
+        """The same deployment for another batch size."""
+        if all(value.shape and value.shape[0] == batch for value in self.scaled.inputs):
+            return self
+        return Deployment(self.scaled.with_batch(batch), self.integer.with_batch(batch), self.opaque, self.remarks)
+
+
+def check_ready(prepared: nn.Module) -> ObservedGraphModule:
+    """`prepared` as a prepared, calibrated model; `CalibrationError` names fake quants that have seen no data."""
+    if not isinstance(prepared, ObservedGraphModule):
+        raise InputError(
+            f"expected a model from prepare_qat_fx or prepare_calibration_fx, got {type(prepared).__name__}; prepare it first"
+        )
+    missing = [name for name, fake_quant in fake_quants(prepared) if not fake_quant.calibrated]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise CalibrationError(
+            f"{len(missing)} fake quants have no scale yet ({shown}); run calibration data (or training steps) through the prepared "
+            "model before converting or exporting it"
+        )
+    return prepared
+
+
+def deploy(
+    prepared: nn.Module, example_inputs: tuple[Any, ...] | None = None, *, dump_dir: Any = None, integer: bool = True
+) -> Deployment:
+    """Lower a prepared model and run the deploy pipeline.
+
+    `example_inputs`: positional inputs of forward; default: zeros of the shapes that the model was last run with. With
+    `integer=False` the integer graph is the scaled one (enough to export fake-quant ONNX).
+    """
+    model = check_ready(prepared)
+    preparation = model.preparation
+    if example_inputs is None:
+        if preparation.inputs is None:
+            raise InputError("the shapes of the inputs are not known: run the prepared model once, or pass example inputs")
+        example_inputs = from_meta(preparation.inputs)
+    lowered = lower_graph_module(model, example_inputs)
+    spec = get_spec(preparation.options.march)
+    graph = lowered.graph
+    graph.march = spec.name
+    # The prepared model may return a fake quant's result; the user knows the operation's name.
+    graph.set_outputs(graph.outputs, preparation.output_names)
+    context = PassContext(spec, hybrid=preparation.options.hybrid, plan=preparation.plan)
+    pipeline = deploy_pipeline(optimized=preparation.options.optimize_graph)
+    report = pipeline.run(graph, context, dump_dir=dump_dir)
+    remarks = list(report.remarks)
+    final = graph
+    if integer:
+        from hqc.passes.pipeline import PassPipeline
+        from hqc.passes.registry import get_pass
+
+        final = graph.clone()
+        # A folder of its own: a pipeline run clears the dumps of the run before it.
+        integer_dumps = None if dump_dir is None else Path(dump_dir) / "integer"
+        tail = PassPipeline([get_pass("lower-to-integer")()]).run(final, context, dump_dir=integer_dumps)
+        remarks += tail.remarks
+    return Deployment(graph, final, lowered.opaque, remarks)
+
+
+def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:
+    """A tensor or array-like as a NumPy array; `InputError` names the input it cannot convert."""
+    if hasattr(value, "detach"):
+        return np.asarray(value.detach().cpu().numpy())
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input {name} is not a rectangular array: {error}") from None
+    if array.dtype == object:
+        raise InputError(f"input {name} must be a tensor or an array, got {type(value).__name__}")
+    return array
