@@ -5,7 +5,7 @@ from hqc.ir.graph import STAGES, Graph, Node, Value
 from hqc.ir.op import Attr, OpDef, Operand, Trait, all_ops, get_op, op
 from hqc.ir.parser import parse
 from hqc.ir.printer import print_graph
-from hqc.ir.types import Device, DType, Location, QuantParams, Reason, Request, Support, TensorType
+from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Reason, Request, Support, TensorType
 from hqc.ir.verifier import check, verify
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Graph",
     "Location",
     "Node",
+    "Observation",
     "OpDef",
     "Operand",
     "QuantParams",

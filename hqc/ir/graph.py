@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hqc.errors import PassError, ShapeError
 from hqc.ir.op import OpDef, Trait, get_op
-from hqc.ir.types import Device, DType, Location, QuantParams, Request, Support, TensorType
+from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Request, Support, TensorType
 
 if TYPE_CHECKING:
     import networkx
@@ -29,12 +29,13 @@ _NOWHERE = Location()
 class Value:
     """A named tensor: graph input, parameter or node result. Created by `Graph` only."""
 
-    __slots__ = ("_uses", "array", "name", "producer", "quant", "type")
+    __slots__ = ("_uses", "array", "name", "observation", "producer", "quant", "type")
 
     def __init__(self, name: str, type: TensorType, producer: Node | None, array: npt.NDArray[Any] | None) -> None:
         self.name = name
         self.type = type
         self.quant: QuantParams | None = None
+        self.observation: Observation | None = None
         self.producer = producer
         self.array = array
         self._uses: dict[tuple[int, int], tuple[Node, int]] = {}
@@ -472,7 +473,7 @@ class Graph:
         mapping: dict[int, Value] = {}
         for value in (*self.inputs, *self._parameters.values()):
             copied = other._new_value(value.name, value.type, None, value.array)
-            copied.quant = value.quant
+            copied.quant, copied.observation = value.quant, value.observation
             mapping[id(value)] = copied
         other.inputs = [mapping[id(value)] for value in self.inputs]
         for node in self.nodes:
@@ -481,7 +482,7 @@ class Graph:
             twin.set_inputs([None if operand is None else mapping[id(operand)] for operand in node._inputs])
             for value in node.results:
                 copied = other._new_value(value.name, value.type, twin, None)
-                copied.quant = value.quant
+                copied.quant, copied.observation = value.quant, value.observation
                 mapping[id(value)] = copied
                 twin.results.append(copied)
             other._place(twin, None, None)
@@ -509,7 +510,7 @@ class Graph:
         return print_graph(self)
 
     def __eq__(self, other: object) -> bool:
-        """Structural equality: same text and same parameter bits."""
+        """Structural equality: same text but for locations, and same parameter bits."""
         from hqc.ir.analysis import structurally_equal
 
         return isinstance(other, Graph) and structurally_equal(self, other)

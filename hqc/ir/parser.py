@@ -12,21 +12,24 @@ left out, so that a test is a few lines::
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy.typing as npt
 
+from hqc.arithmetic import ROUNDINGS
 from hqc.errors import ShapeError
 from hqc.ir import sidecar
 from hqc.ir.graph import STAGES, Graph, Node, Value
 from hqc.ir.lexer import Cursor, near
 from hqc.ir.literals import DTYPES, read_bool, read_constant, read_dtype, read_integer, read_number, read_numbers, read_random
 from hqc.ir.op import Attr, OpDef, Trait, all_ops
-from hqc.ir.types import Device, DType, Location, QuantParams, Reason, Request, Support, TensorType
+from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Reason, Request, Support, TensorType
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 _DEVICES = {"cpu": Device.CPU, "bpu": Device.BPU, "unset": None}
+_OBSERVATION_FIELDS = tuple(field.name for field in fields(Observation)[1:])
 _WRITTEN_TYPE_WINS = frozenset({Trait.BOUNDARY, Trait.INTEGER, Trait.OPAQUE})
 
 
@@ -131,6 +134,7 @@ class _Parser:
         cursor.expect(":", f"input %{name}")
         value = self.graph.add_input(name, self._type(cursor))
         value.quant = self._optional_quant(cursor)
+        value.observation = self._optional_observation(cursor)
         self.values[name] = value
 
     def _param(self, cursor: Cursor) -> None:
@@ -138,8 +142,10 @@ class _Parser:
         name = self._new_name(cursor, "@")
         type = self._type(cursor) if cursor.accept(":") else None
         quant = self._optional_quant(cursor)
+        observation = self._optional_observation(cursor)
         cursor.expect("=", f"param @{name}")
-        self.values[name] = self.graph.add_parameter(name, self._array(cursor, name, type), quant)
+        value = self.values[name] = self.graph.add_parameter(name, self._array(cursor, name, type), quant)
+        value.observation = observation
 
     def _scales(self, cursor: Cursor) -> None:
         cursor.skip()
@@ -164,12 +170,12 @@ class _Parser:
         names: list[str] = []
         written: list[TensorType | None] = []
         positions: list[int] = []
-        quants: list[QuantParams | None] = []
+        quants: list[tuple[QuantParams | None, Observation | None]] = []
         while True:
             names.append(self._new_name(cursor, "%", names))
             positions.append(cursor.index + 1)
             written.append(self._type(cursor) if cursor.accept(":") else None)
-            quants.append(self._optional_quant(cursor))
+            quants.append((self._optional_quant(cursor), self._optional_observation(cursor)))
             if not cursor.accept(","):
                 break
         cursor.expect("=", f"%{names[-1]}")
@@ -179,7 +185,7 @@ class _Parser:
         attributes = self._attributes(cursor, definition) if cursor.accept("{") else {}
         node = self._build(cursor, op_index, definition, inputs, attributes, names, written)
         for value, quant, type, position in zip(node.results, quants, written, positions, strict=True):
-            value.quant = quant
+            value.quant, value.observation = quant
             self.values[value.name] = value
             if type is not None and type is not value.type and type != value.type:
                 self._settle(cursor, position, value, type, definition)
@@ -380,14 +386,35 @@ class _Parser:
             axis = read_integer(cursor, "an axis")
             cursor.expect(",", "the axis")
         scale = self._scale(cursor)
-        fixed = False
-        if cursor.accept(","):
-            if not cursor.accept("fixed"):
-                cursor.fail(f"expected `fixed` or `)` after the scale, found {cursor.found()}")
-            fixed = True
+        fixed, rounding = False, "half_even"
+        while cursor.accept(","):
+            if cursor.accept("fixed"):
+                fixed = True
+            elif cursor.peek() in ROUNDINGS:
+                rounding = cursor.word("a rounding")
+            else:
+                cursor.fail(f"expected `fixed`, a rounding or `)` after the scale, found {cursor.found()}")
         cursor.expect(")", "the scale")
         try:
-            return QuantParams(scale, dtype, axis, fixed=fixed)
+            return QuantParams(scale, dtype, axis, fixed=fixed, rounding=rounding)
+        except ValueError as error:
+            cursor.fail(str(error), start)
+
+    def _optional_observation(self, cursor: Cursor) -> Observation | None:
+        if not cursor.accept("observe"):
+            return None
+        start = cursor.index - 1
+        cursor.expect("(", "observe")
+        dtype, given = read_dtype(cursor), dict[str, str]()
+        while cursor.accept(","):
+            key = cursor.word(f"one of {', '.join(_OBSERVATION_FIELDS)}")
+            if key not in _OBSERVATION_FIELDS:
+                cursor.fail(f"an observation has no {key!r}, only {', '.join(_OBSERVATION_FIELDS)}", cursor.index - 1)
+            cursor.expect("=", key)
+            given[key] = cursor.word(f"the text of {key}")
+        cursor.expect(")", "the observation")
+        try:
+            return Observation(dtype, **given)
         except ValueError as error:
             cursor.fail(str(error), start)
 

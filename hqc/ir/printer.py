@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from hqc.ir.graph import Graph, Node, Value
 from hqc.ir.lexer import quote, quote_name, quote_word
 from hqc.ir.op import Attr
 from hqc.ir.sidecar import SCALE_LIMIT, ScaleTable, content_hash, prints_inline
-from hqc.ir.types import DType, Location, QuantParams, Reason, Request, Support
+from hqc.ir.types import DType, Location, Observation, QuantParams, Reason, Request, Support
 
 
-def print_graph(graph: Graph) -> str:
-    """The text of `graph`. Equal graphs have equal texts; large parameters appear as content hashes."""
+def print_graph(graph: Graph, *, locations: bool = True) -> str:
+    """The text of `graph`. Equal graphs have equal texts but for `loc(...)`, which `locations=False` leaves out.
+
+    Large parameters appear as content hashes.
+    """
     scales = ScaleTable(graph)
     lines = [_header(graph)]
     lines += [f"  input {value_text(value, scales)}" for value in graph.inputs]
@@ -23,7 +27,7 @@ def print_graph(graph: Graph) -> str:
     for value in graph.parameters.values():
         assert value.array is not None
         lines.append(f"  param {value_text(value, scales)} = {_array(value.array)}")
-    lines += [f"  {node_text(node, scales)}" for node in graph.nodes]
+    lines += [f"  {node_text(node, scales, locations=locations)}" for node in graph.nodes]
     for value, name in zip(graph.outputs, graph.output_names, strict=True):
         lines.append(f"  output {reference(value)}" + (f" as {quote(name)}" if name != value.name else ""))
     lines.append("}\n")
@@ -41,7 +45,7 @@ def _header(graph: Graph) -> str:
     return " ".join([*words, "{"])
 
 
-def node_text(node: Node, scales: ScaleTable | None = None) -> str:
+def node_text(node: Node, scales: ScaleTable | None = None, *, locations: bool = True) -> str:
     """One node as its line reads (without indentation). Without `scales`, long per-channel scales print in full."""
     results = ", ".join(value_text(value, scales) for value in node.results)
     operands = ", ".join("none" if value is None else reference(value) for value in node.inputs)
@@ -56,7 +60,7 @@ def node_text(node: Node, scales: ScaleTable | None = None) -> str:
         words.append(_support(node.support))
     if node.request is not None:
         words.append(_request(node.request))
-    if node.loc.path or node.loc.source or node.loc.module_type:
+    if locations and (node.loc.path or node.loc.source or node.loc.module_type):
         words.append(_location(node.loc))
     if node.origin:
         words.append(f"from({', '.join(map(quote_word, node.origin))})")
@@ -69,9 +73,21 @@ def reference(value: Value) -> str:
 
 
 def value_text(value: Value, scales: ScaleTable | None = None) -> str:
-    """Name, type and quantization of a value."""
+    """Name, type, quantization and observation of a value."""
     text = f"{reference(value)}: {value.type}"
-    return text if value.quant is None else f"{text} {quant_text(value.quant, scales)}"
+    if value.quant is not None:
+        text = f"{text} {quant_text(value.quant, scales)}"
+    return text if value.observation is None else f"{text} {observation_text(value.observation)}"
+
+
+def observation_text(observation: Observation) -> str:
+    """`observe(i8)`, `observe(i16, rounding=floor, group=cat, policy=union, source="...", qconfig="...")`."""
+    parts = [observation.dtype.value]
+    for field in fields(Observation)[1:]:
+        text = getattr(observation, field.name)
+        if text != field.default:
+            parts.append(f"{field.name}={quote_word(text)}")
+    return f"observe({', '.join(parts)})"
 
 
 def quant_text(quant: QuantParams, scales: ScaleTable | None = None) -> str:
@@ -85,6 +101,8 @@ def quant_text(quant: QuantParams, scales: ScaleTable | None = None) -> str:
         parts.append(_literal(quant.scale))
     if quant.fixed:
         parts.append("fixed")
+    if quant.rounding != "half_even":
+        parts.append(quant.rounding)
     return f"q({', '.join(parts)})"
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc.arithmetic import ROUNDINGS
+
 _NUMPY = {
     "f32": "float32",
     "f64": "float64",
@@ -107,18 +109,25 @@ class QuantParams:
 
     `scale`: float32, shape `()` per tensor or `(C,)` per channel along `axis`; always finite and positive.
     `dtype`: the integer type that stores the value (int8, int16, int32). `fixed`: the user fixed the scale, so
-    nothing may change it. Immutable; equality compares bits.
+    nothing may change it. `rounding`: how reals become integers, one of `ROUNDINGS`. Immutable; equality compares bits.
     """
 
-    __slots__ = ("axis", "dtype", "fixed", "scale")
+    __slots__ = ("axis", "dtype", "fixed", "rounding", "scale")
 
     scale: npt.NDArray[np.float32]
     dtype: DType
     axis: int | None
     fixed: bool
+    rounding: str
 
     def __init__(
-        self, scale: npt.ArrayLike, dtype: DType = DType.INT8, axis: int | None = None, *, fixed: bool = False
+        self,
+        scale: npt.ArrayLike,
+        dtype: DType = DType.INT8,
+        axis: int | None = None,
+        *,
+        fixed: bool = False,
+        rounding: str = "half_even",
     ) -> None:
         array = np.array(scale, dtype=np.float32)
         if axis is None and array.ndim == 1 and array.size == 1:
@@ -127,22 +136,28 @@ class QuantParams:
             raise ValueError(f"scale of shape {array.shape} does not go with axis={axis}")
         if not (0.0 < array.item() < math.inf if array.ndim == 0 else np.isfinite(array).all() and (array > 0).all()):
             raise ValueError(f"scales must be finite and positive, got {array}")
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"unknown rounding {rounding!r}; known: {', '.join(ROUNDINGS)}")
         array.setflags(write=False)
-        for name, value in (("scale", array), ("dtype", dtype), ("axis", axis), ("fixed", fixed)):
+        for name, value in zip(_QUANT_FIELDS, (array, dtype, axis, fixed, rounding), strict=True):
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("QuantParams is immutable")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_quant, (np.array(self.scale), self.dtype, self.axis, self.fixed)
+        return _rebuild_quant, (np.array(self.scale), self.dtype, self.axis, self.fixed, self.rounding)
+
+    def replace(self, **fields: Any) -> QuantParams:
+        """The same quantization with other values of the named fields."""
+        return _rebuild_quant(*({name: getattr(self, name) for name in _QUANT_FIELDS} | fields).values())
 
     @property
     def per_channel(self) -> bool:
         return self.axis is not None
 
     def same_grid(self, other: QuantParams | None) -> bool:
-        """True when both store the same integers for the same reals (`fixed` does not matter)."""
+        """True when equal integers stand for equal reals in both (`fixed` and `rounding` do not matter)."""
         return (
             other is not None
             and self.dtype is other.dtype
@@ -151,17 +166,54 @@ class QuantParams:
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, QuantParams) and self.same_grid(other) and self.fixed == other.fixed
+        return (
+            isinstance(other, QuantParams)
+            and self.same_grid(other)
+            and self.fixed == other.fixed
+            and self.rounding == other.rounding
+        )
 
     def __hash__(self) -> int:
-        return hash((self.scale.tobytes(), self.dtype, self.axis, self.fixed))
+        return hash((self.scale.tobytes(), self.dtype, self.axis, self.fixed, self.rounding))
 
     def __repr__(self) -> str:
-        return f"QuantParams(scale={self.scale.tolist()}, dtype={self.dtype.value}, axis={self.axis}, fixed={self.fixed})"
+        text = f"scale={self.scale.tolist()}, dtype={self.dtype.value}, axis={self.axis}, fixed={self.fixed}"
+        return f"QuantParams({text}, rounding={self.rounding})" if self.rounding != "half_even" else f"QuantParams({text})"
 
 
-def _rebuild_quant(scale: Any, dtype: DType, axis: int | None, fixed: bool) -> QuantParams:
-    return QuantParams(scale, dtype, axis, fixed=fixed)
+_QUANT_FIELDS = ("scale", "dtype", "axis", "fixed", "rounding")
+
+
+def _rebuild_quant(scale: Any, dtype: DType, axis: int | None, fixed: bool, rounding: str) -> QuantParams:
+    return QuantParams(scale, dtype, axis, fixed=fixed, rounding=rounding)
+
+
+GROUP_POLICIES = ("union", "output", "operand")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What training must observe at a value, before its scale is known.
+
+    `dtype`: of the activation, int8 or int16. `rounding`: how it is quantized. `group`: name of the first member, in program
+    order, of the values that share its scale; "" when it is alone. `policy`: where the scale comes from: `union`, the union of
+    the members' ranges; `output`, the range of the member that is the cat's own result; `operand`, no statistics of its own,
+    the scale of the node's first operand (a result that keeps its operand's scale but leaves its grid). `source`: the qconfig
+    entry that decided, as text. `qconfig`: the key under which the workflow finds what makes the fake quant.
+    """
+
+    dtype: DType
+    rounding: str = "half_even"
+    group: str = ""
+    policy: str = "union"
+    source: str = ""
+    qconfig: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"unknown rounding {self.rounding!r}; known: {', '.join(ROUNDINGS)}")
+        if self.policy not in GROUP_POLICIES:
+            raise ValueError(f"unknown policy {self.policy!r}; known: {', '.join(GROUP_POLICIES)}")
 
 
 class Device(enum.Enum):

@@ -9,8 +9,24 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hqc.ir import STAGES, Device, DType, Graph, Location, QuantParams, Reason, Request, Support, TensorType, Value, parse
+from hqc.arithmetic import ROUNDINGS
+from hqc.ir import (
+    STAGES,
+    Device,
+    DType,
+    Graph,
+    Location,
+    Observation,
+    QuantParams,
+    Reason,
+    Request,
+    Support,
+    TensorType,
+    Value,
+    parse,
+)
 from hqc.ir.sidecar import sidecar_arrays
+from hqc.ir.types import GROUP_POLICIES
 
 texts = st.text(max_size=6)
 names = st.one_of(st.sampled_from(["x", "conv_1", "a.b", "0", "none", "bpu.0", "q"]), texts.filter(bool))
@@ -21,18 +37,22 @@ locations = st.builds(Location, texts, texts, st.lists(texts, max_size=3).map(tu
 requests = st.builds(Request, st.sampled_from(Device), texts, st.one_of(st.none(), st.sampled_from(DType)))
 supports = st.builds(Support, st.booleans(), st.lists(reasons, max_size=2).map(tuple))
 integer_types = st.sampled_from([DType.INT8, DType.INT16, DType.INT32])
+roundings = st.sampled_from(ROUNDINGS)
+observations = st.none() | st.builds(
+    Observation, integer_types, roundings, texts, st.sampled_from(GROUP_POLICIES), texts, texts
+)
 
 
 @st.composite
 def quants(draw: st.DrawFn, shape: tuple[int, ...]) -> QuantParams | None:
     if draw(st.booleans()):
         return None
-    fixed = draw(st.booleans())
+    fixed, rounding = draw(st.booleans()), draw(roundings)
     if not shape or draw(st.booleans()):
-        return QuantParams(draw(positive), draw(integer_types), fixed=fixed)
+        return QuantParams(draw(positive), draw(integer_types), fixed=fixed, rounding=rounding)
     axis = draw(st.integers(-len(shape), len(shape) - 1))
     scale = draw(st.lists(positive, min_size=shape[axis], max_size=shape[axis]))
-    return QuantParams(np.array(scale, np.float32), draw(integer_types), axis, fixed=fixed)
+    return QuantParams(np.array(scale, np.float32), draw(integer_types), axis, fixed=fixed, rounding=rounding)
 
 
 @st.composite
@@ -68,7 +88,7 @@ def graphs(draw: st.DrawFn) -> Graph:
     values[0].quant = draw(quants(shape))
     for _ in range(draw(st.integers(0, 3))):
         array = draw(arrays())
-        graph.add_parameter(draw(names), array, draw(quants(array.shape)))
+        graph.add_parameter(draw(names), array, draw(quants(array.shape))).observation = draw(observations)
     for _ in range(draw(st.integers(0, 6))):
         op, attributes = draw(st.sampled_from(OPS))
         sources = [value for value in values if value.shape == shape]
@@ -83,7 +103,7 @@ def graphs(draw: st.DrawFn) -> Graph:
         node.support = draw(st.one_of(st.none(), supports))
         node.request = draw(st.one_of(st.none(), requests))
         for value in node.results:
-            value.quant = draw(quants(value.shape or ()))
+            value.quant, value.observation = draw(quants(value.shape or ())), draw(observations)
         values += node.results
     everything = list(graph.values.values())
     chosen = draw(st.lists(st.sampled_from(everything), max_size=3))
@@ -105,6 +125,7 @@ def test_random_graphs_round_trip(graph: Graph) -> None:
     assert twin == graph
     for name, value in graph.values.items():
         assert again.value(name).quant == value.quant
+        assert again.value(name).observation == twin.value(name).observation == value.observation
         assert again.value(name).type == value.type
     for left, right in zip(again.nodes, graph.nodes, strict=True):
         assert left.loc == right.loc

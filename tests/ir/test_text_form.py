@@ -34,7 +34,9 @@ from(conv, relu)
   %a: f32[1,2,8,8], %b: f32[1,4,8,8] = split(%conv) {axis=1, sizes=[2,4]} bpu.0 accepted("rule A", limit="4"; "rule B", step=context)
   %r: f32[1,2,8,8] = relu(%a) cpu refused("size in 1..4", actual="9", limit="4", hint="split \\"it\\"") \
 request(cpu, "module_name=r", i16) loc("" "" "net.Block" "net.Net")
-  %i: f32[1,3,8,8] = gather(%conv, @index) {axis=1} cpu
+  %i: f32[1,3,8,8] q(i8, 0.5, fixed, floor) = gather(%conv, @index) {axis=1} cpu
+  %j: f32[1,3,8,8] observe(i16, rounding=floor, group=i, policy=output, source="module_name \\"a\\"", qconfig=k) = relu(%i)
+  %k: f32[1,3,8,8] observe(i8) = relu(%j)
   output %r as "logits"
   output %b
 }
@@ -169,6 +171,13 @@ def test_a_changed_scale_changes_one_line() -> None:
     after.value("y").quant = QuantParams(0.25)
     changed = [(a, b) for a, b in zip(str(before).splitlines(), str(after).splitlines(), strict=True) if a != b]
     assert changed == [("  %y: f32[1,8] q(i8, 0.5) = relu(%x)", "  %y: f32[1,8] q(i8, 0.25) = relu(%x)")]
+
+
+def test_equality_ignores_locations_which_print_on_request() -> None:
+    here, there = (parse(f'input %x: f32[4]\n%y = relu(%x) cpu loc("a:relu#0" "net.py:{line}")\noutput %y') for line in (1, 2))
+    assert here == there
+    assert str(here) != str(there)
+    assert "net.py" not in print_graph(here, locations=False) == print_graph(there, locations=False)
 
 
 def test_odd_names_and_texts_are_quoted_and_come_back() -> None:
