@@ -137,7 +137,9 @@ def adaptive_max_pool2d(node: Node, b: Builder) -> str:
 
 
 def _nearest_indices(size: int, out: int, factor: float | None) -> npt.NDArray[np.int64]:
-    """torch's nearest source index: `min(floor(i * scale), size - 1)` in float32."""
+    """torch's nearest source index: `min(floor(i * scale), size - 1)` in float32, whatever the factor for equal or doubled sizes."""
+    if out in (size, 2 * size):
+        return np.arange(out) * size // out
     scale = np.float32(1.0 / factor) if factor is not None else np.float32(size) / np.float32(out)
     index = np.floor(np.arange(out, dtype=np.float32) * scale).astype(np.int64)
     return np.asarray(np.minimum(index, size - 1))

@@ -1,0 +1,146 @@
+"""Torch forms of convolutions, linear layers, matrix products and normalizations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from hqc.frontend.fx.forms.registry import Attributes, TorchForm, plain_form, torch_form_of
+
+Pair = Sequence[int]
+
+
+def _finish(y: torch.Tensor, residual: torch.Tensor | None, activation: str) -> torch.Tensor:
+    """Add the fused residual, apply the fused activation."""
+    if residual is not None:
+        y = y + residual
+    if activation == "none":
+        return y
+    return torch.relu(y) if activation == "relu" else F.relu6(y)
+
+
+def conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    *,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    activation: str,
+) -> torch.Tensor:
+    top, left, bottom, right = padding
+    if (top, left) == (bottom, right):
+        amounts = (top, left)
+    else:
+        x, amounts = F.pad(x, (left, right, top, bottom)), (0, 0)
+    return _finish(F.conv2d(x, weight, bias, tuple(stride), amounts, tuple(dilation), groups), residual, activation)
+
+
+def conv_transpose2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    *,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    dilation: Pair,
+    groups: int,
+    activation: str,
+) -> torch.Tensor:
+    top, left, bottom, right = padding
+    if (top, left) == (bottom, right):
+        y = F.conv_transpose2d(x, weight, bias, tuple(stride), (top, left), tuple(output_padding), groups, tuple(dilation))
+    else:  # padding of a transposed convolution crops its result; output padding is more of the result, at its end
+        y = F.conv_transpose2d(x, weight, bias, tuple(stride), 0, 0, groups, tuple(dilation))
+        extra = F.pad(y, (0, output_padding[1], 0, output_padding[0])) if any(output_padding) else y
+        if bias is not None and any(output_padding):
+            extra = extra.clone()
+            extra[:, :, y.shape[2] :, :] = bias.reshape(1, -1, 1, 1)
+            extra[:, :, :, y.shape[3] :] = bias.reshape(1, -1, 1, 1)
+        y = extra[:, :, top : extra.shape[2] - bottom, left : extra.shape[3] - right]
+    return _finish(y, residual, activation)
+
+
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    *,
+    activation: str,
+) -> torch.Tensor:
+    return _finish(F.linear(x, weight, bias), residual, activation)
+
+
+@torch_form_of("conv2d")
+def _conv2d(a: Attributes) -> TorchForm:
+    return TorchForm(conv2d, **a)
+
+
+@torch_form_of("conv_transpose2d")
+def _conv_transpose2d(a: Attributes) -> TorchForm:
+    return TorchForm(conv_transpose2d, **a)
+
+
+@torch_form_of("linear")
+def _linear(a: Attributes) -> TorchForm:
+    return TorchForm(linear, **a)
+
+
+plain_form("matmul", torch.matmul)
+
+
+@torch_form_of("batch_norm")
+def _batch_norm(a: Attributes) -> TorchForm:
+    return TorchForm(F.batch_norm, eps=a["eps"])
+
+
+def layer_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    normalized_ndim: int,
+    eps: float,
+) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[x.ndim - normalized_ndim :], weight, bias, eps)
+
+
+@torch_form_of("layer_norm")
+def _layer_norm(a: Attributes) -> TorchForm:
+    return TorchForm(layer_norm, normalized_ndim=a["normalized_ndim"], eps=a["eps"])
+
+
+def group_norm(
+    x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, *, num_groups: int, eps: float
+) -> torch.Tensor:
+    return F.group_norm(x, num_groups, weight, bias, eps)
+
+
+@torch_form_of("group_norm")
+def _group_norm(a: Attributes) -> TorchForm:
+    return TorchForm(group_norm, num_groups=a["groups"], eps=a["eps"])
+
+
+def instance_norm(
+    x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, *, eps: float
+) -> torch.Tensor:
+    """torch refuses one spatial element, whose normalized value is 0."""
+    axes = tuple(range(2, x.ndim))
+    centred = x - x.mean(axes, keepdim=True)
+    y = centred / torch.sqrt(centred.square().mean(axes, keepdim=True) + eps)
+    shape = (1, -1) + (1,) * len(axes)
+    y = y if weight is None else y * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
+
+
+@torch_form_of("instance_norm")
+def _instance_norm(a: Attributes) -> TorchForm:
+    return TorchForm(instance_norm, eps=a["eps"])

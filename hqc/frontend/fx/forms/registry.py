@@ -1,0 +1,67 @@
+"""Where torch forms register, by op name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from hqc.errors import HqcError
+from hqc.ir import Node
+
+Attributes = Mapping[str, Any]
+
+
+class TorchForm:
+    """`function(*operands, **attributes)` computes the node; operands as in `node.inputs`, None where one is absent.
+
+    `function` is importable by its qualified name, `attributes` are plain Python objects: both may be written into an FX graph.
+    A node with several results gives a tuple.
+    """
+
+    def __init__(self, function: Callable[..., Any], **attributes: Any) -> None:
+        self.function = function
+        self.attributes = attributes
+
+    def __call__(self, *operands: torch.Tensor | None) -> Any:
+        return self.function(*operands, **self.attributes)
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__name__", str(self.function))
+        return f"TorchForm({', '.join([name, *(f'{key}={value!r}' for key, value in self.attributes.items())])})"
+
+
+FormMaker = Callable[[Attributes], TorchForm]
+_FORMS: dict[str, FormMaker] = {}
+
+
+def torch_form_of(*names: str) -> Callable[[FormMaker], FormMaker]:
+    """Register the decorated function (attributes to form) for ops."""
+
+    def register(maker: FormMaker) -> FormMaker:
+        for name in names:
+            if name in _FORMS:
+                raise ValueError(f"op {name} has two torch forms")
+            _FORMS[name] = maker
+        return maker
+
+    return register
+
+
+def plain_form(name: str, function: Callable[..., Any]) -> None:
+    """Register a torch function of the operands alone."""
+    torch_form_of(name)(lambda attributes: TorchForm(function))
+
+
+def has_torch_form(op_name: str) -> bool:
+    """True when `torch_form` knows the op."""
+    return op_name in _FORMS
+
+
+def torch_form(node: Node) -> TorchForm:
+    """The torch form of a node; `HqcError` for an op of the quantized world or an opaque one."""
+    maker = _FORMS.get(node.op.name)
+    if maker is None:
+        raise HqcError(f"{node.label}: {node.op.name} has no torch form; only the emitter knows what stands for it")
+    return maker(node.attributes)
