@@ -17,12 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from hqc.errors import HqcError, InputError, ParseError
+from hqc.march import March
 
 if TYPE_CHECKING:
     from hqc.ir import Graph
     from hqc.workflow.compile import Compiled
 
-MARCHES = ("bernoulli", "bernoulli2", "bayes", "bayes-e")
+MARCHES = tuple(march.value for march in March)
 FLAVOURS = ("horizon", "runnable", "qdq", "integer")
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
 
@@ -190,7 +191,7 @@ def compile_command(
 
 @main.command(short_help="Where every operation runs, and why.")
 @model_argument
-@click.option("--march", type=click.Choice(MARCHES), help="Chip family; without it all four are compared.")
+@click.option("--march", type=click.Choice(MARCHES), help="Chip family; without it all are compared.")
 @input_option
 @cpu_option
 @bpu_option

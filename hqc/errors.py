@@ -43,6 +43,10 @@ class QuantizationError(HqcError):
     """Scales are missing, conflict, or cannot be expressed in the chip's integer arithmetic."""
 
 
+class RegistryError(HqcError):
+    """Something is registered twice, or asked for under a key that nothing has."""
+
+
 class PassError(HqcError):
     """A pass, its options, or the order of passes is wrong."""
 

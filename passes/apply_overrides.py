@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from hqc.errors import OverrideError
 from hqc.ir import Device, Graph, Node, Request, Trait
+from hqc.near_names import suggest
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
-from hqc.passes.near_names import suggest
 from hqc.passes.overrides import KINDS, Override
 from hqc.passes.registry import register_pass
 

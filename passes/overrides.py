@@ -119,7 +119,7 @@ def parse_hybrid_dict(hybrid_dict: Mapping[str, Any] | None) -> tuple[Override, 
 
 
 def _parse_kind(kind: Any, entries: Any, device: Device, where: str) -> list[Override]:
-    from hqc.passes.near_names import suggest
+    from hqc.near_names import suggest
 
     if kind not in KINDS:
         known = [*KINDS, *(() if "[" in where else _DEVICES)]

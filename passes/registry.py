@@ -1,13 +1,12 @@
 """Passes by name, and the options of a pass as data: name, type, default and help come from the dataclass fields.
 
-Built-in passes live in modules of the same name (`fold-batch-norm` in `hqc.passes.fold_batch_norm`) and are imported when
-asked for; a user's pass registers itself with `@register_pass`.
+Built-in passes live in modules of the same name (`fold-batch-norm` in `hqc.passes.fold_batch_norm`); a user's pass registers itself
+with `@register_pass`, like them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import types
 import typing
 from collections.abc import Iterable
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from hqc.errors import PassError
+from hqc.near_names import near
 from hqc.passes.base import Pass
-from hqc.passes.near_names import near
+from hqc.registry import Registry
 
 BUILTIN = (
     "canonicalize",
@@ -35,7 +35,7 @@ BUILTIN = (
 """Names of the passes that come with hqc, in the order in which the default pipelines use them."""
 
 P = TypeVar("P", bound=type[Pass])
-_REGISTRY: dict[str, type[Pass]] = {}
+PASSES: Registry[str, type[Pass]] = Registry("pass", families="hqc.passes", error=PassError)
 
 
 def register_pass(cls: P) -> P:
@@ -49,28 +49,25 @@ def register_pass(cls: P) -> P:
         raise PassError(f"{cls!r} cannot be registered: a pass is a frozen dataclass derived from hqc.passes.Pass")
     if not name or name != name.lower() or not name.replace("-", "").isalnum():
         raise PassError(f"{cls.__qualname__} cannot be registered as {name!r}: pass names look like fold-batch-norm")
-    known = _REGISTRY.get(name)
+    known = PASSES.peek(name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise PassError(f"the pass name {name} is taken by {known.__module__}.{known.__qualname__}")
-    _REGISTRY[name] = cls
+    PASSES.put(name, cls)
     return cls
 
 
 def get_pass(name: str) -> type[Pass]:
     """The pass class called `name`; `PassError` suggests near names."""
-    if name not in _REGISTRY and name in BUILTIN:
-        importlib.import_module(f"hqc.passes.{name.replace('-', '_')}")
-    try:
-        return _REGISTRY[name]
-    except KeyError:
-        known = sorted({*BUILTIN, *_REGISTRY})
-        raise PassError(f"there is no pass {name!r}; {suggest(name, known)}") from None
+    found = PASSES.get(name)
+    if found is None:
+        raise PassError(f"there is no pass {name!r}; {suggest(name, sorted(PASSES))}")
+    return found
 
 
 def all_passes() -> list[type[Pass]]:
     """Every pass: the built-in ones in pipeline order, then registered ones by name."""
     builtin = [get_pass(name) for name in BUILTIN]
-    return builtin + [_REGISTRY[name] for name in sorted(set(_REGISTRY) - set(BUILTIN))]
+    return builtin + [PASSES[name] for name in sorted(set(PASSES) - set(BUILTIN))]
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from hqc.errors import ExportError
+from hqc.registry import Registry
 
 if TYPE_CHECKING:
     from hqc.backends.onnx.builder import Builder
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Emitter = Callable[["Node", "Builder"], "str | list[str]"]
 AnyEmitter = TypeVar("AnyEmitter", bound=Emitter)
 
-_EMITTERS: dict[str, Emitter] = {}
+_EMITTERS: Registry[str, Emitter] = Registry("ONNX emitter", families="hqc.backends.onnx.emitters")
 
 # Ops that no ONNX file can hold, with the sentence that says what to do.
 NOT_EXPORTABLE: dict[str, str] = {
@@ -35,36 +36,21 @@ NOT_EXPORTABLE: dict[str, str] = {
 
 def emitter(*op_names: str) -> Callable[[AnyEmitter], AnyEmitter]:
     """Register the decorated function as the emitter of the ops called `op_names`."""
-
-    def register(function: AnyEmitter) -> AnyEmitter:
-        for name in op_names:
-            if name in _EMITTERS:
-                raise ValueError(f"op {name} has two ONNX emitters")
-            _EMITTERS[name] = function
-        return function
-
-    return register
-
-
-def _load() -> None:
-    import hqc.backends.onnx.emitters  # noqa: F401  (registers every family)
+    return _EMITTERS.register(*op_names)
 
 
 def has_emitter(op_name: str) -> bool:
     """True when the ONNX back end can write the op."""
-    _load()
     return op_name in _EMITTERS
 
 
 def registered() -> list[str]:
     """Names of all ops with an emitter, sorted."""
-    _load()
     return sorted(_EMITTERS)
 
 
 def get_emitter(node: Node) -> Emitter:
     """The emitter of the node's op; `ExportError` naming the node, its source line and what to do when there is none."""
-    _load()
     function = _EMITTERS.get(node.op.name)
     if function is None:
         reason = NOT_EXPORTABLE.get(node.op.name, "the ONNX back end has no emitter for this op")

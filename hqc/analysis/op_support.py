@@ -16,7 +16,7 @@ from hqc.march.bindings import BINDINGS
 from hqc.march.contradictions import DECISIONS
 from hqc.march.rules import EVERYWHERE, Entry, OpRules
 from hqc.march.spec import MarchSpec
-from hqc.passes.near_names import suggest
+from hqc.near_names import suggest
 from hqc.passes.support_context import RULES
 
 _WORDS = {

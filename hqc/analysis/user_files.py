@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hqc.errors import HqcError, InputError
-from hqc.passes.near_names import suggest
+from hqc.near_names import suggest
 from hqc.workflow.prepared import as_tuple
 
 Array = npt.NDArray[Any]

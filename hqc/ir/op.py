@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from hqc.errors import ShapeError
 from hqc.ir.types import DType, TensorType
+from hqc.registry import Registry
 
 OperandTypes = Sequence["TensorType | None"]
 Attributes = Mapping[str, Any]
@@ -237,7 +238,8 @@ class OpDef:
         return self.name
 
 
-_REGISTRY: dict[str, OpDef] = {}
+OPS: Registry[str, OpDef] = Registry("declaration", families="hqc.ir.ops")
+"""Every op by name."""
 
 
 def parse_operands(text: str) -> tuple[Operand, ...]:
@@ -264,8 +266,6 @@ def op(
     family = sys._getframe(1).f_globals["__name__"].rpartition(".")[2]
 
     def register(infer: InferFunction) -> OpDef:
-        if name in _REGISTRY:
-            raise ValueError(f"op {name} is declared twice")
         definition = OpDef(
             name=name,
             operands=parse_operands(operands),
@@ -276,21 +276,17 @@ def op(
             doc=doc or (infer.__doc__ or "").strip(),
             family=family,
         )
-        _REGISTRY[name] = definition
+        OPS.add(name, definition)
         return definition
 
     return register
 
 
 def get_op(name: str) -> OpDef:
-    """The declaration called `name`; `KeyError` when there is none."""
-    import hqc.ir.ops  # noqa: F401  (registers every family)
-
-    return _REGISTRY[name]
+    """The declaration called `name`; `RegistryError` when there is none."""
+    return OPS[name]
 
 
 def all_ops() -> list[OpDef]:
     """Every declaration, sorted by name."""
-    import hqc.ir.ops  # noqa: F401
-
-    return [_REGISTRY[name] for name in sorted(_REGISTRY)]
+    return [OPS[name] for name in sorted(OPS)]

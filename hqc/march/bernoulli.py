@@ -23,5 +23,5 @@ SPEC = MarchSpec(
     passive_needs_consumer=True,
     strided_input_slices_on_cpu=True,
     node_rules=(RANK_FOUR, CONSTANT_MATRIX, POOL_GAIN),
-    rules=build_rules("bernoulli"),
+    rules=build_rules("bernoulli", assumed_from="bernoulli2"),
 )

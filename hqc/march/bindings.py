@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hqc.ir import Trait, all_ops
 from hqc.march.facts import Facts
 from hqc.march.predicates import kernel
+from hqc.registry import Registry
 
 Choose = Callable[[Facts], "tuple[str, ...]"]
 
@@ -66,7 +67,7 @@ _STAGE = "the pass lower-to-integer makes it, for nodes that are on the BPU alre
 
 _INTEGER_OPS = tuple(definition.name for definition in all_ops() if definition.has(Trait.INTEGER))
 
-BINDINGS: dict[str, Binding] = {
+_TABLE: dict[str, Binding] = {
     # multiply-accumulate
     "conv2d": Binding(("Conv",), ("torch.nn.Conv2d",)),
     "conv_transpose2d": Binding(("ConvTranspose",), ("torch.nn.ConvTranspose2d",)),
@@ -166,3 +167,5 @@ BINDINGS: dict[str, Binding] = {
     "requantize": Binding(internal="the BPU's own change of scale"),
     **{name: Binding(internal=_STAGE) for name in _INTEGER_OPS},
 }
+
+BINDINGS: Registry[str, Binding] = Registry("binding to the march tables", entries=_TABLE)

@@ -27,7 +27,7 @@ from hqc.march.predicates import (
     named_axes,
     product_forms,
 )
-from hqc.march.table import Limit, Row, Table, find_row
+from hqc.march.table import Limit, MarchRows, Row, Table
 
 if TYPE_CHECKING:
     from hqc.march.spec import MarchSpec
@@ -148,10 +148,10 @@ def _limit_rule(limit: Limit) -> Rule:
     return _number_rule(limit)
 
 
-def _entry(row: Row) -> Entry:
+def _entry(row: Row, rows: MarchRows) -> Entry:
     limits = row.limits
     if row.table == "torch" and row.note == "limits: see onnx table":
-        onnx = find_row("onnx", row.march, "Conv")
+        onnx = rows.find("onnx", "Conv")
         limits = onnx.limits if onnx is not None else ()
     rules = {rule.statement: rule for rule in map(_limit_rule, limits)}  # kernel_h and kernel_w are one statement
     if row.note in NOTES:
@@ -159,16 +159,19 @@ def _entry(row: Row) -> Entry:
     return Entry(row, tuple(rules.values()))
 
 
-def build_rules(march: str) -> Mapping[str, OpRules]:
-    """The rules of a march for every op of the IR, by op name; read from the tables when first asked for."""
-    return _Lazy(march)
+def build_rules(march: str, *, assumed_from: str = "") -> Mapping[str, OpRules]:
+    """The rules of a march for every op of the IR, by op name; read from the tables when first asked for.
+
+    `assumed_from`: the march whose rows count for one that has no table of its own.
+    """
+    return _Lazy(MarchRows(march, assumed_from))
 
 
 class _Lazy(Mapping[str, OpRules]):
     """Rules by op name, built on first access: most programs ask about few ops of one march."""
 
-    def __init__(self, march: str) -> None:
-        self._march = march
+    def __init__(self, rows: MarchRows) -> None:
+        self._rows = rows
         self._built: dict[str, OpRules] = {}
 
     def __getitem__(self, op: str) -> OpRules:
@@ -178,8 +181,8 @@ class _Lazy(Mapping[str, OpRules]):
 
     def _build(self, op: str, binding: Binding) -> OpRules:
         def entries(table: Table, names: tuple[str, ...]) -> dict[str, Entry]:
-            rows = {name: find_row(table, self._march, name) for name in names}
-            return {name: _entry(row) for name, row in rows.items() if row is not None}
+            rows = {name: self._rows.find(table, name) for name in names}
+            return {name: _entry(row, self._rows) for name, row in rows.items() if row is not None}
 
         return OpRules(op, binding, entries("onnx", binding.onnx), entries("torch", binding.torch))
 
@@ -294,7 +297,7 @@ class Checker:
 
     def _judge_entry(self, entry: Entry, node: Node, facts: Facts, refused: list[Reason], conditions: list[Reason]) -> None:
         row, asked = entry.row, node.request is not None and node.request.device.value == "bpu"
-        assumed = ", assumed from bernoulli2" if row.assumed else ""
+        assumed = f", assumed from {row.assumed}" if row.assumed else ""
         on = f" on {self.spec.name}"
         if not row.on_bpu:
             refused.append(Reason(f"{_spelling(node, row)} runs on the CPU{on} ({row.table} table{assumed})"))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import enum
+import functools
+import importlib
 
 from hqc.errors import MarchError
-from hqc.march import bayes, bayes_e, bernoulli, bernoulli2
 from hqc.march.spec import MarchSpec
+from hqc.near_names import suggest
 
 
 class March(str, enum.Enum):
-    """A chip family; the value is its name in IR text, on the command line and in reports."""
+    """A chip family; the value is its name in IR text, on the command line and in reports.
+
+    The module of that name (`-` written `_`) in `hqc.march` describes it in its `SPEC`. Oldest chip first.
+    """
 
     BERNOULLI = "bernoulli"
     BERNOULLI2 = "bernoulli2"
@@ -22,7 +26,6 @@ class March(str, enum.Enum):
         return self.value
 
 
-_SPECS: dict[March, MarchSpec] = {March(module.SPEC.name): module.SPEC for module in (bernoulli, bernoulli2, bayes, bayes_e)}
 _current: March | None = None
 
 
@@ -36,19 +39,24 @@ def _resolve(march: March | str) -> March:
     for member in March:
         if member.value == wanted:
             return member
-    near = difflib.get_close_matches(wanted, names, n=2)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise MarchError(f"unknown march {march!r}; {hint}known: {', '.join(names)}")
+    known = f"; known: {', '.join(names)}"
+    raise MarchError(f"unknown march {march!r}{suggest(wanted, names) or known}")
 
 
 def get_spec(march: March | str) -> MarchSpec:
     """The description of a march given as `March` or by name; `MarchError` with near names for an unknown one."""
-    return _SPECS[_resolve(march)]
+    return _spec_of(_resolve(march))
+
+
+@functools.cache
+def _spec_of(march: March) -> MarchSpec:
+    spec: MarchSpec = importlib.import_module(f"hqc.march.{march.value.replace('-', '_')}").SPEC
+    return spec
 
 
 def all_specs() -> tuple[MarchSpec, ...]:
     """Every march, oldest chip first."""
-    return tuple(_SPECS[march] for march in March)
+    return tuple(map(_spec_of, March))
 
 
 def set_march(march: March | str) -> None:
@@ -60,7 +68,6 @@ def set_march(march: March | str) -> None:
 def get_march() -> March:
     """The march chosen with `set_march`; `MarchError` when none was."""
     if _current is None:
-        raise MarchError(
-            "no march is set; call hqc.march.set_march(hqc.march.March.BAYES) (or BAYES_E, BERNOULLI2, BERNOULLI) first"
-        )
+        last, *others = [member.name for member in reversed(March)]
+        raise MarchError(f"no march is set; call hqc.march.set_march(hqc.march.March.{last}) (or {', '.join(others)}) first")
     return _current

@@ -1,7 +1,7 @@
 """The vendor's op tables as data (`data/op_support.csv`): one row says what one march does with one ONNX or torch op.
 
-`bernoulli` has no public table. Its rows are bernoulli2's `BPU` and `BPU_FUSED` rows with their limits, marked `assumed`;
-everything else is on its CPU.
+A march without a public table assumes another's: its rows are the other's `BPU` and `BPU_FUSED` rows with their limits, and say from
+which march they are assumed; everything else is on its CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, Literal
 Table = Literal["onnx", "torch"]
 
 BPU_DEVICES = ("BPU", "BPU_FUSED", "BPU_OPT_IN")
-_ASSUMED_FROM = {"bernoulli": "bernoulli2"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Limit:
 @dataclass(frozen=True)
 class Row:
     """What a table says about one op on one march. `device`: BPU, BPU_FUSED, BPU_OPT_IN, CPU, CPU_UNIMPL, UNSUPPORTED,
-    FOLD or REMOVED."""
+    FOLD or REMOVED. `assumed`: the march whose row it is, where this one has no table."""
 
     table: Table
     op: str
@@ -60,7 +59,7 @@ class Row:
     note: str
     source: str
     confidence: str
-    assumed: bool = False
+    assumed: str = ""
 
     @property
     def on_bpu(self) -> bool:
@@ -92,14 +91,25 @@ def _all_rows() -> dict[tuple[str, str, str], Row]:
             record["confidence"],
         )
         rows[table, row.march, row.op] = row
-    for march, origin in _ASSUMED_FROM.items():
-        for (table_name, row_march, op), row in list(rows.items()):
-            if row_march == origin:
-                device = row.device if row.device in ("BPU", "BPU_FUSED") else "CPU"
-                rows[table_name, march, op] = replace(row, march=march, device=device, assumed=True)
     return rows
 
 
+@dataclass(frozen=True)
+class MarchRows:
+    """The rows of one march: its own, or those of `assumed_from` where it has no table."""
+
+    march: str
+    assumed_from: str = ""
+
+    def find(self, table: Table, op: str) -> Row | None:
+        """The row for `op` (an ONNX op name or a torch name), or None where the table has none."""
+        row = _all_rows().get((table, self.assumed_from or self.march, op))
+        if row is None or not self.assumed_from:
+            return row
+        device = row.device if row.device in ("BPU", "BPU_FUSED") else "CPU"
+        return replace(row, march=self.march, device=device, assumed=self.assumed_from)
+
+
 def find_row(table: Table, march: str, op: str) -> Row | None:
-    """The row for `op` (an ONNX op name or a torch name), or None where the table has none."""
-    return _all_rows().get((table, march, op))
+    """The row that `march` itself has for `op`, or None."""
+    return MarchRows(march).find(table, op)

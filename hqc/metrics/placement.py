@@ -19,9 +19,9 @@ from hqc.ir import Device, Graph, Node, Reason, Trait, Value
 from hqc.ir.costs import macs
 from hqc.march import all_specs
 from hqc.march.spec import MarchSpec
+from hqc.near_names import suggest
 from hqc.passes.base import PassContext
 from hqc.passes.default import explain_pipeline
-from hqc.passes.near_names import suggest
 from hqc.passes.overrides import Override
 from hqc.passes.partition import plural
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hqc.ir import Node, OpDef, QuantParams, Trait
 from hqc.march.spec import MarchSpec
+from hqc.registry import Registry
 
 if TYPE_CHECKING:
     from hqc.passes.lower_to_integer.context import Lowering
@@ -31,8 +32,7 @@ class IntegerLowering:
     result_quant: ResultQuant | None = None
 
 
-_BY_NAME: dict[str, IntegerLowering] = {}
-_BY_TRAIT: dict[Trait, IntegerLowering] = {}
+LOWERINGS: Registry[str | Trait, IntegerLowering] = Registry("integer lowering", families="hqc.passes.lower_to_integer")
 
 
 def lowers(
@@ -41,25 +41,12 @@ def lowers(
     result_quant: ResultQuant | None = None,
 ) -> Callable[[LowerFunction], LowerFunction]:
     """Register a function as the integer lowering of ops, or of every op with a trait that has none of its own."""
-
-    def register(function: LowerFunction) -> LowerFunction:
-        entry = IntegerLowering(function, accumulator_scale, result_quant)
-        for op in ops:
-            if isinstance(op, Trait):
-                _BY_TRAIT[op] = entry
-            elif op in _BY_NAME:
-                raise ValueError(f"{op} has two integer lowerings")
-            else:
-                _BY_NAME[op] = entry
-        return function
-
-    return register
+    return LOWERINGS.register(*ops, make=lambda function: IntegerLowering(function, accumulator_scale, result_quant))
 
 
 def lowering_of(op: OpDef) -> IntegerLowering | None:
     """The integer lowering of an op, or None when the integer stage cannot express it."""
-    import hqc.passes.lower_to_integer.families  # noqa: F401  (registers every family)
-
-    if op.name in _BY_NAME:
-        return _BY_NAME[op.name]
-    return next((entry for trait, entry in _BY_TRAIT.items() if op.has(trait)), None)
+    own = LOWERINGS.get(op.name)
+    if own is not None:
+        return own
+    return next((entry for key, entry in LOWERINGS.items() if isinstance(key, Trait) and op.has(key)), None)

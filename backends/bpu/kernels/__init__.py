@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from hqc.errors import CompileError
 from hqc.ir import Node, Value
+from hqc.registry import Registry
 
 if TYPE_CHECKING:
     from hqc.backends.bpu.engines import Engine
@@ -45,49 +46,25 @@ class KernelContext:
 
 
 KernelFactory = Callable[[Node, KernelContext], Run]
-_KERNELS: dict[str, KernelFactory] = {}
+KERNELS: Registry[str, KernelFactory] = Registry("kernel", families="hqc.backends.bpu.kernels")
 
 
 def kernel(*names: str) -> Callable[[KernelFactory], KernelFactory]:
     """Register the kernel of one or several ops."""
-
-    def register(factory: KernelFactory) -> KernelFactory:
-        for name in names:
-            if name in _KERNELS:
-                raise ValueError(f"{name} has two kernels")
-            _KERNELS[name] = factory
-        return factory
-
-    return register
+    return KERNELS.register(*names)
 
 
 def kernel_names() -> frozenset[str]:
     """Ops that have a kernel."""
-    _load()
-    return frozenset(_KERNELS)
+    return frozenset(KERNELS)
 
 
 def make_kernel(node: Node, context: KernelContext) -> Run:
     """The compiled kernel of a node; `CompileError` for an op that has none."""
-    _load()
-    factory = _KERNELS.get(node.op.name)
+    factory = KERNELS.get(node.op.name)
     if factory is None:
         raise CompileError(f"{node.label}: the simulator has no kernel for {node.op.name}; place it on the CPU")
     return factory(node, context)
-
-
-def _load() -> None:
-    from hqc.backends.bpu.kernels import (  # noqa: F401
-        activation,
-        boundary,
-        conv,
-        elementwise,
-        layout,
-        linear,
-        pooling,
-        reduction,
-        resize,
-    )
 
 
 # --- what kernels share ---------------------------------------------------------------------------------------------------

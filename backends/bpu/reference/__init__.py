@@ -15,49 +15,28 @@ import numpy.typing as npt
 from hqc import arithmetic
 from hqc.errors import CompileError
 from hqc.ir import Node
+from hqc.registry import Registry
 
 Array = npt.NDArray[Any]
 Reference = Callable[[Node, Sequence[Any]], Any]
-_REFERENCES: dict[str, Reference] = {}
+REFERENCES: Registry[str, Reference] = Registry("reference", families="hqc.backends.bpu.reference")
 
 
 def reference(*names: str) -> Callable[[Reference], Reference]:
     """Register the definition of one or several ops."""
-
-    def register(function: Reference) -> Reference:
-        for name in names:
-            _REFERENCES[name] = function
-        return function
-
-    return register
-
-
-def _load() -> None:
-    from hqc.backends.bpu.reference import (  # noqa: F401
-        activation,
-        boundary,
-        conv,
-        elementwise,
-        layout,
-        linear,
-        pooling,
-        reduction,
-        resize,
-    )
+    return REFERENCES.register(*names)
 
 
 def reference_names() -> frozenset[str]:
     """Ops that have a reference."""
-    _load()
-    return frozenset(_REFERENCES)
+    return frozenset(REFERENCES)
 
 
 def make_reference(node: Node) -> Callable[[Sequence[Any]], Any]:
     """The definition of a node's op as a run function."""
-    _load()
-    function = _REFERENCES.get(node.op.name)
+    function = REFERENCES.get(node.op.name)
     if function is None:
-        raise CompileError(f"{node.name} [{node.loc}]: {node.op.name} has no reference")
+        raise CompileError(f"{node.label}: {node.op.name} has no reference")
 
     def run(operands: Sequence[Any]) -> Any:
         found = function(node, [*operands, *[None] * (len(node.op.operands) - len(operands))])

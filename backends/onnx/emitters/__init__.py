@@ -1,13 +1,1 @@
-"""Emitters by op family. Importing this package registers all of them."""
-
-from hqc.backends.onnx.emitters import (  # noqa: F401
-    activation,
-    boundary,
-    conv,
-    elementwise,
-    integer,
-    layout,
-    normalization,
-    pooling,
-    reduction,
-)
+"""Emitters by op family; the registry imports all of them."""

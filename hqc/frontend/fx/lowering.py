@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-import hqc.frontend.fx.lowerings  # noqa: F401  (registers all of them)
 from hqc.errors import HqcError, InputError, LoweringError, ShapeError
 from hqc.frontend.fx.aliases import Aliases
 from hqc.frontend.fx.attributes import tensor_attribute, tensor_query

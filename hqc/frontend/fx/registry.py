@@ -25,6 +25,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hqc.registry import Registry
+
 Handler = Callable[..., Any]
 _H = TypeVar("_H", bound=Handler)
 
@@ -45,10 +47,11 @@ class Lowering:
     alias: Alias = Alias.NONE
 
 
-_MODULES: dict[type, Lowering] = {}
-_FUNCTIONS: dict[Any, Lowering] = {}
-_METHODS: dict[str, Lowering] = {}
-_FUNCTIONALS: dict[tuple[type | None, str], Lowering] = {}
+_FAMILIES = "hqc.frontend.fx.lowerings"
+_MODULES: Registry[type, Lowering] = Registry("lowering of a module", families=_FAMILIES)
+_FUNCTIONS: Registry[Any, Lowering] = Registry("lowering of a function", families=_FAMILIES)
+_METHODS: Registry[str, Lowering] = Registry("lowering of a tensor method", families=_FAMILIES)
+_FUNCTIONALS: Registry[tuple[type | None, str], Lowering] = Registry("lowering of a functional module", families=_FAMILIES)
 
 _IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
@@ -83,15 +86,8 @@ def lower_functional(*names: str, cls: type[nn.Module] | None = None) -> Callabl
     return _register(_FUNCTIONALS, [(cls, name) for name in names], Alias.NONE)
 
 
-def _register(table: dict[Any, Lowering], keys: Any, alias: Alias) -> Callable[[_H], _H]:
-    def register(handler: _H) -> _H:
-        for key in dict.fromkeys(keys):  # some F.x are torch.x
-            if key in table:
-                raise ValueError(f"{key} has two lowerings")
-            table[key] = Lowering(handler, alias)
-        return handler
-
-    return register
+def _register(table: Registry[Any, Lowering], keys: Any, alias: Alias) -> Callable[[_H], _H]:
+    return table.register(*keys, make=lambda handler: Lowering(handler, alias))
 
 
 def find_module(module: nn.Module) -> Lowering | None:

@@ -5,11 +5,11 @@ where the limit does not apply to this node. A condition returns `Outcome`. Ever
 bound to an IR op has one here, found through its registry decorator; a test holds that.
 """
 
-from hqc.march.predicates import elementwise, layout, products, reductions, resize, tensors, windows  # noqa: F401
 from hqc.march.predicates.base import (
     CONDITIONS,
     HOLDS,
     MEASURES,
+    NOTES,
     UNKNOWN,
     Condition,
     Numbers,
@@ -18,7 +18,7 @@ from hqc.march.predicates.base import (
     broken,
 )
 from hqc.march.predicates.products import product_forms
-from hqc.march.predicates.reductions import NOTES, named_axes
+from hqc.march.predicates.reductions import named_axes
 from hqc.march.predicates.windows import kernel
 
 __all__ = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hqc.march.facts import Facts
+from hqc.registry import Registry
 
 Numbers = tuple[Any, ...]
 Measure = Callable[[Facts], "Numbers | None"]
@@ -37,26 +38,22 @@ def broken(actual: object, limit: object = "") -> Outcome:
 
 
 Condition = Callable[[Facts], Outcome]
-MEASURES: dict[str, tuple[str, Measure]] = {}
-CONDITIONS: dict[tuple[str, str], tuple[str, Condition]] = {}
+_FAMILIES = "hqc.march.predicates"
+MEASURES: Registry[str, tuple[str, Measure]] = Registry("measure of a limit", families=_FAMILIES)
+CONDITIONS: Registry[tuple[str, str], tuple[str, Condition]] = Registry("condition of a limit", families=_FAMILIES)
+NOTES: Registry[str, tuple[str, Condition]] = Registry("rule of a note", families=_FAMILIES)
+"""Limits that the tables state in the note of a row: statement and condition by the note's text."""
 
 
 def measure(label: str, *keys: str) -> Callable[[Measure], Measure]:
     """Register a measure for the table's limit keys; `label` names the quantity in rules."""
-
-    def register(function: Measure) -> Measure:
-        MEASURES.update(dict.fromkeys(keys, (label, function)))
-        return function
-
-    return register
+    return MEASURES.register(*keys, make=lambda function: (label, function))
 
 
 def condition(key: str, *wordings: str) -> Callable[[Condition], Condition]:
     """Register a condition for a limit key in any of the table's wordings; the docstring is the rule's statement."""
+    return CONDITIONS.register(*((key, words) for words in wordings), make=_with_statement)
 
-    def register(function: Condition) -> Condition:
-        statement = " ".join((function.__doc__ or "").split()).rstrip(".")
-        CONDITIONS.update({(key, words): (statement, function) for words in wordings})
-        return function
 
-    return register
+def _with_statement(function: Condition) -> tuple[str, Condition]:
+    return " ".join((function.__doc__ or "").split()).rstrip("."), function

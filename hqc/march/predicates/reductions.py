@@ -6,7 +6,7 @@ import math
 
 from hqc.ir import Trait
 from hqc.march.facts import Facts
-from hqc.march.predicates.base import HOLDS, UNKNOWN, Condition, Numbers, Outcome, broken, condition, measure
+from hqc.march.predicates.base import HOLDS, NOTES, UNKNOWN, Condition, Numbers, Outcome, broken, condition, measure
 from hqc.march.predicates.elementwise import no_zeros
 
 
@@ -72,9 +72,6 @@ def _index_at_output(facts: Facts) -> Outcome:
     return _at_output(facts) if facts.node.op.has(Trait.INTEGER_RESULT) else HOLDS
 
 
-NOTES: dict[str, tuple[str, Condition]] = {
-    "operand values must not be zero": ("a constant operand has no zeros", no_zeros),
-    "model output only; value and index packed as two channels": ("at the end of the model", _at_output),
-    "index only as model output": ("an index is computed at the end of the model", _index_at_output),
-}
-"""Limits that the tables state in the note of a row."""
+NOTES.add("operand values must not be zero", ("a constant operand has no zeros", no_zeros))
+NOTES.add("model output only; value and index packed as two channels", ("at the end of the model", _at_output))
+NOTES.add("index only as model output", ("an index is computed at the end of the model", _index_at_output))
