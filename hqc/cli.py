@@ -173,18 +173,19 @@ def demo(march: str, out: str) -> None:
     show_default=True,
     help="horizon: for hb_mapper; runnable: the same nodes for onnxruntime; qdq: standard ops; integer: the simulator's.",
 )
+@click.option("--force", is_flag=True, help="Overwrite a yaml beside the model that was changed by hand.")
 @click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
 def compile_command(
     model: str, march: str, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], calibration: str | None,
-    samples: int, output: str, flavour: str, dump_dir: str | None,
+    samples: int, output: str, flavour: str, force: bool, dump_dir: str | None,
 ) -> None:  # fmt: skip
-    """Quantize a model after training and write its ONNX file and hb_mapper.yaml."""
-    from hqc.analysis.user_files import check_writable, make_folder
+    """Quantize a model after training and write its ONNX file and the yaml for hb_mapper beside it."""
+    from hqc.files import check_file_target, make_parent
 
-    check_writable(output)
+    check_file_target(output)
     compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples, dump_dir)
-    make_folder(output)
-    report = compiled.export(output, flavour=flavour)
+    make_parent(output)
+    report = compiled.export(output, flavour=flavour, overwrite_configuration=force)
     say(compiled.placement.summary())
     say(str(report))
 
@@ -248,13 +249,13 @@ def explain(
 @click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
 def opt(file: str, pipeline: str, march: str | None, parameters: str | None, output: str | None, dump_dir: str | None) -> None:
     """Run passes on IR text: text in, text out; remarks go to standard error."""
-    from hqc.analysis.user_files import check_writable, make_folder
+    from hqc.files import check_file_target, make_parent
     from hqc.ir import save
     from hqc.march import get_spec
     from hqc.passes import PassContext, parse_pipeline
 
     if output is not None:
-        check_writable(output)
+        check_file_target(output)
     passes = parse_pipeline(pipeline)
     graph = _read_graph(file, parameters)
     chosen = march or graph.march
@@ -265,7 +266,7 @@ def opt(file: str, pipeline: str, march: str | None, parameters: str | None, out
     if output is None:
         click.echo(str(graph), nl=False)
     else:
-        make_folder(output)
+        make_parent(output)
         save(graph, output)
     for remark in report.remarks:
         note(str(remark), style="")
@@ -341,11 +342,11 @@ def report(
     samples: int, output: str,
 ) -> None:  # fmt: skip
     """Write one HTML page: placement with reasons, error per layer, scales."""
-    from hqc.analysis.user_files import check_writable, make_folder
+    from hqc.files import check_file_target, make_parent
 
-    check_writable(output)
+    check_file_target(output)
     compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples)
-    make_folder(output)
+    make_parent(output)
     compiled.report(output)
     say(f"wrote {output}")
 

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 from hqc.errors import InputError
+from hqc.files import write_file
 from hqc.ir import Graph
 from hqc.ir.printer import print_graph
-from hqc.ir.sidecar import SHARED, replace_file, sidecar_arrays, write_sidecar
+from hqc.ir.sidecar import SHARED, sidecar_arrays, write_sidecar
 
 _OURS = re.compile(r"\d{3,}-[a-z0-9-]+\.(hqc|diff)")
 
@@ -40,7 +41,7 @@ class DumpWriter:
         """Dump `graph` as `NNN-<title>.hqc`, with a diff against the dump before it. True when they differ."""
         text = print_graph(graph)
         name = f"{self._count:03d}-{title}.hqc"
-        replace_file(self.directory / name, text.encode())
+        write_file(self.directory / name, text.encode())
         known = self._arrays.parameters
         for key, array in sidecar_arrays(graph).items():
             if key not in known:
@@ -50,7 +51,7 @@ class DumpWriter:
             before, after = self._previous[1].splitlines(keepends=True), text.splitlines(keepends=True)
             self.last_diff = self.directory / f"{self._count:03d}-{title}.diff"
             diff = "".join(difflib.unified_diff(before, after, self._previous[0], name))
-            replace_file(self.last_diff, diff.encode())
+            write_file(self.last_diff, diff.encode())
         self._previous = (name, text)
         self._count += 1
         return changed

@@ -1,11 +1,8 @@
-"""From a graph to a file: emit, write, read back, audit, run, compare; the file appears only when all of that went well."""
+"""From a graph to a file: emit, audit, run, compare, write; the file appears only when all of that went well."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +12,12 @@ from hqc.backends.onnx import verify as verification
 from hqc.backends.onnx.audit import Finding, audit
 from hqc.backends.onnx.builder import OPSET_VERSION
 from hqc.backends.onnx.emit import Emission, emit_with_owners, march_of
-from hqc.backends.onnx.hb_mapper import configuration, cpu_nodes
+from hqc.backends.onnx.hb_mapper import configuration, cpu_nodes, may_replace
 from hqc.backends.onnx.verify import Arrays, OutputComparison, Reference
 from hqc.errors import ExportError
+from hqc.files import check_file_target, write_files
 from hqc.ir import Graph
 
-CONFIGURATION = "hb_mapper.yaml"
 _PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -28,7 +25,7 @@ _PROTOBUF_LIMIT = 2**31 - 1
 class ExportReport:
     """What was written and how it compares.
 
-    `path`: the ONNX file; `configuration`: the hb_mapper.yaml beside it (flavour `horizon` only). `outputs`: the output names
+    `path`: the ONNX file; `configuration`: the yaml for hb_mapper beside it (flavour `horizon` only). `outputs`: the output names
     in the file. `run_on_cpu`: ONNX nodes that must stay on the CPU. `findings`: what hb_mapper may object to. `executed`: the
     model ran in onnxruntime; `comparisons`: beside the reference, one per output, empty without one.
     """
@@ -60,8 +57,11 @@ def export(
     reference: Reference | None = None,
     sample_inputs: Arrays | None = None,
     opset_version: int = OPSET_VERSION,
+    overwrite_configuration: bool = False,
 ) -> ExportReport:
-    """Write `graph` (scaled; integer for flavour `integer`) to `path`, and for `horizon` hb_mapper.yaml beside it.
+    """Write `graph` (scaled; integer for flavour `integer`) to `path`, and for `horizon` `<stem>.yaml` for hb_mapper beside it.
+
+    A yaml that is not as hqc wrote it is kept, and the report says so, unless `overwrite_configuration`.
 
     `verify`: run the model in onnxruntime (for `horizon` its `runnable` twin) on `sample_inputs` (input name -> array; random
     when not given) and, where `reference` (input arrays by name -> output arrays by name) is given, compare. `ExportError`
@@ -77,53 +77,33 @@ def export(
         raise ExportError(f"the model has {size} bytes, an ONNX file holds at most {_PROTOBUF_LIMIT}; split it")
     cpu = cpu_nodes(emission.owners)
     files = {path: emission.model.SerializeToString(deterministic=True)}
+    config, kept = path.with_suffix(".yaml"), False
     if flavour == "horizon":
-        files[path.with_name(CONFIGURATION)] = configuration(graph, path.name, cpu).encode()
-    temporaries = {target: _temporary(target) for target in files}
-    try:
-        for target, data in files.items():
-            _write(target, temporaries[target], data)
-        written = onnx.load(temporaries[path])
-        findings = _audited(written, graph, path, flavour)
-        comparisons: list[OutputComparison] = []
-        if verify:
-            runnable = emit_with_owners(graph, flavour="runnable").model if flavour == "horizon" else written
-            comparisons, doubts = _verified(graph, emission, runnable, reference, sample_inputs)
-            findings += doubts
-        for target, temporary in temporaries.items():
-            _guarded(functools.partial(temporary.replace, target), target)
-    finally:
-        for temporary in temporaries.values():
-            with contextlib.suppress(OSError):  # a path below a file: nothing was written
-                temporary.unlink(missing_ok=True)
+        kept = not (overwrite_configuration or may_replace(config))
+    if flavour == "horizon" and not kept:
+        files[config] = configuration(graph, path.name, cpu).encode()
+    check_file_target(path, error=ExportError)
+    written = onnx.load_model_from_string(files[path])
+    findings = _audited(written, graph, path, flavour)
+    if kept:
+        message = f"{config} is not as hqc wrote it and is kept; to have it written again delete it, or overwrite it (--force)"
+        findings.append(Finding("configuration-kept", "warning", message))
+    comparisons: list[OutputComparison] = []
+    if verify:
+        runnable = emit_with_owners(graph, flavour="runnable").model if flavour == "horizon" else written
+        comparisons, doubts = _verified(graph, emission, runnable, reference, sample_inputs)
+        findings += doubts
+    write_files(files, error=ExportError)
     return ExportReport(
         path=path,
         flavour=flavour,
-        configuration=path.with_name(CONFIGURATION) if flavour == "horizon" else None,
+        configuration=config if flavour == "horizon" else None,
         outputs=tuple(emission.outputs),
         run_on_cpu=tuple(cpu),
         findings=tuple(findings),
         executed=verify,
         comparisons=tuple(comparisons),
     )
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _guarded(action: Callable[[], object], path: Path) -> None:
-    """Run a file operation; `ExportError` with the system's reason when it fails."""
-    try:
-        action()
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _write(target: Path, temporary: Path, data: bytes) -> None:
-    if target.is_dir():
-        raise ExportError(f"cannot write {target}: it is a folder, give the name of a file in it")
-    _guarded(functools.partial(temporary.write_bytes, data), target)
 
 
 def _audited(model: onnx.ModelProto, graph: Graph, path: Path, flavour: str) -> list[Finding]:

@@ -1,10 +1,14 @@
-"""`hb_mapper.yaml`: the configuration with which hb_mapper compiles an exported `horizon` file."""
+"""`<model>.yaml`: the configuration with which hb_mapper compiles an exported `horizon` file.
+
+Its first line has a hash of the rest, by which a file that a person changed is told from one that hqc may write again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from hqc.ir import Device, Graph, Node, Trait
 
@@ -35,7 +39,7 @@ def configuration(graph: Graph, model_file: str, cpu: Sequence[str]) -> str:
     shapes = ["x".join(map(str, value.shape or ())) for value in graph.inputs]
     layouts = ["NCHW"] * count
     lines = [
-        "# Written by hqc. The quantization is in the ONNX file: hb_mapper loads it and calibrates nothing.",
+        "# The quantization is in the ONNX file: hb_mapper loads it and calibrates nothing.",
         "model_parameters:",
         f"  onnx_model: {_text(model_file)}",
         f"  march: {_text(graph.march or '')}",
@@ -55,4 +59,20 @@ def configuration(graph: Graph, model_file: str, cpu: Sequence[str]) -> str:
         '  compile_mode: "latency"',
         '  optimize_level: "O3"',
     ]
-    return "\n".join(lines) + "\n"
+    body = "\n".join(lines) + "\n"
+    return _seal(body) + body
+
+
+def _seal(body: str) -> str:
+    return f"# Written by hqc (sha256:{hashlib.sha256(body.encode()).hexdigest()[:16]} of the lines below).\n"
+
+
+def may_replace(path: Path) -> bool:
+    """True where no file is, or one that hqc wrote and nobody has changed since."""
+    if not path.is_file():
+        return True
+    try:
+        first, _, body = path.read_text(encoding="utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return f"{first}\n" == _seal(body)

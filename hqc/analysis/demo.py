@@ -132,4 +132,4 @@ def _export(console: Console, compiled: Compiled, digits: Digits, out: Path) -> 
         f"{len(outputs)}.",
         highlight=False,
     )
-    console.print(f"For the board: [bold]{out}/digits.onnx[/] and [bold]{out}/hb_mapper.yaml[/] go to hb_mapper.")
+    console.print(f"For the board: [bold]{out}/digits.onnx[/] and [bold]{out}/digits.yaml[/] go to hb_mapper.")

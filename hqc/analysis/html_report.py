@@ -11,6 +11,7 @@ import numpy as np
 from hqc.analysis.compare import random_inputs
 from hqc.analysis.layers import layer_errors
 from hqc.errors import InputError
+from hqc.files import write_file
 from hqc.metrics.advice import advice
 from hqc.workflow.compile import Compiled
 
@@ -26,15 +27,7 @@ def write_report(compiled: Compiled, path: str | os.PathLike[str]) -> Path:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("report.html.j2").render(**_facts(compiled))
-    target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    return target
+    return write_file(path, page.encode())
 
 
 def _facts(compiled: Compiled) -> dict[str, Any]:

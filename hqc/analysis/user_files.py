@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -148,25 +147,3 @@ def _read_arrays(path: str) -> dict[str, Array]:
     except (OSError, ValueError, EOFError) as error:
         detail = "it holds Python objects, or is no NumPy file" if "pickle" in str(error) else " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as .npy or .npz: {detail}") from error
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """`InputError` now rather than after minutes of work when the file `path` cannot be written. Creates nothing."""
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder, give the name of a file in it")
-    folder = target.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: {folder} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
-        raise InputError(f"cannot write {path}: permission denied")
-
-
-def make_folder(path: str | os.PathLike[str]) -> None:
-    """The folder that `path` lies in, created where it is missing."""
-    try:
-        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from hqc.errors import InputError
+from hqc.files import check_file_target, write_file
 from hqc.ir import sidecar
 from hqc.ir.graph import Graph
 from hqc.ir.parser import parse
@@ -14,12 +18,31 @@ from hqc.ir.printer import print_graph
 def save(graph: Graph, path: str | Path) -> None:
     """Write the text to `path` and the large parameters beside it, to `<stem>.safetensors` (only when there are any).
 
-    Each file appears complete or not at all, the sidecar first. `InputError` when a file cannot be written.
+    Each file appears complete or not at all. Over an older pair the sidecar holds the old parameters and the new ones until the
+    new text is there, so that whatever stops the program in between, the text that lies there can be read. `InputError` when a
+    file cannot be written.
     """
     path = Path(path)
+    beside = path.with_suffix(".safetensors")
+    check_file_target(path)
     if sidecar.sidecar_arrays(graph):
-        sidecar.write_sidecar([graph], path.with_suffix(".safetensors"))
-    sidecar.replace_file(path, print_graph(graph).encode())
+        old = _older_parameters(path, beside)
+        sidecar.write_sidecar([graph], beside, beside=old)
+        write_file(path, print_graph(graph).encode())
+        if old:
+            sidecar.write_sidecar([graph], beside)
+    else:
+        write_file(path, print_graph(graph).encode())
+
+
+def _older_parameters(path: Path, beside: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a sidecar that a text at `path` may need; none where there is no such pair."""
+    if not (path.is_file() and beside.is_file()):
+        return {}
+    try:
+        return dict(sidecar.read_sidecar(beside))
+    except InputError:  # damaged: no text can read it now, so nothing is lost
+        return {}
 
 
 def load(path: str | Path) -> Graph:

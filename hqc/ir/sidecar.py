@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.errors import InputError
+from hqc.files import write_file
 from hqc.ir.graph import Graph
 from hqc.ir.lexer import quote_name
 from hqc.ir.types import DType, QuantParams
@@ -92,25 +92,14 @@ def sidecar_arrays(graph: Graph) -> dict[str, npt.NDArray[Any]]:
     return {content_hash(array): array for array in arrays if not prints_inline(array)}
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name and rename it: readers see the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def write_sidecar(graphs: Iterable[Graph], path: str | Path) -> None:
-    """Write the bytes that the text of `graphs` names by hash into one `.safetensors` file."""
+def write_sidecar(graphs: Iterable[Graph], path: str | Path, *, beside: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
+    """Write the bytes that the text of `graphs` names by hash into one `.safetensors` file, with the arrays `beside` them."""
     from safetensors.numpy import save
 
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, npt.NDArray[Any]] = dict(beside or {})
     for graph in graphs:
         arrays.update(sidecar_arrays(graph))
-    replace_file(Path(path), save({key: np.ascontiguousarray(array) for key, array in sorted(arrays.items())}))
+    write_file(path, save({key: np.ascontiguousarray(array) for key, array in sorted(arrays.items())}))
 
 
 def read_sidecar(path: str | Path) -> Mapping[str, npt.NDArray[Any]]:

@@ -48,7 +48,7 @@ def export_to_onnx(
 ) -> Any:
     """Write the opset-11 ONNX file of a prepared model (or of a converted one, for a look at its integers).
 
-    `args`: inputs that fix the shapes (a tensor or tuple). `f`: path or binary file object; beside a path `hb_mapper.yaml` is
+    `args`: inputs that fix the shapes (a tensor or tuple). `f`: path or binary file object; beside a path `<stem>.yaml` is
     written. `input_names`, `output_names`: names in the file. `verbose`: log the IR. A model that was never calibrated is
     exported with scales taken from `args`, for a check of its structure. The file is executed and compared with the model before
     this returns.

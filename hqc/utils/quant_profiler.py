@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import fx, nn
 
 from hqc.errors import InputError
+from hqc.files import make_parent, write_file
 from hqc.ir import Device
 from hqc.quantization.off_grid import OffGridFakeQuantize
 from hqc.workflow.prepared import ObservedGraphModule
@@ -35,13 +36,8 @@ def check_deploy_device(
     if print_tabulate:
         sys.stdout.write(text)
     path = Path(out_dir or ".") / "deploy_device.txt"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    make_parent(path)
+    write_file(path, text.encode())
     return result
 
 

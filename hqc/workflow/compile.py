@@ -88,17 +88,34 @@ class Compiled:
         program = self._program(arrays)
         return program.profile(dict(zip(program.input_names, arrays, strict=True)))
 
-    def export(self, path: str | os.PathLike[str], *, flavour: str = "horizon", verify: bool = True) -> Any:
-        """Write the ONNX file (opset 11) and `hb_mapper.yaml` beside it; `flavour`: horizon, runnable, qdq or integer.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        flavour: str = "horizon",
+        verify: bool = True,
+        overwrite_configuration: bool = False,
+    ) -> Any:
+        """Write the ONNX file (opset 11) and the yaml for hb_mapper beside it (`net.onnx`, `net.yaml`).
+
+        `flavour`: horizon, runnable, qdq or integer.
 
         `verify`: run the file in onnxruntime on random inputs and compare with the fake-quant model (integer: with the
-        simulator) before returning. `ExportError` when it cannot be written or differs.
+        simulator) before returning. A yaml that is not as hqc wrote it is kept unless
+        `overwrite_configuration`. `ExportError` when it cannot be written or differs.
         """
         from hqc.backends import onnx
 
         graph = self.integer_graph if flavour == "integer" else self.graph
         reference = self._simulated if flavour == "integer" else self._fake_quantized
-        return onnx.export(graph, path, flavour=flavour, verify=verify, reference=reference if verify else None)
+        return onnx.export(
+            graph,
+            path,
+            flavour=flavour,
+            verify=verify,
+            reference=reference if verify else None,
+            overwrite_configuration=overwrite_configuration,
+        )
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one HTML page: placement with reasons, error per layer, scales, remarks. `InputError` when it cannot be."""

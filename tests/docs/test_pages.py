@@ -60,7 +60,7 @@ def test_the_readme_shows_real_output(folder: Path) -> None:
 def test_the_readme_snippet_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     exec(compile(blocks(READMES[0], "python")[1], "README.md", "exec"), names)
-    assert (folder / "model.onnx").is_file() and (folder / "hb_mapper.yaml").is_file()
+    assert (folder / "model.onnx").is_file() and (folder / "model.yaml").is_file()
     assert getattr(names["outputs"], "shape", None) == (5, 10, 32, 32)
     assert "placed on the CPU by request: module_name 'head' -> cpu" in capsys.readouterr().out
 

@@ -25,4 +25,4 @@ def test_every_code_block_runs_in_order(tmp_path: Path, monkeypatch: pytest.Monk
         # A class body's source must be findable for source locations: compile under the page's name and block number.
         exec(compile(block, f"tutorial.md#{number}", "exec"), names)
     assert (tmp_path / "out" / "net.onnx").is_file()
-    assert (tmp_path / "out" / "hb_mapper.yaml").is_file()
+    assert (tmp_path / "out" / "net.yaml").is_file()

@@ -54,7 +54,7 @@ def test_hb_mapper_is_told_what_stays_on_the_cpu(compiled: hqc.Compiled, tmp_pat
     report = compiled.export(tmp_path / "net.onnx")
     assert {"forced", "selu"} <= set(report.run_on_cpu)
     assert "body" not in report.run_on_cpu
-    assert 'run_on_cpu: "forced;selu' in (tmp_path / "hb_mapper.yaml").read_text()
+    assert 'run_on_cpu: "forced;selu' in (tmp_path / "net.yaml").read_text()
 
 
 class OffGrid(nn.Module):

@@ -1,4 +1,4 @@
-"""Files: atomic, audited, deterministic, verified; and the hb_mapper.yaml beside them."""
+"""Files: atomic, audited, deterministic, verified; and the net.yaml beside them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def network(march: str = "bayes", batch: int = 1) -> str:
 
 def test_export_writes_the_file_and_its_configuration_and_nothing_else(tmp_path: Path) -> None:
     report = export(parse(network()), tmp_path / "net.onnx")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["hb_mapper.yaml", "net.onnx"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "net.yaml"]
     model = onnx.load(tmp_path / "net.onnx")
     onnx.checker.check_model(model)
     assert (model.opset_import[0].version, model.ir_version, len(model.functions)) == (11, 6, 0)
@@ -50,13 +50,13 @@ def test_exports_of_equal_graphs_are_equal_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         export(parse(network()), tmp_path / name / "net.onnx")
-    for file in ("net.onnx", "hb_mapper.yaml"):
+    for file in ("net.onnx", "net.yaml"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_hb_mapper_configuration(tmp_path: Path) -> None:
     export(parse(network("bernoulli2")), tmp_path / "net.onnx")
-    text = (tmp_path / "hb_mapper.yaml").read_text()
+    text = (tmp_path / "net.yaml").read_text()
     for line in (
         '  onnx_model: "net.onnx"',
         '  march: "bernoulli2"',
@@ -98,15 +98,15 @@ def test_the_reference_is_called_with_the_samples_and_compared_per_output(tmp_pa
 
 def test_a_file_that_computes_something_else_is_refused_and_not_left_behind(tmp_path: Path) -> None:
     graph = parse(network())
-    (tmp_path / "hb_mapper.yaml").write_text("mine")
+    (tmp_path / "net.yaml").write_text("mine")
 
     def reference(arrays):  # type: ignore[no-untyped-def]
         return {"y": np.zeros((1, 4, 8, 8), np.float32), "features": np.full((1, 4, 8, 8), 9.0, np.float32)}
 
     with pytest.raises(ExportError, match=r"does not compute what the model computes.*features: \d+ of 256 outputs differ"):
         export(graph, tmp_path / "net.onnx", reference=reference)
-    assert [p.name for p in tmp_path.iterdir()] == ["hb_mapper.yaml"]
-    assert (tmp_path / "hb_mapper.yaml").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["net.yaml"]
+    assert (tmp_path / "net.yaml").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -225,3 +225,15 @@ def test_a_model_without_bpu_convolution_or_with_many_outputs_is_warned_about(tm
     assert [(f.rule, f.severity) for f in report.findings] == [("output-count", "warning"), ("bpu-conv", "warning")]
     assert "33 outputs" in str(report)
     assert export(parse("\n".join(lines)), tmp_path / "net.onnx", flavour="qdq").findings == ()
+
+
+def test_a_yaml_that_a_person_changed_is_kept_with_a_sentence_unless_it_is_to_be_overwritten(tmp_path: Path) -> None:
+    graph, yaml = parse(network()), tmp_path / "net.yaml"
+    written = [export(graph, tmp_path / "net.onnx", verify=False) for _ in range(2)]
+    assert not any("yaml" in str(finding) for report in written for finding in report.findings)
+    ours = yaml.read_text()
+    yaml.write_text(ours.replace("latency", "bandwidth"))
+    (kept,) = [f for f in export(graph, tmp_path / "net.onnx", verify=False).findings if f.rule == "configuration-kept"]
+    assert "net.yaml is not as hqc wrote it and is kept" in kept.message and "bandwidth" in yaml.read_text()
+    export(graph, tmp_path / "net.onnx", verify=False, overwrite_configuration=True)
+    assert yaml.read_text() == ours

@@ -238,7 +238,7 @@ def test_export_right_after_prepare_writes_the_structure(tmp_path: Any) -> None:
     path = tmp_path / "structure.onnx"
     export_to_onnx(prepare_qat_fx(Net(), QAT, hybrid=True), DATA[:1], path)
     assert path.is_file()
-    assert (tmp_path / "hb_mapper.yaml").is_file()
+    assert (tmp_path / "structure.yaml").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""The one writer: whole files or none, links and devices stay what they are, writers do not disturb each other, no leftovers."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hqc.errors import ExportError, InputError
+from hqc.files import write_file, write_files
+from hqc.ir import Graph, load, parse, save
+
+
+def test_a_link_is_followed_and_stays_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.bin", tmp_path / "link.bin"
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    assert write_file(link, b"new") == real
+    assert link.is_symlink() and real.read_bytes() == b"new"
+
+
+def test_a_pipe_is_written_through_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_file(pipe, b"through")
+    reader.join()
+    assert read == [b"through"] and pipe.is_fifo()
+
+
+def test_the_null_device_stays_a_device() -> None:
+    write_file("/dev/null", b"gone")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_mode_of_a_replaced_file_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    file.chmod(0o640)
+    write_file(file, b"x")
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "empty file name"),
+        ("a\0b", "NUL"),
+        ("\ud800", "not valid Unicode"),
+        ("n" * 300, "name too long"),
+        ("missing/file", "No such file"),
+        (".", "it is a folder"),
+        ("file/below", "is not a folder"),
+    ],
+)
+def test_names_that_cannot_be_written_are_refused_in_one_sentence(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    path = f"{tmp_path}/{name}" if name else ""
+    with pytest.raises(ExportError, match=f"(?i)^cannot write .*{message}") as caught:
+        write_file(path, b"x", error=ExportError)
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_of_files_that_belong_together_none_appears_when_one_cannot_or_the_check_refuses(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "folder"
+    second.mkdir()
+    with pytest.raises(InputError, match="it is a folder"):
+        write_files({first: b"1", second: b"2"})
+
+    def refuse(staged: list[Path]) -> None:
+        assert [path.read_bytes() for path in staged] == [b"1", b"3"]
+        raise ExportError("no")
+
+    with pytest.raises(ExportError, match="no"):
+        write_files({first: b"1", tmp_path / "b": b"3"}, check=refuse)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_writers_in_many_threads_leave_one_whole_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    contents = [bytes([65 + k]) * 200_000 for k in range(8)]
+    threads = [threading.Thread(target=lambda data=data: [write_file(file, data) for _ in range(10)]) for data in contents]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert not file.exists() or file.read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+KILLED = """
+import sys
+from hqc.files import write_file
+while True:
+    for letter in b"AB":
+        write_file(sys.argv[1], bytes([letter]) * 3_000_000)
+"""
+
+
+def test_a_kill_leaves_a_whole_file_and_the_next_write_removes_what_the_dead_left(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(file)])
+        while not file.exists():
+            time.sleep(0.005)
+        time.sleep(0.03)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        data = file.read_bytes()
+        assert len(data) == 3_000_000 and len(set(data)) == 1
+    write_file(file, b"end")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def _graph(seed: int) -> Graph:
+    return parse(f"input %x: f32[1,4,8,8]\nparam @w = #random({seed}, [8,4,3,3])\n%y = conv2d(%x, @w)\noutput %y")
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_saved_graph_can_be_read_wherever_saving_a_newer_one_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    path, old, new = tmp_path / "net.hqc", _graph(1), _graph(2)
+    save(old, path)
+    renames = 0
+    replace = Path.replace
+
+    def stopping(self: Path, target: Path) -> Path:
+        nonlocal renames
+        if renames == stop_after:
+            raise KeyboardInterrupt
+        renames += 1
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        save(new, path)
+    monkeypatch.undo()
+    assert load(path) == (old if stop_after == 1 else new)
+    save(new, path)
+    assert load(path) == new
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.hqc", "net.safetensors"]
+
+
+def test_only_the_writer_opens_files_for_writing() -> None:
+    """Every other room hands its bytes to hqc.files; the commands that regenerate the project's own pages are not users' files."""
+    import hqc
+
+    root = Path(hqc.__file__).parent
+    own_pages = {"ir/reference.py", "analysis/op_support.py", "passes/reference.py"}
+    writing = re.compile(
+        r"\.write_(?:text|bytes)\(|open\([^)]*[\"'][wxa]b?[\"']|os\.replace\(|\.replace\(target\)|np\.savez?\("
+    )
+    found = {
+        name
+        for path in root.rglob("*.py")
+        if writing.search(path.read_text()) and (name := path.relative_to(root).as_posix()) not in own_pages
+    }
+    assert found == {"files.py"}
