@@ -10,6 +10,7 @@ from hqc.ir import STAGES, Device, Graph, Node, Reason, Support
 from hqc.march.rules import Checker
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.fuse_conv import is_fused, is_one_operation, split_activation, unfuse
+from hqc.passes.lower_to_integer import accepts
 from hqc.passes.registry import register_pass
 from hqc.passes.support_context import (
     ABSORBED,
@@ -26,9 +27,10 @@ from hqc.passes.support_context import (
 class AnalyzeSupport(Pass):
     """Write `support` onto every node but boundaries: accepted, or every reason why not.
 
-    Step *capability*: the march's rule table, shapes and dtypes, node by node. Step *context*: what the neighbours say
-    (`support_context`). Step *override*: the user's wishes come first; `cpu` always holds, `bpu` is an error where the march
-    cannot. A fused node whose convolution is refused is taken apart, and so is one whose activation the tail rule splits off.
+    Step *capability*: the march's rule table, shapes and dtypes, node by node, and what the integer
+    stage can express. Step *context*: what the neighbours say (`support_context`). Step *override*: the user's wishes come first;
+    `cpu` always holds, `bpu` is an error where the march cannot. A fused node whose convolution is refused is taken apart, and so is
+    one whose activation the tail rule splits off.
 
     With `hybrid=False` in the context the torch table decides alone, and `SupportError` lists everything that it refuses.
     """
@@ -42,12 +44,12 @@ class AnalyzeSupport(Pass):
         if STAGES.index(graph.stage) >= STAGES.index("bounded") and all(map(_is_judged, before)):
             return PassResult(False)  # boundaries stand where the verdicts put them, and hide neighbours from each other
         checker = Checker(context.march, hybrid=context.hybrid)
-        placement = Placement(graph, checker, context.high_precision)
+        placement = Placement(graph, checker, context)
         placement.float_region = float_regions(graph)
         remarks = self._capability(graph, placement, context)
         if context.hybrid:
             placement.settle()
-            remarks += self._split_tails(graph, placement)
+            remarks += self._split_tails(graph, placement, context)
         else:
             _require_all(placement)
         changed = False
@@ -82,13 +84,13 @@ class AnalyzeSupport(Pass):
             raise OverrideError("; ".join(impossible))
         return remarks
 
-    def _split_tails(self, graph: Graph, placement: Placement) -> list[Remark]:
+    def _split_tails(self, graph: Graph, placement: Placement, context: PassContext) -> list[Remark]:
         """The tail rule for activations inside a convolution."""
         remarks = []
         for node, support in list(placement.support.items()):
             if not support.accepted or node.attributes.get("activation", "none") == "none":
                 continue
-            if _wants(node, Device.BPU) or not placement.is_high_precision(node) or not placement.ends_bpu_run(node):
+            if _wants(node, Device.BPU) or not context.leaves_high_precision(node) or not placement.ends_bpu_run(node):
                 continue
             conv, *cpu = unfuse(graph, node) if is_one_operation(node) else split_activation(graph, node)
             reason = tail_reason(conv)
@@ -113,6 +115,9 @@ def _judge(node: Node, placement: Placement, context: PassContext) -> Support:
         assert node.request is not None
         return Support(False, (Reason("placed on the CPU by request", node.request.source, step="override"),))
     verdict = placement.checker.check(node)
+    if verdict.accepted:
+        reason = accepts(node, context.march)
+        verdict = verdict if reason is None else Support(False, (reason,))
     if context.hybrid and is_nhwc_head(placement, node):
         return Support(True, (ABSORBED,))
     if verdict.accepted and context.hybrid and node.results[0].shape is None:

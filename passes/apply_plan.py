@@ -98,7 +98,7 @@ def _check_conditions(graph: Graph, context: PassContext) -> None:
     for node in _without_boundaries(graph).nodes:
         if node.name in conditions:
             verdict = context.march.check(node, hybrid=context.plan.hybrid)
-            broken = [reason for reason in verdict.reasons if any(map(reason.rule.startswith, conditions[node.name]))]
+            broken = [reason for reason in verdict.reasons if reason.id in conditions[node.name]]
             if not verdict.accepted and broken:
                 refused.append(f"{node.label}: {'; '.join(map(str, broken))}")
     if refused:
@@ -119,12 +119,10 @@ def _without_boundaries(graph: Graph) -> Graph:
     return copy
 
 
-def _conditions(node: Node) -> list[str]:
-    """Statements on which the node was accepted."""
-    if node.support is None:
-        return []
-    prefix = "accepted if "
-    return [reason.rule.removeprefix(prefix) for reason in node.support.reasons if reason.rule.startswith(prefix)]
+def _conditions(node: Node) -> frozenset[str]:
+    """Rules on which the node was accepted, by id."""
+    reasons = () if node.support is None else node.support.reasons
+    return frozenset(reason.id for reason in reasons if reason.condition)
 
 
 def _shorten(items: list[str], separator: str = ", ", limit: int = 8) -> str:

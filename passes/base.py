@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hqc.march.spec import MarchSpec
     from hqc.passes.overrides import Override
     from hqc.passes.plan import Plan
+    from hqc.passes.qconfigs import QConfigTable
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class PassContext:
 
     `hybrid=False`: the whole model must run on the BPU. `plan`: devices decided at prepare time. `high_precision`: FX names of
     operations whose result carries no fake quant (a qconfig without activation); None means post-training quantization, where
-    every conv-like operation that ends a BPU segment emits int32 (the tail rule).
+    every conv-like operation that ends a BPU segment emits int32 (the tail rule). `qconfigs`: who is quantized how; None means
+    int8 everywhere.
     """
 
     march: MarchSpec
@@ -61,7 +63,22 @@ class PassContext:
     overrides: tuple[Override, ...] = ()
     plan: Plan | None = None
     high_precision: frozenset[str] | None = None
+    qconfigs: QConfigTable | None = None
     remarks: list[Remark] = field(default_factory=list)
+
+    @property
+    def calibrated_only(self) -> bool:
+        """Post-training quantization: the model has no fake quants of its own, the tool decides what to calibrate."""
+        return self.high_precision is None
+
+    def leaves_high_precision(self, node: Node) -> bool:
+        """True when the result of `node` carries no fake quant, so that a convolution there emits int32 if it ends a BPU segment."""
+        if self.high_precision is None:
+            return True
+        if self.qconfigs is None:
+            return any(name in self.high_precision for name in node.origin)
+        config = self.qconfigs.of(node)
+        return config is not None and config.activation_dtype is None
 
 
 @dataclass(frozen=True)

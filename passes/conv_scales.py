@@ -180,7 +180,7 @@ def fit_headroom(node: Node, march: MarchSpec) -> str:
             f"{node.label}: a bias or residual of {per_scale[worst]:.6g} exceeds 2^29 accumulator units in channel "
             f"{worst}; the weight scale would have to be raised {change}, but it is fixed"
         )
-    weight.quant = QuantParams(new if weight.quant.per_channel else new[0], DType.INT8, weight.quant.axis)
+    weight.quant = weight.quant.replace(scale=new if weight.quant.per_channel else new[0])
     return (
         f"weight scales of {raised} of {old.size} channels raised (channel {worst}: {change}), because a bias or residual of "
         f"{per_scale[worst]:.6g} would not fit the accumulator"
@@ -207,7 +207,7 @@ def moved_quant(node: Node) -> QuantParams | None:
         axis = node.attributes["perm"].index(quant.axis)
     elif source.shape is not None and node.result.shape is not None and node.op.name == "reshape":
         axis = _axis_after_reshape(source.shape, node.result.shape, quant.axis)
-    return None if axis is None else QuantParams(quant.scale, quant.dtype, axis, fixed=quant.fixed)
+    return None if axis is None else quant.replace(axis=axis)
 
 
 def _axis_after_reshape(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int | None:

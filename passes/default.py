@@ -12,7 +12,7 @@ PLACE = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,
 # Absorbing the fake quants between BPU nodes makes subgraphs adjacent that they kept apart: partition once more.
 DEPLOY = (
     "canonicalize,fold-batch-norm,fuse-conv,apply-plan,partition,insert-boundaries{form=deployed},partition,"
-    "propagate-scales,unify-cat-scales"
+    "settle-rounding,propagate-scales,unify-cat-scales"
 )
 
 
@@ -22,15 +22,17 @@ def prepare_pipeline(
     horizontal_merge: bool = False,
     min_macs: float = 0.0,
     min_nodes: int = 0,
+    share: bool = False,
     verify: bool = True,
 ) -> PassPipeline:
-    """Float model to placement: what runs where, and where fake quants and dequants go; `prepare_*_fx` replays the result.
+    """Float model to the whole plan: what runs where, where fake quants and dequants go, who is observed and how it is rounded.
 
-    `auto_stub`: quantize graph inputs that BPU nodes read, instead of refusing them. `horizontal_merge`, `min_macs` and
-    `min_nodes` are options of `partition`.
+    `prepare_*_fx` emits the result. `auto_stub`: quantize graph inputs that BPU nodes read, instead of refusing them.
+    `horizontal_merge`, `min_macs` and `min_nodes` are options of `partition`, `share` of `place-observers`.
     """
     pipeline = _place(horizontal_merge, min_macs, min_nodes, verify)
-    return pipeline.append(f"insert-boundaries{{form=qat,auto-stub={str(auto_stub).lower()}}}")
+    pipeline.append(f"insert-boundaries{{form=qat,auto-stub={str(auto_stub).lower()}}}")
+    return pipeline.append(f"place-observers{{share={str(share).lower()}}},settle-rounding")
 
 
 def explain_pipeline(

@@ -199,9 +199,9 @@ def _verdict(group: Sequence[Node], settings: Partition) -> Reason | None:
         size += f", {format_macs(work)}"
     hint = "lower min-macs or min-nodes, or ask for the BPU by name"
     if len(group) < settings.min_nodes:
-        return Reason("block too small", size, plural(settings.min_nodes, "op"), hint, "cost")
+        return Reason("block too small", size, plural(settings.min_nodes, "op"), hint, "cost", "min-nodes")
     if work is not None and work < settings.min_macs:
-        return Reason("block too small", size, format_macs(settings.min_macs), hint, "cost")
+        return Reason("block too small", size, format_macs(settings.min_macs), hint, "cost", "min-macs")
     return None
 
 

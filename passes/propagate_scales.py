@@ -267,7 +267,7 @@ def _observed(value: Value) -> QuantParams | None:
     quant = value.quant
     if quant is None or quant.dtype is DType.INT32:
         return None
-    return QuantParams(quant.scale, quant.dtype, quant.axis) if quant.fixed else quant
+    return quant.replace(fixed=False) if quant.fixed else quant
 
 
 def _common(quants: list[QuantParams | None]) -> QuantParams | None:

@@ -28,6 +28,8 @@ BUILTIN = (
     "apply-plan",
     "partition",
     "insert-boundaries",
+    "place-observers",
+    "settle-rounding",
     "propagate-scales",
     "unify-cat-scales",
     "lower-to-integer",

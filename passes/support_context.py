@@ -15,6 +15,7 @@ from hqc.ir import Device, Graph, Node, OpDef, Reason, Support, Trait, Value
 from hqc.march.facts import Facts, kept_4d_source
 from hqc.march.rules import Checker
 from hqc.march.spec import MarchSpec
+from hqc.passes.base import PassContext
 from hqc.passes.node_facts import is_quantize
 
 NHWC = (0, 2, 3, 1)
@@ -45,7 +46,7 @@ def context_rule(concerns: Concerns) -> Callable[[Rule], Rule]:
 
 
 def _reason(rule: str, actual: str = "", limit: str = "", hint: str = "") -> Reason:
-    return Reason(rule, actual, limit, hint, step="context")
+    return Reason(rule, actual, limit, hint, step="context", id="context")
 
 
 def is_stub(node: Node) -> bool:
@@ -59,13 +60,13 @@ def ends_bpu_run(node: Node) -> bool:
 
 
 class Placement:
-    """Verdicts so far. `high_precision`: names of FX nodes without a fake quant, or None for all (see `PassContext`)."""
+    """Verdicts so far, in the context of a pipeline run."""
 
-    def __init__(self, graph: Graph, checker: Checker, high_precision: frozenset[str] | None) -> None:
+    def __init__(self, graph: Graph, checker: Checker, context: PassContext) -> None:
         self.graph = graph
         self.checker = checker
         self.spec = checker.spec
-        self.high_precision = high_precision
+        self.context = context
         self.support: dict[Node, Support] = {}
         self.outputs = {id(value) for value in graph.outputs}
         self.float_region: dict[Node, str] = {}
@@ -88,19 +89,11 @@ class Placement:
                     return True
         return False
 
-    def is_high_precision(self, node: Node) -> bool:
-        """True when the node's result carries no fake quant, so that a convolution there emits int32."""
-        return self.high_precision is None or any(name in self.high_precision for name in node.origin)
-
     def is_output(self, node: Node) -> bool:
         return any(id(value) in self.outputs for value in node.results)
 
     def ends_bpu_run(self, node: Node) -> bool:
         return not self.has_bpu_user(node) and (self.is_output(node) or bool(node.users))
-
-    def is_calibrated_only(self) -> bool:
-        """True for a model without fake quants of its own: the tool decides what to calibrate."""
-        return self.high_precision is None
 
     # --- running ---------------------------------------------------------------------------------------------------
 
@@ -256,7 +249,7 @@ def cat_between_cpu_nodes(placement: Placement, node: Node) -> Reason | None:
 @context_rule(lambda op, spec: spec.passive_needs_consumer and (op.has(Trait.PASSIVE) or op.has(Trait.SAME_SCALE)))
 def passive_without_user(placement: Placement, node: Node) -> Reason | None:
     """In a calibrated model, ops that move data have no scale of their own: without a user on the BPU they are float."""
-    if not placement.is_calibrated_only() or is_nhwc_head(placement, node) or placement.has_bpu_user(node):
+    if not placement.context.calibrated_only or is_nhwc_head(placement, node) or placement.has_bpu_user(node):
         return None
     return _reason(f"ops that only move data need a user on the BPU on {placement.spec.name}", "none of the users is there")
 
@@ -264,7 +257,7 @@ def passive_without_user(placement: Placement, node: Node) -> Reason | None:
 @context_rule(lambda op, spec: op.has(Trait.SUM) and spec.passive_needs_consumer)
 def sum_between_cpu_nodes(placement: Placement, node: Node) -> Reason | None:
     """In a calibrated model, an add (a convolution with a summand) between a CPU operand and CPU users is float."""
-    if not placement.is_calibrated_only():
+    if not placement.context.calibrated_only:
         return None
     on_cpu = [producer for producer in node.producers if not placement.on_bpu(producer)]
     if not on_cpu or placement.has_bpu_user(node):
@@ -284,7 +277,7 @@ def tail_activation(placement: Placement, node: Node) -> Reason | None:
     if producer is None or not producer.op.has(Trait.CONV_LIKE) or not placement.on_bpu(producer):
         return None
     alone = len(producer.users) == 1 and not placement.is_output(producer)
-    if not alone or not placement.is_high_precision(node):
+    if not alone or not placement.context.leaves_high_precision(node):
         return None
     return tail_reason(producer)
 
@@ -303,7 +296,7 @@ def final_flatten(placement: Placement, node: Node) -> Reason | None:
     if value.shape is None or shape is None or producer is None or not producer.op.has(Trait.CONV_LIKE):
         return None
     flattens = len(value.shape) == 4 and value.shape[2:] == (1, 1) and shape == value.shape[:2]
-    if not flattens or not placement.is_high_precision(producer):
+    if not flattens or not placement.context.leaves_high_precision(producer):
         return None
     return _reason(f"the final flatten runs on the CPU on {placement.spec.name}", f"{list(value.shape)} to {list(shape)}")
 

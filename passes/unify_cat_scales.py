@@ -151,7 +151,7 @@ class _Unifier:
             if old is None:
                 value.quant = QuantParams(scale)
             elif old.scale != scale:
-                value.quant = QuantParams(scale, old.dtype, old.axis, fixed=old.fixed)
+                value.quant = old.replace(scale=scale)
 
     # --- lower bounds --------------------------------------------------------------------------------------------
 

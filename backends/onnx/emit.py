@@ -9,7 +9,6 @@ import onnx
 from hqc import arithmetic
 from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.flavours import FLAVOURS, FakeQuantWriter, writer
-from hqc.backends.onnx.gain_pool import emit_gain_pool, pools_by_gain
 from hqc.errors import ExportError, InputError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
 from hqc.march import MarchSpec, get_spec
@@ -133,10 +132,7 @@ class _ScaledEmitter(_GraphEmitter):
         for index, value in enumerate(node.inputs):
             if value is not None and value.is_parameter:
                 self._parameter(node, index, value)
-        if pools_by_gain(node, self.march):
-            self.b.emit_node(node, lambda node, b: self._pool_by_gain(node))
-        else:
-            self.b.emit_node(node)
+        self.b.emit_node(node)
         for value in node.results:
             rounding = self._rounding(node, value)
             if rounding is not None:
@@ -151,8 +147,7 @@ class _ScaledEmitter(_GraphEmitter):
         if node.result.quant is None:
             raise ExportError(f"{node.label}: its result has no scale; run propagate-scales before exporting")
         self.b.enter(node)
-        own = str(node.attributes.get("rounding", self.march.rounding))
-        self._put_on_grid(node.result, own if self.march is _NO_MARCH else self.march.rounding)
+        self._put_on_grid(node.result, node.result.quant.rounding)
 
     def _put_on_grid(self, value: Value, rounding: str) -> None:
         assert value.quant is not None
@@ -172,8 +167,8 @@ class _ScaledEmitter(_GraphEmitter):
             return None
         source = node.inputs[0] if node.inputs else None
         if self.march.keeps_scale(node) and source is not None and quant.same_grid(source.quant):
-            return "off_grid" if self.march.leaves_grid(node) else None
-        return self.march.rounding
+            return "off_grid" if value.off_grid else None
+        return quant.rounding
 
     # --- march specifics -----------------------------------------------------------------------------------------------
 
@@ -181,9 +176,6 @@ class _ScaledEmitter(_GraphEmitter):
         """Bind a constant operand to its quantized form for BPU nodes, to the plain one for others."""
         raw = self._raw.setdefault(id(value), self.b.read(value))
         quant = value.quant if node.device is Device.BPU else None
-        if quant is None and value is node_bias(node) and self._int8_bias(node):
-            assert value.array is not None
-            quant = QuantParams(arithmetic.bernoulli_bias_scale(value.array))
         if quant is None or quant.dtype is DType.INT32:
             self.b.bind(value, raw)
             return
@@ -192,18 +184,3 @@ class _ScaledEmitter(_GraphEmitter):
             self.b.enter(value)
             self._quantized[key] = self.fake_quant.parameter(self.b, raw, value, quant)
         self.b.bind(value, self._quantized[key])
-
-    def _int8_bias(self, node: Node) -> bool:
-        return self.march.int8_bias and node.device is Device.BPU
-
-    def _pool_by_gain(self, node: Node) -> str:
-        quant = node.operands[0].quant
-        assert quant is not None, node.name
-        return emit_gain_pool(
-            node, self.b, lambda name, type: self.fake_quant.activation(self.b, name, type, quant, "off_grid")
-        )
-
-
-def node_bias(node: Node) -> Value | None:
-    """The bias of a conv-like node, None for others."""
-    return node.operand("bias") if node.op.has(Trait.CONV_LIKE) else None

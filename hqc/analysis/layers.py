@@ -17,7 +17,6 @@ from hqc import arithmetic
 from hqc.backends import bpu
 from hqc.backends.onnx import emit_segment
 from hqc.ir import Device, DType, Graph, Node, Trait, Value
-from hqc.march import get_spec
 from hqc.workflow.deploy import Deployment
 
 Array = npt.NDArray[Any]
@@ -49,17 +48,15 @@ def layer_errors(deployment: Deployment, inputs: Mapping[str, Array]) -> list[La
     """
     program = bpu.compile(deployment.integer, opaque=deployment.opaque)
     kept = program.run(inputs, keep=True)
-    spec = get_spec(deployment.scaled.march or "")
-    graph = _with_quantized_weights(deployment.scaled, int8_bias=spec.int8_bias)
-    rounding = spec.rounding
+    graph = _with_quantized_parameters(deployment.scaled)
     return [
-        _compare(node, kept, rounding)
+        _compare(node, kept)
         for node in graph.nodes
         if node.device is Device.BPU and all(value.name in kept for value in node.results)
     ]
 
 
-def _with_quantized_weights(graph: Graph, *, int8_bias: bool) -> Graph:
+def _with_quantized_parameters(graph: Graph) -> Graph:
     """A copy whose quantized parameters hold the values that they have on their grid."""
     graph = graph.clone()
     for value in graph.parameters.values():
@@ -67,22 +64,17 @@ def _with_quantized_weights(graph: Graph, *, int8_bias: bool) -> Graph:
             quant = value.quant
             q = arithmetic.quantize(value.array, quant.scale, quant.dtype.bits, axis=quant.axis)
             value.array = arithmetic.dequantize(q, quant.scale, quant.axis)
-    for node in graph.nodes if int8_bias else ():
-        bias = node.operand("bias") if node.op.has(Trait.CONV_LIKE) and node.device is Device.BPU else None
-        if bias is not None and bias.array is not None:
-            scale = arithmetic.bernoulli_bias_scale(bias.array)
-            bias.array = arithmetic.dequantize(arithmetic.quantize(bias.array, scale), scale)
     return graph
 
 
-def _compare(node: Node, kept: Mapping[str, Array], rounding: str) -> LayerError:
+def _compare(node: Node, kept: Mapping[str, Array]) -> LayerError:
     data = list(dict.fromkeys(node.data_operands))
     model = emit_segment([node], data, node.results)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {i.name: _real(value, kept) for i, value in zip(session.get_inputs(), data, strict=True)}
     differing = largest = elements = 0
     for value, real in zip(node.results, session.run(None, feeds), strict=True):
-        difference = _difference(node, value, real, kept[value.name], rounding)
+        difference = _difference(node, value, real, kept[value.name])
         elements += difference.size
         differing += int((difference > 0).sum())
         largest = max(largest, int(difference.max(initial=0)))
@@ -96,7 +88,7 @@ def _real(value: Value, kept: Mapping[str, Array]) -> Array:
     return arithmetic.dequantize(array, value.quant.scale, value.quant.axis)
 
 
-def _difference(node: Node, value: Value, real: Array, simulated: Array, rounding: str) -> npt.NDArray[np.int64]:
+def _difference(node: Node, value: Value, real: Array, simulated: Array) -> npt.NDArray[np.int64]:
     """How many LSBs each element is off."""
     if value.quant is None or node.op.has(Trait.INTEGER_RESULT):
         return np.abs(real.astype(np.int64) - simulated.astype(np.int64))
@@ -105,4 +97,7 @@ def _difference(node: Node, value: Value, real: Array, simulated: Array, roundin
         other = simulated if simulated.dtype.kind == "f" else arithmetic.dequantize(simulated, quant.scale, quant.axis)
         step = max(float(np.abs(real).max(initial=0.0)) / 127.5, arithmetic.FLOAT32_EPS)
         return np.floor(np.abs(real - other) / step + 0.5).astype(np.int64)
-    return np.abs(arithmetic.quantize(real, quant.scale, quant.dtype.bits, rounding, quant.axis) - simulated.astype(np.int64))
+    if value.off_grid:
+        return np.abs(arithmetic.quantize_off_grid(real, quant.scale, quant.dtype.bits) - simulated.astype(np.int64))
+    q = arithmetic.quantize(real, quant.scale, quant.dtype.bits, quant.rounding, quant.axis)
+    return np.abs(q - simulated.astype(np.int64))

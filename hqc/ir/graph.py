@@ -45,6 +45,11 @@ class Value:
         return self.array is not None
 
     @property
+    def off_grid(self) -> bool:
+        """True for a result that keeps its operand's scale, falls between its grid points and is rounded down onto them."""
+        return self.observation is not None and self.observation.policy == "operand"
+
+    @property
     def is_input(self) -> bool:
         return self.producer is None and self.array is None
 

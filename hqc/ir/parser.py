@@ -321,14 +321,18 @@ class _Parser:
         if not cursor.accept("(") or cursor.accept(")"):
             return ()
         while True:
-            rule, fields = cursor.string("the rule of a reason"), dict[str, str]()
+            rule, given = cursor.string("the rule of a reason"), dict[str, str]()
+            condition = False
             while cursor.accept(","):
-                key = cursor.word("actual, limit, hint or step")
-                if key not in ("actual", "limit", "hint", "step"):
-                    cursor.fail(f"a reason has no {key!r}, only actual, limit, hint and step", cursor.index - 1)
+                key = cursor.word("actual, limit, hint, step, id or condition")
+                if key == "condition":
+                    condition = True
+                    continue
+                if key not in ("actual", "limit", "hint", "step", "id"):
+                    cursor.fail(f"a reason has no {key!r}, only actual, limit, hint, step, id and condition", cursor.index - 1)
                 cursor.expect("=", key)
-                fields[key] = cursor.word(f"the text of {key}")
-            reasons.append(Reason(rule, **fields))
+                given[key] = cursor.word(f"the text of {key}")
+            reasons.append(Reason(rule, **given, condition=condition))
             if cursor.accept(")"):
                 return tuple(reasons)
             cursor.expect(";", "a reason")

@@ -180,8 +180,12 @@ def _reason(reason: Reason) -> str:
         text = getattr(reason, key)
         if text:
             parts.append(f"{key}={quote(text)}")
-    if reason.step != "capability":
-        parts.append(f"step={quote_word(reason.step)}")
+    for key, default in (("step", "capability"), ("id", "")):
+        text = getattr(reason, key)
+        if text != default:
+            parts.append(f"{key}={quote_word(text)}")
+    if reason.condition:
+        parts.append("condition")
     return ", ".join(parts)
 
 

@@ -188,7 +188,7 @@ def _rebuild_quant(scale: Any, dtype: DType, axis: int | None, fixed: bool, roun
     return QuantParams(scale, dtype, axis, fixed=fixed, rounding=rounding)
 
 
-GROUP_POLICIES = ("union", "output", "operand")
+GROUP_POLICIES = ("union", "operand")
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Observation:
 
     `dtype`: of the activation, int8 or int16. `rounding`: how it is quantized. `group`: name of the first member, in program
     order, of the values that share its scale; "" when it is alone. `policy`: where the scale comes from: `union`, the union of
-    the members' ranges; `output`, the range of the member that is the cat's own result; `operand`, no statistics of its own,
+    the members' ranges; `operand`, no statistics of its own,
     the scale of the node's first operand (a result that keeps its operand's scale but leaves its grid). `source`: the qconfig
     entry that decided, as text. `qconfig`: the key under which the workflow finds what makes the fake quant.
     """
@@ -250,7 +250,8 @@ class Reason:
     """One answer of a support rule.
 
     `rule`: the statement that was broken (or that decided). `actual`, `limit`: numbers as text. `hint`: what the user can
-    do. `step`: `capability`, `context`, `override` or `cost`.
+    do. `step`: `capability`, `context`, `override` or `cost`. `id`: name of the rule, for code that asks which one it was; `condition`:
+    the node was accepted on the condition that the rule holds, which only shapes can tell.
     """
 
     rule: str
@@ -258,9 +259,11 @@ class Reason:
     limit: str = ""
     hint: str = ""
     step: str = "capability"
+    id: str = ""
+    condition: bool = False
 
     def __str__(self) -> str:
-        text = self.rule
+        text = f"accepted if {self.rule}" if self.condition else self.rule
         if self.actual:
             text += f": {self.actual}"
         if self.limit:

@@ -164,6 +164,7 @@ _TABLE: dict[str, Binding] = {
     # made by passes
     "quantize": Binding(internal="a boundary of the BPU, on the CPU's side"),
     "dequantize": Binding(internal="a boundary of the BPU, on the CPU's side"),
+    "gain_pool2d": Binding(internal="the pass settle-rounding makes it, for averages that are on the BPU already"),
     "requantize": Binding(internal="the BPU's own change of scale"),
     **{name: Binding(internal=_STAGE) for name in _INTEGER_OPS},
 }

@@ -33,6 +33,7 @@ RANK_FOUR = NodeRule(
     _ELEMENTWISE | {"slice", "split", "cat"},
     _four_axes,
     _LOGS_X3,
+    "rank-four",
 )
 
 
@@ -45,6 +46,7 @@ CONSTANT_MATRIX = NodeRule(
     frozenset({"matmul"}),
     _one_runtime_operand,
     _LOGS_X3 + "; contradicts the form 1BMK*11KN of the table, which no log shows on the BPU",
+    "constant-matrix",
 )
 
 
@@ -60,6 +62,7 @@ NO_CONSTANT_IN_5D = NodeRule(
     frozenset({"add", "mul"}),
     _five_axes_without_constant,
     _LOGS_J5,
+    "no-constant-in-5d",
 )
 
 
@@ -76,6 +79,7 @@ EQUAL_RANK_IN_3D = NodeRule(
     frozenset({"mul"}),
     _constant_of_equal_rank,
     _LOGS_J5,
+    "equal-rank-in-3d",
 )
 
 
@@ -101,4 +105,5 @@ POOL_GAIN = NodeRule(
     frozenset({"avg_pool2d", "adaptive_avg_pool2d"}),
     _pool_gain,
     "arithmetic of the average pool on bernoulli, docs/arithmetic.md section 7",
+    "pool-gain",
 )

@@ -7,7 +7,7 @@ without shapes is conditional on ("accepted if ...").
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hqc.ir import DType, Graph, Node, Reason, Support, Trait, Value, all_ops
@@ -37,10 +37,11 @@ _PAIRED = ("kernel", "stride", "dilation", "output padding")  # quantities writt
 
 @dataclass(frozen=True)
 class Rule:
-    """A statement about a node and the predicate that decides it."""
+    """A statement about a node and the predicate that decides it. `id`: what it is about, for code."""
 
     statement: str
     check: Condition
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,14 @@ class Entry:
 class NodeRule:
     """A rule that no table has and that real compilations show: part of the context step, judged on one node.
 
-    `ops`: names of the ops it is about. `source`: what shows the rule.
+    `ops`: names of the ops it is about. `source`: what shows the rule. `id`: its name, for code.
     """
 
     statement: str
     ops: frozenset[str]
     check: Condition
     source: str
+    id: str
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ def _number_rule(limit: Limit) -> Rule:
 
 
 def _limit_rule(limit: Limit) -> Rule:
+    """The rule of one limit; its id is the limit's key."""
+    return replace(_worded_rule(limit), id=limit.key)
+
+
+def _worded_rule(limit: Limit) -> Rule:
     words = _wording(limit)
     if limit.key in ("fm_x_weight", "weight_x_fm", "fm_x_fm"):
         what = {"fm_x_weight": "data by weight", "weight_x_fm": "weight by data", "fm_x_fm": "data by data"}[limit.key]
@@ -155,7 +162,7 @@ def _entry(row: Row, rows: MarchRows) -> Entry:
         limits = onnx.limits if onnx is not None else ()
     rules = {rule.statement: rule for rule in map(_limit_rule, limits)}  # kernel_h and kernel_w are one statement
     if row.note in NOTES:
-        rules[row.note] = Rule(*NOTES[row.note])
+        rules[row.note] = Rule(*NOTES[row.note], id="note")
     return Entry(row, tuple(rules.values()))
 
 
@@ -229,9 +236,9 @@ def _uniform_windows(facts: Facts) -> Outcome:
 
 
 EVERYWHERE = (
-    Rule("operands are real numbers", _real_operands),
-    Rule("weight and bias are constants", _constant_weights),
-    Rule("the input size is a multiple of the output size, so that all windows are alike", _uniform_windows),
+    Rule("operands are real numbers", _real_operands, "real-operands"),
+    Rule("weight and bias are constants", _constant_weights, "constant-weights"),
+    Rule("the input size is a multiple of the output size, so that all windows are alike", _uniform_windows, "equal-windows"),
 )
 
 
@@ -283,10 +290,10 @@ class Checker:
         if rules.binding.internal and not (rules.binding.torch and not self.hybrid):
             return Support(True)
         if rules.binding.never:
-            return Support(False, (self._refusal(Reason(rules.binding.never), node),))
+            return Support(False, (self._refusal(Reason(rules.binding.never, id="never"), node),))
         entries = rules.entries(facts, hybrid=self.hybrid)
         if not entries:
-            return Support(False, (self._refusal(Reason(self._no_row(node)), node),))
+            return Support(False, (self._refusal(Reason(self._no_row(node), id="no-row"), node),))
         refused: list[Reason] = []
         conditions: list[Reason] = []
         for entry in entries:
@@ -300,23 +307,27 @@ class Checker:
         assumed = f", assumed from {row.assumed}" if row.assumed else ""
         on = f" on {self.spec.name}"
         if not row.on_bpu:
-            refused.append(Reason(f"{_spelling(node, row)} runs on the CPU{on} ({row.table} table{assumed})"))
+            refused.append(Reason(f"{_spelling(node, row)} runs on the CPU{on} ({row.table} table{assumed})", id="cpu-row"))
             return
         before = len(refused)
         self._judge_dtype(row, node, refused)
         for rule in (*entry.rules, *EVERYWHERE):
             outcome = rule.check(facts)
             if outcome.state is State.BROKEN:
-                refused.append(Reason(f"{rule.statement}{on}{assumed}", outcome.actual, outcome.limit))
+                refused.append(Reason(f"{rule.statement}{on}{assumed}", outcome.actual, outcome.limit, id=rule.id))
             elif outcome.state is State.UNKNOWN:
-                conditions.append(Reason(f"accepted if {rule.statement}"))
+                conditions.append(Reason(rule.statement, id=rule.id, condition=True))
         if row.device == "BPU_OPT_IN" and not asked:
             # Asking alone does not help where a limit is broken too: say both at once.
             first = "then " if len(refused) > before else ""
             hint = f'{first}ask for it with hybrid_dict={{"bpu": {{"op": ["{node.op.name}"]}}}}'
-            refused.insert(before, Reason(f"{_spelling(node, row)} runs on the BPU{on} only on request", hint=hint))
+            refused.insert(
+                before, Reason(f"{_spelling(node, row)} runs on the BPU{on} only on request", hint=hint, id="on-request")
+            )
         if row.device == "BPU_FUSED":
-            conditions.append(Reason("runs fused into the convolution before it, else as an inserted unit convolution"))
+            conditions.append(
+                Reason("runs fused into the convolution before it, else as an inserted unit convolution", id="fused-row")
+            )
 
     def _judge_dtype(self, row: Row, node: Node, refused: list[Reason]) -> None:
         wanted = node.request.dtype if node.request is not None and node.request.dtype is not None else DType.INT8
@@ -324,7 +335,7 @@ class Checker:
         if wanted in allowed:
             return
         have = " and ".join(sorted(dtype.value for dtype in allowed)) or "none"
-        refused.append(Reason(f"activations of {have} on {self.spec.name}", wanted.value, have))
+        refused.append(Reason(f"activations of {have} on {self.spec.name}", wanted.value, have, id="dtype"))
 
     def dtypes(self, node: Node) -> frozenset[DType]:
         """Activation dtypes that the march can give the node: those of either table, within the march's own."""
@@ -355,10 +366,10 @@ class Checker:
         for rule in rules:
             outcome = rule.check(facts)
             if outcome.state is State.BROKEN:
-                reason = Reason(f"{rule.statement} on {self.spec.name}", outcome.actual, outcome.limit, step="context")
+                reason = Reason(f"{rule.statement} on {self.spec.name}", outcome.actual, outcome.limit, "", "context", rule.id)
                 return Support(False, (self._refusal(reason, node),))
             if outcome.state is State.UNKNOWN:
-                conditions.append(Reason(f"accepted if {rule.statement}", step="context"))
+                conditions.append(Reason(rule.statement, step="context", id=rule.id, condition=True))
         return Support(True, tuple(conditions))
 
     def _refusal(self, reason: Reason, node: Node) -> Reason:
@@ -373,7 +384,7 @@ class Checker:
         key = self._key(node)
         if key not in self._able:
             self._able[key] = able_text([checker.spec.name for checker in self._others if checker.runs(node)])
-        return Reason(reason.rule, reason.actual, reason.limit, self._able[key], reason.step)
+        return replace(reason, hint=self._able[key])
 
 
 def _operand_key(value: Value | None) -> tuple[Any, ...] | None:

@@ -50,12 +50,21 @@ class MarchSpec:
     def leaves_grid(self, node: Node) -> bool:
         """True when the real result of a scale-keeping op is in general between two grid points."""
         if node.op.has(Trait.OFF_GRID):
-            return bool(node.attributes["mode"] != "nearest")
-        return self.pools_by_gain(node)
-
-    def pools_by_gain(self, node: Node) -> bool:
-        """True for average pools that the BPU computes as `(sum * g) >> 9` (section 7 of the arithmetic)."""
+            return node.attributes.get("mode") != "nearest"
         return node.op.name in self.pass_through_ops
+
+    def averages_by_gain(self, node: Node) -> bool:
+        """True for averages that the BPU computes as `(sum * g) >> 9` (section 7 of the arithmetic): its average pools, and means
+        over height and width of a number of elements that no shift divides. False while that depends on an unknown shape."""
+        if not (self.power_of_two and node.op.has(Trait.AVERAGE)):
+            return False
+        if "axes" not in node.attributes:
+            return True
+        shape = node.operands[0].shape
+        if shape is None or len(shape) != 4 or sorted(axis % 4 for axis in node.attributes["axes"]) != [2, 3]:
+            return False
+        count = shape[2] * shape[3]
+        return count & (count - 1) != 0
 
     def check(self, node: Node, *, hybrid: bool = True) -> Support:
         """Capability of this march for one node, by the rule table alone (no context)."""

@@ -132,7 +132,7 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         from hqc.ir import QuantParams
 
         scale, dtype, axis, fixed = self.scale_info()
-        return QuantParams(scale, IR_DTYPES[dtype], axis, fixed=fixed)
+        return QuantParams(scale, IR_DTYPES[dtype], axis, fixed=fixed, rounding=self.rounding)
 
     def assign_scale(self, scale: Tensor) -> None:
         """Take over a scale found elsewhere, e.g. in calibration; observers continue from the range that gives it."""

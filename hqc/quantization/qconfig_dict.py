@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -12,6 +12,17 @@ from hqc.errors import QConfigError
 from hqc.quantization.qconfig import QConfig
 
 KEYS = ("", "module_type", "module_name")
+OWN = "the qconfig attribute"
+PRIORITIES = {"": 0, "module_type": 1, "module_name": 2, OWN: 3}
+
+
+class Entry(NamedTuple):
+    """What is in force somewhere. `source`: the entry as text; `priority`: of its kind, from 0; `scope`: the module it was found at."""
+
+    qconfig: QConfig | None
+    source: str
+    priority: int
+    scope: str = ""
 
 
 class QConfigResolver:
@@ -65,18 +76,22 @@ class QConfigResolver:
 
     def resolve(self, path: str) -> QConfig | None:
         """The qconfig for the module at `path` ("" for the model itself); None when nothing covers it."""
+        return self.entry(path).qconfig
+
+    def entry(self, path: str) -> Entry:
+        """The qconfig for the module at `path` and where it comes from."""
         chain = _outwards(path)
         named = next((name for name in chain if name in self._by_name), None)
         own = next((name for name in chain if self._attribute(name) is not None), None)
         if own is not None and (named is None or len(own) >= len(named)):
-            return self._attribute(own)
+            return Entry(self._attribute(own), f"{OWN} of {own or 'the model'}", PRIORITIES[OWN], own)
         if named is not None:
-            return self._by_name[named]
+            return Entry(self._by_name[named], f'module_name "{named}"', PRIORITIES["module_name"], named)
         for name in chain:
             kind = type(self._modules.get(name))
             if kind in self._by_type:
-                return self._by_type[kind]
-        return self._global
+                return Entry(self._by_type[kind], f"module_type {kind.__name__}", PRIORITIES["module_type"], name)
+        return Entry(self._global, 'the global entry ""', PRIORITIES[""])
 
     def _attribute(self, path: str) -> QConfig | None:
         value = getattr(self._modules.get(path), "qconfig", None)

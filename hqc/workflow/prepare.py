@@ -20,8 +20,9 @@ from hqc.passes.base import PassContext, Remark
 from hqc.passes.default import prepare_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
 from hqc.passes.plan import Plan
-from hqc.passes.scale_groups import shared_scale_groups
+from hqc.passes.qconfigs import QConfigTable
 from hqc.quantization.qconfig_dict import QConfigResolver
+from hqc.workflow.activation_configs import activation_configs
 from hqc.workflow.carry import carry_over
 from hqc.workflow.prepared import (
     ObservedGraphModule,
@@ -101,15 +102,26 @@ def prepare_calibration_fx(
 
 
 def plan_graph(
-    lowered: LoweredModel, options: PrepareOptions, *, high_precision: frozenset[str] | None = None, dump_dir: Any = None
+    lowered: LoweredModel,
+    options: PrepareOptions,
+    *,
+    high_precision: frozenset[str] | None = None,
+    qconfigs: QConfigTable | None = None,
+    dump_dir: Any = None,
 ) -> tuple[Graph, list[Remark]]:
-    """The bounded graph of a lowered float model: where everything runs and where the boundaries are."""
+    """The plan of a lowered float model: where everything runs, where the boundaries are, who is observed."""
     spec = get_spec(options.march)
     context = PassContext(
-        spec, hybrid=options.hybrid, overrides=parse_hybrid_dict(options.hybrid_dict), high_precision=high_precision
+        spec,
+        hybrid=options.hybrid,
+        overrides=parse_hybrid_dict(options.hybrid_dict),
+        high_precision=high_precision,
+        qconfigs=qconfigs,
     )
     lowered.graph.march = spec.name
-    pipeline = prepare_pipeline(auto_stub=options.kind == "ptq", min_macs=options.min_macs, min_nodes=options.min_nodes)
+    pipeline = prepare_pipeline(
+        auto_stub=options.kind == "ptq", min_macs=options.min_macs, min_nodes=options.min_nodes, share=options.optimize_graph
+    )
     report = pipeline.run(lowered.graph, context, dump_dir=dump_dir)
     return lowered.graph, list(report.remarks)
 
@@ -162,23 +174,21 @@ def prepare(
     gm = trace(root)
     lowered = lower_graph_module(gm, inputs)
     output_names = tuple(lowered.graph.output_names)
-    qconfigs = QConfigs(QConfigResolver(qconfig_dict, root), lowered.graph)
-    high_precision = None if kind == "ptq" else qconfigs.without_activation(gm.graph)
-    graph, remarks = plan_graph(lowered, options, high_precision=high_precision, dump_dir=dump_dir)
+    resolver = QConfigResolver(qconfig_dict, root)
+    qconfigs = QConfigs(resolver, lowered.graph)
+    configs = activation_configs(resolver, gm.graph, lowered.graph)
+    high_precision = None if kind == "ptq" else configs.without_activation
+    graph, remarks = plan_graph(lowered, options, high_precision=high_precision, qconfigs=configs.table, dump_dir=dump_dir)
     spec = get_spec(options.march)
-    groups: dict[str, str] = {}
-    if optimize_graph and not spec.requantize_at_cat:
-        groups = {value.name: group.values[0].name for group in shared_scale_groups(graph, spec) for value in group.values}
     Replay(
         gm,
         root,
         graph,
         spec,
         qconfigs,
+        configs.qconfigs,
         wrap_boundaries=kind == "qat",
-        tail_is_int32=kind == "ptq",
         keep_batch_norm=keep_batch_norm,
-        groups=groups,
     ).run()
     preparation = Preparation(
         float_model, Plan.from_graph(graph), options, high_precision, output_names=output_names, remarks=remarks
@@ -211,16 +221,6 @@ class QConfigs:
         if isinstance(owner, fx.Node) and owner.op == "get_attr":
             return self.resolver.resolve(str(owner.target))
         return self.resolver.resolve(self.modules.get(fx_node.name, ""))
-
-    def without_activation(self, graph: fx.Graph) -> frozenset[str]:
-        """Names of operations whose qconfig has no activation entry (high-precision output)."""
-        found = set()
-        for fx_node in graph.nodes:
-            if fx_node.op in ("call_module", "call_function", "call_method"):
-                qconfig = self(fx_node)
-                if qconfig is not None and qconfig.activation is None:
-                    found.add(fx_node.name)
-        return frozenset(found)
 
 
 def _check_custom_config(custom: Mapping[str, Any] | None, model: nn.Module) -> None:

@@ -6,8 +6,8 @@ and positions follow docs/architecture.md and HYBRID section 2 of the design.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from hqc.nn import DeQuantStub
 from hqc.nn.qat.kept_batch_norm import BATCH_NORMS
 from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.mapping import qat_module, qat_stub
-from hqc.passes.support_context import ends_bpu_run
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, fake_quant_of, make_fake_quant
 from hqc.quantization.off_grid import GainPool, OffGridFakeQuantize
 from hqc.quantization.qconfig import QConfig
@@ -35,10 +34,9 @@ QConfigOf = Callable[[fx.Node], "QConfig | None"]
 class Replay:
     """One replay. `gm`: traced GraphModule whose graph is rewritten in place; `root`: the module tree it calls (also changed).
 
-    `qconfig_of(fx node)`: the qconfig in force there. `wrap_boundaries`: boundary fake quants print inside a wrapper (QAT).
-    `tail_is_int32`: conv-like operations that end a BPU segment get no fake quant (post-training quantization).
-    `keep_batch_norm`: layers keep the batch norm that the IR folded, where they can.
-    `groups`: IR value name -> representative of its shared-scale group; members get one fake quant.
+    `qconfig_of(fx node)`: the qconfig in force there, for weights. `qconfigs`: by the key that observations carry, for activations.
+    `wrap_boundaries`: boundary fake quants print inside a wrapper (QAT). `keep_batch_norm`: layers keep the batch norm that the IR
+    folded, where they can. Members of a scale group get one fake quant.
     """
 
     gm: fx.GraphModule
@@ -46,10 +44,9 @@ class Replay:
     ir: Graph
     march: MarchSpec
     qconfig_of: QConfigOf
+    qconfigs: Mapping[str, QConfig]
     wrap_boundaries: bool
-    tail_is_int32: bool = False
     keep_batch_norm: bool = False
-    groups: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fx_nodes = {node.name: node for node in self.gm.graph.nodes}
@@ -70,7 +67,7 @@ class Replay:
                 self._replace_conv(node)
             elif node.op.has(Trait.BOUNDARY) and node.attributes.get("stub"):
                 self._replace_stub(node)
-            elif node.device is Device.BPU and self.march.makes_scale(node):
+            elif node.device is Device.BPU:
                 self._observe_function(node)
         for node in list(self.ir.nodes):
             if _is_marker(node):
@@ -96,47 +93,31 @@ class Replay:
             )
         return qconfig
 
-    def _fake_quant(self, qconfig: QConfig, value: Value, fx_node: fx.Node, node: Node) -> FakeQuantizeBase:
-        group = self.groups.get(value.name)
-        if group is not None and group in self.shared_fake_quants:
+    def _fake_quant(self, value: Value, fx_node: fx.Node) -> FakeQuantizeBase:
+        observation = value.observation
+        assert observation is not None, value
+        group = observation.group
+        if group in self.shared_fake_quants:
             return self.shared_fake_quants[group]
-        if qconfig.activation is None:
-            raise QConfigError(
-                f"{fx_node.name} [{node.loc}] needs a fake quant, and its qconfig has no activation entry (high-precision output); "
-                "only a convolution or linear layer that ends a BPU segment may go without"
-            )
-        asked = node.request.dtype if node.request is not None and value.producer is node else None
-        fake_quant = make_fake_quant(qconfig.activation, self.march, name=fx_node.name, dtype=asked).to(self.device)
-        if group is not None:
+        factory = self.qconfigs[observation.qconfig].activation
+        fake_quant = make_fake_quant(factory, self.march, name=fx_node.name, dtype=observation.dtype).to(self.device)
+        if group:
             self.shared_fake_quants[group] = fake_quant
         return fake_quant
 
     def _observe_function(self, node: Node) -> None:
         for result in node.results:
-            carrier = self._carrier(result)
-            target = self.node_of[carrier.name]
-            fake_quant = self._fake_quant(self._qconfig(target, node), result, target, node)
-            name = f"{target.name}_activation_post_process"
-            self._append(target, 0, name, fake_quant)
-            self.node_of[carrier.name] = self._insert_after(target, name, self._real_users(target))
-
-    def _carrier(self, value: Value) -> Value:
-        """`value`, or the one computed from it at its scale that the FX graph has: the sum inside an `add_relu` has no FX node.
-
-        A value behind it that was clipped at the same scale has the same grid, so one fake quant there speaks for both.
-        """
-        carrier = value
-        while carrier.name not in self.node_of:
-            users = carrier.users
-            producer = carrier.producer
-            assert producer is not None
-            if len(users) != 1 or users[0].origin != producer.origin or not self.march.keeps_scale(users[0]):
+            if result.observation is None or result.off_grid:
+                continue
+            if result.name not in self.node_of:
                 raise LoweringError(
-                    f"{value.name} [{producer.loc}] is a step inside one operation and cannot carry a fake quant of its own; let "
+                    f"{result.name} [{node.loc}] is a step inside one operation and cannot carry a fake quant of its own; let "
                     "the operation run on the CPU with hybrid_dict"
                 )
-            carrier = users[0].result
-        return carrier
+            target = self.node_of[result.name]
+            name = f"{target.name}_activation_post_process"
+            self._append(target, 0, name, self._fake_quant(result, target))
+            self.node_of[result.name] = self._insert_after(target, name, self._real_users(target))
 
     def _replace_stub(self, node: Node) -> None:
         if not node.origin:
@@ -144,8 +125,7 @@ class Replay:
             return
         fx_node = self.fx_nodes[node.origin[-1]]
         if node.op.name == "quantize":
-            qconfig = self._qconfig(fx_node, node)
-            self._set_module(fx_node, lambda module: qat_stub(module, self._fake_quant(qconfig, node.result, fx_node, node)))
+            self._set_module(fx_node, lambda module: qat_stub(module, self._fake_quant(node.result, fx_node)))
         else:
             self._set_module(fx_node, lambda module: DeQuantStub())
 
@@ -154,7 +134,7 @@ class Replay:
         (source,) = node.operands
         placeholder = self.node_of[source.name]
         users = [user for user in self._real_users(placeholder) if self._leads_to_bpu(user)]
-        fake_quant = self._fake_quant(self._qconfig(placeholder, node.users[0]), node.result, placeholder, node)
+        fake_quant = self._fake_quant(node.result, placeholder)
         self._append(placeholder, 0, node.name, qat_stub(nn.Identity(), fake_quant))
         self.node_of[node.result.name] = self._insert_after(placeholder, node.name, users)
 
@@ -175,20 +155,8 @@ class Replay:
         assert conv is not None
         last = self.fx_nodes[node.origin[-1]]
         qconfig = self._qconfig(conv, node)
-        activation_qconfig = self._qconfig(last, node)
         residual = node.operand("residual")
-        group = self.groups.get(node.result.name)
-        fake_quant = None
-        if self.tail_is_int32 and ends_bpu_run(node):
-            pass
-        elif activation_qconfig.activation is not None:
-            fake_quant = self._fake_quant(activation_qconfig, node.result, last, node)
-        elif group is not None or any(user.device is Device.BPU for user in node.users):
-            user = next((u.name for u in node.users if u.device is Device.BPU), group)
-            raise QConfigError(
-                f"{last.name} [{node.loc}] has a qconfig without activation (high-precision int32 output) but {user} reads its result on "
-                "the BPU; a high-precision output must end its BPU segment"
-            )
+        fake_quant = None if node.result.observation is None else self._fake_quant(node.result, last)
         called = self.float_modules[str(conv.target)]
         float_module = called
         if isinstance(called, BATCH_NORMS):
@@ -334,8 +302,7 @@ class Replay:
         producer = self.node_of[source.name]
         if node.op.name == "quantize":
             users = [user for user in self._real_users(producer) if self._leads_to_bpu(user)]
-            ir_producer = source.producer or node.users[0]  # a graph input: the qconfig of what reads it
-            fake_quant = self._fake_quant(self._qconfig(producer, ir_producer), node.result, producer, ir_producer)
+            fake_quant = self._fake_quant(node.result, producer)
             placed = BoundaryFakeQuantize(fake_quant) if self.wrap_boundaries else fake_quant
             self._append(producer, 0, node.name, placed)
             self._insert_after(producer, node.name, users)
@@ -360,7 +327,7 @@ class Replay:
     def _put_back_on_grid(self) -> None:
         """Behind BPU operations that keep their operand's scale and leave its grid: a module that rounds as the kernel does."""
         sources: dict[fx.Node, FakeQuantizeBase] = {}
-        for fx_node in list(self.gm.graph.nodes):
+        for fx_node in list(self.gm.graph.nodes):  # a rounding that was put in stands for its operation
             own, inputs = self._own_fake_quant(fx_node), fx_node.all_input_nodes
             source = own or (sources.get(inputs[0]) if inputs else None)
             if source is None:
@@ -371,8 +338,9 @@ class Replay:
             elif node is not None and node.device is Device.BPU:
                 if self.march.keeps_scale(node):
                     sources[fx_node] = source
-                if source.switchable:
-                    self._insert_rounding(fx_node, inputs[0], node, source)
+                rounding = self._insert_rounding(fx_node, inputs[0], node, source) if source.switchable else None
+                if rounding is not None:
+                    sources[rounding] = source
 
     def _own_fake_quant(self, fx_node: fx.Node) -> FakeQuantizeBase | None:
         owner = fx_node if fx_node.op == "call_module" else _method_owner(fx_node)
@@ -381,17 +349,23 @@ class Replay:
         module = self.root.get_submodule(str(owner.target))
         return fake_quant_of(module) or fake_quant_of(getattr(module, "activation_post_process", None))
 
-    def _insert_rounding(self, fx_node: fx.Node, operand: fx.Node, node: Node, source: FakeQuantizeBase) -> None:
-        mean = self.march.power_of_two and node.op.name == "mean"
-        if not (mean or self.march.leaves_grid(node)):
-            return
+    def _insert_rounding(self, fx_node: fx.Node, operand: fx.Node, node: Node, source: FakeQuantizeBase) -> fx.Node | None:
+        nodes = [each for each in self.ir.nodes if each.origin == node.origin and not _is_marker(each)]
+        marked = [each for each in nodes if each.results[0].off_grid]
+        if not marked:
+            return None
         name, users = f"{fx_node.name}_on_grid", list(fx_node.users)
-        if mean or self.march.pools_by_gain(node):
-            self.root.add_module(name, GainPool(source, node.attributes.get("kernel"), mean=mean))
-            self._insert_after(fx_node, name, users).args = (fx_node, operand)
-        else:
+        pools = [each for each in marked if "gain" in each.attributes]
+        if not pools:
             self.root.add_module(name, OffGridFakeQuantize(source))
-            self._insert_after(fx_node, name, users)
+            return self._insert_after(fx_node, name, users)
+        alone = len(nodes) == 1
+        self.root.add_module(
+            name, GainPool(source, pools[0].attributes["kernel"] if alone else None, mean=nodes[-1] is not pools[-1])
+        )
+        rounding = self._insert_after(fx_node, name, users)
+        rounding.args = (fx_node, operand)
+        return rounding
 
     def _append(self, anchor: fx.Node, order: int, name: str, module: nn.Module) -> None:
         if not any(existing == name for _, _, existing, _ in self.appended):

@@ -9,11 +9,11 @@ from hqc.errors import CompileError
 from hqc.ir import Graph, Node, Value
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.lower_to_integer.context import Lowering
-from hqc.passes.lower_to_integer.registry import IntegerLowering, lowering_of, lowers
+from hqc.passes.lower_to_integer.registry import IntegerLowering, accepts, lowering_of, lowers
 from hqc.passes.node_facts import is_quantize, on_bpu
 from hqc.passes.registry import register_pass
 
-__all__ = ["IntegerLowering", "LowerToInteger", "lowering_of", "lowers"]
+__all__ = ["IntegerLowering", "LowerToInteger", "accepts", "lowering_of", "lowers"]
 
 
 @register_pass
@@ -55,8 +55,9 @@ def _lower(node: Node, low: Lowering) -> None:
 
 
 def _quantize(node: Node, low: Lowering) -> None:
-    """From here on a quantize stores integers, rounded as the march's runtime rounds."""
-    attributes = {**node.attributes, "dtype": low.result_quant.dtype, "rounding": low.march.rounding, "integer": True}
+    """From here on a quantize stores integers."""
+    quant = low.result_quant
+    attributes = {**node.attributes, "dtype": quant.dtype, "rounding": quant.rounding, "integer": True}
     low.become("quantize", node.inputs, attributes)
 
 

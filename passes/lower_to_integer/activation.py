@@ -48,7 +48,7 @@ def table(low: Lowering, x: Value, function: Callable[[F64], F64]) -> None:
         low.scale(low.node.result),
         source.dtype.bits,
         result.dtype.bits,
-        floor=low.march.rounding == "floor",
+        floor=result.rounding == "floor",
     )
     low.become("int_lut", [x, low.parameter("table", entries.astype(result.dtype.numpy))], {})
 

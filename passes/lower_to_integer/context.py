@@ -119,7 +119,7 @@ class Lowering:
         quant = self.quant(value)
         if quant.same_grid(grid):
             return value
-        plain = QuantParams(grid.scale, grid.dtype, grid.axis)
+        plain = grid.replace(fixed=False)
         key = id(value), plain
         if key not in self._on_grid:
             source = self.scale(value)
@@ -133,9 +133,9 @@ class Lowering:
         return self._on_grid[key]
 
     def _constant_on_grid(self, value: Value, grid: QuantParams) -> Value:
-        key = id(value), QuantParams(grid.scale, grid.dtype, grid.axis)
+        key = id(value), grid.replace(fixed=False)
         if key not in self._on_grid:
-            q = arithmetic.quantize(constant_array(value), grid.scale, grid.dtype.bits, self.march.rounding)
+            q = arithmetic.quantize(constant_array(value), grid.scale, grid.dtype.bits, grid.rounding)
             array = q.astype(grid.dtype.numpy)
             lost = float(np.abs(constant_array(value) - q * np.float64(grid.scale)).max(initial=0.0))
             if self.node.op.has(Trait.LAYOUT_ONLY) and lost > float(grid.scale):

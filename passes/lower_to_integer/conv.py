@@ -22,13 +22,20 @@ from hqc.passes.conv_scales import (
     tensor_scale,
     weight_axis,
 )
+from hqc.passes.lower_to_integer import acceptance
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
 
 F64 = npt.NDArray[np.float64]
 
 
-@lowers("conv2d", "conv_transpose2d", "linear", accumulator_scale=lambda node, march: float(accumulator_scale(node).max()))
+@lowers(
+    "conv2d",
+    "conv_transpose2d",
+    "linear",
+    accumulator_scale=lambda node, march: float(accumulator_scale(node).max()),
+    accepts=acceptance.conv_like,
+)
 def conv_like(node: Node, low: Lowering) -> None:
     """int8 weights, int32 bias (int64 beside int16), one requantization per output channel."""
     x, weight, bias, residual = conv_operands(node)
@@ -60,7 +67,8 @@ class _Terms:
             return None
         array = constant_of(bias, self.low.node) if isinstance(bias, Value) else bias
         low = self.low
-        q = arithmetic.bernoulli_bias(array, self.acc) if low.march.int8_bias else arithmetic.quantize_bias(array, self.acc)
+        narrow = bias.quant is not None if isinstance(bias, Value) else low.march.int8_bias
+        q = arithmetic.bernoulli_bias(array, self.acc) if narrow else arithmetic.quantize_bias(array, self.acc)
         self.extra = self.extra + np.abs(q)
         return low.parameter("bias", q.astype(np.int64 if self.wide else np.int32))
 
@@ -143,7 +151,7 @@ def _batch_norm_scale(node: Node, march: MarchSpec) -> float:
     return tensor_scale(node.operands[0], node) * float(quant.scale.max())
 
 
-@lowers("batch_norm", accumulator_scale=_batch_norm_scale)
+@lowers("batch_norm", accumulator_scale=_batch_norm_scale, accepts=acceptance.batch_norm)
 def batch_norm(node: Node, low: Lowering) -> None:
     """A batch norm that no convolution took in: a depthwise 1x1 convolution."""
     x = node.operands[0]
@@ -164,7 +172,7 @@ def _matmul_scale(node: Node, march: MarchSpec) -> float:
     return math.prod(operand_scale(value, node, march) for value in node.operands)
 
 
-@lowers("matmul", accumulator_scale=_matmul_scale)
+@lowers("matmul", accumulator_scale=_matmul_scale, accepts=acceptance.matmul)
 def matmul(node: Node, low: Lowering) -> None:
     """Product of two activations, or of one and an int8 constant: ratio `s_1 * s_2 / s_out`."""
     operands, scales = zip(*map(low.factor, node.operands), strict=True)

@@ -11,27 +11,14 @@ from hqc.ir import DType, Node, QuantParams, Value
 from hqc.ir.graph import constant_array
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import operand_scale, tensor_scale
+from hqc.passes.lower_to_integer import acceptance
+from hqc.passes.lower_to_integer.acceptance import broadcasts_only, uniform, usable_constants
 from hqc.passes.lower_to_integer.activation import table
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
 
 INT32_ROOM = 2**30
 """Largest constant term of a sum, so that the int32 accumulator keeps room for the other operand."""
-
-
-def uniform(value: Value | None) -> float | None:
-    """The number that every element of a constant equals, or None."""
-    if value is None or value.array is None or value.array.size == 0:
-        return None
-    flat = value.array.reshape(-1)
-    return float(flat[0]) if (flat == flat[0]).all() else None
-
-
-def _broadcasts_only(constant: Value, other: Value) -> bool:
-    """True when the constant does not enlarge the other operand."""
-    if constant.shape is None or other.shape is None:
-        return constant.array is not None and constant.array.size == 1
-    return np.broadcast_shapes(constant.shape, other.shape) == other.shape
 
 
 def _split(node: Node, low: Lowering) -> tuple[Value, Value | None]:
@@ -56,13 +43,13 @@ def _unit(node: Node, march: MarchSpec) -> float:
     return arithmetic.add_unit(tensor_scale(a, node), tensor_scale(b, node), 8)
 
 
-@lowers("add", accumulator_scale=_unit)
+@lowers("add", accumulator_scale=_unit, accepts=usable_constants)
 def add(node: Node, low: Lowering) -> None:
     """`q_1 K_1 + q_2 K_2`, requantized from the common unit."""
     _sum(node, low, 1)
 
 
-@lowers("sub", accumulator_scale=_unit)
+@lowers("sub", accumulator_scale=_unit, accepts=usable_constants)
 def sub(node: Node, low: Lowering) -> None:
     """`q_1 K_1 - q_2 K_2`, requantized from the common unit."""
     _sum(node, low, -1)
@@ -114,7 +101,7 @@ def _factor(node: Node, march: MarchSpec) -> float | None:
     a, b = node.operands
     constant, other = (a, b) if a.is_parameter else (b, a)
     number = uniform(constant)
-    if march.power_of_two or number is None or number == 0 or not _broadcasts_only(constant, other):
+    if march.power_of_two or number is None or number == 0 or not broadcasts_only(constant, other):
         return None
     if node.op.name == "div":
         return None if a.is_parameter else 1.0 / number
@@ -127,14 +114,14 @@ def _folded_quant(node: Node, march: MarchSpec) -> QuantParams | None:
     source = next(iter(node.data_operands)).quant
     if factor is None or source is None or source.per_channel:
         return None
-    return QuantParams(np.float32(float(source.scale) * abs(factor)), source.dtype)
+    return source.replace(scale=np.float32(float(source.scale) * abs(factor)), fixed=False)
 
 
 def _product_scale(node: Node, march: MarchSpec) -> float:
     return math.prod(operand_scale(value, node, march) for value in node.operands)
 
 
-@lowers("mul", accumulator_scale=_product_scale, result_quant=_folded_quant)
+@lowers("mul", accumulator_scale=_product_scale, result_quant=_folded_quant, accepts=usable_constants)
 def mul(node: Node, low: Lowering) -> None:
     """`q_1 * q_2`, requantized from `s_1 * s_2`; a scalar folds into the scale."""
     x, constant = _split(node, low)
@@ -162,7 +149,7 @@ def _scaled(low: Lowering, x: Value, factor: float) -> None:
         low.become("int_mul", [x, minus_one, requant], attributes)
 
 
-@lowers("div", result_quant=_folded_quant)
+@lowers("div", result_quant=_folded_quant, accepts=usable_constants)
 def div(node: Node, low: Lowering) -> None:
     """By a scalar: its reciprocal folds into the scale. A scalar by x: a table. Else exact division (`ideal`)."""
     x, constant = _split(node, low)
@@ -171,7 +158,7 @@ def div(node: Node, low: Lowering) -> None:
     if factor is not None:
         _scaled(low, x, factor)
         return
-    if number is not None and constant is node.inputs[0] and constant is not None and _broadcasts_only(constant, x):
+    if number is not None and constant is node.inputs[0] and constant is not None and broadcasts_only(constant, x):
         table(low, x, lambda real: number / real)
         return
     operands, scales = zip(*map(low.factor, node.operands), strict=True)
@@ -179,12 +166,12 @@ def div(node: Node, low: Lowering) -> None:
     low.become("int_div", operands, {"ratio": ratio, "dtype": low.result_quant.dtype})
 
 
-@lowers("pow")
+@lowers("pow", accepts=acceptance.power)
 def pow_(node: Node, low: Lowering) -> None:
     """A power with one constant, uniform operand is a function of the other: a table."""
     x, constant = _split(node, low)
     number = uniform(constant)
-    if number is None or constant is None or not _broadcasts_only(constant, x):
+    if number is None or constant is None or not broadcasts_only(constant, x):
         raise low.refuse("the BPU has no power of two tensors; give it a constant exponent, or let it run on the CPU")
     base = number
     if constant is node.inputs[0]:
@@ -200,20 +187,20 @@ def _coarsest_operand(node: Node, march: MarchSpec) -> float:
     return max(tensor_scale(value, node) for value in node.data_operands if value.type.dtype is not DType.BOOL)
 
 
-@lowers("maximum", "minimum", accumulator_scale=_coarsest_operand)
+@lowers("maximum", "minimum", accumulator_scale=_coarsest_operand, accepts=usable_constants)
 def extremum(node: Node, low: Lowering) -> None:
     """Operands on the result's grid, then integers are compared."""
     low.keep([low.on_grid(value, low.result_quant) for value in node.operands])
 
 
-@lowers("where", accumulator_scale=_coarsest_operand)
+@lowers("where", accumulator_scale=_coarsest_operand, accepts=usable_constants)
 def where(node: Node, low: Lowering) -> None:
     """Both branches on the result's grid."""
     condition, *branches = node.operands
     low.keep([condition, *(low.on_grid(value, low.result_quant) for value in branches)])
 
 
-@lowers("equal", "greater", "less", "greater_equal", "less_equal")
+@lowers("equal", "greater", "less", "greater_equal", "less_equal", accepts=usable_constants)
 def comparison(node: Node, low: Lowering) -> None:
     """On integers, after requantizing to the larger scale (and the wider type)."""
     grids = [low.quant(value) for value in node.data_operands if value.quant is not None]
@@ -228,7 +215,7 @@ def comparison(node: Node, low: Lowering) -> None:
     low.keep([low.on_grid(value, grid) for value in node.operands])
 
 
-@lowers("logical_and", "logical_or", "logical_not")
+@lowers("logical_and", "logical_or", "logical_not", accepts=acceptance.truth_values)
 def logical(node: Node, low: Lowering) -> None:
     """Truth values stay as they are."""
     if any(value.type.dtype is not DType.BOOL for value in node.operands):

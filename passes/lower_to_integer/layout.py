@@ -8,6 +8,7 @@ from hqc import arithmetic
 from hqc.ir import DType, Node, QuantParams
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import tensor_scale
+from hqc.passes.lower_to_integer import acceptance
 from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
 
@@ -35,11 +36,11 @@ def move(node: Node, low: Lowering) -> None:
     low.keep([low.on_grid(x, operand_grid(low, node)), *rest])
 
 
-@lowers("pad")
+@lowers("pad", accepts=acceptance.padding)
 def pad(node: Node, low: Lowering) -> None:
     """Pad with the quantized value."""
     quant = low.result_quant
-    value = arithmetic.quantize(np.float32(node.attributes["value"]), quant.scale, quant.dtype.bits, low.march.rounding)
+    value = arithmetic.quantize(np.float32(node.attributes["value"]), quant.scale, quant.dtype.bits, quant.rounding)
     low.keep([low.on_grid(node.operands[0], quant)], {"value": float(value)})
 
 
@@ -47,13 +48,13 @@ def _coarsest(node: Node, march: MarchSpec) -> float:
     return max((tensor_scale(value, node) for value in node.data_operands), default=0.0)
 
 
-@lowers("cat", accumulator_scale=_coarsest)
+@lowers("cat", accumulator_scale=_coarsest, accepts=acceptance.usable_constants)
 def cat(node: Node, low: Lowering) -> None:
     """Every operand on the result's grid."""
     low.keep([low.on_grid(value, low.result_quant) for value in node.operands])
 
 
-@lowers("resize2d")
+@lowers("resize2d", accepts=acceptance.resize)
 def resize2d(node: Node, low: Lowering) -> None:
     """Fixed-point coordinates with the march's number of fraction bits."""
     mode, align = node.attributes["mode"], node.attributes["align_corners"]

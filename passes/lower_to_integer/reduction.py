@@ -10,8 +10,9 @@ from hqc import arithmetic
 from hqc.ir import Node, Value
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import tensor_scale
+from hqc.passes.lower_to_integer import acceptance
 from hqc.passes.lower_to_integer.context import Lowering
-from hqc.passes.lower_to_integer.pooling import requant_counts, spatial_gain_mean
+from hqc.passes.lower_to_integer.pooling import requant_counts
 from hqc.passes.lower_to_integer.registry import lowers
 
 
@@ -20,37 +21,22 @@ def _axes(node: Node, low: Lowering, x: Value) -> tuple[int, ...]:
     return tuple(sorted({axis % rank for axis in node.attributes["axes"]})) or tuple(range(rank))
 
 
-@lowers("mean", accumulator_scale=lambda node, march: tensor_scale(node.operands[0], node))
+@lowers("mean", accumulator_scale=lambda node, march: tensor_scale(node.operands[0], node), accepts=acceptance.average)
 def mean(node: Node, low: Lowering) -> None:
-    """A sum whose requantization holds 1/n; on bernoulli the mean over H and W is a pool."""
+    """A sum whose requantization holds 1/n."""
     (x,) = node.operands
     axes, shape = _axes(node, low, x), low.shape(x)
     count = math.prod(shape[axis] for axis in axes)
     if low.march.power_of_two and count & (count - 1):
-        _gain_mean(node, low, x, axes)
-        return
+        raise low.refuse(
+            f"{low.march.name} divides only by shifting and by average pools over height and width, not by {count}; let it run on "
+            "the CPU"
+        )
     requant, attributes = requant_counts(low, x, np.array([count], np.int64))
     low.become("int_sum", [x, requant], {"axes": axes, "keepdims": node.attributes["keepdims"], **attributes})
 
 
-def _gain_mean(node: Node, low: Lowering, x: Value, axes: tuple[int, ...]) -> None:
-    if axes != (2, 3) or len(low.shape(x)) != 4:
-        raise low.refuse(
-            f"{low.march.name} divides only by shifting and by average pools over height and width, not by "
-            f"{math.prod(low.shape(x)[axis] for axis in axes)}; let it run on the CPU"
-        )
-    x = spatial_gain_mean(node, low, x)
-    if not node.attributes["keepdims"]:
-        quant = low.quant(x)
-        x = low.insert("reshape", [x], {"shape": (0, 0)}, f"{node.name}_flat", quant)
-    if low.quant(x).same_grid(low.result_quant):
-        low.become("int_requantize", [x], {"mode": "clip", "dtype": low.result_quant.dtype})
-        return
-    requant, attributes = low.requant(low.scale(x))
-    low.become("int_requantize", [x, requant], attributes)
-
-
-@lowers("sum", accumulator_scale=lambda node, march: tensor_scale(node.operands[0], node))
+@lowers("sum", accumulator_scale=lambda node, march: tensor_scale(node.operands[0], node), accepts=acceptance.total)
 def sum_(node: Node, low: Lowering) -> None:
     """A sum over axes, requantized from the operand's scale."""
     (x,) = node.operands
@@ -62,10 +48,8 @@ def sum_(node: Node, low: Lowering) -> None:
 
 def requant_counts_checked(low: Lowering, x: Value, axes: tuple[int, ...]) -> None:
     """Refuse a sum that an int32 might not hold."""
-    from hqc.passes.lower_to_integer.pooling import SUM_ROOM
-
     count = math.prod(low.shape(x)[axis] for axis in axes)
-    if low.quant(x).dtype.bits == 8 and count >= SUM_ROOM:
+    if low.quant(x).dtype.bits == 8 and count >= acceptance.SUM_ROOM:
         raise low.refuse(f"a sum over {count} elements does not fit 32 bits; let it run on the CPU")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hqc.ir import Node, OpDef, QuantParams, Trait
+from hqc.ir import Node, OpDef, QuantParams, Reason, Trait
 from hqc.march.spec import MarchSpec
 from hqc.registry import Registry
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LowerFunction = Callable[[Node, "Lowering"], None]
 AccumulatorScale = Callable[[Node, MarchSpec], float]
+Accepts = Callable[[Node, MarchSpec], "Reason | None"]
 ResultQuant = Callable[[Node, MarchSpec], "QuantParams | None"]
 
 
@@ -24,12 +25,14 @@ class IntegerLowering:
 
     `lower` changes the node in place (`Lowering.become`), inserting helper nodes before it. `accumulator_scale`: scale of the
     number that is requantized to the result, for ops that requantize; where hardware only shifts right it is a lower bound of
-    the result's scale. `result_quant`: quantization of a result that was not observed, for ops that can tell.
+    the result's scale. `result_quant`: quantization of a result that was not observed, for ops that can tell. `accepts`: why `lower`
+    cannot express a node on a march, or None; what it does not refuse, `lower` can do.
     """
 
     lower: LowerFunction
     accumulator_scale: AccumulatorScale | None = None
     result_quant: ResultQuant | None = None
+    accepts: Accepts | None = None
 
 
 LOWERINGS: Registry[str | Trait, IntegerLowering] = Registry("integer lowering", families="hqc.passes.lower_to_integer")
@@ -39,9 +42,10 @@ def lowers(
     *ops: str | Trait,
     accumulator_scale: AccumulatorScale | None = None,
     result_quant: ResultQuant | None = None,
+    accepts: Accepts | None = None,
 ) -> Callable[[LowerFunction], LowerFunction]:
     """Register a function as the integer lowering of ops, or of every op with a trait that has none of its own."""
-    return LOWERINGS.register(*ops, make=lambda function: IntegerLowering(function, accumulator_scale, result_quant))
+    return LOWERINGS.register(*ops, make=lambda function: IntegerLowering(function, accumulator_scale, result_quant, accepts))
 
 
 def lowering_of(op: OpDef) -> IntegerLowering | None:
@@ -50,3 +54,17 @@ def lowering_of(op: OpDef) -> IntegerLowering | None:
     if own is not None:
         return own
     return next((entry for key, entry in LOWERINGS.items() if isinstance(key, Trait) and op.has(key)), None)
+
+
+def accepts(node: Node, march: MarchSpec) -> Reason | None:
+    """Why the integer stage cannot express `node` on a march, whatever its scales will be; None when it can."""
+    if node.op.has(Trait.REMOVED) or node.op.has(Trait.BOUNDARY) or node.op.has(Trait.INTEGER):
+        return None
+    entry = lowering_of(node.op)
+    if entry is None:
+        return Reason(
+            f"{node.op.name} has no integer arithmetic in hqc",
+            hint="register a lowering with hqc.passes.lower_to_integer.lowers to run it on the BPU",
+            id="no-integer-arithmetic",
+        )
+    return None if entry.accepts is None else entry.accepts(node, march)

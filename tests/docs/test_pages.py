@@ -139,7 +139,7 @@ def test_architecture_shows_the_pipelines_that_run() -> None:
     assert listed("prepare") == prepare
     tail = re.search(r"then `([^`]+)`", page)
     assert tail is not None
-    assert prepare[:-1] + re.split(r", ", tail.group(1)) == passes(explain_pipeline())
+    assert prepare[:-3] + re.split(r", ", tail.group(1)) == passes(explain_pipeline())
     assert listed("deploy") == passes(deploy_pipeline())
 
 

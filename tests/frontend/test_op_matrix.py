@@ -44,6 +44,7 @@ COLUMNS: dict[str, tuple[Callable[[OpDef], bool], Callable[[OpDef], bool]]] = {
 }
 
 HOLES: dict[tuple[str, str], str] = {
+    ("lowering from torch", "gain_pool2d"): MADE_BY_PASSES,
     ("lowering from torch", "requantize"): MADE_BY_PASSES,
     ("integer lowering", "cast"): NO_BPU_ROW,
     ("integer lowering", "group_norm"): NO_BPU_ROW,

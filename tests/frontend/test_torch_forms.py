@@ -129,6 +129,13 @@ def window(rng: Rng, average: bool = False) -> Case:
     return [real(rng, 2, 3, 7, 8)], attributes
 
 
+def gain_window(rng: Rng) -> Case:
+    kernel = ints(rng, 1, 3, 2)
+    padding = tuple(int(rng.integers(0, k)) for k in (*kernel, *kernel))
+    attributes = {"kernel": kernel, "stride": ints(rng, 1, 3, 2), "padding": padding, "gain": 512 // (kernel[0] * kernel[1])}
+    return [real(rng, 2, 3, 7, 8)], attributes
+
+
 def resize(rng: Rng) -> Case:
     mode = choose(rng, "nearest", "bilinear", "bicubic")
     attributes: dict[str, Any] = {"mode": mode, "align_corners": mode != "nearest" and rng.random() < 0.5}
@@ -260,6 +267,7 @@ CASES: dict[str, Callable[[Rng], Case]] = {
     "matmul": matmul,
     "max_pool2d": window,
     "avg_pool2d": lambda rng: window(rng, average=True),
+    "gain_pool2d": gain_window,
     "resize2d": resize,
     **each("adaptive_avg_pool2d adaptive_max_pool2d", adaptive),
     **each("mean sum reduce_max reduce_min", reduction),

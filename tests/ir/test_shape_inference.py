@@ -179,6 +179,11 @@ def test_avg_pool2d(image: Shape, kernel: Shape, stride: Shape, pads: Shape, cei
     )  # fmt: skip
 
 
+def test_gain_pool2d() -> None:
+    x = zeros((2, 3, 7, 6))
+    agree("gain_pool2d", [x], lambda: F.avg_pool2d(x, (3, 2), (2, 2)), kernel=(3, 2), stride=(2, 2), gain=85)
+
+
 @QUICK
 @given(image=st.tuples(size, size), output=pair)
 def test_adaptive_pools(image: Shape, output: Shape) -> None:

@@ -35,7 +35,7 @@ from(conv, relu)
   %r: f32[1,2,8,8] = relu(%a) cpu refused("size in 1..4", actual="9", limit="4", hint="split \\"it\\"") \
 request(cpu, "module_name=r", i16) loc("" "" "net.Block" "net.Net")
   %i: f32[1,3,8,8] q(i8, 0.5, fixed, floor) = gather(%conv, @index) {axis=1} cpu
-  %j: f32[1,3,8,8] observe(i16, rounding=floor, group=i, policy=output, source="module_name \\"a\\"", qconfig=k) = relu(%i)
+  %j: f32[1,3,8,8] observe(i16, rounding=floor, group=i, policy=operand, source="module_name \\"a\\"", qconfig=k) = relu(%i)
   %k: f32[1,3,8,8] observe(i8) = relu(%j)
   output %r as "logits"
   output %b

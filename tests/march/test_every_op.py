@@ -17,6 +17,7 @@ _ATTRIBUTES = {
     "adaptive_avg_pool2d": "output_size=[2,2]",
     "adaptive_max_pool2d": "output_size=[1,1]",
     "avg_pool2d": _WINDOW,
+    "gain_pool2d": f"{_WINDOW}, gain=128",
     "max_pool2d": _WINDOW,
     "argmax": "axis=1",
     "argmin": "axis=1",

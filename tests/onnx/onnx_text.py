@@ -7,6 +7,18 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from hqc.ir import Graph, parse
+from hqc.march import get_spec
+from hqc.passes import PassContext
+from hqc.passes.settle_rounding import SettleRounding
+
+
+def scaled(text: str, march: str = "bayes") -> Graph:
+    """The scaled graph of the lines between the braces, its roundings settled as the pipelines leave them."""
+    graph = parse(f"graph @g march={march} stage=scaled {{\n{text}\n}}")
+    SettleRounding().run(graph, PassContext(get_spec(march)))
+    return graph
+
 
 def _attribute(attribute: onnx.AttributeProto) -> str:
     value: Any = helper.get_attribute_value(attribute)

@@ -21,6 +21,7 @@ from hqc.ir import Device, DType, Graph, QuantParams, TensorType, Value
 from hqc.march import get_spec
 from hqc.passes.base import PassContext
 from hqc.passes.lower_to_integer import LowerToInteger
+from hqc.passes.settle_rounding import SettleRounding
 
 MARCHES = ("bernoulli", "bernoulli2", "bayes", "bayes-e")
 Array = np.ndarray[Any, Any]
@@ -61,7 +62,7 @@ def test_boundary_quantize_rounds_as_the_march(flavour: str, march: str, dtype: 
     graph = Graph("g", march)
     x = tricky(0.125, dtype.bits)
     node = graph.add_node("quantize", [graph.add_input("x", TensorType(DType.FLOAT32, x.shape))], {"dtype": dtype}, name="q")
-    node.device, node.result.quant = Device.CPU, QuantParams(0.125, dtype)
+    node.device, node.result.quant = Device.CPU, QuantParams(0.125, dtype, rounding=get_spec(march).rounding)
     out = graph.add_node("dequantize", [node.result], name="y")
     out.device, graph.stage = Device.CPU, "scaled"
     graph.set_outputs([out.result])
@@ -136,6 +137,7 @@ class Net:
         out = self.add("dequantize", [self.tip], {})
         self.graph.set_outputs([out], ["y"])
         self.graph.stage = "scaled"
+        SettleRounding().run(self.graph, PassContext(self.march))
         return self.graph
 
 

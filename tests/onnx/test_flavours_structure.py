@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx_text import model_text
+from onnx_text import model_text, scaled
 
 from hqc.arithmetic import bernoulli_pool_stages
 from hqc.backends.onnx import emit
@@ -14,14 +14,12 @@ from hqc.ir.parser import parse
 
 
 def lines(text: str, flavour: str = "horizon", march: str = "bayes") -> list[str]:
-    graph = parse(f"graph @g march={march} stage=scaled {{\n{text}\n}}")
-    return model_text(emit(graph, flavour=flavour)).splitlines()
+    return model_text(emit(scaled(text, march), flavour=flavour)).splitlines()
 
 
 def pairs(text: str, march: str = "bayes") -> list[str]:
     """Names of the values that a pair follows, in order."""
-    graph = parse(f"graph @g march={march} stage=scaled {{\n{text}\n}}")
-    return [node.input[0] for node in emit(graph).graph.node if node.op_type == "HzQuantize"]
+    return [node.input[0] for node in emit(scaled(text, march)).graph.node if node.op_type == "HzQuantize"]
 
 
 CONV = """
@@ -164,7 +162,7 @@ def test_bernoulli_average_pool_has_the_kernels_gain_and_stays_on_the_grid() -> 
         %d = dequantize(%p) cpu
         output %d
     """
-    graph = parse(f"graph @g march=bernoulli stage=scaled {{\n{text}\n}}")
+    graph = scaled(text, "bernoulli")
     model = emit(graph, flavour="runnable")
     assert [n.op_type for n in model.graph.node] == [
         "HzQuantizeFloor", "HzDequantize", "AveragePool", "Mul", "HzQuantizeOffGrid", "HzDequantize",
@@ -184,7 +182,7 @@ def test_bernoulli_pools_large_windows_in_stages() -> None:
         output %d
         output %e
     """
-    graph = parse(f"graph @g march=bernoulli stage=scaled {{\n{text}\n}}")
+    graph = scaled(text, "bernoulli")
     stages = bernoulli_pool_stages(14, 14)
     assert stages == ((14, 2), (1, 7))
     pair = ["HzQuantizeOffGrid", "HzDequantize"]
@@ -192,7 +190,8 @@ def test_bernoulli_pools_large_windows_in_stages() -> None:
     expected = ["HzQuantizeFloor", "HzDequantize", *stage, *stage, *stage, *stage, "Reshape", "HzQuantizeFloor", "HzDequantize"]
     model = emit(graph, flavour="runnable")
     assert [n.op_type for n in model.graph.node] == expected
-    kernels = [list(n.attribute[0].ints) for n in model.graph.node if n.op_type == "AveragePool"]
+    windows = [attribute for n in model.graph.node for attribute in n.attribute if attribute.name == "kernel_shape"]
+    kernels = [list(attribute.ints) for attribute in windows]
     assert kernels == [list(stage) for stage in stages] * 2
 
 
@@ -231,7 +230,7 @@ def test_nodes_carry_their_place_in_the_users_program() -> None:
 
 @pytest.mark.parametrize("flavour", ["horizon", "runnable", "qdq"])
 def test_every_value_has_a_static_type(flavour: str) -> None:
-    graph = parse(f"graph @g march=bernoulli stage=scaled {{\n{CONV}\n}}")
+    graph = scaled(CONV, "bernoulli")
     model = emit(graph, flavour=flavour)
     typed = {i.name for i in (*model.graph.value_info, *model.graph.output)}
     assert {name for node in model.graph.node for name in node.output} == typed

@@ -18,6 +18,7 @@ from hqc.ir.parser import parse
 from hqc.march import get_spec
 from hqc.passes.base import PassContext
 from hqc.passes.lower_to_integer import LowerToInteger
+from hqc.passes.settle_rounding import SettleRounding
 
 Array = np.ndarray[Any, Any]
 
@@ -354,7 +355,9 @@ graph @net march=MARCH stage=scaled {
 def scaled_network(march: str) -> Graph:
     weight, accumulator = "0.03125", "0.0078125"
     text = re.sub(r"\bS\b", weight, re.sub(r"\bA\b", accumulator, NETWORK))
-    return parse(text.replace("MARCH", march))
+    graph = parse(text.replace("MARCH", march))
+    SettleRounding().run(graph, PassContext(march=get_spec(march)))
+    return graph
 
 
 def lowered(march: str) -> Graph:

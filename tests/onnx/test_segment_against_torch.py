@@ -256,6 +256,13 @@ def test_pooling_windows_and_divisors(size: Any, kernel: Any, stride: Any, paddi
         close(run_op("avg_pool2d", [x], {**attributes, "count_include_pad": include})[0], expected)
 
 
+def test_a_gain_pool_is_the_mean_times_what_its_gain_makes_of_it() -> None:
+    x = rand(2, 3, 9, 8)
+    attributes = {"kernel": (3, 2), "stride": (2, 2), "padding": (1, 0, 1, 0), "gain": 85}
+    expected = F.avg_pool2d(t(x), (3, 2), (2, 2), (1, 0)) * (6 * 85 / 512)
+    close(run_op("gain_pool2d", [x], attributes)[0], expected)
+
+
 @pytest.mark.parametrize("ceil", [True, False])
 def test_dilated_max_pool(ceil: bool) -> None:
     x = rand(1, 2, 10, 11) - 5

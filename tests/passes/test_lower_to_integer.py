@@ -15,7 +15,7 @@ from hqc.ir import Graph, Trait, all_ops
 from hqc.ir.graph import constant_array
 from hqc.march import March, get_spec
 from hqc.passes import PassContext
-from hqc.passes.lower_to_integer import lowering_of
+from hqc.passes.lower_to_integer import accepts, lowering_of
 from hqc.passes.pipeline_text import parse_passes
 
 PASS = "lower-to-integer"
@@ -24,7 +24,7 @@ F32 = np.float32
 
 def lower(body: str, march: str = "bayes") -> Graph:
     """The integer graph of a scaled one; dequantize nodes are added for the values called `y...`."""
-    return transform(body, PASS, march, stage="scaled")
+    return transform(body, f"settle-rounding,{PASS}", march, stage="scaled")
 
 
 def shape_of(node: str) -> str:
@@ -112,8 +112,8 @@ def test_cpu_nodes_stay_as_they_are_and_values_keep_names_and_scales() -> None:
         graph,
         """
         CHECK: %s: f32[1,4] = selu(%x) cpu from(selu)
-        CHECK-NEXT: %q: i8[1,4] q(i8, 0.5) = quantize(%s) {rounding=floor, stub=true, integer=true} cpu
-        CHECK-NEXT: %y: i8[1,4] q(i8, 0.25) = int_lut(%q, @y_table) bpu.3 from(sigmoid)
+        CHECK-NEXT: %q: i8[1,4] q(i8, 0.5, floor) = quantize(%s) {rounding=floor, stub=true, integer=true} cpu
+        CHECK-NEXT: %y: i8[1,4] q(i8, 0.25, floor) = int_lut(%q, @y_table) bpu.3 from(sigmoid)
         CHECK-NEXT: %d: f32[1,4] = dequantize(%y) cpu
         CHECK-NEXT: output %d as "result"
         """,
@@ -602,28 +602,51 @@ def test_adaptive_average_pool_of_unequal_windows() -> None:
 def test_bernoulli_pools_with_a_gain_in_as_many_stages_as_it_needs() -> None:
     small = unary("%y: f32[1,2,2,2] q(i8, 0.5) = avg_pool2d(%q) {kernel=[3,3], stride=[1,1]} bpu.0", "bernoulli")
     assert_text(
-        small, "CHECK: %y: i8[1,2,2,2] q(i8, 0.5) = int_avg_pool2d(%q) {kernel=[3,3], stride=[1,1], gain=56, mode=clip}"
+        small,
+        "CHECK: %y: i8[1,2,2,2] q(i8, 0.5, floor) {{.*}} = int_avg_pool2d(%q) {kernel=[3,3], stride=[1,1], gain=56, mode=clip}",
     )
     large = unary("%y: f32[1,2,1,1] q(i8, 0.5) = adaptive_avg_pool2d(%q) {output_size=[1,1]} bpu.0", "bernoulli", "1,2,14,14")
     assert_text(
         large,
         """
-        CHECK: %y_stage0: i8[1,2,1,7] q(i8, 0.5) = int_avg_pool2d(%q) {kernel=[14,2], stride=[14,2], gain=18, mode=clip} bpu.0
-        CHECK-NEXT: %y: i8[1,2,1,1] q(i8, 0.5) = int_avg_pool2d(%y_stage0) {kernel=[1,7], stride=[1,7], gain=73, mode=clip} bpu.0
+        CHECK: %y_stage0: i8[1,2,1,7] q(i8, 0.5, floor) {{.*}} = int_avg_pool2d(%q) {kernel=[14,2], stride=[14,2], gain=18, mode=clip} bpu.0
+        CHECK-NEXT: %y: i8[1,2,1,1] q(i8, 0.5, floor) {{.*}} = int_avg_pool2d(%y_stage0) {kernel=[1,7], stride=[1,7], gain=73
         """,
     )
 
 
-def test_bernoulli_refuses_pools_that_a_gain_cannot_express() -> None:
-    with pytest.raises(QuantizationError, match="overlapping or padded windows do not split"):
-        unary("%y: f32[1,2,2,2] q(i8, 0.5) = avg_pool2d(%q) {kernel=[14,14], stride=[1,1]} bpu.0", "bernoulli", "1,2,15,15")
-    with pytest.raises(QuantizationError, match=r"divides every window of an average pool by 9, but with .* hold 4 elements"):
-        unary(
-            "%y: f32[1,2,2,2] q(i8, 0.5) = avg_pool2d(%q) {kernel=[3,3], stride=[2,2], padding=[1,1,0,0], count_include_pad=false} bpu.0",
-            "bernoulli",
-        )
-    with pytest.raises(QuantizationError, match="pools 4x4 to 3x3 only with windows of one size"):
-        unary("%y: f32[1,2,3,3] q(i8, 0.5) = adaptive_avg_pool2d(%q) {output_size=[3,3]} bpu.0", "bernoulli")
+REFUSED_ON_BERNOULLI = [
+    (
+        "f32[1,2,2,2] avg_pool2d(%q) {kernel=[14,14], stride=[1,1]}",
+        "1,2,15,15",
+        "windows that overlap or are padded do not split",
+    ),
+    (
+        "f32[1,2,2,2] avg_pool2d(%q) {kernel=[3,3], stride=[2,2], padding=[1,1,0,0], count_include_pad=false}",
+        "1,2,4,4",
+        "divides every window of an average pool by the kernel's size: count_include_pad=False",
+    ),
+    (
+        "f32[1,2,3,3] avg_pool2d(%q) {kernel=[2,2], stride=[2,2], ceil_mode=true}",
+        "1,2,5,5",
+        "divides every window of an average pool by the kernel's size: ceil_mode=True leaves a window over the edge",
+    ),
+    ("f32[1,2,3,3] adaptive_avg_pool2d(%q) {output_size=[3,3]}", "1,2,4,4", "pools with windows of one size: 4x4 to 3x3"),
+    ("f32[1,2,1,1] adaptive_avg_pool2d(%q) {output_size=[1,1]}", "1,2,37,37", "or splits into such windows: 37x37 gives 0.000"),
+    ("f32[1,2,4] mean(%q) {axes=[3]}", "1,2,4,3", "divides only by shifting"),
+]
+
+
+@pytest.mark.parametrize(("node", "shape", "reason"), REFUSED_ON_BERNOULLI)
+def test_bernoulli_refuses_averages_that_a_gain_cannot_express(node: str, shape: str, reason: str) -> None:
+    kind, call = node.split(" ", 1)
+    line = f"%y: {kind} q(i8, 0.5) = {call} bpu.0"
+    with pytest.raises(CompileError, match=re.escape(reason)):
+        unary(line, "bernoulli", shape)
+    graph = graph_of(f"input %q: f32[{shape}]\n{line}\noutput %y")
+    (pool,) = graph.nodes
+    assert reason in str(accepts(pool, get_spec("bernoulli")))
+    assert accepts(pool, get_spec("bernoulli2")) is None
 
 
 @pytest.mark.parametrize("height", range(1, 65))
@@ -647,18 +670,16 @@ def test_means_and_sums_requantize_an_integer_sum() -> None:
     assert np.array_equal(array(total, "y_requant"), requant_of(0.125))
 
 
-def test_a_spatial_mean_on_bernoulli_is_a_pool_and_another_mean_is_refused() -> None:
+def test_a_spatial_mean_on_bernoulli_is_a_pool() -> None:
     graph = unary("%y: f32[1,2] q(i8, 0.5) = mean(%q) {axes=[2,3]} bpu.0", "bernoulli", "1,2,7,7")
     assert_text(
         graph,
         """
-        CHECK: %y_stage0: i8[1,2,1,1] q(i8, 0.5) = int_avg_pool2d(%q) {kernel=[7,7], stride=[7,7], gain=10, mode=clip}
-        CHECK-NEXT: %y_flat: i8[1,2] q(i8, 0.5) = reshape(%y_stage0) {shape=[0,0]}
-        CHECK-NEXT: %y: i8[1,2] q(i8, 0.5) = int_requantize(%y_flat) {mode=clip}
+        CHECK: %y_stage0: i8[1,2,1,1] q(i8, 0.5, floor) {{.*}} = int_avg_pool2d(%q) {kernel=[7,7], stride=[7,7], gain=10, mode=clip}
+        CHECK-NEXT: %y_flat: i8[1,2] q(i8, 0.5, floor) = reshape(%y_stage0) {shape=[0,0]}
+        CHECK-NEXT: %y: i8[1,2] q(i8, 0.5, floor) = int_requantize(%y_flat) {mode=clip}
         """,
     )
-    with pytest.raises(CompileError, match="divides only by shifting and by average pools over height and width, not by 3"):
-        unary("%y: f32[1,2,4] q(i8, 0.5) = mean(%q) {axes=[3]} bpu.0", "bernoulli", "1,2,4,3")
 
 
 def test_resize_gets_the_marchs_fraction_bits_and_a_remark_where_they_are_too_few() -> None:

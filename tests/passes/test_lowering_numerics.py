@@ -133,7 +133,7 @@ def simulate(node: str, scale: str, march: str, dtype: str) -> tuple[F64, F64, F
         """,
         "bounded",
     )
-    run_passes(graph, "propagate-scales,lower-to-integer", march)
+    run_passes(graph, "settle-rounding,propagate-scales,lower-to-integer", march)
     a = RNG.integers(-128, 128, SHAPE) * 0.0625
     b = RNG.integers(-128, 128, SHAPE) * 0.03125
     run = compile(graph, engine="reference").run({"x": a.astype(np.float32), "z": b.astype(np.float32)})

@@ -203,8 +203,8 @@ def test_small_blocks_go_to_the_cpu_with_the_numbers() -> None:
         """
         CHECK: %conv: {{.*}} bpu.0 accepted
         CHECK: %selu: {{.*}} cpu refused
-        CHECK: %a: {{.*}} cpu refused("block too small", actual="2 ops, 0 MMAC", limit="0.01 MMAC", {{.*}}step=cost)
-        CHECK: %b: {{.*}} cpu refused("block too small", actual="2 ops, 0 MMAC", limit="0.01 MMAC", {{.*}}step=cost)
+        CHECK: %a: {{.*}} cpu refused("block too small", actual="2 ops, 0 MMAC", limit="0.01 MMAC", {{.*}}step=cost, id=min-macs)
+        CHECK: %b: {{.*}} cpu refused("block too small", actual="2 ops, 0 MMAC", limit="0.01 MMAC", {{.*}}step=cost, id=min-macs)
         """,
     )
 

@@ -133,7 +133,8 @@ def test_the_default_pipelines_are_in_order_and_reach_their_stages() -> None:
     assert explain_pipeline().check_order() == "bounded"
     assert deploy_pipeline().check_order() == "scaled"
     assert deploy_pipeline(integer=True, optimized=True, cat_policy="largest").check_order() == "integer"
-    text = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,partition{min-nodes=2},insert-boundaries"
+    text = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,partition{min-nodes=2},"
+    text += "insert-boundaries,place-observers,settle-rounding"
     assert str(prepare_pipeline(min_nodes=2)) == text
 
 

@@ -21,7 +21,7 @@ FLOAT = """
     %x_quant: f32[1,4,6,6] = quantize(%x) {stub=true}
     %relu: f32[1,4,6,6] = conv2d(%x_quant, @w) {padding=[1,1,1,1], activation=relu} accepted request(bpu, "conv: bpu", i16) from(conv, relu)
     %selu: f32[1,4,6,6] = selu(%relu) refused("SELU is not a BPU op", hint="use relu") from(selu)
-    %add: f32[1,4,6,6] = add(%selu, %relu) accepted("accepted if the rank is 4") from(add)
+    %add: f32[1,4,6,6] = add(%selu, %relu) accepted("the rank is 4", id=rank, condition) from(add)
     output %add
 """
 PREPARED = """
@@ -91,7 +91,7 @@ def test_plain_data_of_another_format_is_refused() -> None:
 
 def test_two_plans_are_compared_by_device() -> None:
     old = plan_of()
-    new = plan_of(FLOAT.replace('accepted("accepted if the rank is 4")', 'refused("rank", actual="5", limit="4")'))
+    new = plan_of(FLOAT.replace('accepted("the rank is 4", id=rank, condition)', 'refused("rank", actual="5", limit="4")'))
     assert [str(change) for change in old.changes(new)] == ["add: bpu -> cpu (rank: 5, limit 4)"]
     assert old.changes(old) == []
 
@@ -116,7 +116,7 @@ def test_a_prepared_model_gets_the_devices_of_its_plan() -> None:
         CHECK-NEXT: %deq: {{.*}} = dequantize(%conv) cpu
         CHECK-NEXT: %selu: {{.*}} cpu refused("SELU is not a BPU op", hint="use relu")
         CHECK-NEXT: %fq: {{.*}} cpu
-        CHECK-NEXT: %add: {{.*}} bpu accepted("accepted if the rank is 4")
+        CHECK-NEXT: %add: {{.*}} bpu accepted("the rank is 4", id=rank, condition)
         """,
     )
     before = str(graph)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hqc.analysis.layers import layer_errors
+from hqc.errors import QConfigError
 from hqc.march import March, set_march
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.nn.quantized import FloatFunctional
@@ -29,21 +30,21 @@ DATA = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(5))
 
 
 class Net(nn.Module):
-    """Convolution, residual addition, additions and products of activations, a table, pools, a linear layer at the end."""
+    """Convolution, residual addition, additions and products of activations, a table, max pools."""
 
     def __init__(self) -> None:
         super().__init__()
         self.quant, self.dequant = QuantStub(), DeQuantStub()
         self.conv1, self.bn1, self.conv2 = nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
         self.add, self.mul, self.join = FloatFunctional(), FloatFunctional(), FloatFunctional()
-        self.sigmoid, self.max_pool, self.average = nn.Sigmoid(), nn.MaxPool2d(2), nn.AvgPool2d(2)
+        self.sigmoid, self.max_pool = nn.Sigmoid(), nn.MaxPool2d(2)
         self.last = nn.Conv2d(16, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate = torch.relu(self.bn1(self.conv1(self.quant(x))))
         x = self.add.add(self.conv2(gate), gate)
         y = self.mul.mul(x, self.sigmoid(gate))
-        x = self.join.cat([self.max_pool(y), self.average(x)], 1)
+        x = self.join.cat([self.max_pool(y), self.max_pool(x)], 1)
         return self.dequant(self.last(x + x))
 
 
@@ -77,7 +78,7 @@ def test_int16_layers_agree_with_training_and_the_file_is_written(calibrated: bo
     assert "i16" in dtypes
     assert "i8" not in dtypes
     rows = layer_errors(deployment, {deployment.scaled.inputs[0].name: DATA.numpy()})
-    assert {"conv2d", "add", "mul", "sigmoid", "max_pool2d", "avg_pool2d", "cat"} <= {row.op for row in rows}, rows
+    assert {"conv2d", "add", "mul", "sigmoid", "max_pool2d", "cat"} <= {row.op for row in rows}, rows
     assert max(row.max_lsb for row in rows) <= 1, rows
     expected = prepared(DATA).detach()
     difference = (convert_fx(prepared)(DATA) - expected).abs().max() / expected.abs().max()
@@ -95,3 +96,13 @@ def test_int16_is_finer_than_int8() -> None:
         set_fake_quantize(prepared, FakeQuantState.VALIDATION)
         errors[dtype] = float((convert_fx(prepared)(DATA) - model(DATA)).detach().square().mean())
     assert errors["qint16"] < errors["qint8"] / 3  # the weights stay int8
+
+
+def test_int16_where_the_operations_own_row_has_int8_only_is_refused_with_both_names() -> None:
+    model = nn.Sequential(QuantStub(), nn.Conv2d(4, 4, 1), nn.AvgPool2d(2), nn.Conv2d(4, 4, 1), DeQuantStub()).eval()
+    with pytest.raises(QConfigError, match=r"2 .*reads _1 as qint16 \(the global entry \"\"\), avg_pool2d has qint8"):
+        prepare_qat_fx(model, {"": get_default_qat_qconfig(dtype="qint16")}, hybrid=True, example_inputs=DATA)
+    narrow = {"": get_default_qat_qconfig(dtype="qint16"), "module_name": [(name, get_default_qat_qconfig()) for name in "12"]}
+    graph = prepare_qat_fx(model, narrow, hybrid=True, example_inputs=DATA)
+    dtypes = {name: graph.get_submodule(f"{name}.activation_post_process").dtype for name in "013"}
+    assert dtypes == {"0": "qint16", "1": "qint8", "3": "qint16"}

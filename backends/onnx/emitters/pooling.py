@@ -77,6 +77,22 @@ def avg_pool2d(node: Node, b: Builder) -> str:
     )
 
 
+@emitter("gain_pool2d")
+def gain_pool2d(node: Node, b: Builder) -> str:
+    """The mean over windows that all count `kernel` elements, times what the gain makes of it."""
+    pads = [*node.attributes["padding"][:2], *trailing_pads(node)]
+    kernel = node.attributes["kernel"]
+    pooled = b(
+        "AveragePool",
+        b.operand(node, 0),
+        kernel_shape=list(kernel),
+        strides=list(node.attributes["stride"]),
+        pads=pads,
+        count_include_pad=1,
+    )
+    return b("Mul", pooled, b.scalar(kernel[0] * kernel[1] * node.attributes["gain"] / 512.0))
+
+
 # --- adaptive pooling ------------------------------------------------------------------------------------------------
 
 

@@ -42,9 +42,20 @@ def max_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return _pooled(types, attributes, attributes["dilation"])
 
 
-@op("avg_pool2d", operands="x", attributes=(*_WINDOW, Attr("count_include_pad", "bool", True)))
+@op("avg_pool2d", operands="x", attributes=(*_WINDOW, Attr("count_include_pad", "bool", True)), traits={Trait.AVERAGE})
 def avg_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Mean over windows; torch's divisor rules for padding and ceil mode."""
+    return _pooled(types, attributes)
+
+
+@op(
+    "gain_pool2d",
+    operands="x",
+    attributes=(*_WINDOW, Attr("gain", "int", required=True, minimum=1)),
+    traits={Trait.PASS_THROUGH, Trait.OFF_GRID},
+)
+def gain_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """`sum * gain / 512` over windows, padding counting as 0: the mean of BPUs that cannot divide (`(sum * gain) >> 9`)."""
     return _pooled(types, attributes)
 
 
@@ -58,7 +69,11 @@ def _adaptive(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 
 
 adaptive_avg_pool2d = op(
-    "adaptive_avg_pool2d", operands="x", attributes=_SIZE, doc="Mean over windows chosen so that the result has `output_size`."
+    "adaptive_avg_pool2d",
+    operands="x",
+    attributes=_SIZE,
+    traits={Trait.AVERAGE},
+    doc="Mean over windows chosen so that the result has `output_size`.",
 )(_adaptive)
 adaptive_max_pool2d = op(
     "adaptive_max_pool2d",

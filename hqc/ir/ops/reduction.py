@@ -14,7 +14,7 @@ def _reduction(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [x.with_shape(reduced(x.shape, attributes["axes"], attributes["keepdims"]))]
 
 
-mean = op("mean", operands="x", attributes=_AXES, doc="Mean over axes.")(_reduction)
+mean = op("mean", operands="x", attributes=_AXES, traits={Trait.AVERAGE}, doc="Mean over axes.")(_reduction)
 sum_ = op("sum", operands="x", attributes=_AXES, doc="Sum over axes.")(_reduction)
 reduce_max = op("reduce_max", operands="x", attributes=_AXES, traits={Trait.PASS_THROUGH}, doc="Maximum over axes.")(_reduction)
 reduce_min = op("reduce_min", operands="x", attributes=_AXES, traits={Trait.PASS_THROUGH}, doc="Minimum over axes.")(_reduction)

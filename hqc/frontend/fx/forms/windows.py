@@ -53,6 +53,18 @@ def _avg_pool2d(a: Attributes) -> TorchForm:
     return TorchForm(avg_pool2d, **a)
 
 
+def gain_pool2d(x: torch.Tensor, kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool, gain: int) -> torch.Tensor:
+    """`sum * gain / 512` over windows, padding counting as 0."""
+    top, left, bottom, right = padding
+    padded = F.pad(x, (left, right, top, bottom)) if any(padding) else x
+    return F.avg_pool2d(padded, tuple(kernel), tuple(stride), 0, ceil_mode, divisor_override=1) * (gain / 512.0)
+
+
+@torch_form_of("gain_pool2d")
+def _gain_pool2d(a: Attributes) -> TorchForm:
+    return TorchForm(gain_pool2d, **a)
+
+
 @torch_form_of("adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(a: Attributes) -> TorchForm:
     return TorchForm(F.adaptive_avg_pool2d, output_size=a["output_size"])

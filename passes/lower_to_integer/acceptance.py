@@ -1,0 +1,223 @@
+"""What the integer stage accepts, told before anything is calibrated: the answers that `accepts` of a lowering gives.
+
+Each function answers for a node on a march with the `Reason` why the node cannot become integer ops there, or None. What it says
+depends on the node's operands, attributes and constants, never on scales, which nobody knows yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc import arithmetic
+from hqc.ir import Node, Reason, Value
+from hqc.march.spec import MarchSpec
+from hqc.passes.conv_scales import weight_axis
+from hqc.passes.gain_pools import gain_stages
+
+SUM_ROOM = 2**31 // 128
+"""Number of int8 elements whose sum fits an int32 for certain."""
+PRODUCT_ROOM = 2**31 // (128 * 128)
+"""Number of int8 products whose sum fits an int32 for certain."""
+_DEPTH_ROOM = PRODUCT_ROOM // 2  # leaves as much again for a bias and a residual of 2^29 each
+LARGEST_CONSTANT = 127.5 * 0.5
+"""What 8 bits hold at the largest power-of-two scale, 2^-1."""
+
+
+# --- constants ---------------------------------------------------------------------------------------------------------
+
+
+def _constants(node: Node) -> Iterable[tuple[Value, npt.NDArray[np.generic]]]:
+    for value in node.operands:
+        if value.array is not None and value.type.dtype.is_float:
+            yield value, value.array
+
+
+def usable_constants(node: Node, march: MarchSpec) -> Reason | None:
+    """Constants are finite, at least one operand is not one, and on marches with power-of-two scales 8 bits hold them."""
+    if not node.data_operands:
+        return Reason("one operand is computed at run time", "all are constants", id="constant-operands")
+    for value, array in _constants(node):
+        if not np.isfinite(array).all():
+            return Reason("constants are finite", f"{value.name} holds infinite values or NaN", id="finite-constants")
+    return within_power_of_two(node, march, _constants(node))
+
+
+def within_power_of_two(node: Node, march: MarchSpec, arrays: Iterable[tuple[Value, npt.NDArray[np.generic]]]) -> Reason | None:
+    """On marches with power-of-two scales: weights, biases and constants that 8 bits hold without saturating."""
+    if not march.power_of_two:
+        return None
+    for value, array in arrays:
+        index = next((i for i, each in enumerate(node.inputs) if each is value), 0)
+        role = node.op.operands[min(index, len(node.op.operands) - 1)].name
+        what = role if role in ("weight", "bias") else "constant"
+        largest = float(np.abs(array).max(initial=0.0))
+        if largest > LARGEST_CONSTANT:
+            return Reason(
+                f"a {what} of at most {LARGEST_CONSTANT:g} on {march.name}, whose largest scale is 2^-1",
+                f"{largest:.6g} in {value.name}",
+                f"{LARGEST_CONSTANT:g}",
+                "scale the model's values down",
+                id=f"largest-{what}",
+            )
+    return None
+
+
+# --- products ----------------------------------------------------------------------------------------------------------
+
+
+def conv_like(node: Node, march: MarchSpec) -> Reason | None:
+    """Finite weights and biases within the march's scales, and an accumulator of 32 bits that holds the sum."""
+    weight, bias = node.operand("weight"), node.operand("bias")
+    for value in (weight, bias):
+        if value is not None and value.array is not None and not np.isfinite(value.array).all():
+            return Reason("weight and bias are finite", f"{value.name} holds infinite values or NaN", id="finite-constants")
+    found = within_power_of_two(node, march, _constants(node))
+    if found is not None or weight is None or weight.array is None:
+        return found
+    axis = weight_axis(node)
+    if weight.array.size // weight.array.shape[axis] < _DEPTH_ROOM:
+        return None
+    rows = np.moveaxis(np.abs(weight.array), axis, 0).reshape(weight.array.shape[axis], -1).astype(np.float64)
+    share = rows.sum(axis=1) / np.maximum(rows.max(axis=1), arithmetic.FLOAT32_EPS)
+    worst = int(share.max() * 127 * 128) + arithmetic.HEADROOM * 2
+    if worst < 2**31:
+        return None
+    return Reason(
+        "the accumulator of a layer with int8 activations fits 32 bits",
+        f"{rows.shape[1]} products per output may reach {worst}",
+        str(2**31 - 1),
+        "split the layer",
+        id="accumulator",
+    )
+
+
+def batch_norm(node: Node, march: MarchSpec) -> Reason | None:
+    """A batch norm that no convolution took in is a depthwise convolution, on `[N,C,H,W]`."""
+    x = node.operands[0]
+    if x.type.rank not in (None, 4):
+        return Reason("a batch norm alone is on [N,C,H,W]", str(x.type), "rank 4", id="batch-norm-rank")
+    if not march.power_of_two:
+        return None
+    mean, var = node.operand("mean"), node.operand("var")
+    if mean is None or var is None or mean.array is None or var.array is None:
+        return None
+    gamma, beta = node.operand("weight"), node.operand("bias")
+    factor = 1.0 / np.sqrt(var.array.astype(np.float64) + node.attributes["eps"])
+    if gamma is not None and gamma.array is not None:
+        factor = factor * gamma.array
+    offset = -mean.array * factor
+    if beta is not None and beta.array is not None:
+        offset = offset + beta.array
+    return within_power_of_two(node, march, ((gamma or var, factor), (beta or mean, offset)))
+
+
+def matmul(node: Node, march: MarchSpec) -> Reason | None:
+    """Constants that the march can hold, and a sum of products that fits 32 bits."""
+    shape = node.operands[0].shape
+    if shape is not None and shape[-1] >= PRODUCT_ROOM:
+        return Reason("a sum of int8 products fits 32 bits", f"{shape[-1]} products", str(PRODUCT_ROOM - 1), id="accumulator")
+    return usable_constants(node, march)
+
+
+# --- element-wise ------------------------------------------------------------------------------------------------------
+
+
+def uniform(value: Value | None) -> float | None:
+    """The number that every element of a constant equals, or None."""
+    if value is None or value.array is None or value.array.size == 0:
+        return None
+    flat = value.array.reshape(-1)
+    return float(flat[0]) if (flat == flat[0]).all() else None
+
+
+def broadcasts_only(constant: Value, other: Value) -> bool:
+    """True when the constant does not enlarge the other operand."""
+    if constant.shape is None or other.shape is None:
+        return constant.array is not None and constant.array.size == 1
+    return np.broadcast_shapes(constant.shape, other.shape) == other.shape
+
+
+def power(node: Node, march: MarchSpec) -> Reason | None:
+    """A power whose base or exponent is one number is a function of the other: a table."""
+    a, b = node.operands
+    constant, other = (a, b) if a.is_parameter else (b, a)
+    number = uniform(constant)
+    if number is None or other.is_parameter or not broadcasts_only(constant, other):
+        return Reason("the exponent or the base of a power is one constant", "two tensors", id="power-of-two-tensors")
+    return None
+
+
+def truth_values(node: Node, march: MarchSpec) -> Reason | None:
+    """Logical ops take truth values."""
+    others = [value.type.dtype.value for value in node.operands if value.type.dtype.value != "b1"]
+    return Reason("logical ops take truth values", others[0], "b1", id="truth-values") if others else None
+
+
+def resize(node: Node, march: MarchSpec) -> Reason | None:
+    """The BPU resizes nearest or bilinear."""
+    mode = node.attributes["mode"]
+    if mode in ("nearest", "bilinear"):
+        return None
+    return Reason("resizing is nearest or bilinear", str(mode), "nearest or bilinear", id="resize-mode")
+
+
+def padding(node: Node, march: MarchSpec) -> Reason | None:
+    """A constant pad has a value that a scale can hold."""
+    value = float(node.attributes["value"])
+    if node.attributes["mode"] != "constant" or (math.isfinite(value) and abs(value) <= _largest(march)):
+        return None
+    return Reason("the value of a pad fits a scale", f"{value:g}", f"{_largest(march):g}", id="pad-value")
+
+
+def _largest(march: MarchSpec) -> float:
+    return LARGEST_CONSTANT if march.power_of_two else float(np.finfo(np.float32).max) / 2
+
+
+# --- averages and sums -------------------------------------------------------------------------------------------------
+
+
+def average(node: Node, march: MarchSpec) -> Reason | None:
+    """A sum that fits 32 bits, and where the march cannot divide, windows that a gain can average."""
+    if march.averages_by_gain(node):
+        found = gain_stages(node, march)
+        return found if isinstance(found, Reason) else None
+    count = _elements(node)
+    if count is None:
+        return None
+    if march.power_of_two and "axes" in node.attributes and count & (count - 1):
+        return Reason(
+            f"{march.name} divides only by shifting and by average pools over height and width",
+            f"a mean over {count} elements",
+            "a power of two",
+            id="divides-by-shifting",
+        )
+    return _sum_fits(count)
+
+
+def total(node: Node, march: MarchSpec) -> Reason | None:
+    """A sum of int8 elements that fits 32 bits."""
+    count = _elements(node)
+    return None if count is None else _sum_fits(count)
+
+
+def _sum_fits(count: int) -> Reason | None:
+    if count < SUM_ROOM:
+        return None
+    return Reason("a sum of int8 elements fits 32 bits", f"{count} elements", str(SUM_ROOM - 1), id="accumulator")
+
+
+def _elements(node: Node) -> int | None:
+    """Elements that one result of an average or a sum takes in; None while shapes are unknown."""
+    shape, attributes = node.operands[0].shape, node.attributes
+    if "kernel" in attributes:
+        return int(math.prod(attributes["kernel"]))
+    if shape is None:
+        return None
+    if "output_size" in attributes:
+        return int(math.prod(-(-size // out) + 1 for size, out in zip(shape[2:], attributes["output_size"], strict=True)))
+    axes = {axis % len(shape) for axis in attributes["axes"]} or set(range(len(shape)))
+    return int(math.prod(shape[axis] for axis in axes))
