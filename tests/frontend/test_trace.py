@@ -158,8 +158,10 @@ UNTRACEABLE = {
     "if x.sum() > 0:\n    x = -x\nreturn x": "user_net.py:3: a branch tests the value of `gt` (gt), computed at user_net.py:3",
     "for row in x:\n    pass\nreturn x": "user_net.py:3: a loop runs over, or a call unpacks, `x` (x)",
     "y = x + 1\nreturn y[:len(y)]": "user_net.py:4: len() of a traced tensor is not known while tracing",
-    "return sum(x[i] for i in range(x.shape[0]))": "user_net.py:3: Python needs the value of a traced tensor",
-    "return x + int(x[0])": "user_net.py:3: Python needs the value of a traced tensor",
+    "return sum(x[i] for i in range(x.shape[0]))": "user_net.py:3: Python needs the value of a size, `getitem` (getitem), computed "
+    "at user_net.py:3; give example_inputs so that sizes are known",
+    "return x + int(x[0])": "user_net.py:3: Python needs the value of `getitem` (getitem), computed at user_net.py:3, which is known "
+    "only when the model runs",
     "return self.missing(x)": "user_net.py:3: the model raised AttributeError while it was traced: 'Model' object has no",
     "return nn.ReLU()(x)": "user_net.py:3: a module is called that is not a submodule of Model",
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,34 +10,11 @@ from torch import fx, nn
 
 from hqc.errors import InputError, LoweringError
 from hqc.frontend.fx.context import LoweringContext
+from hqc.frontend.fx.examples import ExampleInputs, split_inputs
 from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
 from hqc.ir import DType, TensorType
 
 _CONSTANTS = (bool, int, float, type(None))
-ExampleInputs = Any
-"""A tensor, a tuple or list of positional inputs, or a dict of inputs by name; inputs may be nested, arrays are tensors."""
-
-
-def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and named inputs."""
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
-
-
-def named_arguments(model: nn.Module, example_inputs: ExampleInputs) -> list[str]:
-    """Names of the arguments of `forward` that the example inputs give."""
-    if example_inputs is None or isinstance(model, fx.GraphModule):
-        return []
-    args, kwargs = split_inputs(example_inputs)
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    names = {p.name for p in parameters}
-    return [name for name in (*positional[: len(args)], *kwargs) if name in names]
-
-
 def add_inputs(ctx: LoweringContext, placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx.Node, Any]:
     """Create the graph inputs; returns what each placeholder stands for: values, or a constant for one left out."""
     given = _bind(placeholders, example_inputs) if example_inputs is not None else {}

@@ -19,7 +19,8 @@ from hqc.frontend.fx.aliases import Aliases
 from hqc.frontend.fx.attributes import tensor_attribute, tensor_query
 from hqc.frontend.fx.calls import FrozenModule, call_functional, call_method, out_of_place, set_item_of_copy
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
-from hqc.frontend.fx.inputs import ExampleInputs, add_inputs, named_arguments
+from hqc.frontend.fx.examples import ExampleInputs
+from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.opaque import OpaqueCallable, emit_opaque
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
@@ -67,8 +68,7 @@ def lower(
     """Trace `model` and lower it. See `trace` and `lower_graph_module`."""
     if not isinstance(model, nn.Module):
         raise InputError(f"lower needs a torch.nn.Module, got {type(model).__name__}")
-    symbolic = [arg for arg in named_arguments(model, example_inputs) if arg not in (concrete_args or {})]
-    traced = trace(model, leaf_modules=leaf_modules, concrete_args=concrete_args, symbolic_args=symbolic)
+    traced = trace(model, example_inputs, leaf_modules=leaf_modules, concrete_args=concrete_args)
     return lower_graph_module(traced, example_inputs, name=name, march=march).graph
 
 

@@ -1,27 +1,50 @@
-"""Proxies that record what stock FX refuses or forgets, and functions that record calls with proxies."""
+"""Proxies that record what stock FX refuses or forgets, and that know their values when the trace has example inputs."""
 
 from __future__ import annotations
 
-import contextlib
+import builtins
 import functools
+import math
+import opcode
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
+from hqc.frontend.fx.assumptions import is_size
+from hqc.frontend.fx.known import UNKNOWN, is_plain
 from hqc.frontend.fx.locations import SOURCE_META, user_source
+from hqc.frontend.fx.patches import Patches
+from hqc.frontend.fx.trace_errors import ProxyUse
 
 IN_PLACE_META = "hqc_in_place"
 """Key in `node.meta`, true where the user's code says `x += y` and the graph `x + y`."""
-_FACTORIES = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace", "tensor")
+_FACTORIES = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace", "tensor", "as_tensor", "rand", "randn", "randint")
+_FACTORIES += ("logspace", "tril_indices", "triu_indices", "hann_window", "hamming_window")
+_UNPACK = opcode.opmap["UNPACK_SEQUENCE"]
+_NO_ATTRIBUTES = ("__array", "__cuda_array", "__dlpack", "__fx_", "__torch_dispatch", "_hqc", "__await", "__aiter", "__enter")
 
 
 class RecordingProxy(fx.Proxy):
-    """A proxy that also records what stock FX refuses or forgets: assignment to a part, and that `x += y` writes x."""
+    """A proxy that also records what stock FX refuses or forgets: assignment to a part, and that `x += y` writes x.
+
+    With example inputs it has a value (`tracer.known`), which Python's own protocols answer with: `if`, `len`, `int`, `range`,
+    loops, `in`, hashing of sizes. Every answer that other sizes would change is recorded as an assumption.
+    """
+
+    tracer: Any
 
     def __getattr__(self, name: str) -> _Attribute:
+        if name.startswith(_NO_ATTRIBUTES):
+            raise AttributeError(name)
+        known = self.tracer.known
+        value = known.early(self.node) if hasattr(torch.Tensor, name) else known.of(self.node)
+        if value is not UNKNOWN and not hasattr(value, name):
+            raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
         return _Attribute(self, name)
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -45,9 +68,95 @@ class RecordingProxy(fx.Proxy):
     def __itruediv__(self, other: Any) -> fx.Proxy:
         return self._written(operator.truediv, other)
 
+    # --- what Python asks ----------------------------------------------------------------------------------------
+
+    def _plain(self, what: str) -> Any:
+        """The value of a size, for good: the assumption is recorded. `ProxyUse` for tensors and without example inputs."""
+        value = self.tracer.known.of(self.node)
+        if not is_plain(value):
+            raise ProxyUse(what, self.node, self.tracer.known.reasons.get(self.node, ""))
+        self.tracer.assume(self.node, value)
+        return value
+
+    def __index__(self) -> int:
+        return operator.index(self._plain("Python needs the value of"))
+
+    def __int__(self) -> int:
+        return int(self._plain("Python needs the value of"))
+
+    def __float__(self) -> float:
+        return float(self._plain("Python needs the value of"))
+
     def __len__(self) -> int:
-        length = shape_slice_length(self.node)
-        return length if length is not None else int(super().__len__())  # which raises
+        value = self.tracer.known.of(self.node)
+        if value is UNKNOWN:
+            length = shape_slice_length(self.node)
+            return length if length is not None else int(super().__len__())  # which raises
+        size = len(value)
+        self.tracer.assume(self.tracer.create_proxy("call_function", len, (self,), {}).node, size)
+        return size
+
+    def __iter__(self) -> Iterator[Any]:
+        value = self.tracer.known.of(self.node)
+        if value is UNKNOWN:
+            count = _unpacked_by(sys._getframe(1))
+            if count is None:
+                iterator: Iterator[Any] = self.tracer.iter(self)
+                return iterator
+            return iter([self[index] for index in range(count)])
+        if isinstance(value, dict):
+            return iter(list(value))
+        count = len(value)
+        if _unpacked_by(sys._getframe(1)) is None:
+            self.tracer.assume_length(self, count)
+        return iter([self[index] for index in range(count)])
+
+    def __contains__(self, item: Any) -> bool:
+        value = self.tracer.known.of(self.node)
+        if isinstance(value, dict):
+            return item in value
+        if value is UNKNOWN or isinstance(value, torch.Tensor):
+            return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
+        return any(entry is item or bool(entry == item) for entry in self)
+
+    def __hash__(self) -> int:
+        value = self.tracer.known.of(self.node)
+        return hash(value) if isinstance(value, (int, float, str, torch.Size)) else object.__hash__(self)
+
+    def __str__(self) -> str:
+        value = self.tracer.known.of(self.node)
+        return str(value) if is_plain(value) else repr(self)
+
+    def __format__(self, spec: str) -> str:
+        value = self.tracer.known.of(self.node)
+        return format(value, spec) if is_plain(value) else repr(self)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.asarray(self._plain("numpy needs the value of"), dtype=dtype)
+
+    def keys(self) -> Any:
+        value = self.tracer.known.of(self.node)
+        return list(value) if isinstance(value, dict) else super().keys()
+
+    # --- what stays a size ---------------------------------------------------------------------------------------
+
+    def __round__(self, *digits: int) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self, *digits), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __trunc__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.trunc, (self,), {})
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
 
 
 class _Attribute(RecordingProxy, fx.proxy.Attribute):
@@ -65,8 +174,25 @@ class _Attribute(RecordingProxy, fx.proxy.Attribute):
             self._node.meta[SOURCE_META] = self._source
         return self._node
 
-    def __call__(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.attr in ("items", "values", "get"):
+            entries = self.tracer.known.of(self.root.node)
+            if isinstance(entries, dict):
+                return _of_dict(self.root, entries, self.attr, *args)
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+
+
+def _of_dict(proxy: Any, entries: dict[Any, Any], method: str, key: Any = None, default: Any = None) -> Any:
+    """`items`, `values` and `get` of a traced dictionary, whose keys are known."""
+    if method == "get":
+        return proxy[key] if key in entries else default
+    return [(key, proxy[key]) if method == "items" else proxy[key] for key in entries]
+
+
+def _unpacked_by(frame: Any) -> int | None:
+    """How many names the frame unpacks into at its present instruction, if that is what it does."""
+    code, at = frame.f_code.co_code, frame.f_lasti
+    return code[at + 1] if 0 <= at < len(code) and code[at] == _UNPACK else None
 
 
 def shape_slice_length(node: fx.Node) -> int | None:
@@ -93,23 +219,87 @@ def recorded(function: Callable[..., Any], target: Callable[..., Any] | None = N
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        found: list[fx.Proxy] = []
-        fx.node.map_aggregate((args, kwargs), lambda item: found.append(item) if isinstance(item, fx.Proxy) else None)
-        if not found:
+        proxy = find_proxy((args, kwargs))
+        if proxy is None:
             return function(*args, **kwargs)
-        return found[0].tracer.create_proxy("call_function", target or wrapper, args, kwargs)
+        return proxy.tracer.create_proxy("call_function", target or wrapper, args, kwargs)
 
     return wrapper
 
 
-@contextlib.contextmanager
-def recording_factories() -> Iterator[None]:
+def find_proxy(structure: Any) -> Any:
+    """The first proxy among nested arguments, or None."""
+    if isinstance(structure, fx.Proxy):
+        return structure
+    if isinstance(structure, (tuple, list)):
+        items: Any = structure
+    elif isinstance(structure, dict):
+        items = structure.values()
+    elif isinstance(structure, slice):
+        items = (structure.start, structure.stop, structure.step)
+    else:
+        return None
+    return next((proxy for proxy in map(find_proxy, items) if proxy is not None), None)
+
+
+def record_factories(patches: Patches) -> None:
     """While tracing, constants whose sizes come from a tensor's shape are recorded; torch's factories take no proxies."""
-    saved = {name: getattr(torch, name) for name in _FACTORIES}
-    for name, factory in saved.items():
-        setattr(torch, name, recorded(factory, factory))
-    try:
-        yield
-    finally:
-        for name, factory in saved.items():
-            setattr(torch, name, factory)
+    for name in _FACTORIES:
+        factory = getattr(torch, name)
+        patches.attribute(torch, name, recorded(factory, factory))
+
+
+# --- builtins, as the rewritten code of a trace calls them -----------------------------------------------------------------
+
+
+def traced_int(*args: Any) -> Any:
+    """`int(x)`: of a size a size, elsewhere what `int` does."""
+    return _converted(int, args)
+
+
+def traced_float(*args: Any) -> Any:
+    """`float(x)`: of a size a number computed from it, elsewhere what `float` does."""
+    return _converted(float, args)
+
+
+def _converted(kind: Any, args: tuple[Any, ...]) -> Any:
+    if len(args) == 1 and isinstance(args[0], fx.Proxy):
+        proxy = args[0]
+        value = proxy.tracer.known.of(proxy.node)
+        if isinstance(value, (int, float)) or (value is UNKNOWN and is_size(proxy.node)):
+            return proxy.tracer.create_proxy("call_function", kind, (proxy,), {})
+    return kind(*args)
+
+
+def traced_len(*args: Any) -> Any:
+    """`len(x)`: of a traced tensor its size, elsewhere what `len` does."""
+    if len(args) == 1 and isinstance(args[0], fx.Proxy):
+        proxy = args[0]
+        value = proxy.tracer.known.of(proxy.node)
+        if isinstance(value, torch.Tensor):
+            return proxy.tracer.create_proxy("call_function", len, (proxy,), {})
+        if isinstance(value, (torch.Size, dict)):
+            return len(value)
+    return len(*args)
+
+
+def traced_isinstance(*args: Any) -> bool:
+    """`isinstance(x, kinds)`: of a proxy, what holds of its value; a proxy without a known value is a tensor unless it is a size."""
+    if len(args) != 2 or not isinstance(args[0], fx.Proxy):
+        return builtins.isinstance(*args)
+    proxy, kinds = args
+    if builtins.isinstance(proxy, kinds):  # the caller asks about proxies
+        return True
+    value = proxy.tracer.known.of(proxy.node)
+    if value is UNKNOWN:  # an argument of forward is taken for a tensor
+        value = torch.empty(0) if proxy.node.op == "placeholder" and not str(proxy.node.target).startswith("*") else proxy
+    return builtins.isinstance(value, kinds)
+
+
+BUILTINS: dict[str, Callable[..., Any]] = {
+    "int": traced_int,
+    "float": traced_float,
+    "len": traced_len,
+    "isinstance": traced_isinstance,
+}
+

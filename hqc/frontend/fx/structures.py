@@ -1,7 +1,9 @@
-"""Nested tuples, lists, dicts and slices, as torch models pass and return them."""
+"""Nested tuples, lists, dicts, dataclasses and slices, as torch models pass and return them."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +16,8 @@ def map_structure(structure: Any, function: Callable[[Any], Any]) -> Any:
         return tuple(map_structure(item, function) for item in structure)
     if isinstance(structure, list):
         return [map_structure(item, function) for item in structure]
+    if is_dataclass(structure):
+        return with_fields(structure, {name: map_structure(item, function) for name, item in fields_of(structure).items()})
     if isinstance(structure, dict):
         return {key: map_structure(item, function) for key, item in structure.items()}
     if isinstance(structure, slice):
@@ -23,7 +27,9 @@ def map_structure(structure: Any, function: Callable[[Any], Any]) -> Any:
 
 def leaves(structure: Any) -> Iterator[Any]:
     """The leaves, from left to right."""
-    if isinstance(structure, dict):
+    if is_dataclass(structure):
+        structure = list(fields_of(structure).values())
+    elif isinstance(structure, dict):
         structure = list(structure.values())
     elif isinstance(structure, slice):
         structure = (structure.start, structure.stop, structure.step)
@@ -36,7 +42,9 @@ def leaves(structure: Any) -> Iterator[Any]:
 
 def named_leaves(structure: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Leaves with a name for each: `name`, `name_0`, `name_key`, ..."""
-    if isinstance(structure, dict):
+    if is_dataclass(structure):
+        items = list(fields_of(structure).items())
+    elif isinstance(structure, dict):
         items = list(structure.items())
     elif isinstance(structure, (tuple, list)):
         items = list(enumerate(structure))
@@ -45,3 +53,24 @@ def named_leaves(structure: Any, name: str) -> Iterator[tuple[str, Any]]:
         return
     for key, item in items:
         yield from named_leaves(item, f"{name}_{key}")
+
+
+def is_dataclass(structure: Any) -> bool:
+    """True for an instance of a dataclass of the user's; hqc's own are leaves."""
+    cls = type(structure)
+    return dataclasses.is_dataclass(cls) and not cls.__module__.startswith("hqc.")
+
+
+def fields_of(structure: Any) -> dict[str, Any]:
+    """Fields of a dataclass by name."""
+    return {item.name: getattr(structure, item.name) for item in dataclasses.fields(structure) if hasattr(structure, item.name)}
+
+
+def with_fields(structure: Any, values: dict[str, Any]) -> Any:
+    """A copy of a dataclass with other values, made without running its constructor."""
+    result = copy.copy(structure)
+    for name, value in values.items():
+        object.__setattr__(result, name, value)
+        if isinstance(result, dict) and name in result:
+            dict.__setitem__(result, name, value)
+    return result

@@ -7,20 +7,21 @@ from types import FrameType
 from torch import fx
 
 from hqc.errors import HqcError, TraceError
+from hqc.frontend.fx.assumptions import is_size
 from hqc.frontend.fx.locations import SOURCE_META, describe, traceback_source
 
 WAYS_OUT = (
-    "pass the deciding value as a constant (trace(..., concrete_args={...})), put the code into a module named in "
-    "leaf_modules, or into a function decorated with @hqc.frontend.fx.wrap; both then run as they are, on the CPU"
+    "pass the deciding argument of forward as a constant (concrete_args={...}), put the code into a module named in "
+    "leaf_modules=[...], or into a function decorated with @hqc.frontend.fx.wrap; both then run as they are, on the CPU"
 )
 
 
 class ProxyUse(Exception):  # noqa: N818 (internal signal, always translated)
     """A traced tensor was used where Python needs its value."""
 
-    def __init__(self, what: str, node: fx.Node) -> None:
+    def __init__(self, what: str, node: fx.Node, reason: str = "") -> None:
         super().__init__(what)
-        self.what, self.node = what, node
+        self.what, self.node, self.reason = what, node, reason
 
 
 def explain(error: Exception, model_name: str, stop: FrameType | None) -> TraceError:
@@ -32,7 +33,10 @@ def explain(error: Exception, model_name: str, stop: FrameType | None) -> TraceE
     if isinstance(error, HqcError):
         return TraceError(f"{where}{error}")
     if isinstance(error, ProxyUse):
-        return TraceError(f"{where}{error.what} {_value(error.node)}, which is known only when the model runs; {WAYS_OUT}")
+        if is_size(error.node) and not error.reason:
+            return TraceError(f"{where}{error.what} a size, {_value(error.node)}; give example_inputs so that sizes are known")
+        known = f"; {error.reason}" if error.reason else ""
+        return TraceError(f"{where}{error.what} {_value(error.node)}, which is known only when the model runs{known}; {WAYS_OUT}")
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "'len' is not supported" in text:
         return TraceError(f"{where}len() of a traced tensor is not known while tracing; use x.shape[0], or {WAYS_OUT}")

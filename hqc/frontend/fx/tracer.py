@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import inspect
 import logging
+import math
 import operator
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType, FunctionType
 from typing import Any, TypeVar
@@ -16,8 +19,15 @@ import torch
 from torch import fx, nn
 
 from hqc.errors import InputError
+from hqc.frontend.fx.autograd_functions import open_autograd_functions
+from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, assumption, depends_on_sizes, has_fixed_length
+from hqc.frontend.fx.examples import argument_examples
+from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, class_name, types_along, user_source
-from hqc.frontend.fx.proxies import RecordingProxy, recorded, recording_factories, shape_slice_length
+from hqc.frontend.fx.patches import TRACE_LOCK, Patches
+from hqc.frontend.fx.proxies import BUILTINS, RecordingProxy, find_proxy, record_factories, recorded, shape_slice_length
+from hqc.frontend.fx.rewriting import Rewriter
+from hqc.frontend.fx.state import restored
 from hqc.frontend.fx.torch_ao import DEQUANT_STUBS, FUNCTIONALS, QUANT_STUBS
 from hqc.frontend.fx.trace_errors import ProxyUse, explain
 from hqc.frontend.fx.user_code import in_assertion, training_branches
@@ -33,6 +43,7 @@ _HARMLESS_OVERRIDES = {"__init__", "__repr__", "extra_repr", "reset_parameters",
 
 def trace(
     model: nn.Module,
+    example_inputs: Any = None,
     *,
     leaf_modules: Sequence[LeafSpec] = (),
     concrete_args: Mapping[str, Any] | None = None,
@@ -40,12 +51,16 @@ def trace(
 ) -> fx.GraphModule:
     """Trace `model` in eval mode. The model is left as it was: modes, attributes and buffers are restored.
 
+    `example_inputs` (a tensor, a tuple of positional inputs, or a dict by name): shapes and dtypes become known while tracing,
+    without running the model, so that code may branch on sizes, loop over splits and so on. Names and order of the nodes are
+    the same without them. Sizes stay calls; what was assumed of a size is in `result.meta["hqc_assumptions"]`.
+
     Leaves are the modules of torch.nn (and subclasses that change nothing but their constructor), quantization stubs,
     modules of a class with `_hqc_leaf = True`, and those named in `leaf_modules` by class, path or instance. Methods of
     FloatFunctional modules (torch.ao's, and classes with `_hqc_functional = True`) are traced as get_attr + call_method.
 
     Arguments of `forward` with a None, bool, number or string default keep it as a constant (as do those of
-    `concrete_args`, with the value given there) unless named in `symbolic_args`.
+    `concrete_args`, with the value given there) unless named in `symbolic_args` or given in `example_inputs`.
 
     The result shares its submodules, parameters and buffers with `model` and has the same tree; node names are stock FX
     names. Each `node.meta` has `hqc_source` (`file.py:line`), `hqc_module` (path) and `hqc_module_types`;
@@ -53,14 +68,22 @@ def trace(
 
     Assertions about traced tensors are taken as true and leave no nodes.
 
-    Raises `TraceError` with the user's line when the Python code cannot be traced.
+    One trace runs at a time; what it patches works as before in other threads. Raises `TraceError` with the user's line when
+    the Python code cannot be traced, `InputError` for example inputs that `forward` does not take.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"trace needs a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, fx.GraphModule):
         return _retrace(model)
-    tracer = HqcTracer(leaf_modules=leaf_modules, concrete_args=concrete_args, symbolic_args=symbolic_args)
-    with _unchanged(model) as warnings:
+    examples = argument_examples(model, example_inputs)
+    constants = dict(concrete_args or {})
+    tracer = HqcTracer(
+        leaf_modules=leaf_modules,
+        concrete_args=constants,
+        symbolic_args=(*symbolic_args, *(name for name in examples or () if name not in constants)),
+        examples=examples,
+    )
+    with TRACE_LOCK, _unchanged(model) as warnings:
         stop = sys._getframe()
         try:
             graph = tracer.trace(model)
@@ -79,6 +102,7 @@ def trace(
     for warning in warnings:
         logger.warning("%s", warning)
     traced.meta[WARNINGS_META] = warnings
+    traced.meta[ASSUMPTIONS_META] = list(tracer.assumptions.values())
     return traced
 
 
@@ -119,6 +143,7 @@ class HqcTracer(fx.Tracer):
         leaf_modules: Sequence[LeafSpec] = (),
         concrete_args: Mapping[str, Any] | None = None,
         symbolic_args: Sequence[str] = (),
+        examples: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._leaf_types = tuple(item for item in leaf_modules if isinstance(item, type))
@@ -130,22 +155,88 @@ class HqcTracer(fx.Tracer):
         self._stop: FrameType | None = None
         self._types: dict[str, tuple[str, ...]] = {}
         self._modules: dict[str, nn.Module] = {}
+        self._examples = examples
+        self._thread = threading.get_ident()
+        self._rewriter: Rewriter | None = None
+        self._parameter_proxies: dict[str, fx.Proxy] = {}
+        self._tensor_paths: dict[int, str] = {}
+        self.known = KnownValues(nn.Module())
         self.called_classes: dict[type, None] = {}
         self.asserted: list[fx.Node] = []
+        self.assumptions: dict[Any, Assumption] = {}
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of `root.forward`. As stock FX, but under patches that leave other threads alone."""
         self._stop = sys._getframe()
-        if isinstance(root, nn.Module):
-            self._modules = dict(root.named_modules(remove_duplicate=False))
-            self.called_classes[type(root)] = None
+        self.root = root
+        self.root_module_name = root._get_name()
+        self.submodule_paths = {module: name for name, module in root.named_modules()}
+        self.tensor_attrs = _plain_tensors(root)
+        self._modules = dict(root.named_modules(remove_duplicate=False))
+        for name, parameter in root.named_parameters():
+            self._tensor_paths.setdefault(id(parameter), name)
+        self.called_classes[type(root)] = None
+        self.graph = fx.Graph(tracer_cls=type(self))
+        self.known = KnownValues(root)
+        forward, is_method = _forward_of(root)
         try:
-            with self._functional_methods(), recording_factories():
-                graph = super().trace(root, concrete_args)
+            with TRACE_LOCK, Patches() as patches, self._functional_methods():
+                self._rewriter = Rewriter(patches, BUILTINS)
+                self._rewriter.reach(forward)
+                self._rewriter.module(root)
+                function, args = self.create_args_for_root(forward, is_method, concrete_args)
+                self._patch(patches)
+                returned = inspect.get_annotations(inspect.unwrap(forward)).get("return")
+                self.create_node("output", "output", (self.create_arg(function(*args)),), {}, type_expr=returned)
             for node in self.asserted:
-                _erase_unread(graph, node)
-            return graph
+                _erase_unread(self.graph, node)
+            return self.graph
         finally:
             self._stop = None
+            self.submodule_paths = None
+
+    def _patch(self, patches: Patches) -> None:
+        """What stock FX patches (module calls and attributes, wrapped functions, `math`), and what takes no proxies."""
+        thread, known = self._thread, self.known
+        original_call, original_getattr = nn.Module.__call__, nn.Module.__getattr__
+
+        @functools.wraps(original_call)
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread or known.paused:
+                return original_call(module, *args, **kwargs)
+            if self._rewriter is not None:
+                self._rewriter.module(module)
+            _record_math(patches, getattr(module.forward, "__globals__", {}))
+            return self.call_module(module, functools.partial(original_call, module), args, kwargs)
+
+        @functools.wraps(original_getattr)
+        def attribute(module: nn.Module, name: str) -> Any:
+            value = original_getattr(module, name)
+            if threading.get_ident() != thread or known.paused:
+                return value
+            return self.getattr(name, value, self._parameter_proxies)
+
+        patches.attribute(fx._symbolic_trace, "_is_fx_tracing_flag", True)
+        patches.attribute(nn.Module, "__call__", call)
+        patches.attribute(nn.Module, "__getattr__", attribute)
+        for (_, name), table in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
+            function = table.get(name, getattr(builtins, name, None))
+            if function is not None:
+                patches.item(table, name, recorded(function, function))
+        for cls, name in list(fx._symbolic_trace._wrapped_methods_to_patch):
+            patches.attribute(cls, name, _recorded_method(cls, name))
+        _record_math(patches, vars(math))
+        record_factories(patches)
+        open_autograd_functions(patches)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """A parameter as a proxy, as stock FX, found by identity and not by a walk over all of them."""
+        path = self._tensor_paths.get(id(attr_val)) if isinstance(attr_val, nn.Parameter) else None
+        if path is None:
+            return attr_val
+        if path not in parameter_proxy_cache:
+            parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
+        return parameter_proxy_cache[path]
 
     @contextlib.contextmanager
     def _functional_methods(self) -> Iterator[None]:
@@ -163,7 +254,9 @@ class HqcTracer(fx.Tracer):
             for module, name in names:
                 del module.__dict__[name]
 
-    def _functional_call(self, module: nn.Module, path: str, name: str, *args: Any, **kwargs: Any) -> fx.Proxy:
+    def _functional_call(self, module: nn.Module, path: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread or self.known.paused:
+            return getattr(type(module), name)(module, *args, **kwargs)
         self._stack.append(path)
         try:
             receiver = self.create_proxy("get_attr", path, (), {})
@@ -196,44 +289,147 @@ class HqcTracer(fx.Tracer):
         node.meta[SOURCE_META] = user_source(self._stop)
         node.meta[MODULE_META] = path
         node.meta[TYPES_META] = self._types.get(path, ())
+        self.known.record(node)
         return node
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Stock placeholders; those of specialized arguments stay in the signature, unused."""
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        parameters = inspect.signature(inspect.unwrap(root_fn)).parameters
+        unwrapped = inspect.unwrap(root_fn)
+        varied = unwrapped.__code__.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or unwrapped.__code__.co_kwonlyargcount
+        function, args = super().create_args_for_root(unwrapped if varied else root_fn, is_module, concrete_args)
+        parameters = inspect.signature(unwrapped).parameters
+        own = list(parameters)[1:] if is_module else list(parameters)
         unknown = sorted((set(self._constants) | self._symbolic) - set(parameters))
         if unknown:
-            raise InputError(f"forward has no argument {', '.join(unknown)}; it has {', '.join(list(parameters)[1:])}")
+            raise InputError(f"forward has no argument {', '.join(unknown)}; it has {', '.join(own)}")
         for index, arg in enumerate(args):
-            if not (isinstance(arg, fx.Proxy) and arg.node.op == "placeholder"):
-                continue
-            name = str(arg.node.target)
-            if name in self._constants:
-                args[index] = self._constants[name]
-            elif name in parameters and name not in self._symbolic:
-                default = parameters[name].default
-                if default is not inspect.Parameter.empty and isinstance(default, _SPECIALIZED):
-                    args[index] = default
+            if isinstance(arg, fx.Proxy) and arg.node.op == "placeholder":
+                args[index] = self._argument(arg, parameters[str(arg.node.target).lstrip("*")])
         return function, args
 
+    def _argument(self, arg: fx.Proxy, parameter: inspect.Parameter) -> Any:
+        """What forward gets for an argument: a proxy, or a constant."""
+        name, default = parameter.name, parameter.default
+        if name in self._constants:
+            return self._constants[name]
+        if self._examples is not None and name in self._examples:
+            example = self._examples[name]
+            self.known.give(arg.node, example)
+            if example is None or isinstance(example, (bool, int, float, str)):
+                self.assume(arg.node, example, fixed=True)
+                return example
+            return arg
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD and name not in self._symbolic:
+            return {}
+        if self._examples is not None and name not in self._symbolic:
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                return ()
+            if default is not inspect.Parameter.empty:
+                return default
+        specialized = default is not inspect.Parameter.empty and isinstance(default, _SPECIALIZED)
+        return default if specialized and name not in self._symbolic else arg
+
+    # --- what Python asks proxies ------------------------------------------------------------------------------------
+
+    def assume(self, node: fx.Node, value: Any, *, truth: bool = False, fixed: bool = False) -> None:
+        """Record that the graph is right only where `node` has this value, unless no size can change it."""
+        if fixed or depends_on_sizes(node):
+            found = assumption(node, value, truth, user_source(self._stop))
+            self.assumptions.setdefault((node, truth, repr(value)), found)
+
+    def assume_length(self, proxy: fx.Proxy, count: int) -> None:
+        """Record that the loop over `proxy` has `count` turns, unless no size can change it."""
+        if depends_on_sizes(proxy.node) and not has_fixed_length(proxy.node):
+            self.assume(self.create_proxy("call_function", len, (proxy,), {}).node, count)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
+        value = self.known.of(obj.node)
+        plain = is_plain(value)
         if in_assertion(self._stop):
             self.asserted.append(obj.node)
-            return True
-        raise ProxyUse("a branch tests the value of", obj.node)
+            return bool(value) if plain else True
+        if not plain:
+            raise ProxyUse("a branch tests the value of", obj.node, self.known.reasons.get(obj.node, ""))
+        self.assume(obj.node, value, truth=True)
+        return bool(value)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return RecordingProxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        """A node, and its proxy; where the node takes a constant out of an argument, the constant itself."""
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        if target is operator.getitem or target is getattr:
+            found = self._constant_entry(proxy.node)
+            if found is not UNKNOWN:
+                self.assume(proxy.node, found, fixed=True)
+                return found
+        return proxy
+
+    def _constant_entry(self, node: fx.Node) -> Any:
+        """The None, bool, number or string that `node` reads from a structure of the example inputs, or UNKNOWN."""
+        base = node.args[0]
+        holder = self.known.early(base) if isinstance(base, fx.Node) else UNKNOWN
+        if holder is UNKNOWN or isinstance(holder, (torch.Tensor, torch.Size)) or not _from_placeholder(base):
+            return UNKNOWN
+        value = self.known.of(node)
+        return value if value is None or isinstance(value, (bool, int, float, str)) else UNKNOWN
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         length = shape_slice_length(obj.node)
         if length is not None:
             return iter([operator.getitem(obj, index) for index in range(length)])
-        raise ProxyUse("a loop runs over, or a call unpacks,", obj.node)
+        raise ProxyUse("a loop runs over, or a call unpacks,", obj.node, self.known.reasons.get(obj.node, ""))
 
     def keys(self, obj: fx.Proxy) -> Any:
-        raise ProxyUse("a call unpacks the keys of", obj.node)
+        raise ProxyUse("a call unpacks the keys of", obj.node, self.known.reasons.get(obj.node, ""))
+
+
+def _from_placeholder(node: Any) -> bool:
+    """True for an argument of forward and for what is taken out of one."""
+    while isinstance(node, fx.Node) and node.target in (operator.getitem, getattr) and node.args:
+        node = node.args[0]
+    return isinstance(node, fx.Node) and node.op == "placeholder"
+
+
+def _plain_tensors(root: nn.Module) -> dict[Any, str]:
+    """Paths of the tensors that modules keep as plain attributes."""
+    found: dict[Any, str] = {}
+    for path, module in root.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, (torch.Tensor, torch.ScriptObject)):
+                found[value] = f"{path}.{name}" if path else name
+    return found
+
+
+def _forward_of(root: nn.Module) -> tuple[Any, bool]:
+    """The function that runs when `root` is called, and whether it takes `root` as its first argument."""
+    own = vars(root).get("forward")
+    if own is None:
+        return type(root).forward, True
+    if inspect.ismethod(own) and own.__self__ is root:
+        return own.__func__, True
+    if isinstance(own, FunctionType):
+        return own, False
+    raise InputError(f"{type(root).__name__}.forward was replaced by a {type(own).__name__}; replace it by a function or a method")
+
+
+def _record_math(patches: Patches, table: dict[str, Any]) -> None:
+    """Calls of functions of `math` become nodes where they get proxies, as in stock FX."""
+    for name, value in list(table.items()):
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") == "math":
+            patches.item(table, name, recorded(value, value))
+
+
+def _recorded_method(cls: type, name: str) -> Callable[..., Any]:
+    original = getattr(cls, name)
+
+    @functools.wraps(original)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        proxy = find_proxy((args, kwargs))
+        return original(*args, **kwargs) if proxy is None else proxy.tracer.create_proxy("call_method", name, args, kwargs)
+
+    return method
 
 
 def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
@@ -264,22 +460,12 @@ def _functional_method_names(cls: type) -> list[str]:
 def _unchanged(model: nn.Module) -> Iterator[list[str]]:
     """Put the model into eval mode, and everything about it back afterwards. Yields the list of warnings to fill."""
     modules = list(model.modules())
-    tables = ("_parameters", "_buffers", "_modules")
-    saved = [(m, dict(m.__dict__), [(name, dict(getattr(m, name))) for name in tables]) for m in modules]
     buffers = [(name, buffer, buffer._version, buffer.detach().clone()) for name, buffer in model.named_buffers()]
     warnings: list[str] = []
-    for module in modules:
-        module.training = False
-    try:
+    with restored(modules):
+        for module in modules:
+            module.training = False
         yield warnings
-    finally:
-        for module, attributes, contents in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for name, content in contents:
-                table = module.__dict__[name]
-                table.clear()
-                table.update(content)
         for name, buffer, version, copied in buffers:
             if buffer._version != version:
                 with torch.no_grad():

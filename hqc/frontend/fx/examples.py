@@ -1,0 +1,69 @@
+"""Example inputs by the argument of `forward` that they are for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hqc.errors import InputError
+from hqc.frontend.fx.structures import map_structure
+
+ExampleInputs = Any
+"""A tensor, a tuple or list of positional inputs, or a dict of inputs by name; inputs may be nested, arrays are tensors."""
+
+
+def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named inputs."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)) and not hasattr(example_inputs, "_fields"):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def argument_examples(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Any] | None:
+    """The example of each argument that is given, by name: a tuple for `*args`, a dict for `**kwargs`. None without examples.
+
+    A dict that names no argument of `forward` is the one positional input. `InputError` when `forward` cannot be called so.
+    """
+    if example_inputs is None:
+        return None
+    args, kwargs = split_inputs(example_inputs)
+    signature = inspect.signature(model.forward)
+    if kwargs and not args and not _names_arguments(signature, kwargs):
+        args, kwargs = (example_inputs,), {}
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(_binding_error(signature, args, kwargs, error)) from None
+    tensors = lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf  # noqa: E731 (one line)
+    return {name: map_structure(example, tensors) for name, example in bound.arguments.items()}
+
+
+def _names_arguments(signature: inspect.Signature, names: Mapping[str, Any]) -> bool:
+    parameters = signature.parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return True
+    own = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL}
+    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return bool(own & {str(name) for name in names}) or len(required) != 1
+
+
+def _binding_error(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], error: TypeError) -> str:
+    parameters = list(signature.parameters)
+    takes = ", ".join(parameters)
+    strange = [name for name in kwargs if name not in parameters]
+    if strange:
+        return f"the model has no input {strange[0]}; it takes {takes}"
+    if len(args) > len(parameters):
+        return f"the model takes {len(parameters)} input(s) ({takes}), got {len(args)} example inputs"
+    given = {*parameters[: len(args)], *kwargs}
+    missing = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name not in given and p.kind in (0, 1, 3)]
+    if missing:
+        return f"example inputs lack {', '.join(missing)}; the model takes {takes}"
+    return f"forward cannot be called with these example inputs: {error}"

@@ -1,0 +1,190 @@
+"""Calls of `int`, `float`, `len` and `isinstance` in the user's code, which Python answers itself and no proxy can record.
+
+While a trace runs, the functions it may reach run from code in which these calls go to `proxies`: `int(x.size(0))` stays a size,
+`len(x)` is one, `isinstance(x, torch.Tensor)` is true of a traced tensor. The code is compiled from the same source with the
+same positions, so that lines in errors and debuggers stay right; what it does without proxies is the same. Functions without
+readable source stay as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+import os
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import nn
+
+from hqc.frontend.fx.locations import is_user_file
+from hqc.frontend.fx.patches import Patches
+from hqc.frontend.fx.proxies import find_proxy
+
+_MARK = "__hqc_call_of_{}__"
+_CACHED = functools._lru_cache_wrapper
+
+
+class Rewriter:
+    """Swaps the code of functions for the length of `patches`. `replacements`: what to call in place of each builtin."""
+
+    def __init__(self, patches: Patches, replacements: Mapping[str, Callable[..., Any]]) -> None:
+        self._patches = patches
+        self._replacements = dict(replacements)
+        self._visited: set[int] = set()
+
+    def module(self, module: nn.Module) -> None:
+        """Swap the code of all methods of a module's class, and of what they call by name."""
+        forward = module.__dict__.get("forward")
+        if forward is not None:
+            self.reach(forward)
+        self._class(type(module))
+
+    def _class(self, cls: type) -> None:
+        if id(cls) in self._visited:
+            return
+        self._visited.add(id(cls))
+        for base in cls.__mro__:
+            if _is_user_module(base.__module__):
+                for name, item in list(vars(base).items()):
+                    if isinstance(item, _CACHED):
+                        self._patches.attribute(base, name, _uncached(item))
+                    self.reach(item)
+
+    def reach(self, item: Any) -> None:
+        """Swap the code of a function, method, property or descriptor, and of the functions that it names."""
+        pending = [item]
+        while pending:
+            current = pending.pop()
+            if id(current) in self._visited:
+                continue
+            if isinstance(current, FunctionType):
+                self._visited.add(id(current))
+                pending.extend(self._function(current))
+            elif isinstance(current, (staticmethod, classmethod, types.MethodType)):
+                pending.append(current.__func__)
+            elif isinstance(current, _CACHED):
+                pending.append(current.__wrapped__)
+            elif isinstance(current, property):
+                pending.extend(part for part in (current.fget,) if part is not None)
+            elif isinstance(current, functools.partial):
+                pending.append(current.func)
+            elif isinstance(current, type) and not issubclass(current, nn.Module) and _is_user_module(current.__module__):
+                self._visited.add(id(current))
+                pending.extend(list(vars(current).values()))
+
+    def _function(self, function: FunctionType) -> Iterator[Any]:
+        """Swap one function's code; what it may call."""
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is not None:
+            yield wrapped
+        code = function.__code__
+        if not is_user_file(code.co_filename):
+            return
+        for cell in function.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:  # an empty cell
+                continue
+        for name in _names(code):
+            found = function.__globals__.get(name)
+            if isinstance(found, types.ModuleType) and _is_user_module(found.__name__):
+                for attribute in _names(code):
+                    inner = vars(found).get(attribute)
+                    if isinstance(inner, (FunctionType, type)):
+                        yield inner
+            elif isinstance(found, (FunctionType, type, functools.partial)):
+                yield found
+            elif isinstance(found, _CACHED) and is_user_file(found.__wrapped__.__code__.co_filename):
+                self._patches.item(function.__globals__, name, _uncached(found))
+                yield found.__wrapped__
+        rewritten = rewritten_code(code)
+        if rewritten is not None:
+            self._patches.code(function, _filled(rewritten, self._replacements))
+
+
+def _uncached(cached: Any) -> Callable[..., Any]:
+    """A function with an `lru_cache`, which must not keep proxies: the cache is for calls without them."""
+
+    @functools.wraps(cached.__wrapped__)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return cached(*args, **kwargs) if find_proxy((args, kwargs)) is None else cached.__wrapped__(*args, **kwargs)
+
+    return function
+
+
+def _is_user_module(name: str) -> bool:
+    return name.partition(".")[0] not in ("torch", "builtins", "numpy", "hqc", "typing", "abc", "functools")
+
+
+def _names(code: CodeType) -> set[str]:
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= _names(constant)
+    return found
+
+
+def _filled(code: CodeType, replacements: Mapping[str, Callable[..., Any]]) -> CodeType:
+    """The code with the marks in its constants replaced by what they stand for."""
+    marks = {_MARK.format(name): replacement for name, replacement in replacements.items()}
+
+    def fill(constant: Any) -> Any:
+        if isinstance(constant, CodeType):
+            return _filled(constant, replacements)
+        return marks.get(constant, constant) if isinstance(constant, str) else constant
+
+    return code.replace(co_consts=tuple(fill(constant) for constant in code.co_consts))
+
+
+@functools.cache
+def rewritten_code(code: CodeType) -> CodeType | None:
+    """The code with marks for the calls, or None where there is none, or no source that it certainly came from."""
+    if not _names(code) & set(CALLS):
+        return None
+    stamp = os.stat(code.co_filename).st_mtime_ns if os.path.exists(code.co_filename) else 0
+    for candidate in _file_codes(code.co_filename, stamp).get((code.co_name, code.co_firstlineno), ()):
+        if _same_program(candidate, code):
+            return candidate
+    return None
+
+
+def _same_program(candidate: CodeType, code: CodeType) -> bool:
+    """True where `candidate` is `code` but for the calls: same arguments, variables and positions."""
+    same = ("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_varnames", "co_freevars", "co_cellvars", "co_flags")
+    return all(getattr(candidate, name) == getattr(code, name) for name in same) and _names(code) - set(CALLS) <= _names(candidate)
+
+
+CALLS = ("int", "float", "len", "isinstance")
+
+
+@functools.cache
+def _file_codes(filename: str, stamp: int) -> dict[tuple[str, int], list[CodeType]]:
+    """Code objects of a source file with the calls marked, by name and first line."""
+    lines = linecache.getlines(filename)
+    try:
+        tree = _MarkCalls().visit(ast.parse("".join(lines), filename))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # a constant is called
+            top = compile(tree, filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return {}
+    found: dict[tuple[str, int], list[CodeType]] = {}
+    pending = [top]
+    while pending:
+        code = pending.pop()
+        found.setdefault((code.co_name, code.co_firstlineno), []).append(code)
+        pending.extend(constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return found
+
+
+class _MarkCalls(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802 (ast's name)
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id in CALLS and not node.keywords:
+            node.func = ast.copy_location(ast.Constant(_MARK.format(node.func.id)), node.func)
+        return node
+

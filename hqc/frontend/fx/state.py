@@ -1,0 +1,98 @@
+"""Python state of a model that its forward may change: remembered before a trace, put back after it.
+
+Beside attributes, buffers and parameters of modules, these are the containers and plain objects that modules hold, such as caches
+keyed by shape: a trace would leave proxies in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_ATOMS = (torch.Tensor, nn.Module, str, bytes, int, float, complex, type(None), torch.dtype, torch.device, type)
+_LIMIT = 20_000
+"""Objects looked at in all; what a model holds beyond is data, not state of its forward."""
+
+
+@contextlib.contextmanager
+def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put back the attributes of modules and the contents of what they hold, whatever happens inside."""
+    undo: list[Callable[[], None]] = []
+    pending: list[Any] = []
+    for module in modules:
+        undo.append(_dict_again(module.__dict__))
+        for name in ("_parameters", "_buffers", "_modules"):
+            undo.append(_dict_again(module.__dict__[name]))
+        pending.extend(value for name, value in module.__dict__.items() if not name.startswith("_") or name not in _OWN)
+    undo.extend(_remember(pending))
+    try:
+        yield
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+_OWN = frozenset(nn.Module().__dict__)
+
+
+def _remember(pending: list[Any]) -> Iterator[Callable[[], None]]:
+    """Steps that put back the contents of containers and plain objects, and of those in them."""
+    seen: set[int] = set()
+    while pending and len(seen) < _LIMIT:
+        item = pending.pop()
+        if isinstance(item, _ATOMS) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, dict):
+            pending.extend(item.values())
+            yield _dict_again(item)
+        elif isinstance(item, (list, deque)):
+            pending.extend(item)
+            yield _list_again(item)
+        elif isinstance(item, set):
+            yield _set_again(item)
+        elif isinstance(item, tuple):
+            pending.extend(item)
+        elif _is_plain_object(item):
+            pending.append(item.__dict__)
+
+
+def _is_plain_object(item: Any) -> bool:
+    module = type(item).__module__.partition(".")[0]
+    return hasattr(item, "__dict__") and module not in ("torch", "numpy", "builtins", "logging", "hqc") and not callable(item)
+
+
+def _dict_again(table: dict[Any, Any]) -> Callable[[], None]:
+    entries = dict(table)
+
+    def again() -> None:
+        table.clear()
+        table.update(entries)
+
+    return again
+
+
+def _list_again(items: Any) -> Callable[[], None]:
+    entries = list(items)
+
+    def again() -> None:
+        items.clear()
+        items.extend(entries)
+
+    return again
+
+
+def _set_again(items: set[Any]) -> Callable[[], None]:
+    entries = set(items)
+
+    def again() -> None:
+        items.clear()
+        items.update(entries)
+
+    return again
+
