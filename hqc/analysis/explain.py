@@ -17,12 +17,11 @@ from hqc.passes.base import PassContext
 from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
 from hqc.passes.partition import THRESHOLDS, format_macs, partition_summary
-from hqc.workflow.prepared import as_tuple
 
 
 def planned_graph(model: nn.Module, example_inputs: Any, march: str, hybrid_dict: Mapping[str, Any] | None = None) -> Graph:
     """The bounded graph in its deployed form: devices, subgraphs and boundaries, no scales."""
-    graph = lower_graph_module(trace(model), as_tuple(example_inputs)).graph
+    graph = lower_graph_module(trace(model, example_inputs), example_inputs).graph
     context = PassContext(get_spec(march), overrides=parse_hybrid_dict(hybrid_dict))
     explain_pipeline().run(graph, context)
     return graph
@@ -35,7 +34,7 @@ def plan(model: nn.Module, example_inputs: Any, march: str, hybrid_dict: Mapping
 
 def compare(model: nn.Module, example_inputs: Any, hybrid_dict: Mapping[str, Any] | None = None) -> MarchComparison:
     """The same model on all four marches."""
-    graph = lower_graph_module(trace(model), as_tuple(example_inputs)).graph
+    graph = lower_graph_module(trace(model, example_inputs), example_inputs).graph
     return compare_marches(graph, overrides=parse_hybrid_dict(hybrid_dict))
 
 

@@ -133,7 +133,9 @@ def plan_for(
     high_precision: frozenset[str] | None,
 ) -> Plan:
     """The placement of a float model, from nothing but the model, shapes and options."""
-    graph, _ = plan_graph(lower_graph_module(trace(float_model), example_inputs), options, high_precision=high_precision)
+    graph, _ = plan_graph(
+        lower_graph_module(trace(float_model, example_inputs), example_inputs), options, high_precision=high_precision
+    )
     return Plan.from_graph(graph)
 
 
@@ -171,7 +173,7 @@ def prepare(
     else:
         float_model = copy.deepcopy(model)
     root = copy.deepcopy(float_model)
-    gm = trace(root)
+    gm = trace(root, inputs)
     lowered = lower_graph_module(gm, inputs)
     output_names = tuple(lowered.graph.output_names)
     resolver = QConfigResolver(qconfig_dict, root)

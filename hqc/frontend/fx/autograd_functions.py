@@ -32,7 +32,7 @@ def open_autograd_functions(patches: Patches) -> None:
 
     `torch.utils.checkpoint` is one of these functions: the graph has what was checkpointed.
     """
-    original = torch.autograd.Function.apply.__func__
+    original: Any = vars(torch.autograd.Function)["apply"].__func__
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if find_proxy((args, kwargs)) is None:

@@ -63,7 +63,9 @@ def _binding_error(signature: inspect.Signature, args: tuple[Any, ...], kwargs: 
     if len(args) > len(parameters):
         return f"the model takes {len(parameters)} input(s) ({takes}), got {len(args)} example inputs"
     given = {*parameters[: len(args)], *kwargs}
-    missing = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name not in given and p.kind in (0, 1, 3)]
+    missing = [
+        p.name for p in signature.parameters.values() if p.default is p.empty and p.name not in given and p.kind in (0, 1, 3)
+    ]
     if missing:
         return f"example inputs lack {', '.join(missing)}; the model takes {takes}"
     return f"forward cannot be called with these example inputs: {error}"

@@ -10,23 +10,27 @@ from torch import fx, nn
 
 from hqc.errors import InputError, LoweringError
 from hqc.frontend.fx.context import LoweringContext
-from hqc.frontend.fx.examples import ExampleInputs, split_inputs
+from hqc.frontend.fx.examples import ExampleInputs, argument_examples
 from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
 from hqc.ir import DType, TensorType
 
 _CONSTANTS = (bool, int, float, type(None))
+
+
 def add_inputs(ctx: LoweringContext, placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx.Node, Any]:
     """Create the graph inputs; returns what each placeholder stands for: values, or a constant for one left out."""
-    given = _bind(placeholders, example_inputs) if example_inputs is not None else {}
+    given = _bind(ctx.root, placeholders, example_inputs) if example_inputs is not None else {}
     image_model = any(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)) for m in ctx.root.modules())
     result: dict[fx.Node, Any] = {}
     for node in placeholders:
-        if node in given and given[node] is not None:
-            result[node] = _add(ctx, node, given[node])
-        elif node in given or (node.args and not node.users):
-            result[node] = node.args[0] if node.args else None
-        elif node.args and example_inputs is not None:
+        name = str(node.target)
+        if node in given:
+            fixed = given[node] is None or (isinstance(given[node], str) and not node.users)
+            result[node] = given[node] if fixed else _add(ctx, node, given[node])
+        elif node.args and (example_inputs is not None or not node.users):
             result[node] = node.args[0]
+        elif name.startswith("*") and (example_inputs is not None or not node.users):
+            result[node] = {} if name.startswith("**") else ()
         else:
             value = ctx.graph.add_input(node.name, TensorType(DType.FLOAT32))
             if image_model:  # an assumption for the analyses before shapes are known; nothing is computed from it
@@ -39,9 +43,8 @@ def _add(ctx: LoweringContext, node: fx.Node, example: Any) -> Any:
     if isinstance(example, (torch.Tensor, np.ndarray)):
         return ctx.graph.add_input(node.name, _type_of(ctx, node, example))
     strange = next((leaf for leaf in leaves(example) if not isinstance(leaf, (torch.Tensor, np.ndarray, *_CONSTANTS))), None)
-    if strange is not None or not isinstance(example, (tuple, list, dict, *_CONSTANTS)):
-        found = type(example if strange is None else strange).__name__
-        raise InputError(f"the example input {node.target} is a {found}, not a tensor")
+    if strange is not None:
+        raise InputError(f"the example input {node.target} is a {type(strange).__name__}, not a tensor")
     names = iter([name for name, _ in named_leaves(example, node.name)])
 
     def add(leaf: Any) -> Any:
@@ -60,18 +63,8 @@ def _type_of(ctx: LoweringContext, node: fx.Node, example: Any) -> TensorType:
         raise InputError(f"the example input {node.target} has dtype {tensor.dtype}; hqc works on float32 models") from None
 
 
-def _bind(placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx.Node, Any]:
-    args, kwargs = split_inputs(example_inputs)
+def _bind(root: nn.Module, placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx.Node, Any]:
+    """The example of each placeholder that is given, by the signature of the traced module."""
     by_name = {str(node.target).lstrip("*"): node for node in placeholders}
-    required = [name for name, node in by_name.items() if not node.args]
-    if len(args) > len(placeholders):
-        raise InputError(f"the model takes {len(placeholders)} input(s) ({', '.join(by_name)}), got {len(args)} example inputs")
-    bound = dict(zip(placeholders, args, strict=False))
-    for name, example in kwargs.items():
-        if name not in by_name:
-            raise InputError(f"the model has no input {name}; it takes {', '.join(by_name)}")
-        bound[by_name[name]] = example
-    missing = [name for name in required if by_name[name] not in bound]
-    if missing:
-        raise InputError(f"example inputs lack {', '.join(missing)}; the model takes {', '.join(by_name)}")
-    return bound
+    examples = argument_examples(root, example_inputs) or {}
+    return {by_name[name]: example for name, example in examples.items()}

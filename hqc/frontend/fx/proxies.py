@@ -23,8 +23,8 @@ from hqc.frontend.fx.trace_errors import ProxyUse
 
 IN_PLACE_META = "hqc_in_place"
 """Key in `node.meta`, true where the user's code says `x += y` and the graph `x + y`."""
-_FACTORIES = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace", "tensor", "as_tensor", "rand", "randn", "randint")
-_FACTORIES += ("logspace", "tril_indices", "triu_indices", "hann_window", "hamming_window")
+_FACTORIES = ["arange", "zeros", "ones", "full", "empty", "eye", "linspace", "tensor", "as_tensor", "rand", "randn", "randint"]
+_FACTORIES += ["logspace", "tril_indices", "triu_indices", "hann_window", "hamming_window"]
 _UNPACK = opcode.opmap["UNPACK_SEQUENCE"]
 _NO_ATTRIBUTES = ("__array", "__cuda_array", "__dlpack", "__fx_", "__torch_dispatch", "_hqc", "__await", "__aiter", "__enter")
 
@@ -50,22 +50,22 @@ class RecordingProxy(fx.Proxy):
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
-    def _written(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
+    def _written(self, function: Callable[..., Any], other: Any) -> Any:
         """`x op= y` is recorded as stock FX does, as `x = x op y`; lowering refuses it where the difference shows."""
         result = self.tracer.create_proxy("call_function", function, (self, other), {})
         result.node.meta[IN_PLACE_META] = True
         return result
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
+    def __iadd__(self, other: Any) -> Any:
         return self._written(operator.add, other)
 
-    def __isub__(self, other: Any) -> fx.Proxy:
+    def __isub__(self, other: Any) -> Any:
         return self._written(operator.sub, other)
 
-    def __imul__(self, other: Any) -> fx.Proxy:
+    def __imul__(self, other: Any) -> Any:
         return self._written(operator.mul, other)
 
-    def __itruediv__(self, other: Any) -> fx.Proxy:
+    def __itruediv__(self, other: Any) -> Any:
         return self._written(operator.truediv, other)
 
     # --- what Python asks ----------------------------------------------------------------------------------------
@@ -103,13 +103,13 @@ class RecordingProxy(fx.Proxy):
             if count is None:
                 iterator: Iterator[Any] = self.tracer.iter(self)
                 return iterator
-            return iter([self[index] for index in range(count)])
+            return iter([operator.getitem(self, index) for index in range(count)])
         if isinstance(value, dict):
             return iter(list(value))
         count = len(value)
         if _unpacked_by(sys._getframe(1)) is None:
             self.tracer.assume_length(self, count)
-        return iter([self[index] for index in range(count)])
+        return iter([operator.getitem(self, index) for index in range(count)])
 
     def __contains__(self, item: Any) -> bool:
         value = self.tracer.known.of(self.node)
@@ -264,7 +264,7 @@ def traced_float(*args: Any) -> Any:
 
 def _converted(kind: Any, args: tuple[Any, ...]) -> Any:
     if len(args) == 1 and isinstance(args[0], fx.Proxy):
-        proxy = args[0]
+        proxy: Any = args[0]
         value = proxy.tracer.known.of(proxy.node)
         if isinstance(value, (int, float)) or (value is UNKNOWN and is_size(proxy.node)):
             return proxy.tracer.create_proxy("call_function", kind, (proxy,), {})
@@ -274,7 +274,7 @@ def _converted(kind: Any, args: tuple[Any, ...]) -> Any:
 def traced_len(*args: Any) -> Any:
     """`len(x)`: of a traced tensor its size, elsewhere what `len` does."""
     if len(args) == 1 and isinstance(args[0], fx.Proxy):
-        proxy = args[0]
+        proxy: Any = args[0]
         value = proxy.tracer.known.of(proxy.node)
         if isinstance(value, torch.Tensor):
             return proxy.tracer.create_proxy("call_function", len, (proxy,), {})
@@ -302,4 +302,3 @@ BUILTINS: dict[str, Callable[..., Any]] = {
     "len": traced_len,
     "isinstance": traced_isinstance,
 }
-

@@ -155,7 +155,9 @@ def rewritten_code(code: CodeType) -> CodeType | None:
 def _same_program(candidate: CodeType, code: CodeType) -> bool:
     """True where `candidate` is `code` but for the calls: same arguments, variables and positions."""
     same = ("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_varnames", "co_freevars", "co_cellvars", "co_flags")
-    return all(getattr(candidate, name) == getattr(code, name) for name in same) and _names(code) - set(CALLS) <= _names(candidate)
+    return all(getattr(candidate, name) == getattr(code, name) for name in same) and _names(code) - set(CALLS) <= _names(
+        candidate
+    )
 
 
 CALLS = ("int", "float", "len", "isinstance")
@@ -182,9 +184,8 @@ def _file_codes(filename: str, stamp: int) -> dict[tuple[str, int], list[CodeTyp
 
 
 class _MarkCalls(ast.NodeTransformer):
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802 (ast's name)
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id in CALLS and not node.keywords:
             node.func = ast.copy_location(ast.Constant(_MARK.format(node.func.id)), node.func)
         return node
-

@@ -95,4 +95,3 @@ def _set_again(items: set[Any]) -> Callable[[], None]:
         items.update(entries)
 
     return again
-

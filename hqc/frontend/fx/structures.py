@@ -42,6 +42,7 @@ def leaves(structure: Any) -> Iterator[Any]:
 
 def named_leaves(structure: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Leaves with a name for each: `name`, `name_0`, `name_key`, ..."""
+    items: list[tuple[Any, Any]]
     if is_dataclass(structure):
         items = list(fields_of(structure).items())
     elif isinstance(structure, dict):

@@ -36,7 +36,9 @@ def explain(error: Exception, model_name: str, stop: FrameType | None) -> TraceE
         if is_size(error.node) and not error.reason:
             return TraceError(f"{where}{error.what} a size, {_value(error.node)}; give example_inputs so that sizes are known")
         known = f"; {error.reason}" if error.reason else ""
-        return TraceError(f"{where}{error.what} {_value(error.node)}, which is known only when the model runs{known}; {WAYS_OUT}")
+        return TraceError(
+            f"{where}{error.what} {_value(error.node)}, which is known only when the model runs{known}; {WAYS_OUT}"
+        )
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "'len' is not supported" in text:
         return TraceError(f"{where}len() of a traced tensor is not known while tracing; use x.shape[0], or {WAYS_OUT}")

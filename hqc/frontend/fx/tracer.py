@@ -19,8 +19,8 @@ import torch
 from torch import fx, nn
 
 from hqc.errors import InputError
-from hqc.frontend.fx.autograd_functions import open_autograd_functions
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, assumption, depends_on_sizes, has_fixed_length
+from hqc.frontend.fx.autograd_functions import open_autograd_functions
 from hqc.frontend.fx.examples import argument_examples
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, class_name, types_along, user_source
@@ -295,7 +295,9 @@ class HqcTracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Stock placeholders; those of specialized arguments stay in the signature, unused."""
         unwrapped = inspect.unwrap(root_fn)
-        varied = unwrapped.__code__.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or unwrapped.__code__.co_kwonlyargcount
+        varied = (
+            unwrapped.__code__.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or unwrapped.__code__.co_kwonlyargcount
+        )
         function, args = super().create_args_for_root(unwrapped if varied else root_fn, is_module, concrete_args)
         parameters = inspect.signature(unwrapped).parameters
         own = list(parameters)[1:] if is_module else list(parameters)
@@ -314,6 +316,8 @@ class HqcTracer(fx.Tracer):
             return self._constants[name]
         if self._examples is not None and name in self._examples:
             example = self._examples[name]
+            if isinstance(example, str) and default is inspect.Parameter.empty:
+                raise InputError(f"the example input {name} is a str, not a tensor")
             self.known.give(arg.node, example)
             if example is None or isinstance(example, (bool, int, float, str)):
                 self.assume(arg.node, example, fixed=True)
@@ -411,7 +415,9 @@ def _forward_of(root: nn.Module) -> tuple[Any, bool]:
         return own.__func__, True
     if isinstance(own, FunctionType):
         return own, False
-    raise InputError(f"{type(root).__name__}.forward was replaced by a {type(own).__name__}; replace it by a function or a method")
+    raise InputError(
+        f"{type(root).__name__}.forward was replaced by a {type(own).__name__}; replace it by a function or a method"
+    )
 
 
 def _record_math(patches: Patches, table: dict[str, Any]) -> None:
