@@ -1,0 +1,167 @@
+"""The walk over an ONNX graph: constants are folded, known operators lowered, the rest kept as opaque nodes in their ONNX form."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import shape_inference
+
+from hqc.errors import HqcError, InputError, LoweringError
+from hqc.frontend.onnx.constants import branch_of, fold
+from hqc.frontend.onnx.context import OnnxContext, Operand, Unexpressed
+from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, read_model
+from hqc.frontend.onnx.registry import LOWERINGS
+from hqc.ir import Graph, TensorType
+
+
+@dataclass
+class LoweredOnnx:
+    """A lowered file. `opaque`: for each opaque node's id the ONNX node that it stands for, and the opset it is written in."""
+
+    graph: Graph
+    opset: int
+    opaque: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def lower_onnx(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputShapes | None = None) -> LoweredOnnx:
+    """Lower an ONNX file (opset 7 to 21) to the IR, at stage `lowered`.
+
+    `shapes`: input name -> shape, for inputs whose sizes the file leaves open (an open batch is 1). Value names are those of the
+    file. `InputError` for a file that cannot be read, `LoweringError` (node and file) for one that makes no sense.
+    """
+    file = read_model(source, shapes)
+    return _Walk(file).run()
+
+
+class _Walk:
+    def __init__(self, file: OnnxFile) -> None:
+        self.file = file
+        self.result = LoweredOnnx(Graph(file.graph.name or "onnx"), file.opset)
+        self.ctx = OnnxContext(file, self.result.graph)
+        self.types: dict[str, TensorType] | None = None
+
+    def run(self) -> LoweredOnnx:
+        graph, env = self.result.graph, self.ctx.env
+        for name, array in self.file.initializers.items():
+            env[name] = array
+            self.ctx.name_array(array, name)
+        for name, type in self.file.inputs.items():
+            env[name] = graph.add_input(name, type)
+        self.nodes(self.file.graph)
+        outputs = []
+        for item in self.file.graph.output:
+            if item.name not in env:
+                raise InputError(f"{self.file.where}: nothing makes the output {item.name}")
+            outputs.append(self.ctx.value(env[item.name]))
+        graph.set_outputs(outputs, [item.name for item in self.file.graph.output])
+        for value in list(graph.parameters.values()):
+            if not value.has_uses and not graph.is_output(value):
+                graph.erase_parameter(value)
+        graph.remove_dead_code()
+        self.result.warnings.extend(self.ctx.warnings)
+        return self.result
+
+    def nodes(self, graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            self.ctx.node = node
+            try:
+                self.node(node)
+            except LoweringError:
+                raise
+            except HqcError as error:
+                raise self.ctx.error(f"cannot be lowered: {error}") from None
+
+    def node(self, node: onnx.NodeProto) -> None:
+        if node.op_type == "If" and self.branch(node):
+            return
+        if all(isinstance(self.ctx.env.get(name), np.ndarray) for name in node.input if name) and node.op_type not in _KEPT:
+            folded = fold(self.ctx)
+            if folded is not None:
+                self.define(node, folded)
+                return
+        lowering = LOWERINGS.get(node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}")
+        reason = "the IR has no operation for it"
+        if lowering is None and node.domain in STANDARD and not onnx.defs.has(node.op_type):
+            raise self.ctx.error(f"cannot be read: {node.op_type} is no operator of opset {self.file.opset}")
+        if lowering is not None:
+            try:
+                found = lowering(self.ctx)
+                self.define(node, found if isinstance(found, tuple) else (found,))
+                return
+            except Unexpressed as error:
+                reason = str(error)
+        self.keep_opaque(node, reason)
+
+    def branch(self, node: onnx.NodeProto) -> bool:
+        """An `If` with a known condition is the branch that it takes."""
+        taken = branch_of(self.ctx)
+        if taken is None:
+            return False
+        for initializer in taken.initializer:
+            array = onnx.numpy_helper.to_array(initializer)
+            self.ctx.env[initializer.name] = array
+            self.ctx.name_array(array, initializer.name)
+        self.nodes(taken)
+        for outer, inner in zip(node.output, taken.output, strict=True):
+            self.ctx.env[outer] = self.ctx.env[inner.name]
+        return True
+
+    def define(self, node: onnx.NodeProto, results: tuple[Operand, ...]) -> None:
+        for name, result in zip(node.output, results, strict=False):
+            if name:
+                self.ctx.env[name] = result
+                if isinstance(result, np.ndarray):
+                    self.ctx.name_array(result, name)
+
+    # --- what stays ONNX -------------------------------------------------------------------------------------------
+
+    def keep_opaque(self, node: onnx.NodeProto, reason: str) -> None:
+        outputs = [name for name in node.output if name]
+        types = [self.inferred(name, reason) for name in outputs]
+        operands = [self.ctx.value(self.ctx.env[name]) for name in node.input if name]
+        identifier = self.result.graph.unique_name(f"onnx.{self.ctx.label}")
+        results = self.ctx.emit_results("opaque", *operands, names=outputs, types=types, id=identifier)
+        self.result.opaque[identifier] = node
+        self.result.warnings.append(f"{self.ctx.label}: {node.op_type} stays as it is, on the CPU, because {reason}")
+        for name, value in zip(outputs, results, strict=True):
+            self.ctx.env[name] = value
+
+    def inferred(self, name: str, reason: str) -> TensorType:
+        """The type that ONNX's own inference finds for a result."""
+        if self.types is None:
+            self.types = _inferred_types(self.file)
+        found = self.types.get(name)
+        if found is None:
+            raise self.ctx.error(f"cannot be kept as it is ({reason}), and the shape of its result {name} is not known")
+        return found
+
+
+_KEPT = {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
+
+
+def _inferred_types(file: OnnxFile) -> dict[str, TensorType]:
+    """Types by name from ONNX's shape inference, with the inputs' shapes fixed."""
+    model = onnx.ModelProto()
+    model.CopyFrom(file.model)
+    for item in model.graph.input:
+        type = file.inputs.get(item.name)
+        if type is not None and type.shape is not None:
+            item.type.tensor_type.shape.ClearField("dim")
+            for size in type.shape:
+                item.type.tensor_type.shape.dim.add().dim_value = size
+    try:
+        inferred = shape_inference.infer_shapes(model, data_prop=True)
+    except (shape_inference.InferenceError, ValueError):
+        return {}
+    found: dict[str, TensorType] = {}
+    for item in (*inferred.graph.value_info, *inferred.graph.output):
+        kind = item.type.tensor_type
+        if kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim) and kind.elem_type:
+            dtype = element_type(kind.elem_type)
+            if dtype is not None:
+                found[item.name] = TensorType(dtype, tuple(size.dim_value for size in kind.shape.dim))
+    return found

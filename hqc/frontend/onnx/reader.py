@@ -1,0 +1,179 @@
+"""Reading an ONNX file: size limits, external data, local functions, input shapes; every refusal is one sentence about the file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from hqc.errors import InputError
+from hqc.ir import DType, TensorType
+from hqc.near_names import suggest
+
+OLDEST, NEWEST = 7, 25
+STANDARD = ("", "ai.onnx")
+LARGEST_TENSOR = 2**31
+"""Elements; a shape in a file may claim anything."""
+
+InputShapes = Mapping[str, Sequence[int]]
+
+
+@dataclass
+class OnnxFile:
+    """A model that passed the first checks. `inputs`: the real ones, initializers left out; `where`: how messages call the file."""
+
+    where: str
+    model: onnx.ModelProto
+    opset: int
+    inputs: dict[str, TensorType]
+    initializers: dict[str, npt.NDArray[Any]]
+
+    @property
+    def graph(self) -> onnx.GraphProto:
+        return self.model.graph
+
+
+def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputShapes | None = None) -> OnnxFile:
+    """Read a file or take a loaded model; `shapes` fixes the shapes of inputs by name.
+
+    `InputError` for what cannot be read: a damaged file, missing external data, opsets outside 7 to 21, sizes that are not known.
+    """
+    where, model = _loaded(source)
+    opset = _opset(where, model)
+    if model.functions:
+        from onnx import inliner
+
+        model = inliner.inline_local_functions(model)
+    graph = model.graph
+    if graph.sparse_initializer:
+        raise InputError(
+            f"{where}: the sparse initializer {graph.sparse_initializer[0].values.name} is not supported; make it dense"
+        )
+    initializers = {item.name: array_of(where, item) for item in graph.initializer}
+    declared = {item.name: item for item in graph.input if item.name not in initializers}
+    unknown = [name for name in shapes or {} if name not in declared]
+    if unknown:
+        raise InputError(
+            f"{where} has no input {unknown[0]}{suggest(unknown[0], declared)}; its inputs: {', '.join(declared) or 'none'}"
+        )
+    inputs = {name: _input_type(where, item, (shapes or {}).get(name)) for name, item in declared.items()}
+    return OnnxFile(where, model, opset, inputs, initializers)
+
+
+def array_of(where: str, tensor: onnx.TensorProto) -> npt.NDArray[Any]:
+    """The tensor's array; `InputError` for element types that the IR lacks and for damaged data."""
+    count = math.prod(tensor.dims)
+    if count > LARGEST_TENSOR or any(size < 0 for size in tensor.dims):
+        raise InputError(f"{where}: the tensor {tensor.name} claims the shape {list(tensor.dims)}, which is too large")
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+        raise InputError(f"{where}: the tensor {tensor.name} cannot be read: {_line(error)}") from None
+    if array.dtype.name in ("float16", "bfloat16"):
+        array = array.astype(np.float32)
+    return as_ir(where, tensor.name, array)
+
+
+def as_ir(where: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`array` in an element type that the IR has."""
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    try:
+        DType.from_numpy(array.dtype)
+    except TypeError:
+        raise InputError(f"{where}: {name} holds {array.dtype}, for which the IR has no element type") from None
+    return array
+
+
+def _loaded(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
+    if isinstance(source, onnx.ModelProto):
+        return source.graph.name or "the ONNX model", source
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        model = onnx.load(str(path))
+    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise InputError(f"{path} cannot be read as an ONNX model: {_line(error)}") from None
+    if not model.graph.node and not model.graph.output:
+        raise InputError(f"{path} is no ONNX model, or one without a graph")
+    return str(path), model
+
+
+def _opset(where: str, model: onnx.ModelProto) -> int:
+    opsets = {item.domain: item.version for item in model.opset_import}
+    version = next((opsets[domain] for domain in STANDARD if domain in opsets), 0)
+    if not OLDEST <= version <= NEWEST:
+        raise InputError(
+            f"{where} is of opset {version}; hqc reads {OLDEST} to {NEWEST}: convert it with onnx.version_converter"
+        )
+    return version
+
+
+def _input_type(where: str, item: onnx.ValueInfoProto, given: Sequence[int] | None) -> TensorType:
+    kind = item.type.tensor_type
+    if not item.type.HasField("tensor_type"):
+        raise InputError(f"{where}: the input {item.name} is no tensor")
+    declared: list[int | None] = [size.dim_value if size.HasField("dim_value") else None for size in kind.shape.dim]
+    if given is not None:
+        sizes = [int(size) for size in given]
+        if kind.HasField("shape") and len(declared) != len(sizes):
+            raise InputError(
+                f"{where}: the input {item.name} has {len(declared)} axes, the given shape {sizes} has {len(sizes)}"
+            )
+        clash = [(want, got) for want, got in zip(declared, sizes, strict=False) if want not in (None, 0, got)]
+        if clash:
+            raise InputError(f"{where}: the input {item.name} is declared as {_shown(item)}, which {sizes} does not fit")
+    elif kind.HasField("shape"):
+        # A batch of unknown size is 1: the chip runs one image at a time.
+        sizes = [1 if axis == 0 and not size else size or 0 for axis, size in enumerate(declared)]
+    else:
+        raise InputError(f"{where}: the input {item.name} has no shape; give one with --input {item.name}=1,3,224,224")
+    if any(size < 1 for size in sizes):
+        raise InputError(
+            f"{where}: the sizes of the input {item.name} are not known ({_shown(item)}); give them with --input {item.name}=1,3,224,224"
+        )
+    if math.prod(sizes) > LARGEST_TENSOR:
+        raise InputError(f"{where}: the input {item.name} of shape {sizes} is too large")
+    dtype = element_type(kind.elem_type)
+    if dtype is None:
+        spelled = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        raise InputError(f"{where}: the input {item.name} holds {spelled}, for which the IR has no element type")
+    return TensorType(dtype, tuple(sizes))
+
+
+def element_type(code: int) -> DType | None:
+    """The IR's element type for ONNX's code: half precisions are read as float32, wide unsigned integers as int64."""
+    if code == onnx.TensorProto.UNDEFINED:
+        return DType.FLOAT32
+    numpy = onnx.helper.tensor_dtype_to_np_dtype(code)
+    if numpy.name in ("float16", "bfloat16"):
+        return DType.FLOAT32
+    if numpy.kind == "u" and numpy.itemsize > 1:
+        return DType.INT64
+    try:
+        return DType.from_numpy(numpy)
+    except TypeError:
+        return None
+
+
+def _shown(item: onnx.ValueInfoProto) -> str:
+    sizes = [
+        size.dim_param or (str(size.dim_value) if size.HasField("dim_value") else "?")
+        for size in item.type.tensor_type.shape.dim
+    ]
+    return f"[{', '.join(sizes)}]"
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
