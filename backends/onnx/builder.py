@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,9 @@ class Builder:
     called `<IR name>/<ONNX op>` until `emit_node` gives the last one the IR value's name.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, opaque: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self.name = name
+        self.opaque = opaque or {}
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
@@ -65,7 +67,7 @@ class Builder:
         self._taken: set[str] = set()
         self._node_names: set[str] = set()
         self._scope = name
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._constants: dict[_Content, str] = {}
         self._arrays: dict[str, npt.NDArray[Any]] = {}
 
     # --- names ---------------------------------------------------------------------------------------------------
@@ -114,15 +116,14 @@ class Builder:
         contiguous = np.ascontiguousarray(array).reshape(array.shape)
         self.initializers[name] = numpy_helper.from_array(contiguous, name)
         self._arrays[name] = contiguous
+        self._constants.setdefault(_content(contiguous), name)  # a parameter that comes again as a constant is written once
 
     def constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike, what: str = "constant") -> str:
         """Name of an initializer with these elements; equal constants share one."""
         data = np.ascontiguousarray(array, dtype).reshape(np.shape(array))
-        key = (data.dtype.str, data.shape, data.tobytes())
+        key = _content(data)
         if key not in self._constants:
-            name = self.unique(f"{self._scope}/{what}")
-            self._add_initializer(name, data)
-            self._constants[key] = name
+            self._add_initializer(self.unique(f"{self._scope}/{what}"), data)
         return self._constants[key]
 
     def ints(self, values: Sequence[int], what: str = "constant") -> str:
@@ -179,6 +180,33 @@ class Builder:
     def enter(self, item: Node | Value) -> None:
         """Name what follows after this node or value."""
         self._scope = item.name
+
+    def scope(self, name: str) -> None:
+        """Name what follows `<name>/<ONNX op>`."""
+        self._scope = name
+
+    def splice(self, model: onnx.ModelProto, operands: Sequence[str]) -> list[str]:
+        """Append the nodes of `model`, which reads `operands` as its inputs; returns the names of its outputs.
+
+        Constants are shared with those that are here already, results get names of this graph.
+        """
+        graph = model.graph
+        names = dict(zip((info.name for info in graph.input), operands, strict=True))
+        for tensor in graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            names[tensor.name] = self.constant(array, array.dtype)
+        types = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.output)}
+        for node in graph.node:
+            inputs = [names[name] if name else "" for name in node.input]
+            for name in node.output:
+                names[name] = self.unique(f"{self._scope}/{node.op_type}") if name else ""
+                if name in types:
+                    self.types[names[name]] = _tensor_type(types[name])
+            copied = helper.make_node(node.op_type, inputs, [names[name] if name else "" for name in node.output])
+            copied.name = next(name for name in copied.output if name)
+            copied.attribute.extend(node.attribute)
+            self.nodes.append(copied)
+        return [names[info.name] for info in graph.output]
 
     def rename(self, value: Value, name: str) -> None:
         """Call `value` by another name than the IR's; before its producer is emitted."""
@@ -314,5 +342,18 @@ class Builder:
         for info in onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph.value_info:
             tensor = info.type.tensor_type
             if info.name not in known and tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-                known[info.name] = TensorType(_FROM_ELEMENT[tensor.elem_type], tuple(d.dim_value for d in tensor.shape.dim))
+                known[info.name] = _tensor_type(tensor)
         return known
+
+
+_Content = tuple[str, tuple[int, ...], bytes]
+
+
+def _content(array: npt.NDArray[Any]) -> _Content:
+    """A key that equal arrays share: the bytes, or a digest of many."""
+    data = array.tobytes() if array.size <= _FOLD_LIMIT else hashlib.blake2b(array.data).digest()
+    return array.dtype.str, array.shape, data
+
+
+def _tensor_type(tensor: onnx.TypeProto.Tensor) -> TensorType:
+    return TensorType(_FROM_ELEMENT[tensor.elem_type], tuple(d.dim_value for d in tensor.shape.dim))

@@ -9,6 +9,7 @@ import onnx
 from hqc import arithmetic
 from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.flavours import FLAVOURS, FakeQuantWriter, writer
+from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.errors import ExportError, InputError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
 from hqc.march import MarchSpec, get_spec
@@ -27,24 +28,25 @@ class Emission:
     outputs: list[str] = field(default_factory=list)
 
 
-def emit(graph: Graph, *, flavour: str = "horizon") -> onnx.ModelProto:
+def emit(graph: Graph, *, flavour: str = "horizon", opaque: OpaqueCalls | None = None) -> onnx.ModelProto:
     """The graph as an ONNX model, opset 11, checked by `onnx.checker`.
 
-    `horizon`, `runnable` and `qdq` are emitted from a scaled graph, `integer` from an integer graph. `ExportError` names the
-    node that cannot be written; `InputError` an unknown flavour.
+    `horizon`, `runnable` and `qdq` are emitted from a scaled graph, `integer` from an integer graph. `opaque`: callables of the
+    graph's opaque nodes by id; those that are `Writable` are written. `ExportError` names the node that cannot be written;
+    `InputError` an unknown flavour.
     """
-    return emit_with_owners(graph, flavour=flavour).model
+    return emit_with_owners(graph, flavour=flavour, opaque=opaque).model
 
 
-def emit_with_owners(graph: Graph, *, flavour: str) -> Emission:
+def emit_with_owners(graph: Graph, *, flavour: str, opaque: OpaqueCalls | None = None) -> Emission:
     """Like `emit`, with the IR node behind every ONNX node."""
     if flavour not in FLAVOURS:
         raise InputError(f"unknown ONNX flavour {flavour!r}; known: {', '.join(FLAVOURS)}")
     _check_stage(graph, flavour)
     if flavour == "integer":
-        emitter: _GraphEmitter = _GraphEmitter(graph)
+        emitter: _GraphEmitter = _GraphEmitter(graph, opaque)
     else:
-        emitter = _ScaledEmitter(graph, writer(flavour))
+        emitter = _ScaledEmitter(graph, writer(flavour), opaque)
     return emitter.run(flavour)
 
 
@@ -68,9 +70,9 @@ _NO_MARCH = MarchSpec(name="none", title="a graph that names no march", chips=()
 class _GraphEmitter:
     """Emits every node in program order, each result under the IR value's name."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, opaque: OpaqueCalls | None = None) -> None:
         self.graph = graph
-        self.b = Builder(graph.name)
+        self.b = Builder(graph.name, opaque)
         self.owners: dict[str, Node] = {}
 
     def run(self, flavour: str) -> Emission:
@@ -118,8 +120,8 @@ class _GraphEmitter:
 class _ScaledEmitter(_GraphEmitter):
     """Adds a fake quantization to every value that owns a grid."""
 
-    def __init__(self, graph: Graph, fake_quant: FakeQuantWriter) -> None:
-        super().__init__(graph)
+    def __init__(self, graph: Graph, fake_quant: FakeQuantWriter, opaque: OpaqueCalls | None = None) -> None:
+        super().__init__(graph, opaque)
         self.fake_quant = fake_quant
         self.march = march_of(graph) or _NO_MARCH
         self._raw: dict[int, str] = {}

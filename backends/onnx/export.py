@@ -13,6 +13,7 @@ from hqc.backends.onnx.audit import Finding, audit
 from hqc.backends.onnx.builder import OPSET_VERSION
 from hqc.backends.onnx.emit import Emission, emit_with_owners, march_of
 from hqc.backends.onnx.hb_mapper import configuration, cpu_nodes, may_replace
+from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.backends.onnx.verify import Arrays, OutputComparison, Reference
 from hqc.errors import ExportError
 from hqc.files import check_file_target, write_files
@@ -56,12 +57,15 @@ def export(
     verify: bool = True,
     reference: Reference | None = None,
     sample_inputs: Arrays | None = None,
+    opaque: OpaqueCalls | None = None,
     opset_version: int = OPSET_VERSION,
     overwrite_configuration: bool = False,
 ) -> ExportReport:
     """Write `graph` (scaled; integer for flavour `integer`) to `path`, and for `horizon` `<stem>.yaml` for hb_mapper beside it.
 
     A yaml that is not as hqc wrote it is kept, and the report says so, unless `overwrite_configuration`.
+
+    `opaque`: callables of the graph's opaque nodes by id; those that are `Writable` are written in standard ops.
 
     `verify`: run the model in onnxruntime (for `horizon` its `runnable` twin) on `sample_inputs` (input name -> array; random
     when not given) and, where `reference` (input arrays by name -> output arrays by name) is given, compare. `ExportError`
@@ -71,7 +75,7 @@ def export(
     path = Path(path)
     if opset_version != OPSET_VERSION:
         raise ExportError(f"opset_version must be {OPSET_VERSION}, which hb_mapper reads, got {opset_version}")
-    emission = emit_with_owners(graph, flavour=flavour)
+    emission = emit_with_owners(graph, flavour=flavour, opaque=opaque)
     size = emission.model.ByteSize()
     if size > _PROTOBUF_LIMIT:
         raise ExportError(f"the model has {size} bytes, an ONNX file holds at most {_PROTOBUF_LIMIT}; split it")
@@ -90,7 +94,7 @@ def export(
         findings.append(Finding("configuration-kept", "warning", message))
     comparisons: list[OutputComparison] = []
     if verify:
-        runnable = emit_with_owners(graph, flavour="runnable").model if flavour == "horizon" else written
+        runnable = emit_with_owners(graph, flavour="runnable", opaque=opaque).model if flavour == "horizon" else written
         comparisons, doubts = _verified(graph, emission, runnable, reference, sample_inputs)
         findings += doubts
     write_files(files, error=ExportError)

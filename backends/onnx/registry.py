@@ -27,12 +27,6 @@ AnyEmitter = TypeVar("AnyEmitter", bound=Emitter)
 
 _EMITTERS: Registry[str, Emitter] = Registry("ONNX emitter", families="hqc.backends.onnx.emitters")
 
-# Ops that no ONNX file can hold, with the sentence that says what to do.
-NOT_EXPORTABLE: dict[str, str] = {
-    "opaque": "only the framework that the model comes from can run it; "
-    "rewrite it with standard operations, or cut the model before it and run the rest outside the exported file",
-}
-
 
 def emitter(*op_names: str) -> Callable[[AnyEmitter], AnyEmitter]:
     """Register the decorated function as the emitter of the ops called `op_names`."""
@@ -53,7 +47,5 @@ def get_emitter(node: Node) -> Emitter:
     """The emitter of the node's op; `ExportError` naming the node, its source line and what to do when there is none."""
     function = _EMITTERS.get(node.op.name)
     if function is None:
-        reason = NOT_EXPORTABLE.get(node.op.name, "the ONNX back end has no emitter for this op")
-        what = node.attributes.get("id", node.op.name)
-        raise ExportError(f"{node.label}: {what} cannot be written to ONNX: {reason}")
+        raise ExportError(f"{node.label}: {node.op.name} cannot be written to ONNX: the ONNX back end has no emitter for this op")
     return function

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import onnx
 
 from hqc.backends.onnx.builder import Builder
+from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.ir import Node, Value
 
 
-def emit_segment(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value]) -> onnx.ModelProto:
+def emit_segment(
+    nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], *, opaque: OpaqueCalls | None = None
+) -> onnx.ModelProto:
     """The nodes, in program order, as a model from `inputs` to `outputs`, each named as its IR value.
 
-    Types are those of the values; parameters become initializers. `ExportError` names a node that ONNX cannot hold
-    (opaque calls) or a value without a static shape.
+    Types are those of the values; parameters become initializers. `opaque`: callables of opaque nodes by id; those that are
+    `Writable` are written. `ExportError` names a node that ONNX cannot hold or a value without a static shape.
     """
-    builder = Builder("segment")
+    builder = Builder("segment", opaque)
     builder.reserve(value.name for value in (*inputs, *outputs))
     builder.reserve(value.name for node in nodes for value in node.results)
     for value in inputs:

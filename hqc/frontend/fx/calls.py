@@ -19,7 +19,7 @@ class FrozenModule:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._frozen is None:
-            self._frozen = copy.deepcopy(self._module).eval()
+            self._frozen = copy.deepcopy(self._module).eval().requires_grad_(False)
         return self._frozen(*args, **kwargs)
 
 

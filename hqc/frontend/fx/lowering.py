@@ -21,7 +21,7 @@ from hqc.frontend.fx.calls import FrozenModule, call_functional, call_method, ou
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.examples import ExampleInputs
 from hqc.frontend.fx.inputs import add_inputs
-from hqc.frontend.fx.opaque import OpaqueCallable, emit_opaque
+from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
@@ -51,7 +51,7 @@ class LoweredModel:
     """
 
     graph: Graph
-    opaque: dict[str, OpaqueCallable] = field(default_factory=dict)
+    opaque: dict[str, OpaqueCall] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     outputs: Any = None
 

@@ -14,13 +14,12 @@ from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
 from hqc.frontend.fx.structures import leaves, map_structure
 from hqc.ir import TensorType, Value
 
-OpaqueCallable = Callable[..., "npt.NDArray[Any] | tuple[npt.NDArray[Any], ...]"]
 TorchCallable = Callable[..., Any]
 
 
 def emit_opaque(
     ctx: LoweringContext, call: TorchCallable, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str
-) -> tuple[Any, str, OpaqueCallable]:
+) -> tuple[Any, str, OpaqueCall]:
     """Emit `call(*args, **kwargs)` as an opaque node.
 
     Returns the call's result with IR values in place of tensors, the node's id, and the callable for `compile(opaque=)`: it
@@ -49,7 +48,7 @@ def emit_opaque(
     identifier = ctx.node.name
     results = iter(ctx.emit_results("opaque", *operands, names=names, types=types, id=identifier))
     structure = map_structure(result, lambda item: next(results) if isinstance(item, torch.Tensor) else item)
-    return structure, identifier, _OnArrays(bound)
+    return structure, identifier, OpaqueCall(bound)
 
 
 class _Bound:
@@ -75,14 +74,17 @@ class _Slot:
         self.index = index
 
 
-class _OnArrays:
-    """A bound call on NumPy arrays."""
+class OpaqueCall:
+    """A call that only torch can run, on NumPy arrays: operands in order, the result arrays, a tuple if there are several.
 
-    def __init__(self, bound: _Bound) -> None:
-        self._bound = bound
+    `function`: the same on torch tensors, with the structure that the model's call returns.
+    """
+
+    def __init__(self, function: TorchCallable) -> None:
+        self.function = function
 
     def __call__(self, *arrays: npt.NDArray[Any]) -> Any:
-        result = self._bound(*(torch.from_numpy(np.array(array)) for array in arrays))
+        result = self.function(*(torch.from_numpy(np.array(array)) for array in arrays))
         if isinstance(result, torch.Tensor):
             return result.numpy()
         return tuple(item.numpy() for item in leaves(result) if isinstance(item, torch.Tensor))

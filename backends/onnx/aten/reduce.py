@@ -1,0 +1,295 @@
+"""Reductions, sorting, cumulative sums and softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hqc.backends.onnx.aten.calls import Call
+from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoEmitter, aten, axes_of, axis_of, shape
+from hqc.ir import DType, TensorType, Value
+
+F32, I64 = DType.FLOAT32, DType.INT64
+
+
+def reduced_shape(given: Sequence[int], axes: Sequence[int], keepdims: bool) -> tuple[int, ...]:
+    """Shape after a reduction over `axes`."""
+    if keepdims:
+        return tuple(1 if axis in axes else size for axis, size in enumerate(given))
+    return tuple(size for axis, size in enumerate(given) if axis not in axes)
+
+
+def _dims(c: Call, rank: int) -> tuple[int, ...]:
+    return axes_of(c.get("dim"), rank)
+
+
+def _reduction(op: str) -> AtenEmitter:
+    def emit(c: Call, w: CallWriter) -> Value:
+        x = w.value(c["self"], c.dtype)
+        rank = len(shape(x))
+        if rank == 0:
+            return x
+        return w.op(op, x, axes=_dims(c, rank), keepdims=bool(c.get("keepdim", False)))
+
+    return emit
+
+
+aten("sum.default", "sum.dim_IntList")(_reduction("sum"))
+aten("mean.default", "mean.dim")(_reduction("mean"))
+aten("amax.default", "max.default")(_reduction("reduce_max"))
+aten("amin.default", "min.default")(_reduction("reduce_min"))
+
+
+def _extremum(arg: str, reduce: str) -> AtenEmitter:
+    """`max(dim)`: values and the index of the first of equals."""
+
+    def emit(c: Call, w: CallWriter) -> list[Value]:
+        x, keepdims = w.value(c["self"]), bool(c["keepdim"])
+        if not shape(x):
+            return [x, w.const(0, I64)]
+        axis = axis_of(c["dim"], len(shape(x)))
+        values = w.op(reduce, x, axes=(axis,), keepdims=keepdims)
+        return [values, w.op(arg, x, axis=axis, keepdims=keepdims)]
+
+    return emit
+
+
+aten("max.dim")(_extremum("argmax", "reduce_max"))
+aten("min.dim")(_extremum("argmin", "reduce_min"))
+
+
+def _arg(op: str) -> AtenEmitter:
+    def emit(c: Call, w: CallWriter) -> Value:
+        x, keepdims = w.value(c["self"]), bool(c["keepdim"])
+        rank = len(shape(x))
+        if rank == 0:
+            return w.const(0, I64)
+        if c["dim"] is None:
+            flat = w.reshape(x, [math.prod(shape(x))])
+            return w.reshape(w.op(op, flat, axis=0), c.shape)
+        return w.op(op, x, axis=axis_of(c["dim"], rank), keepdims=keepdims)
+
+    return emit
+
+
+aten("argmax.default")(_arg("argmax"))
+aten("argmin.default")(_arg("argmin"))
+
+
+@aten("prod.default", "prod.dim_int")
+def prod(c: Call, w: CallWriter) -> Value:
+    x = w.value(c["self"], c.dtype)
+    rank = len(shape(x))
+    axes, keep = _dims(c, rank), bool(c.get("keepdim", False))
+    wide = w.cast(x, c.dtype if c.dtype in (F32, I64) else F32)
+    if not axes:
+        return x
+    return w.cast(
+        w.onnx("ReduceProd", wide, type=c.type.with_dtype(wide.type.dtype), axes=list(axes), keepdims=int(keep)), c.dtype
+    )
+
+
+@aten("any.default", "any.dim", "any.dims", "all.default", "all.dim", "all.dims")
+def truth(c: Call, w: CallWriter) -> Value:
+    x = w.cast(w.cast(w.value(c["self"]), DType.BOOL), DType.INT32)
+    if shape(x):
+        op = "reduce_max" if c.target.startswith("any") else "reduce_min"
+        x = w.op(op, x, axes=_dims(c, len(shape(x))), keepdims=bool(c.get("keepdim", False)))
+    return w.cast(x, c.dtype)
+
+
+@aten("count_nonzero.default", "count_nonzero.dim_IntList")
+def count_nonzero(c: Call, w: CallWriter) -> Value:
+    x = w.cast(w.cast(w.value(c["self"]), DType.BOOL), I64)
+    return w.op("sum", x, axes=_dims(c, len(shape(x)))) if shape(x) else x
+
+
+# --- moments and norms --------------------------------------------------------------------------------------------------------
+
+
+def moments(w: CallWriter, x: Value, axes: Sequence[int], correction: float, keepdims: bool) -> tuple[Value, Value]:
+    """Mean and variance (divided by `n - correction`) over `axes`."""
+    count = math.prod(shape(x)[axis] for axis in axes)
+    mean = w.op("mean", x, axes=tuple(axes), keepdims=True)
+    centred = w.op("sub", x, mean)
+    total = w.op("sum", w.op("mul", centred, centred), axes=tuple(axes), keepdims=keepdims)
+    variance = w.op("div", total, w.const(max(count - correction, 0.0), x.type.dtype))
+    return (mean if keepdims else w.reshape(mean, shape(variance))), variance
+
+
+@aten("var.correction", "var.dim", "var.default", "std.correction", "std.dim", "std.default", "var_mean.correction",
+      "std_mean.correction")  # fmt: skip
+def variance(c: Call, w: CallWriter) -> list[Value]:
+    x = w.value(c["self"])
+    correction = c.get("correction")
+    if correction is None:
+        correction = 0.0 if c.get("unbiased") is False else 1.0
+    mean, var = moments(w, x, _dims(c, len(shape(x))), float(correction), bool(c.get("keepdim", False)))
+    first = w.op("sqrt", var) if c.target.startswith("std") else var
+    return [first, mean][: len(c.results)]
+
+
+@aten("linalg_vector_norm.default", "norm.ScalarOpt_dim", "norm.Scalar", "norm.ScalarOpt_dim_dtype")
+def vector_norm(c: Call, w: CallWriter) -> Value:
+    x = w.value(c["self"], c.dtype)
+    order = c.get("ord", c.get("p"))
+    order = 2.0 if order is None else float(order)
+    axes, keep = _dims(c, len(shape(x))), bool(c.get("keepdim", False))
+    size = w.op("abs", x)
+    if not shape(x):
+        return size
+    if math.isinf(order):
+        return w.op("reduce_max" if order > 0 else "reduce_min", size, axes=axes, keepdims=keep)
+    if order == 0:
+        return w.op("sum", w.cast(w.cast(size, DType.BOOL), c.dtype), axes=axes, keepdims=keep)
+    if order == 1:
+        return w.op("sum", size, axes=axes, keepdims=keep)
+    if order == 2:
+        return w.op("sqrt", w.op("sum", w.op("mul", x, x), axes=axes, keepdims=keep))
+    total = w.op("sum", w.op("pow_scalar", size, exponent=order), axes=axes, keepdims=keep)
+    return w.op("pow_scalar", total, exponent=1.0 / order)
+
+
+@aten("logsumexp.default")
+def logsumexp(c: Call, w: CallWriter) -> Value:
+    """Shifted by the maximum, so that nothing overflows."""
+    x = w.value(c["self"], c.dtype)
+    axes = _dims(c, len(shape(x)))
+    top = w.op("reduce_max", x, axes=axes, keepdims=True)
+    total = w.op("sum", w.op("exp", w.op("sub", x, top)), axes=axes, keepdims=True)
+    return w.reshape(w.op("add", w.op("log", total), top), c.shape)
+
+
+@aten("softmax.int", "_softmax.default", "log_softmax.int", "_log_softmax.default", "_safe_softmax.default")
+def softmax(c: Call, w: CallWriter) -> Value:
+    x = w.value(c["self"], c.dtype)
+    rank = len(shape(x))
+    if rank == 0:
+        return w.const(0.0 if "log" in c.target else 1.0, c.dtype)
+    return w.op("log_softmax" if "log" in c.target else "softmax", x, axis=axis_of(c["dim"], rank))
+
+
+# --- order -------------------------------------------------------------------------------------------------------------------
+
+
+def top_k(w: CallWriter, x: Value, axis: int, count: int, largest: bool) -> tuple[Value, Value]:
+    """The `count` largest or smallest elements, sorted, with their positions; the first of equals comes first."""
+    result = tuple(count if i == axis else size for i, size in enumerate(shape(x)))
+    wide = x if x.type.dtype in (F32, DType.FLOAT64, I64) else w.cast(x, F32 if x.type.dtype.is_float else I64)
+    values, indices = w.onnx_many(
+        "TopK",
+        wide,
+        w.ints([count]),
+        types=[TensorType(wide.type.dtype, result), TensorType(I64, result)],
+        axis=axis,
+        largest=int(largest),
+        sorted=1,
+    )
+    return w.cast(values, x.type.dtype), indices
+
+
+@aten("topk.default")
+def topk(c: Call, w: CallWriter) -> list[Value]:
+    x = w.value(c["self"])
+    if not shape(x):
+        return [x, w.const(0, I64)]
+    return list(top_k(w, x, axis_of(c["dim"], len(shape(x))), c["k"], bool(c["largest"])))
+
+
+@aten("sort.default", "sort.stable", "argsort.default", "argsort.stable", "msort.default")
+def sort(c: Call, w: CallWriter) -> list[Value]:
+    x = w.value(c["self"])
+    if not shape(x):
+        result = [x, w.const(0, I64)]
+    else:
+        axis = axis_of(c.get("dim", 0), len(shape(x)))
+        result = list(top_k(w, x, axis, shape(x)[axis], bool(c.get("descending", False))))
+    return result[1:] if c.target.startswith("argsort") else result
+
+
+@aten("kthvalue.default", "median.dim", "nanmedian.dim")
+def kth(c: Call, w: CallWriter) -> list[Value]:
+    """The k-th smallest element along an axis; the median is the lower one."""
+    x = w.value(c["self"])
+    axis = axis_of(c["dim"], len(shape(x)))
+    k = c.get("k", (shape(x)[axis] + 1) // 2)
+    values, indices = top_k(w, x, axis, k, largest=False)
+    picked = [w.slice(item, axis, k - 1, k) for item in (values, indices)]
+    return [w.reshape(item, c.shape) for item in picked]
+
+
+@aten("median.default")
+def median(c: Call, w: CallWriter) -> Value:
+    x = w.value(c["self"])
+    size = math.prod(shape(x))
+    values, _ = top_k(w, w.reshape(x, [size]), 0, (size + 1) // 2, largest=False)
+    return w.reshape(w.slice(values, 0, (size + 1) // 2 - 1, (size + 1) // 2), [])
+
+
+# --- cumulative -----------------------------------------------------------------------------------------------------------------
+
+
+@aten("cumsum.default")
+def cumsum(c: Call, w: CallWriter) -> Value:
+    x = w.value(c["self"], c.dtype)
+    if not shape(x):
+        return x
+    wide = w.cast(x, c.dtype if c.dtype in (F32, DType.FLOAT64, DType.INT32, I64) else I64)
+    axis = w.const(axis_of(c["dim"], len(shape(x))), I64)
+    return w.cast(w.onnx("CumSum", wide, axis, type=wide.type), c.dtype)
+
+
+def _scan(c: Call, w: CallWriter, step: Any) -> Value:
+    """A cumulative operation in log2(n) doubling steps: position i takes in position i - 2^k."""
+    x = w.value(c["self"], c.dtype)
+    rank = len(shape(x))
+    if rank == 0:
+        return x
+    axis = axis_of(c["dim"], rank)
+    size, distance = shape(x)[axis], 1
+    while distance < size:
+        shifted = w.slice(x, axis, 0, size - distance)
+        updated = step(w.slice(x, axis, distance, size), shifted)
+        x = w.cat([w.slice(x, axis, 0, distance), updated], axis)
+        distance *= 2
+    return x
+
+
+@aten("cumprod.default")
+def cumprod(c: Call, w: CallWriter) -> Value:
+    return _scan(c, w, lambda a, b: w.op("mul", a, b))
+
+
+@aten("logcumsumexp.default")
+def logcumsumexp(c: Call, w: CallWriter) -> Value:
+    def step(a: Value, b: Value) -> Value:
+        top = w.op("maximum", a, b)
+        total = w.op("add", w.op("exp", w.op("sub", a, top)), w.op("exp", w.op("sub", b, top)))
+        return w.op("add", top, w.op("log", total))
+
+    return _scan(c, w, step)
+
+
+@aten("cummax.default", "cummin.default")
+def cumulative_extremum(c: Call, w: CallWriter) -> list[Value]:
+    """Values by doubling; the index is the last position whose element equals the running extremum."""
+    x = w.value(c["self"])
+    if not shape(x):
+        return [x, w.const(0, I64)]
+    op = "maximum" if c.target.startswith("cummax") else "minimum"
+    values = _scan(c, w, lambda a, b: w.op(op, a, b))
+    axis, rank = axis_of(c["dim"], len(shape(x))), len(shape(x))
+    if x.type.dtype is DType.BOOL:
+        raise NoEmitter(f"no ONNX form of aten.{c.target} on truth values is known")
+    position = np.arange(shape(x)[axis], dtype=np.int64).reshape([-1 if i == axis else 1 for i in range(rank)])
+    here = w.expand(w.const(position, I64), shape(x))
+    marked = w.op("where", w.op("equal", x, values), here, w.const(0, I64))
+    size, distance = shape(x)[axis], 1
+    while distance < size:
+        updated = w.op("maximum", w.slice(marked, axis, distance, size), w.slice(marked, axis, 0, size - distance))
+        marked = w.cat([w.slice(marked, axis, 0, distance), updated], axis)
+        distance *= 2
+    return [values, marked]

@@ -1,0 +1,210 @@
+"""Opaque operations for the back ends: callables that run them in torch and offer their standard-opset form.
+
+The operation is traced once into aten calls, which the ONNX back end writes; what it cannot write goes to torch's TorchScript
+exporter. Either form is run in onnxruntime beside eager torch before it is accepted.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import Tensor
+
+from hqc.backends.onnx import aten
+from hqc.backends.onnx.opaque import refusal
+from hqc.backends.onnx.verify import run_model
+from hqc.errors import ExportError
+from hqc.frontend.fx.context import to_torch_dtype
+from hqc.frontend.fx.opaque import OpaqueCall
+from hqc.frontend.fx.structures import leaves
+from hqc.ir import Node, TensorType
+from hqc.workflow.aten_trace import Untraceable, trace_calls
+
+TOLERANCE = 1e-4  # of the largest element: float32 sums in another order
+_OPSET = 11
+
+
+class WritableCall:
+    """An opaque operation on NumPy arrays (`__call__`) with its standard-opset form (`form`), made on first use and kept."""
+
+    def __init__(self, call: OpaqueCall) -> None:
+        self._call = call
+        self._forms: dict[tuple[TensorType, ...], onnx.ModelProto | str] = {}
+
+    def __call__(self, *arrays: npt.NDArray[Any]) -> Any:
+        return self._call(*arrays)
+
+    def form(self, node: Node) -> onnx.ModelProto:
+        """The operation in standard ops for the operand types of `node`; `ExportError` says why there is none."""
+        types = tuple(value.type for value in node.operands)
+        if types not in self._forms:
+            self._forms[types] = _written(self._call, types, tuple(value.type for value in node.results))
+        found = self._forms[types]
+        if isinstance(found, str):
+            raise refusal(node, found)
+        return found
+
+
+def writable(opaque: Mapping[str, OpaqueCall]) -> dict[str, WritableCall]:
+    """The opaque operations of a lowered model, as the back ends take them."""
+    return {name: WritableCall(call) for name, call in opaque.items()}
+
+
+def _written(call: OpaqueCall, operands: Sequence[TensorType], results: Sequence[TensorType]) -> onnx.ModelProto | str:
+    """The form, or why there is none."""
+    if any(type.shape is None for type in operands):
+        return "the shapes of its operands are not known"
+    function = _tensors_only(call)
+    samples = _samples(function, operands)
+    if samples is None:
+        return "it fails on random operands of its own types"
+    reason = ""
+    for attempt in (_by_composed_calls, _by_calls, _by_torch_exporter):
+        try:
+            model = attempt(function, samples[0])
+            for tensors in samples:
+                _check(model, function, tensors, results)
+            return model
+        except Untraceable as error:
+            if error.final and attempt is _by_calls:  # what torch composes of others may only seem to draw random numbers
+                return str(error)
+            reason = str(error)
+        except ExportError as error:
+            reason = reason if attempt is _by_torch_exporter else str(error)
+    return reason
+
+
+def _tensors_only(call: OpaqueCall) -> Callable[..., tuple[Tensor, ...]]:
+    return lambda *tensors: tuple(item for item in leaves(call.function(*tensors)) if isinstance(item, Tensor))
+
+
+def _by_composed_calls(function: Callable[..., Any], tensors: Sequence[Tensor]) -> onnx.ModelProto:
+    return aten.write_calls(trace_calls(function, tensors, composite=True))
+
+
+def _by_calls(function: Callable[..., Any], tensors: Sequence[Tensor]) -> onnx.ModelProto:
+    return aten.write_calls(trace_calls(function, tensors, composite=False))
+
+
+def _samples(function: Callable[..., Any], types: Sequence[TensorType]) -> list[list[Tensor]] | None:
+    """Two sets of operands that eager torch accepts, the second to catch what the first decided while it was traced.
+
+    Normal reals and small integers; where torch refuses those, zeros for integers; then reals in (0, 1).
+    """
+    for make in (_normal, _normal_and_zeros, _unit_and_zeros):
+        generator = torch.Generator().manual_seed(0)
+        samples = [[make(type, generator) for type in types] for _ in range(2)]
+        try:
+            for tensors in samples:
+                function(*tensors)
+        except (RuntimeError, IndexError, ValueError):
+            continue
+        return samples
+    return None
+
+
+def _normal(type: TensorType, generator: torch.Generator) -> Tensor:
+    assert type.shape is not None
+    dtype = to_torch_dtype(type.dtype)
+    if type.dtype.is_float:
+        return torch.randn(type.shape, dtype=dtype, generator=generator)
+    return torch.randint(0, 2, type.shape, generator=generator).to(dtype)
+
+
+def _normal_and_zeros(type: TensorType, generator: torch.Generator) -> Tensor:
+    sample = _normal(type, generator)
+    return sample if type.dtype.is_float else torch.zeros_like(sample)
+
+
+def _unit_and_zeros(type: TensorType, generator: torch.Generator) -> Tensor:
+    assert type.shape is not None
+    dtype = to_torch_dtype(type.dtype)
+    if type.dtype.is_float:
+        return torch.rand(type.shape, dtype=dtype, generator=generator)
+    return torch.zeros(type.shape, dtype=dtype)
+
+
+# --- the check ----------------------------------------------------------------------------------------------------------------
+
+
+def _check(
+    model: onnx.ModelProto, function: Callable[..., Any], tensors: Sequence[Tensor], results: Sequence[TensorType]
+) -> None:
+    """Run the form beside eager torch; `ExportError` when types or numbers differ."""
+    expected = [tensor.detach().numpy() for tensor in function(*tensors)]
+    feeds = {info.name: tensor.numpy() for info, tensor in zip(model.graph.input, tensors, strict=True)}
+    found = list(run_model(model, feeds).values())
+    for type, got, wanted in zip(results, found, expected, strict=True):
+        if got.dtype != type.dtype.numpy or got.shape != type.shape:
+            raise ExportError(f"its ONNX form gives {got.dtype}{list(got.shape)} where {type} was traced")
+        if not _agrees(got, wanted):
+            raise ExportError("its ONNX form does not compute what torch computes")
+
+
+def _agrees(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
+    if wanted.dtype.kind != "f":
+        return bool((got == wanted).all())
+    finite = np.abs(wanted[np.isfinite(wanted)])
+    largest = float(finite.max()) if finite.size else 0.0
+    return bool(np.allclose(got, wanted, rtol=TOLERANCE, atol=TOLERANCE * largest + 1e-7, equal_nan=True))
+
+
+# --- torch's own exporter ------------------------------------------------------------------------------------------------------
+
+
+class _AsModule(torch.nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors)
+
+
+def _by_torch_exporter(function: Callable[..., Any], tensors: Sequence[Tensor]) -> onnx.ModelProto:
+    """What torch's TorchScript exporter writes for this one operation; `ExportError` when it cannot, or uses control flow."""
+    buffer = io.BytesIO()
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(_AsModule(function), tuple(tensors), buffer, opset_version=_OPSET, dynamo=False)
+    except Exception as error:  # the exporter's errors share no base of their own
+        raise ExportError(f"torch's exporter cannot write it either: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        quiet.setLevel(level)
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(buffer.getvalue()))
+    if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in _attributes(model)):
+        raise ExportError("torch's exporter needs control flow for it, which hb_mapper does not take")
+    _inline_constants(model)
+    return model
+
+
+def _attributes(model: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    for node in model.graph.node:
+        yield from node.attribute
+
+
+def _inline_constants(model: onnx.ModelProto) -> None:
+    """`Constant` nodes become initializers, which files share."""
+    kept = []
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            model.graph.initializer.append(tensor)
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
