@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hqc.backends.bpu.engines import get_engine
-from hqc.backends.bpu.fallback import opaque_step, segment_step
+from hqc.backends.bpu.fallback import has_form, opaque_step, segment_step
 from hqc.backends.bpu.kernels import KernelContext, make_kernel
 from hqc.backends.bpu.program import Program, Step
 from hqc.backends.bpu.ranges import ValueRanges
 from hqc.backends.bpu.reference import make_reference
 from hqc.backends.bpu.schedule import KERNEL, OPAQUE, Group, schedule
 from hqc.errors import CompileError
-from hqc.ir import Graph, Node
+from hqc.ir import Graph, Node, Trait
 
 
 def compile(
@@ -25,8 +25,9 @@ def compile(
 ) -> Program:
     """Compile an integer-stage graph with static shapes for the simulator.
 
-    `opaque`: callables on NumPy arrays for `opaque` nodes, by their `id`. `engine`: `auto`, `blas`, `onednn` or `reference`
-    (`hqc.backends.bpu.engines`); all give the same bits. `threads`: default all cores of the process.
+    `opaque`: callables on NumPy arrays for `opaque` nodes, by their `id`; those that offer an ONNX form run in onnxruntime. `engine`:
+    `auto`, `blas`, `onednn` or `reference` (`hqc.backends.bpu.engines`); all give the same bits. `threads`: default all cores of the
+    process.
 
     `CompileError` names the node when the graph is not in the integer stage, a shape is unknown, an op has no kernel, a callable
     is missing, or an accumulator could overflow.
@@ -45,7 +46,9 @@ def compile(
         chosen = get_engine(engine, threads)
         context = KernelContext(chosen, ValueRanges(graph))
         make = lambda node: make_kernel(node, context)  # noqa: E731
-    steps = [_step(group, graph, make, dict(opaque or {})) for group in schedule(graph)]
+    calls = dict(opaque or {})
+    written = frozenset(node for node in graph.nodes if node.op.has(Trait.OPAQUE) and has_form(node, calls))
+    steps = [_step(group, graph, make, calls) for group in schedule(graph, written)]
     return Program(graph, steps, engine if engine == "reference" else chosen.name)
 
 
@@ -59,4 +62,4 @@ def _step(group: Group, graph: Graph, make: Callable[[Node], Any], opaque: dict[
             raise CompileError(f"{node.label}: {node.op.name} is malformed ({error})") from error
     if group.kind == OPAQUE:
         return opaque_step(group.nodes[0], opaque)
-    return segment_step(group.nodes, graph)
+    return segment_step(group.nodes, graph, opaque)

@@ -1,4 +1,4 @@
-"""CPU nodes: segments of float ops run in onnxruntime, opaque calls through the callables of their framework."""
+"""CPU nodes: segments of float ops run in onnxruntime, opaque calls too where they have an ONNX form, else through their callables."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from typing import Any
 import numpy as np
 
 from hqc.backends.bpu.program import Array, Step
-from hqc.errors import CompileError, HqcError
+from hqc.errors import CompileError, ExportError, HqcError
 from hqc.ir import Graph, Node, Value
 
+Calls = Mapping[str, Callable[..., Any]]
 
-def segment_step(nodes: Sequence[Node], graph: Graph) -> Step:
+
+def has_form(node: Node, opaque: Calls) -> bool:
+    """True when the callable of an opaque node offers an ONNX form for its operands."""
+    from hqc.backends.onnx.opaque import form_of
+
+    try:
+        form_of(node, opaque)
+    except ExportError:
+        return False
+    return True
+
+
+def segment_step(nodes: Sequence[Node], graph: Graph, opaque: Calls | None = None) -> Step:
     """One onnxruntime session for a set of CPU nodes (in program order)."""
     inputs, outputs = _interface(nodes, graph)
-    run = _session(nodes, inputs, outputs)
+    run = _session(nodes, inputs, outputs, opaque)
     return Step(tuple(nodes), tuple(inputs), tuple(outputs), run, "cpu")
 
 
@@ -35,7 +48,9 @@ def _interface(nodes: Sequence[Node], graph: Graph) -> tuple[list[Value], list[V
     return list(inputs.values()), list(outputs.values())
 
 
-def _session(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value]) -> Callable[[Sequence[Any]], Any]:
+def _session(
+    nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], opaque: Calls | None
+) -> Callable[[Sequence[Any]], Any]:
     import onnxruntime
 
     from hqc.backends.onnx import emit_segment
@@ -43,7 +58,7 @@ def _session(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[V
     names = f"CPU segment {nodes[0].name}..{nodes[-1].name}"
     if not outputs:
         raise CompileError(f"{names} computes nothing that is used; run remove_dead_code on the graph first")
-    model = emit_segment(nodes, inputs, outputs)
+    model = emit_segment(nodes, inputs, outputs, opaque=opaque)
     options = onnxruntime.SessionOptions()
     # Spinning threads would keep the cores from the BPU kernels that run next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -68,7 +83,7 @@ def _session(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[V
     return run
 
 
-def opaque_step(node: Node, opaque: Mapping[str, Callable[..., Any]]) -> Step:
+def opaque_step(node: Node, opaque: Calls) -> Step:
     """A call of the model's framework; results are checked against the declared types."""
     identity = node.attributes["id"]
     function = opaque.get(identity)

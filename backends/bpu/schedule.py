@@ -7,6 +7,7 @@ switching gives the longest CPU segments, so the fewest sessions and copies betw
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hqc.ir import Device, Graph, Node, Trait
@@ -22,10 +23,13 @@ class Group:
     nodes: tuple[Node, ...]
 
 
-def kind_of(node: Node) -> str:
-    """Who runs a node. Without a device (a graph that was not partitioned) integer values mean the BPU."""
+def kind_of(node: Node, written: Collection[Node] = ()) -> str:
+    """Who runs a node; `written`: opaque nodes that onnxruntime can run.
+
+    Without a device (a graph that was not partitioned) integer values mean the BPU.
+    """
     if node.op.has(Trait.OPAQUE):
-        return OPAQUE
+        return ONNX if node in written else OPAQUE
     if node.op.has(Trait.BOUNDARY) or node.op.has(Trait.INTEGER) or node.device is Device.BPU:
         return KERNEL
     if node.device is Device.CPU:
@@ -33,7 +37,7 @@ def kind_of(node: Node) -> str:
     return ONNX if any(value.type.dtype.is_float for value in (*node.data_operands, *node.results)) else KERNEL
 
 
-def schedule(graph: Graph) -> list[Group]:
+def schedule(graph: Graph, written: Collection[Node] = ()) -> list[Group]:
     """Groups in an executable order; linear in nodes and edges (times the logarithm of the ready set)."""
     nodes = list(graph.nodes)
     position = {node: index for index, node in enumerate(nodes)}
@@ -41,7 +45,7 @@ def schedule(graph: Graph) -> list[Group]:
     ready: dict[str, list[int]] = {KERNEL: [], ONNX: [], OPAQUE: []}
 
     def release(node: Node) -> None:
-        heapq.heappush(ready[kind_of(node)], position[node])
+        heapq.heappush(ready[kind_of(node, written)], position[node])
 
     for node in nodes:
         if not missing[node]:

@@ -6,13 +6,14 @@ workflow's callables trace the operation and check its form in onnxruntime. This
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import onnx
 
 from hqc.errors import ExportError
-from hqc.ir import Node, Trait
+from hqc.ir import Node
 
 OpaqueCalls = Mapping[str, Callable[..., Any]]
 
@@ -29,9 +30,9 @@ class Writable(Protocol):
 def form_of(node: Node, opaque: OpaqueCalls) -> onnx.ModelProto:
     """The standard-opset form of an opaque node; `ExportError` names the node, its source line and why there is none."""
     identity = str(node.attributes["id"])
-    call = opaque.get(identity)
+    call: Any = opaque.get(identity)
     if not isinstance(call, Writable):
-        raise refusal(node, "only the framework that the model comes from can run it")
+        raise refusal(node, "its callable offers no form in standard operations")
     return call.form(node)
 
 
@@ -43,12 +44,22 @@ def refusal(node: Node, reason: str) -> ExportError:
     )
 
 
-def unwritable(node: Node, opaque: OpaqueCalls) -> str:
-    """Why the node has no form, as export will say it; "" when it has one, or is not opaque at all."""
-    if not node.op.has(Trait.OPAQUE):
-        return ""
-    try:
-        form_of(node, opaque)
-    except ExportError as error:
-        return str(error)
-    return ""
+def multiply_accumulates(model: onnx.ModelProto) -> int:
+    """Of the products, convolutions and recurrent layers of a form, whose values all have types."""
+    graph = model.graph
+    typed = (*graph.input, *graph.value_info, *graph.output)
+    shapes = {info.name: [d.dim_value for d in info.type.tensor_type.shape.dim] for info in typed}
+    shapes.update({tensor.name: list(tensor.dims) for tensor in graph.initializer})
+    return sum(_node_macs(node, shapes) for node in graph.node)
+
+
+def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:
+    if node.op_type in ("Conv", "ConvTranspose"):
+        positions = node.output[0] if node.op_type == "Conv" else node.input[0]
+        return math.prod(shapes.get(positions, [0])) * math.prod(shapes[node.input[1]][1:])
+    if node.op_type in ("MatMul", "Gemm"):
+        return math.prod(shapes.get(node.output[0], [0])) * shapes.get(node.input[0], [0])[-1]
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        steps, batch = shapes.get(node.input[0], [0, 0])[:2]
+        return steps * batch * (math.prod(shapes[node.input[1]]) + math.prod(shapes[node.input[2]]))
+    return 0

@@ -47,5 +47,7 @@ def get_emitter(node: Node) -> Emitter:
     """The emitter of the node's op; `ExportError` naming the node, its source line and what to do when there is none."""
     function = _EMITTERS.get(node.op.name)
     if function is None:
-        raise ExportError(f"{node.label}: {node.op.name} cannot be written to ONNX: the ONNX back end has no emitter for this op")
+        raise ExportError(
+            f"{node.label}: {node.op.name} cannot be written to ONNX: the ONNX back end has no emitter for this op"
+        )
     return function

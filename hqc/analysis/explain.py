@@ -17,14 +17,21 @@ from hqc.passes.base import PassContext
 from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
 from hqc.passes.partition import THRESHOLDS, format_macs, partition_summary
+from hqc.workflow.opaque_onnx import note_opaque
 
 
 def planned_graph(model: nn.Module, example_inputs: Any, march: str, hybrid_dict: Mapping[str, Any] | None = None) -> Graph:
     """The bounded graph in its deployed form: devices, subgraphs and boundaries, no scales."""
-    graph = lower_graph_module(trace(model, example_inputs), example_inputs).graph
+    graph = _lowered(model, example_inputs)
     context = PassContext(get_spec(march), overrides=parse_hybrid_dict(hybrid_dict))
     explain_pipeline().run(graph, context)
     return graph
+
+
+def _lowered(model: nn.Module, example_inputs: Any) -> Graph:
+    lowered = lower_graph_module(trace(model, example_inputs), example_inputs)
+    note_opaque(lowered)
+    return lowered.graph
 
 
 def plan(model: nn.Module, example_inputs: Any, march: str, hybrid_dict: Mapping[str, Any] | None = None) -> PlacementReport:
@@ -34,7 +41,7 @@ def plan(model: nn.Module, example_inputs: Any, march: str, hybrid_dict: Mapping
 
 def compare(model: nn.Module, example_inputs: Any, hybrid_dict: Mapping[str, Any] | None = None) -> MarchComparison:
     """The same model on all four marches."""
-    graph = lower_graph_module(trace(model, example_inputs), example_inputs).graph
+    graph = _lowered(model, example_inputs)
     return compare_marches(graph, overrides=parse_hybrid_dict(hybrid_dict))
 
 

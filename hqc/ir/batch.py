@@ -61,6 +61,7 @@ class _Rebatch:
     def result_types(self, node: Node) -> list[TensorType]:
         known = [value.type for value in node.results]
         if node.op.has(Trait.OPAQUE):
+            node.attributes["macs"] = node.attributes["macs"] * self.new // self.old
             return [self.first_replaced(type) for type in known]
         self.adapt_target(node)
         try:

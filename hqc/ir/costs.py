@@ -101,6 +101,11 @@ def _conv_transpose(node: Node) -> int | None:
     return size * math.prod(weight.shape[1:])
 
 
+@macs_of("opaque")
+def _opaque(node: Node) -> int:
+    return int(node.attributes["macs"])
+
+
 @macs_of("linear", "int_linear", "matmul", "int_matmul")
 def _matrix(node: Node) -> int | None:
     left, size = node.inputs[0], _size(node.results[0])

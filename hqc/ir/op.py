@@ -48,7 +48,7 @@ class Trait(enum.Enum):
     INTEGER_RESULT = "its result is an index or a truth value, not a real number"
     REMOVED = "does nothing in inference; canonicalization removes it"
     INTEGER = "an op of the integer stage, with the arithmetic of ARITHMETIC.md"
-    OPAQUE = "only the framework that the model comes from can run it"
+    OPAQUE = "a call of the framework that the model comes from, which the IR does not look into"
 
     __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code, and passes ask traits all the time
 

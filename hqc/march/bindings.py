@@ -160,7 +160,7 @@ _TABLE: dict[str, Binding] = {
     # no arithmetic of their own
     "identity": Binding((), ("torch.nn.Identity",), internal="it does nothing and stays with its producer"),
     "dropout": Binding((), ("torch.nn.Dropout",), internal="it does nothing in inference and stays with its producer"),
-    "opaque": Binding(never="only the framework that the model comes from can run it"),
+    "opaque": Binding(never="it is a call that the IR does not look into, so it runs as a whole on the CPU"),
     # made by passes
     "quantize": Binding(internal="a boundary of the BPU, on the CPU's side"),
     "dequantize": Binding(internal="a boundary of the BPU, on the CPU's side"),

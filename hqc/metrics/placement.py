@@ -81,11 +81,12 @@ class Totals:
 
 @dataclass(frozen=True)
 class PlacementReport:
-    """Placement of one graph on one march, in program order."""
+    """Placement of one graph on one march, in program order. `unwritable`: a sentence for each operation that no file can hold."""
 
     march: str
     rows: tuple[NodePlacement, ...]
     crossings: tuple[Crossing, ...]
+    unwritable: tuple[str, ...] = ()
 
     @property
     def totals(self) -> Totals:
@@ -136,16 +137,17 @@ class PlacementReport:
         return text.append(f"\n> {row.change}", style="green") if row.change else text
 
     def summary(self) -> str:
-        """One paragraph of numbers."""
+        """One paragraph of numbers, and a line for each operation that no file can hold."""
         totals = self.totals
         known = "" if totals.complete else " (shapes are not all known: lower bounds)"
         moves = f"{plural(totals.crossings, 'value')} cross{'es' if totals.crossings == 1 else ''} between the devices"
-        return (
+        numbers = (
             f"{self.march}: {plural(totals.bpu_nodes, 'operation')} on the BPU in {plural(totals.subgraphs, 'subgraph')}, "
             f"{totals.cpu_nodes} on the CPU; "
             f"{totals.bpu_macs:,} of {totals.bpu_macs + totals.cpu_macs:,} multiply-accumulates on the BPU "
             f"({100 * totals.bpu_share:.1f} %); {moves}, {totals.crossing_bytes:,} bytes{known}"
         )
+        return "\n".join([numbers, *self.unwritable])
 
     def __str__(self) -> str:
         """A line per operation (where, op, device, source line, reasons), then the summary."""
@@ -193,7 +195,8 @@ def placement_report(graph: Graph) -> PlacementReport:
         if node.device is None:
             raise InputError(f"{node.name} has no device yet; run the partition pass before asking for a report")
         rows.append(_row(node, graph))
-    return PlacementReport(graph.march or "", tuple(rows), crossings(graph))
+    refused = (str(node.attributes["unwritable"]) for node in graph.nodes if node.op.has(Trait.OPAQUE))
+    return PlacementReport(graph.march or "", tuple(rows), crossings(graph), tuple(filter(None, refused)))
 
 
 def _row(node: Node, graph: Graph) -> NodePlacement:

@@ -71,10 +71,11 @@ def export_to_onnx(
     inputs = as_tuple(args) or ()
     if isinstance(model, QuantizedGraphModule):
         model(*inputs)
-        graph, flavour, reference = model.graph, "integer", _reference(model, model.graph)
+        graph, opaque, flavour, reference = model.graph, model.opaque, "integer", _reference(model, model.graph)
     elif isinstance(model, ObservedGraphModule):
         model = _calibrated_copy(model, inputs)
-        graph, flavour = deploy(model, inputs, integer=False).scaled, "horizon"
+        deployment = deploy(model, inputs, integer=False)
+        graph, opaque, flavour = deployment.scaled, deployment.opaque, "horizon"
         reference = _reference(model, graph)
     else:
         raise InputError(f"export_to_onnx takes a model from prepare_*_fx or convert_fx, got {type(model).__name__}")
@@ -84,12 +85,12 @@ def export_to_onnx(
     arrays = [as_numpy(leaf, str(i)) for i, leaf in enumerate(pytree.tree_leaves(list(inputs)))]
     samples = dict(zip((value.name for value in graph.inputs), arrays, strict=True))
     if isinstance(f, (str, os.PathLike)):
-        return onnx.export(graph, f, flavour=flavour, reference=reference, sample_inputs=samples)
+        return onnx.export(graph, f, flavour=flavour, reference=reference, sample_inputs=samples, opaque=opaque)
     if not isinstance(f, io.IOBase) and not hasattr(f, "write"):
         raise ExportError(f"f must be a path or a binary file object, got {type(f).__name__}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        report = onnx.export(graph, path, flavour=flavour, reference=reference, sample_inputs=samples)
+        report = onnx.export(graph, path, flavour=flavour, reference=reference, sample_inputs=samples, opaque=opaque)
         f.write(path.read_bytes())
     return report
 

@@ -19,7 +19,7 @@ OpOverload = torch._ops.OpOverload
 _IGNORED = {"_set_grad_enabled", "_exit_autocast", "_enter_autocast"}
 
 
-class Untraceable(Exception):
+class UntraceableError(Exception):
     """The operation cannot be traced into aten calls; the message says why. `final`: no file could hold it, however it is written."""
 
     def __init__(self, message: str, *, final: bool = False) -> None:
@@ -35,7 +35,7 @@ def trace_calls(function: Callable[..., Any], tensors: Sequence[Tensor], *, comp
 
     `composite`: keep operations that torch itself composes of others (`lstm`, `conv2d`, `pad`, `linear`), which read best; without,
     they are taken apart, writes in place become new tensors, and what the ONNX back end has no emitter for is decomposed further.
-    `Untraceable`: the operation's shapes or control flow depend on data, or it draws random numbers.
+    `UntraceableError`: the operation's shapes or control flow depend on data, or it draws random numbers.
     """
     try:
         with torch.no_grad():
@@ -48,11 +48,11 @@ def trace_calls(function: Callable[..., Any], tensors: Sequence[Tensor], *, comp
     return _Reader(gm, tensors).read()
 
 
-def _untraceable(error: Exception) -> Untraceable:
+def _untraceable(error: Exception) -> UntraceableError:
     text = str(error).strip()
     if "data-dependent" in text or "tracing tensor" in text:
-        return Untraceable(DATA_DEPENDENT, final=True)
-    return Untraceable(text.splitlines()[0] if text else type(error).__name__)
+        return UntraceableError(DATA_DEPENDENT, final=True)
+    return UntraceableError(text.splitlines()[0] if text else type(error).__name__)
 
 
 @functools.cache
@@ -109,10 +109,10 @@ class _Reader:
                 self.symbols[node] = self.symbols[source][index]
             return
         if not isinstance(target, OpOverload):
-            raise Untraceable(f"it calls {getattr(target, '__name__', target)}, which is no tensor operation")
+            raise UntraceableError(f"it calls {getattr(target, '__name__', target)}, which is no tensor operation")
         self._refuse(target)
         if target._schema.is_mutable:
-            raise Untraceable(f"it writes in place with {target}")
+            raise UntraceableError(f"it writes in place with {target}")
         with torch.no_grad():
             self.real[node] = target(*args, **kwargs)
         if depends:
@@ -122,9 +122,9 @@ class _Reader:
         if aten.knows(_target(target)):  # dropout and the like, which draw nothing in inference
             return
         if torch.Tag.nondeterministic_seeded in target.tags:
-            raise Untraceable(f"{target} draws random numbers", final=True)
+            raise UntraceableError(f"{target} draws random numbers", final=True)
         if torch.Tag.dynamic_output_shape in target.tags:
-            raise Untraceable(f"the shape that {target} gives depends on the data", final=True)
+            raise UntraceableError(f"the shape that {target} gives depends on the data", final=True)
 
     def _append(self, node: fx.Node, target: Any) -> None:
         real = self.real[node]
@@ -132,7 +132,7 @@ class _Reader:
         found = list(real) if several else [real]
         tensors = [item for item in found if isinstance(item, Tensor)]
         if not tensors:
-            raise Untraceable(DATA_DEPENDENT, final=True)
+            raise UntraceableError(DATA_DEPENDENT, final=True)
         results = tuple(
             aten.Tensor(f"{node.name}_{i}" if several else node.name, _type(item)) for i, item in enumerate(tensors)
         )
@@ -167,7 +167,7 @@ class _Reader:
             return str(value)
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
-        raise Untraceable(f"it passes a {type(value).__name__}")
+        raise UntraceableError(f"it passes a {type(value).__name__}")
 
     def _symbol(self, node: Any) -> aten.Tensor:
         """The tensor behind a node; constants are wrapped once."""
@@ -177,7 +177,7 @@ class _Reader:
             return symbol
         real = self.real[node] if isinstance(node, fx.Node) else node
         if not isinstance(real, Tensor):
-            raise Untraceable(f"it returns a {type(real).__name__}")
+            raise UntraceableError(f"it returns a {type(real).__name__}")
         if id(real) not in self.constants:
             array = real.detach().contiguous().numpy()
             self.constants[id(real)] = aten.Tensor(f"constant_{len(self.constants)}", _type(real), array)
@@ -192,7 +192,7 @@ def _element_type(dtype: torch.dtype) -> DType:
     try:
         return DType.from_numpy(torch.empty(0, dtype=dtype).numpy().dtype)
     except TypeError:
-        raise Untraceable(f"it computes in {dtype}, which opset 11 does not") from None
+        raise UntraceableError(f"it computes in {dtype}, which opset 11 does not") from None
 
 
 def _attribute(gm: fx.GraphModule, path: str) -> Any:

@@ -115,6 +115,7 @@ class Compiled:
             verify=verify,
             reference=reference if verify else None,
             overwrite_configuration=overwrite_configuration,
+            opaque=self.deployment.opaque,
         )
 
     def report(self, path: str | os.PathLike[str]) -> Path:

@@ -36,6 +36,11 @@ class QuantizedGraphModule(nn.Module):
         """The integer IR graph; available after the first forward when shapes were unknown before."""
         return None if self._deployment is None else self._deployment.integer
 
+    @property
+    def opaque(self) -> Mapping[str, Any]:
+        """Callables of the graph's opaque operations."""
+        return {} if self._deployment is None else self._deployment.opaque
+
     def forward(self, *args: Any) -> Any:
         leaves = [leaf for leaf in pytree.tree_leaves(list(args)) if leaf is not None]
         device = next((leaf.device for leaf in leaves if isinstance(leaf, torch.Tensor)), torch.device("cpu"))

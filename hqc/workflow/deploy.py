@@ -17,6 +17,7 @@ from hqc.march import get_spec
 from hqc.passes.base import PassContext, Remark
 from hqc.passes.default import deploy_pipeline
 from hqc.quantization.fake_quantize import fake_quants
+from hqc.workflow.opaque_onnx import note_opaque
 from hqc.workflow.prepared import ObservedGraphModule, from_meta
 
 
@@ -68,6 +69,7 @@ def deploy(
             raise InputError("the shapes of the inputs are not known: run the prepared model once, or pass example inputs")
         example_inputs = from_meta(preparation.inputs)
     lowered = lower_graph_module(model, example_inputs)
+    opaque = note_opaque(lowered)
     spec = get_spec(preparation.options.march)
     graph = lowered.graph
     graph.march = spec.name
@@ -87,7 +89,7 @@ def deploy(
         integer_dumps = None if dump_dir is None else Path(dump_dir) / "integer"
         tail = PassPipeline([get_pass("lower-to-integer")()]).run(final, context, dump_dir=integer_dumps)
         remarks += tail.remarks
-    return Deployment(graph, final, lowered.opaque, remarks)
+    return Deployment(graph, final, opaque, remarks)
 
 
 def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:

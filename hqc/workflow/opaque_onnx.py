@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,16 @@ import torch
 from torch import Tensor
 
 from hqc.backends.onnx import aten
-from hqc.backends.onnx.opaque import refusal
+from hqc.backends.onnx.opaque import multiply_accumulates, refusal
 from hqc.backends.onnx.verify import run_model
 from hqc.errors import ExportError
+from hqc.frontend.fx import LoweredModel
 from hqc.frontend.fx.context import to_torch_dtype
 from hqc.frontend.fx.opaque import OpaqueCall
 from hqc.frontend.fx.structures import leaves
-from hqc.ir import Node, TensorType
-from hqc.workflow.aten_trace import Untraceable, trace_calls
+from hqc.ir import Graph, Node, TensorType, Trait
+from hqc.passes.base import Remark
+from hqc.workflow.aten_trace import UntraceableError, trace_calls
 
 TOLERANCE = 1e-4  # of the largest element: float32 sums in another order
 _OPSET = 11
@@ -52,10 +54,32 @@ class WritableCall:
             raise refusal(node, found)
         return found
 
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulates of the form; `ExportError` when there is none."""
+        return multiply_accumulates(self.form(node))
 
-def writable(opaque: Mapping[str, OpaqueCall]) -> dict[str, WritableCall]:
-    """The opaque operations of a lowered model, as the back ends take them."""
-    return {name: WritableCall(call) for name, call in opaque.items()}
+
+def note_opaque(lowered: LoweredModel) -> dict[str, WritableCall]:
+    """The opaque operations of a lowered model, as the back ends take them.
+
+    Their nodes learn what they cost and, where no file can hold them, the sentence that says so: it is what explain shows, what
+    prepare warns of, and what export refuses with.
+    """
+    calls = {name: WritableCall(call) for name, call in lowered.opaque.items()}
+    for node in lowered.graph.nodes:
+        if node.op.has(Trait.OPAQUE):
+            call = calls[str(node.attributes["id"])]
+            try:
+                node.attributes["macs"] = call.macs(node)
+            except ExportError as error:
+                node.attributes["unwritable"] = str(error)
+    return calls
+
+
+def unwritable_remarks(graph: Graph) -> list[Remark]:
+    """A warning for each operation that no file can hold."""
+    found = [str(node.attributes["unwritable"]) for node in graph.nodes if node.op.has(Trait.OPAQUE)]
+    return [Remark("export", sentence, severity="warning") for sentence in found if sentence]
 
 
 def _written(call: OpaqueCall, operands: Sequence[TensorType], results: Sequence[TensorType]) -> onnx.ModelProto | str:
@@ -66,20 +90,18 @@ def _written(call: OpaqueCall, operands: Sequence[TensorType], results: Sequence
     samples = _samples(function, operands)
     if samples is None:
         return "it fails on random operands of its own types"
-    reason = ""
+    reasons = []
     for attempt in (_by_composed_calls, _by_calls, _by_torch_exporter):
         try:
             model = attempt(function, samples[0])
             for tensors in samples:
                 _check(model, function, tensors, results)
             return model
-        except Untraceable as error:
-            if error.final and attempt is _by_calls:  # what torch composes of others may only seem to draw random numbers
-                return str(error)
-            reason = str(error)
-        except ExportError as error:
-            reason = reason if attempt is _by_torch_exporter else str(error)
-    return reason
+        except (UntraceableError, ExportError) as error:
+            reasons.append(str(error))
+            if isinstance(error, UntraceableError) and error.final and len(reasons) == 2:
+                break  # before it is taken apart, an operation may only seem to draw random numbers
+    return reasons[1]
 
 
 def _tensors_only(call: OpaqueCall) -> Callable[..., tuple[Tensor, ...]]:
@@ -178,7 +200,8 @@ def _by_torch_exporter(function: Callable[..., Any], tensors: Sequence[Tensor]) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(_AsModule(function), tuple(tensors), buffer, opset_version=_OPSET, dynamo=False)
+            options: dict[str, Any] = {"f": buffer, "opset_version": _OPSET, "dynamo": False}
+            torch.onnx.export(_AsModule(function), tuple(tensors), **options)
     except Exception as error:  # the exporter's errors share no base of their own
         raise ExportError(f"torch's exporter cannot write it either: {str(error).strip().splitlines()[0]}") from error
     finally:

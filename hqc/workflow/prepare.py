@@ -24,6 +24,7 @@ from hqc.passes.qconfigs import QConfigTable
 from hqc.quantization.qconfig_dict import QConfigResolver
 from hqc.workflow.activation_configs import activation_configs
 from hqc.workflow.carry import carry_over
+from hqc.workflow.opaque_onnx import note_opaque, unwritable_remarks
 from hqc.workflow.prepared import (
     ObservedGraphModule,
     Preparation,
@@ -175,12 +176,14 @@ def prepare(
     root = copy.deepcopy(float_model)
     gm = trace(root, inputs)
     lowered = lower_graph_module(gm, inputs)
+    note_opaque(lowered)
     output_names = tuple(lowered.graph.output_names)
     resolver = QConfigResolver(qconfig_dict, root)
     qconfigs = QConfigs(resolver, lowered.graph)
     configs = activation_configs(resolver, gm.graph, lowered.graph)
     high_precision = None if kind == "ptq" else configs.without_activation
     graph, remarks = plan_graph(lowered, options, high_precision=high_precision, qconfigs=configs.table, dump_dir=dump_dir)
+    remarks[:0] = unwritable_remarks(graph)
     spec = get_spec(options.march)
     Replay(
         gm,

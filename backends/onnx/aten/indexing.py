@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hqc.backends.onnx.aten.calls import Call, shape_of
-from hqc.backends.onnx.aten.writer import CallWriter, NoEmitter, aten, axis_of, shape
+from hqc.backends.onnx.aten.writer import CallWriter, NoFormError, aten, axis_of, shape
 from hqc.ir import DType, TensorType, Value
 
 I64 = DType.INT64
@@ -43,7 +43,7 @@ def embedding_bag(c: Call, w: CallWriter) -> list[Value | None]:
     """Sum, mean or maximum of the rows of each bag; the bags' limits must be constant."""
     offsets = w.array(c["offsets"])
     if offsets is None or c.get("padding_idx", -1) not in (None, -1):
-        raise NoEmitter("an embedding bag with computed limits or a padding index has no form in opset 11")
+        raise NoFormError("an embedding bag with computed limits or a padding index has no form in opset 11")
     indices = w.value(c["indices"], I64)
     limits = [int(start) for start in offsets]
     if not c["include_last_offset"]:
@@ -98,7 +98,7 @@ def scatter(c: Call, w: CallWriter) -> Value:
     x, index = w.value(c["self"]), w.value(c["index"], I64)
     rank = len(shape(x))
     if rank == 0 or "reduce" in c.target:
-        raise NoEmitter(f"no ONNX form of aten.{c.target} is known")
+        raise NoFormError(f"no ONNX form of aten.{c.target} is known")
     axis = axis_of(c["dim"], rank)
     source = w.value(c.get("src", c.get("value")), c.dtype)
     if not shape(source):
@@ -114,7 +114,7 @@ def _scatter_add(w: CallWriter, x: Value, index: Value, source: Value, axis: int
     """Opset 11 only overwrites. A one-hot product sums what falls on the same place: `sum_j [index_j == i] * source_j`."""
     rank, size, count = len(shape(x)), shape(x)[axis], shape(index)[axis]
     if size * math.prod(shape(index)) > 2**24:
-        raise NoEmitter("scatter_add on more than 2^24 pairs of positions has no affordable form in opset 11")
+        raise NoFormError("scatter_add on more than 2^24 pairs of positions has no affordable form in opset 11")
     rest = [i for i in range(rank) if i != axis]
     perm = [*rest, axis]
     inner = [shape(index)[i] for i in rest]
@@ -138,7 +138,7 @@ def index_write(c: Call, w: CallWriter) -> Value:
     x, index = w.value(c["self"]), w.value(c["index"], I64)
     rank = len(shape(x))
     if rank == 0:
-        raise NoEmitter(f"no ONNX form of aten.{c.target} on a scalar is known")
+        raise NoFormError(f"no ONNX form of aten.{c.target} on a scalar is known")
     axis = axis_of(c["dim"], rank)
     rows = [math.prod(shape(index)) if i == axis else n for i, n in enumerate(shape(x))]
     index = w.reshape(_wrapped(w, index, shape(x)[axis]), [n if i == axis else 1 for i, n in enumerate(rows)])
@@ -158,7 +158,9 @@ def _index_axes(c: Call, w: CallWriter, x: Value) -> tuple[list[int], list[Value
     """Indexed axes and their int64 indices, broadcast to one shape."""
     axes = [axis for axis, index in enumerate(c["indices"]) if index is not None]
     if any(c["indices"][axis].type.dtype is DType.BOOL for axis in axes):
-        raise NoEmitter("a boolean index keeps as many elements as the data decides, which a file of static shapes cannot hold")
+        raise NoFormError(
+            "a boolean index keeps as many elements as the data decides, which a file of static shapes cannot hold"
+        )
     indices = [_wrapped(w, w.value(c["indices"][axis]), shape(x)[axis]) for axis in axes]
     common = np.broadcast_shapes(*(shape(index) for index in indices))
     return axes, [w.expand(index, common) for index in indices]
@@ -209,7 +211,7 @@ def index_put(c: Call, w: CallWriter) -> Value:
     values = _placed_values(w, w.value(c["values"], c.dtype), axes, rest, spread, [shape(x)[axis] for axis in rest])
     values = w.expand(values, block)
     if c["accumulate"]:
-        raise NoEmitter("index_put with accumulate=True has no form in opset 11")
+        raise NoFormError("index_put with accumulate=True has no form in opset 11")
     written = w.onnx("ScatterND", target, _stacked(w, indices), values, type=target.type)
     return w.transpose(written, [perm.index(axis) for axis in range(rank)])
 
@@ -231,7 +233,7 @@ def _placed_values(
 def _masked_put(c: Call, w: CallWriter, x: Value, mask: Any) -> Value:
     values = w.value(c["values"], c.dtype)
     if math.prod(shape(values)) != 1 or c["accumulate"]:
-        raise NoEmitter("values put where a mask holds are counted by the data, which a file of static shapes cannot hold")
+        raise NoFormError("values put where a mask holds are counted by the data, which a file of static shapes cannot hold")
     trailing = len(shape(x)) - len(shape_of(mask))
     condition = w.reshape(w.value(mask), [*shape_of(mask), *[1] * trailing])
     return w.op("where", condition, w.reshape(values, []), x)
@@ -243,7 +245,7 @@ def searchsorted(c: Call, w: CallWriter) -> Value:
     sorted_, values = c.get("sorted_sequence", c.get("boundaries")), c["self"] if "self" in c.arguments else c["input"]
     edges, x = w.value(sorted_), w.value(values)
     if len(shape(edges)) != 1 or c.get("sorter") is not None:
-        raise NoEmitter(f"no ONNX form of aten.{c.target} with boundaries of {len(shape(edges))} axes is known")
+        raise NoFormError(f"no ONNX form of aten.{c.target} with boundaries of {len(shape(edges))} axes is known")
     right = bool(c["right"]) or c.get("side") == "right"
     dtype = DType.FLOAT64 if DType.FLOAT64 in (edges.type.dtype, x.type.dtype) else DType.FLOAT32
     if not (edges.type.dtype.is_float or x.type.dtype.is_float):
@@ -264,4 +266,4 @@ def one_hot(c: Call, w: CallWriter) -> Value:
 
 @aten("bincount.default", "histc.default")
 def counted(c: Call, w: CallWriter) -> Value:
-    raise NoEmitter(f"the number of bins of aten.{c.target} depends on the data, which a file of static shapes cannot hold")
+    raise NoFormError(f"the number of bins of aten.{c.target} depends on the data, which a file of static shapes cannot hold")

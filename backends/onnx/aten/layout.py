@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hqc.backends.onnx.aten.calls import Call
-from hqc.backends.onnx.aten.writer import CallWriter, NoEmitter, aten, axis_of, shape
+from hqc.backends.onnx.aten.writer import CallWriter, NoFormError, aten, axis_of, shape
 from hqc.ir import DType, TensorType, Value
 
 
@@ -274,7 +274,7 @@ _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "ci
 def pad(c: Call, w: CallWriter) -> Value:
     mode = "circular" if "circular" in c.target else c.get("mode", "constant")
     if isinstance(mode, int):
-        raise NoEmitter(f"no ONNX form of aten.{c.target} is known")
+        raise NoFormError(f"no ONNX form of aten.{c.target} is known")
     return padded(w, w.value(c["self"]), c["pad"], _MODES[mode], float(c.get("value") or 0.0))
 
 

@@ -84,4 +84,3 @@ def renorm(c: Call, w: CallWriter) -> Value:
     limit = w.const(float(c["maxnorm"]), c.dtype)
     factor = w.op("div", limit, w.op("add", norm, w.const(1e-7, c.dtype)))
     return w.op("where", w.op("greater", norm, limit), w.op("mul", x, factor), x)
-

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hqc.backends.onnx.aten.calls import Call, Tensor, promoted
-from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoEmitter, aten
+from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoFormError, aten
 from hqc.ir import DType, Value
 
 F32 = DType.FLOAT32
@@ -40,7 +40,7 @@ def same(c: Call, w: CallWriter) -> Value:
 @aten("dropout.default", "feature_dropout.default", "alpha_dropout.default", "feature_alpha_dropout.default")
 def dropout(c: Call, w: CallWriter) -> Value:
     if c["train"] and c["p"]:
-        raise NoEmitter(f"aten.{c.target} draws random numbers when it is asked to train")
+        raise NoFormError(f"aten.{c.target} draws random numbers when it is asked to train")
     return w.value(c["input"])
 
 
@@ -142,7 +142,7 @@ def leaky_relu(c: Call, w: CallWriter) -> Value:
 @aten("rrelu.default")
 def rrelu(c: Call, w: CallWriter) -> Value:
     if c["training"]:
-        raise NoEmitter("aten.rrelu draws random slopes when it is asked to train")
+        raise NoFormError("aten.rrelu draws random slopes when it is asked to train")
     return w.op("leaky_relu", w.value(c["self"]), slope=(float(c["lower"]) + float(c["upper"])) / 2)
 
 
@@ -355,7 +355,7 @@ def _truth(w: CallWriter, item: Any) -> Value:
 def _logic(op_type: str) -> Callable[[Call, CallWriter], Value]:
     def emit(c: Call, w: CallWriter) -> Value:
         if c.dtype is not DType.BOOL:
-            raise NoEmitter(f"aten.{c.target} on integers works on their bits, which opset 11 cannot")
+            raise NoFormError(f"aten.{c.target} on integers works on their bits, which opset 11 cannot")
         operands = [_truth(w, c[name]) for name in ("self", "other") if name in c.arguments]
         return w.onnx(op_type, *operands, type=c.type)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hqc.backends.onnx.aten.calls import Call
-from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoEmitter, aten, shape
+from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoFormError, aten, shape
 from hqc.ir import DType, TensorType, Value
 
 # Order of the gates in ONNX's weights, as positions in torch's: LSTM i o f c of i f g o; GRU z r h of r z n.
@@ -17,9 +17,9 @@ def _recurrent(op_type: str, activation: str = "") -> AtenEmitter:
     def emit(c: Call, w: CallWriter) -> list[Value]:
         x = w.value(c["input"])
         if len(shape(x)) != 3 or "data" in c.arguments:
-            raise NoEmitter(f"no ONNX form of aten.{c.target} on packed sequences is known")
+            raise NoFormError(f"no ONNX form of aten.{c.target} on packed sequences is known")
         if c["train"] and c["dropout"]:
-            raise NoEmitter(f"aten.{c.target} draws random numbers when it is asked to train")
+            raise NoFormError(f"aten.{c.target} draws random numbers when it is asked to train")
         batch_first, directions = bool(c["batch_first"]), 2 if c["bidirectional"] else 1
         x = w.transpose(x, [1, 0, 2]) if batch_first else x
         states = [w.value(item) for item in (c["hx"] if isinstance(c["hx"], (list, tuple)) else [c["hx"]])]
@@ -54,7 +54,7 @@ def _layer(
     steps, batch, _ = shape(x)
     hidden = shape(weights[1])[0] // gates
     if shape(weights[1])[1] != hidden:
-        raise NoEmitter("an LSTM with a projection has no form in opset 11")
+        raise NoFormError("an LSTM with a projection has no form in opset 11")
     packed = []
     for column in range(2):
         packed.append(_directions(w, [_ordered(w, weights[d * per_direction + column], op_type) for d in range(directions)]))

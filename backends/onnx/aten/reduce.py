@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hqc.backends.onnx.aten.calls import Call
-from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoEmitter, aten, axes_of, axis_of, shape
+from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoFormError, aten, axes_of, axis_of, shape
 from hqc.ir import DType, TensorType, Value
 
 F32, I64 = DType.FLOAT32, DType.INT64
@@ -283,7 +283,7 @@ def cumulative_extremum(c: Call, w: CallWriter) -> list[Value]:
     values = _scan(c, w, lambda a, b: w.op(op, a, b))
     axis, rank = axis_of(c["dim"], len(shape(x))), len(shape(x))
     if x.type.dtype is DType.BOOL:
-        raise NoEmitter(f"no ONNX form of aten.{c.target} on truth values is known")
+        raise NoFormError(f"no ONNX form of aten.{c.target} on truth values is known")
     position = np.arange(shape(x)[axis], dtype=np.int64).reshape([-1 if i == axis else 1 for i in range(rank)])
     here = w.expand(w.const(position, I64), shape(x))
     marked = w.op("where", w.op("equal", x, values), here, w.const(0, I64))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hqc.backends.onnx.aten.calls import Call
 from hqc.backends.onnx.aten.layout import padded
-from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoEmitter, aten, shape
+from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoFormError, aten, shape
 from hqc.backends.onnx.emitters.pooling import adaptive_windows
 from hqc.ir import DType, TensorType, Value
 
@@ -63,10 +63,7 @@ def max_pool(c: Call, w: CallWriter) -> list[Value]:
         ]
         return [w.reshape(_plain_max(w, x, kernel, stride, dilation, padding, trailing, out), c.shape)]
     spatial = shape(x)[-rank:]
-    ways = [
-        window_positions(*each)
-        for each in zip(spatial, out, kernel, stride, padding, dilation, strict=True)
-    ]
+    ways = [window_positions(*each) for each in zip(spatial, out, kernel, stride, padding, dilation, strict=True)]
     position, inside = _all_positions([at for at, _ in ways], spatial), _all_inside([ok for _, ok in ways])
     flat = w.reshape(x, [*shape(x)[:2], math.prod(spatial)])
     taken = w.gather(flat, position, 2)  # [N, C, windows, elements]
@@ -243,8 +240,9 @@ def _tent(size: int, out: int, scale: float, align_corners: bool) -> npt.NDArray
 
 def _coordinates(size: int, out: int, scale: float, align_corners: bool) -> npt.NDArray[np.float64]:
     if align_corners:
-        return np.arange(out) * ((size - 1) / (out - 1) if out > 1 else 0.0)
-    return (np.arange(out) + 0.5) * scale - 0.5
+        scale = (size - 1) / (out - 1) if out > 1 else 0.0
+        return np.asarray(np.arange(out) * scale)
+    return np.asarray((np.arange(out) + 0.5) * scale - 0.5)
 
 
 def _cubic(size: int, out: int, scale: float, align_corners: bool) -> npt.NDArray[np.float64]:
@@ -350,13 +348,15 @@ def col2im(c: Call, w: CallWriter) -> Value:
     x = w.value(c["self"])
     kernel, dilation, padding, stride = (list(c[name]) for name in ("kernel_size", "dilation", "padding", "stride"))
     size = list(c["output_size"])
-    out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(size, padding, dilation, kernel, stride, strict=True)]
+    out = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(size, padding, dilation, kernel, stride, strict=True)
+    ]
     batched = len(shape(x)) == 3
     lead = [shape(x)[0] if batched else 1, c.shape[-3]]
     x = w.reshape(x, [*lead, *kernel, *out])
     full = [n + 2 * p for n, p in zip(size, padding, strict=True)]
     if kernel[0] * kernel[1] > 400:
-        raise NoEmitter("fold with kernels of more than 400 elements has no affordable form in opset 11")
+        raise NoFormError("fold with kernels of more than 400 elements has no affordable form in opset 11")
     total: Value | None = None
     for row, column in itertools.product(range(kernel[0]), range(kernel[1])):
         patch = w.reshape(w.slice(w.slice(x, 2, row, row + 1), 3, column, column + 1), [*lead, *out])

@@ -31,7 +31,7 @@ AtenEmitter = Callable[[Call, "CallWriter"], "Value | Sequence[Value | None]"]
 _EMITTERS: Registry[str, AtenEmitter] = Registry("aten emitter", families="hqc.backends.onnx.aten")
 
 
-class NoEmitter(ExportError):
+class NoFormError(ExportError):
     """An aten operation that this back end cannot write, or not with these arguments."""
 
 
@@ -51,7 +51,7 @@ def known_targets() -> list[str]:
 
 
 def write_calls(graph: CallGraph) -> onnx.ModelProto:
-    """The calls as a model of standard ops; `NoEmitter` names the aten operation that cannot be written."""
+    """The calls as a model of standard ops; `NoFormError` names the aten operation that cannot be written."""
     writer = CallWriter(graph.name)
     for tensor in graph.inputs:
         writer.add_input(tensor)
@@ -84,7 +84,7 @@ class CallWriter:
         """Write one call; its results are read by later ones."""
         emit = _EMITTERS.get(call.target)
         if emit is None:
-            raise NoEmitter(f"no ONNX form of aten.{call.target} is known")
+            raise NoFormError(f"no ONNX form of aten.{call.target} is known")
         self.builder.scope(call.results[0].name)
         written = emit(call, self)
         values = [written] if isinstance(written, Value) else list(written)
@@ -149,9 +149,7 @@ class CallWriter:
         """A single ONNX node with one result of the given type."""
         return self.onnx_many(op_type, *operands, types=[type], **attributes)[0]
 
-    def onnx_many(
-        self, op_type: str, *operands: Value | None, types: Sequence[TensorType], **attributes: Any
-    ) -> list[Value]:
+    def onnx_many(self, op_type: str, *operands: Value | None, types: Sequence[TensorType], **attributes: Any) -> list[Value]:
         """A single ONNX node with results of the given types."""
         names = [None if value is None else self.name(value) for value in operands]
         results = self.builder.multi(op_type, *names, count=len(types), **attributes)

@@ -22,7 +22,13 @@ dropout = op(
 )(same_as_first)
 
 
-@op("opaque", operands="xs*", attributes=(Attr("id", "str", required=True),), traits={Trait.OPAQUE})
+@op(
+    "opaque",
+    operands="xs*",
+    attributes=(Attr("id", "str", required=True), Attr("macs", "int", 0, minimum=0), Attr("unwritable", "str", "")),
+    traits={Trait.OPAQUE},
+)
 def opaque(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """A call of the model's framework; `id` is the key of the callable given to `compile`. Result types are always given."""
+    """A call of the model's framework; `id` is the key of the callable given to `compile`. Result types are always given.
+    `macs`: its multiply-accumulates. `unwritable`: the sentence that says why no ONNX file can hold it."""
     raise ShapeError(f"the result of {attributes['id']} is known only to the model's framework; give example inputs")
