@@ -8,21 +8,24 @@ with the batch, which mix samples and are refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from hqc.errors import ShapeError
 from hqc.ir.graph import Graph, Node
 from hqc.ir.op import Trait
 from hqc.ir.types import Shape, TensorType
 
+OpaqueTypes = Callable[[Node], Sequence[TensorType]]
 
-def with_batch(graph: Graph, batch: int) -> Graph:
+
+def with_batch(graph: Graph, batch: int, opaque_types: OpaqueTypes | None = None) -> Graph:
     """A copy of `graph` whose inputs have `batch` as their first dimension; see `Graph.with_batch`."""
     old = _batch_of(graph)
     if batch < 1:
         raise ShapeError(f"a batch has at least one sample, got {batch}")
     other = graph.clone()
     if batch != old:
-        _Rebatch(old, batch).run(other)
+        _Rebatch(old, batch, opaque_types).run(other)
     return other
 
 
@@ -41,8 +44,8 @@ def _batch_of(graph: Graph) -> int:
 class _Rebatch:
     """Types of all values that depend on an input, for `new` instead of `old` samples."""
 
-    def __init__(self, old: int, new: int) -> None:
-        self.old, self.new = old, new
+    def __init__(self, old: int, new: int, opaque_types: OpaqueTypes | None) -> None:
+        self.old, self.new, self.opaque_types = old, new, opaque_types
         self.before: dict[int, TensorType] = {}  # of every dependent value, by id
 
     def run(self, graph: Graph) -> None:
@@ -62,6 +65,8 @@ class _Rebatch:
         known = [value.type for value in node.results]
         if node.op.has(Trait.OPAQUE):
             node.attributes["macs"] = node.attributes["macs"] * self.new // self.old
+            if self.opaque_types is not None:
+                return list(self.opaque_types(node))
             return [self.first_replaced(type) for type in known]
         self.adapt_target(node)
         try:

@@ -8,7 +8,7 @@ nodes that were erased meanwhile.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -494,14 +494,17 @@ class Graph:
         other.set_outputs([mapping[id(value)] for value in self._outputs], self.output_names)
         return other
 
-    def with_batch(self, batch: int) -> Graph:
+    def with_batch(self, batch: int, opaque_types: Callable[[Node], Sequence[TensorType]] | None = None) -> Graph:
         """A copy whose graph inputs have `batch` as their first dimension, with shapes inferred again.
+
+        `opaque_types`: result types of an opaque node for its new operands; without it their first dimension is the batch where
+        it was the batch.
 
         `ShapeError` when an input has no batch dimension, inputs disagree, or an op mixes the samples of a batch.
         """
         from hqc.ir.batch import with_batch
 
-        return with_batch(self, batch)
+        return with_batch(self, batch, opaque_types)
 
     def to_networkx(self) -> networkx.MultiDiGraph[Any]:
         """Nodes by name (attributes `op`, `device`, `subgraph`), one edge per operand (attribute `value`)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from torch import nn
 
 from hqc.errors import CalibrationError, InputError
 from hqc.frontend.fx import lower_graph_module
-from hqc.ir import Graph
+from hqc.ir import Graph, Node, TensorType
 from hqc.march import get_spec
 from hqc.passes.base import PassContext, Remark
 from hqc.passes.default import deploy_pipeline
 from hqc.quantization.fake_quantize import fake_quants
-from hqc.workflow.opaque_onnx import note_opaque
+from hqc.workflow.opaque_onnx import WritableCall, note_opaque
 from hqc.workflow.prepared import ObservedGraphModule, from_meta
 
 
@@ -28,14 +28,18 @@ class Deployment:
 
     scaled: Graph
     integer: Graph
-    opaque: Mapping[str, Callable[..., Any]]
+    opaque: Mapping[str, WritableCall]
     remarks: list[Remark] = field(default_factory=list)
 
     def with_batch(self, batch: int) -> Deployment:
         """The same deployment for another batch size."""
         if all(value.shape and value.shape[0] == batch for value in self.scaled.inputs):
             return self
-        return Deployment(self.scaled.with_batch(batch), self.integer.with_batch(batch), self.opaque, self.remarks)
+        scaled, integer = (graph.with_batch(batch, self._opaque_types) for graph in (self.scaled, self.integer))
+        return Deployment(scaled, integer, self.opaque, self.remarks)
+
+    def _opaque_types(self, node: Node) -> list[TensorType]:
+        return self.opaque[str(node.attributes["id"])].result_types(node)
 
 
 def check_ready(prepared: nn.Module) -> ObservedGraphModule:

@@ -21,14 +21,14 @@ from torch import Tensor
 from hqc.backends.onnx import aten
 from hqc.backends.onnx.opaque import multiply_accumulates, refusal
 from hqc.backends.onnx.verify import run_model
-from hqc.errors import ExportError
+from hqc.errors import ExportError, ShapeError
 from hqc.frontend.fx import LoweredModel
 from hqc.frontend.fx.context import to_torch_dtype
 from hqc.frontend.fx.opaque import OpaqueCall
 from hqc.frontend.fx.structures import leaves
-from hqc.ir import Graph, Node, TensorType, Trait
+from hqc.ir import DType, Graph, Node, TensorType, Trait
 from hqc.passes.base import Remark
-from hqc.workflow.aten_trace import UntraceableError, trace_calls
+from hqc.workflow.aten_trace import DATA_DEPENDENT, UntraceableError, trace_calls
 
 TOLERANCE = 1e-4  # of the largest element: float32 sums in another order
 _OPSET = 11
@@ -53,6 +53,16 @@ class WritableCall:
         if isinstance(found, str):
             raise refusal(node, found)
         return found
+
+    def result_types(self, node: Node) -> list[TensorType]:
+        """Types of the results for the operand types of `node`; `ShapeError` when torch does not take operands like that."""
+        types = [value.type for value in node.operands]
+        samples = _samples(_tensors_only(self._call), types)
+        if samples is None:
+            shown = ", ".join(map(str, types))
+            raise ShapeError(f"{node.label}: {node.attributes['id']} cannot take operands of types {shown}")
+        found = _tensors_only(self._call)(*samples[0])
+        return [TensorType(DType.from_numpy(tensor.numpy().dtype), tuple(tensor.shape)) for tensor in found]
 
     def macs(self, node: Node) -> int:
         """Multiply-accumulates of the form; `ExportError` when there is none."""
@@ -101,7 +111,7 @@ def _written(call: OpaqueCall, operands: Sequence[TensorType], results: Sequence
             reasons.append(str(error))
             if isinstance(error, UntraceableError) and error.final and len(reasons) == 2:
                 break  # before it is taken apart, an operation may only seem to draw random numbers
-    return reasons[1]
+    return reasons[0] if reasons[1] == DATA_DEPENDENT else reasons[1]  # some look at their data to check it
 
 
 def _tensors_only(call: OpaqueCall) -> Callable[..., tuple[Tensor, ...]]:
