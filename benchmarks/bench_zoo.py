@@ -1,0 +1,60 @@
+"""`python -m benchmarks.bench_zoo [NAME ...]`: every network of the zoo the whole way on bernoulli2 and bayes, as a table."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.zoo import ZOO
+from benchmarks.zoo.whole_way import MARCHES, Report, quiet, walk
+
+
+def run(names: list[str], marches: list[str]) -> list[Report]:
+    """One report per network and march, with a line as each is done."""
+    reports = []
+    for name in names:
+        for march in marches:
+            with tempfile.TemporaryDirectory() as folder, quiet():
+                report = walk(ZOO[name], march, Path(folder))
+            print(f"{name} {march}: {report.failed + ': ' + report.message if report.failed else 'ok'}", flush=True)
+            reports.append(report)
+    return reports
+
+
+def table(reports: list[Report]) -> Table:
+    """Seconds to compile and in all, likeness of simulator and float model, and what went wrong where."""
+    shown = Table(title="The zoo, the whole way")
+    for column in ("network", "march", "compile s", "all s", "cosine", "result"):
+        shown.add_column(column, justify="right" if column.endswith(("s", "cosine")) and column != "result" else "left")
+    for report in reports:
+        result = f"{report.failed}: {report.message}" if report.failed else "ok"
+        seconds = report.seconds.get("compile")
+        cells = (f"{seconds:.2f}" if seconds else "-", f"{sum(report.seconds.values()):.1f}", f"{report.cosine:.4f}", result)
+        shown.add_row(report.name, report.march, *cells)
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="networks; default: all")
+    parser.add_argument("--march", action="append", help="default: bernoulli2 and bayes")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(2)
+    start = time.perf_counter()
+    reports = run(options.names or list(ZOO), options.march or list(MARCHES))
+    Console(width=160).print(table(reports))
+    good = sum(not report.failed for report in reports)
+    print(f"{good} of {len(reports)} went the whole way in {time.perf_counter() - start:.0f} s")
+    raise SystemExit(good != len(reports))
+
+
+if __name__ == "__main__":
+    main()
