@@ -1,0 +1,1 @@
+"""torch's own samples of its modules and functions, each as a small model that goes the whole way."""
