@@ -42,8 +42,8 @@ def ints(rng: Rng, low: int, high: int, count: int) -> tuple[int, ...]:
     return tuple(int(number) for number in rng.integers(low, high + 1, count))
 
 
-def one(low: float = -3.0, **attributes: Callable[[Rng], Any]) -> Callable[[Rng], Case]:
-    return lambda rng: ([real(rng, *some_shape(rng), low=low)], {name: make(rng) for name, make in attributes.items()})
+def one(low: float = -3.0, high: float = 3.0, **attributes: Callable[[Rng], Any]) -> Callable[[Rng], Case]:
+    return lambda rng: ([real(rng, *some_shape(rng), low=low, high=high)], {name: f(rng) for name, f in attributes.items()})
 
 
 def two(low: float = -3.0, whole: bool = False) -> Callable[[Rng], Case]:
@@ -245,8 +245,14 @@ def adaptive(rng: Rng) -> Case:
 
 CASES: dict[str, Callable[[Rng], Case]] = {
     **each("relu sigmoid tanh silu hardswish hardsigmoid selu mish softsign exp sin cos tan atan erf abs neg", one()),
-    **each("floor ceil round sign identity dropout", one()),
-    **each("log sqrt rsqrt reciprocal", one(POSITIVE)),
+    **each("floor ceil round sign trunc identity dropout exp2 expm1 sinh cosh asinh log_sigmoid tanhshrink", one()),
+    **each("asin acos atanh", one(-0.9, 0.9)),
+    "acosh": one(1.1),
+    "celu": one(alpha=lambda rng: float(rng.uniform(0.2, 2))),
+    "hardshrink": one(bound=lambda rng: float(rng.uniform(0, 2))),
+    "softshrink": one(bound=lambda rng: float(rng.uniform(0, 2))),
+    "threshold": one(bound=lambda rng: float(rng.uniform(-1, 1)), value=lambda rng: float(rng.uniform(-1, 1))),
+    **each("log log2 log10 log1p sqrt rsqrt reciprocal", one(POSITIVE)),
     "clamp": one(min=lambda rng: choose(rng, None, -1.0), max=lambda rng: choose(rng, None, 1.5)),
     "leaky_relu": one(slope=lambda rng: float(rng.uniform(-0.5, 0.5))),
     "elu": one(alpha=lambda rng: float(rng.uniform(0.2, 2))),

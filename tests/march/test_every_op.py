@@ -43,6 +43,7 @@ _ATTRIBUTES = {
     "split": "axis=1, sizes=[8]",
     "sum": "axes=[1]",
     "tile": "repeats=[1,1,2,1]",
+    "threshold": "bound=0.0, value=1.0",
     "transpose": "perm=[0,2,3,1]",
 }
 _EXTRA = {

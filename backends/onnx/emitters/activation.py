@@ -65,7 +65,8 @@ def prelu(node: Node, b: Builder) -> str:
 _DIRECT: dict[str, str] = {
     "sigmoid": "Sigmoid", "tanh": "Tanh", "softsign": "Softsign", "exp": "Exp", "log": "Log", "sqrt": "Sqrt",
     "reciprocal": "Reciprocal", "sin": "Sin", "cos": "Cos", "tan": "Tan", "atan": "Atan", "erf": "Erf", "abs": "Abs",
-    "neg": "Neg", "floor": "Floor", "ceil": "Ceil", "round": "Round", "sign": "Sign",
+    "neg": "Neg", "floor": "Floor", "ceil": "Ceil", "round": "Round", "sign": "Sign", "sinh": "Sinh", "cosh": "Cosh",
+    "asin": "Asin", "acos": "Acos", "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh",
 }  # fmt: skip
 
 
@@ -142,6 +143,71 @@ def gelu(node: Node, b: Builder) -> str:
         inner = b("Erf", b("Mul", x, _scalar(b, node, math.sqrt(0.5))))
     half = b("Mul", x, _scalar(b, node, 0.5))
     return b("Mul", half, b("Add", inner, _scalar(b, node, 1.0)))
+
+
+@emitter("trunc")
+def trunc(node: Node, b: Builder) -> str:
+    x = b.operand(node, 0)
+    return b("Mul", b("Sign", x), b("Floor", b("Abs", x)))
+
+
+@emitter("exp2")
+def exp2(node: Node, b: Builder) -> str:
+    return b("Pow", _scalar(b, node, 2.0), b.operand(node, 0))
+
+
+def _logarithm(base: float) -> Callable[[Node, Builder], str]:
+    return lambda node, b: b("Mul", b("Log", b.operand(node, 0)), _scalar(b, node, 1.0 / math.log(base)))
+
+
+emitter("log2")(_logarithm(2.0))
+emitter("log10")(_logarithm(10.0))
+
+
+@emitter("log1p")
+def log1p(node: Node, b: Builder) -> str:
+    return b("Log", b("Add", b.operand(node, 0), _scalar(b, node, 1.0)))
+
+
+@emitter("expm1")
+def expm1(node: Node, b: Builder) -> str:
+    return b("Sub", b("Exp", b.operand(node, 0)), _scalar(b, node, 1.0))
+
+
+@emitter("log_sigmoid")
+def log_sigmoid(node: Node, b: Builder) -> str:
+    return b("Neg", b("Softplus", b("Neg", b.operand(node, 0))))
+
+
+@emitter("celu")
+def celu(node: Node, b: Builder) -> str:
+    """Opset 12 has Celu, opset 11 Elu: `elu(x / alpha)` in units of alpha."""
+    alpha = _scalar(b, node, node.attributes["alpha"])
+    return b("Mul", b("Elu", b("Div", b.operand(node, 0), alpha)), alpha)
+
+
+@emitter("hardshrink")
+def hardshrink(node: Node, b: Builder) -> str:
+    x, bound = b.operand(node, 0), _scalar(b, node, node.attributes["bound"])
+    return b("Where", b("Greater", b("Abs", x), bound), x, _scalar(b, node, 0.0))
+
+
+@emitter("softshrink")
+def softshrink(node: Node, b: Builder) -> str:
+    x, bound = b.operand(node, 0), _scalar(b, node, node.attributes["bound"])
+    return b("Mul", b("Sign", x), b("Relu", b("Sub", b("Abs", x), bound)))
+
+
+@emitter("tanhshrink")
+def tanhshrink(node: Node, b: Builder) -> str:
+    x = b.operand(node, 0)
+    return b("Sub", x, b("Tanh", x))
+
+
+@emitter("threshold")
+def threshold(node: Node, b: Builder) -> str:
+    x, bound = b.operand(node, 0), _scalar(b, node, node.attributes["bound"])
+    return b("Where", b("Greater", x, bound), x, _scalar(b, node, node.attributes["value"]))
 
 
 @emitter("rsqrt")

@@ -107,6 +107,46 @@ _table_op("floor", "Largest whole number that is not above x.", lambda x, a: np.
 _table_op("ceil", "Smallest whole number that is not below x.", lambda x, a: np.ceil(x))
 _table_op("round", "Nearest whole number, halves to even.", lambda x, a: np.rint(x))
 _table_op("sign", "-1, 0 or 1.", lambda x, a: np.sign(x))
+_table_op("trunc", "The whole part of x: rounded towards 0.", lambda x, a: np.trunc(x))
+_table_op("exp2", "`2^x`.", lambda x, a: np.exp2(x))
+_table_op("expm1", "`e^x - 1`.", lambda x, a: np.expm1(x))
+_table_op("log2", "Logarithm to the base 2.", lambda x, a: np.log2(x))
+_table_op("log10", "Logarithm to the base 10.", lambda x, a: np.log10(x))
+_table_op("log1p", "`log(1 + x)`.", lambda x, a: np.log1p(x))
+_table_op("sinh", "Hyperbolic sine.", lambda x, a: np.sinh(x))
+_table_op("cosh", "Hyperbolic cosine.", lambda x, a: np.cosh(x))
+_table_op("asin", "Arc sine.", lambda x, a: np.arcsin(x))
+_table_op("acos", "Arc cosine.", lambda x, a: np.arccos(x))
+_table_op("asinh", "Inverse hyperbolic sine.", lambda x, a: np.arcsinh(x))
+_table_op("acosh", "Inverse hyperbolic cosine.", lambda x, a: np.arccosh(x))
+_table_op("atanh", "Inverse hyperbolic tangent.", lambda x, a: np.arctanh(x))
+_table_op("log_sigmoid", "`log(sigmoid(x))`.", lambda x, a: -softplus(-x))
+_table_op(
+    "celu",
+    "`x` for x > 0, else `alpha * (exp(x / alpha) - 1)`.",
+    lambda x, a: np.where(x > 0, x, a["alpha"] * np.expm1(np.minimum(x, 0.0) / a["alpha"])),
+    Attr("alpha", "float", 1.0),
+)
+_table_op(
+    "hardshrink",
+    "`x` where |x| > bound, else 0.",
+    lambda x, a: np.where(np.abs(x) <= a["bound"], 0.0, x),
+    Attr("bound", "float", 0.5),
+)
+_table_op(
+    "softshrink",
+    "`x` moved towards 0 by bound, 0 where |x| <= bound.",
+    lambda x, a: np.sign(x) * np.maximum(np.abs(x) - a["bound"], 0.0),
+    Attr("bound", "float", 0.5),
+)
+_table_op("tanhshrink", "`x - tanh(x)`.", lambda x, a: x - np.tanh(x))
+_table_op(
+    "threshold",
+    "`x` where x > bound, else `value`.",
+    lambda x, a: np.where(x <= a["bound"], a["value"], x),
+    Attr("bound", "float", required=True),
+    Attr("value", "float", required=True),
+)
 
 
 @op("prelu", operands="x, weight", traits={Trait.ELEMENTWISE})

@@ -37,6 +37,21 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "round": torch.round,
     "sign": torch.sign,
     "prelu": F.prelu,
+    "trunc": torch.trunc,
+    "exp2": torch.exp2,
+    "expm1": torch.expm1,
+    "log2": torch.log2,
+    "log10": torch.log10,
+    "log1p": torch.log1p,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "asin": torch.asin,
+    "acos": torch.acos,
+    "asinh": torch.asinh,
+    "acosh": torch.acosh,
+    "atanh": torch.atanh,
+    "log_sigmoid": F.logsigmoid,
+    "tanhshrink": F.tanhshrink,
 }
 for _name, _function in _FUNCTIONS.items():
     plain_form(_name, _function)
@@ -77,6 +92,26 @@ def _leaky_relu(a: Attributes) -> TorchForm:
 @torch_form_of("elu")
 def _elu(a: Attributes) -> TorchForm:
     return TorchForm(F.elu, alpha=a["alpha"])
+
+
+@torch_form_of("celu")
+def _celu(a: Attributes) -> TorchForm:
+    return TorchForm(F.celu, alpha=a["alpha"])
+
+
+@torch_form_of("hardshrink")
+def _hardshrink(a: Attributes) -> TorchForm:
+    return TorchForm(F.hardshrink, lambd=a["bound"])
+
+
+@torch_form_of("softshrink")
+def _softshrink(a: Attributes) -> TorchForm:
+    return TorchForm(F.softshrink, lambd=a["bound"])
+
+
+@torch_form_of("threshold")
+def _threshold(a: Attributes) -> TorchForm:
+    return TorchForm(F.threshold, threshold=a["bound"], value=a["value"])
 
 
 @torch_form_of("gelu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,20 @@ _simple("cos", torch.cos)
 _simple("tan", torch.tan)
 _simple("atan", torch.atan, torch.arctan)
 _simple("erf", torch.erf, torch.special.erf)
+_simple("exp2", torch.exp2, torch.special.exp2)
+_simple("expm1", torch.expm1, torch.special.expm1)
+_simple("log2", torch.log2)
+_simple("log10", torch.log10)
+_simple("log1p", torch.log1p, torch.special.log1p)
+_simple("sinh", torch.sinh)
+_simple("cosh", torch.cosh)
+_simple("asin", torch.asin, torch.arcsin)
+_simple("acos", torch.acos, torch.arccos)
+_simple("asinh", torch.asinh, torch.arcsinh)
+_simple("acosh", torch.acosh, torch.arccosh)
+_simple("atanh", torch.atanh, torch.arctanh)
+_simple("log_sigmoid", F.logsigmoid, module=nn.LogSigmoid)
+_simple("tanhshrink", F.tanhshrink, module=nn.Tanhshrink)
 
 
 def _sign_like(op: str, *functions: Callable[..., Any]) -> None:
@@ -69,21 +84,37 @@ _sign_like("neg", torch.neg, torch.negative)
 _sign_like("sign", torch.sign)
 
 
-@lower_function(torch.floor)
-def floor(ctx: LoweringContext, input: Value) -> Value:
-    return ctx.emit("floor", as_float(ctx, input))
+def _whole(op: str, *functions: Callable[..., Any]) -> None:
+    """Rounding: integers stay what they are."""
+
+    def lower(ctx: LoweringContext, input: Value) -> Value:
+        return ctx.emit(op if input.type.dtype.is_float else "identity", input)
+
+    lower_function(*functions)(lower)
 
 
-@lower_function(torch.ceil)
-def ceil(ctx: LoweringContext, input: Value) -> Value:
-    return ctx.emit("ceil", as_float(ctx, input))
+_whole("floor", torch.floor, math.floor)
+_whole("ceil", torch.ceil, math.ceil)
+_whole("trunc", torch.trunc, torch.fix, math.trunc)
 
 
-@lower_function(torch.round)
+@lower_function(torch.round, torch.special.round)
 def round_(ctx: LoweringContext, input: Value, *, decimals: int = 0) -> Value:
-    if decimals:
-        raise ctx.cannot("decimals is not 0")
-    return ctx.emit("round", as_float(ctx, input))
+    if not input.type.dtype.is_float:
+        if decimals < 0:
+            raise ctx.cannot("decimals is negative and the operand an integer")
+        return ctx.emit("identity", input)
+    if decimals == 0:
+        return ctx.emit("round", input)
+    factor = 10.0 ** abs(decimals)  # exact, where 10 to a negative power is not
+    there, back = ("mul", "div") if decimals > 0 else ("div", "mul")
+    scaled = ctx.emit(there, *ctx.promote(input, factor), what="scaled")
+    return ctx.emit(back, *ctx.promote(ctx.emit("round", scaled, what="whole"), factor))
+
+
+@lower_function(torch.frac)
+def frac(ctx: LoweringContext, input: Value) -> Value:
+    return ctx.emit("sub", input, ctx.emit("trunc", input, what="whole"))
 
 
 @lower_module(nn.ReLU)
@@ -158,6 +189,56 @@ def elu_module(ctx: LoweringContext, module: nn.ELU, input: Value) -> Value:
 @lower_function(F.elu)
 def elu(ctx: LoweringContext, input: Value, alpha: float = 1.0, inplace: bool = False) -> Value:
     return ctx.emit("elu", input, alpha=alpha)
+
+
+@lower_module(nn.CELU)
+def celu_module(ctx: LoweringContext, module: nn.CELU, input: Value) -> Value:
+    return ctx.emit("celu", input, alpha=module.alpha)
+
+
+@lower_function(F.celu, torch.celu)
+def celu(ctx: LoweringContext, input: Value, alpha: float = 1.0, inplace: bool = False) -> Value:
+    return ctx.emit("celu", input, alpha=alpha)
+
+
+def _shrink(op: str, cls: Any, function: Callable[..., Any]) -> None:
+    def lower(ctx: LoweringContext, input: Value, lambd: float = 0.5) -> Value:
+        return ctx.emit(op, input, bound=lambd)
+
+    def lower_of_module(ctx: LoweringContext, module: Any, input: Value) -> Value:
+        return ctx.emit(op, input, bound=module.lambd)
+
+    lower_function(function)(lower)
+    lower_module(cls)(lower_of_module)
+
+
+_shrink("hardshrink", nn.Hardshrink, F.hardshrink)
+_shrink("softshrink", nn.Softshrink, F.softshrink)
+
+
+@lower_module(nn.Threshold)
+def threshold_module(ctx: LoweringContext, module: nn.Threshold, input: Value) -> Value:
+    return ctx.emit("threshold", input, bound=module.threshold, value=module.value)
+
+
+@lower_function(F.threshold, torch.threshold)
+def threshold(ctx: LoweringContext, input: Value, threshold: float, value: float, inplace: bool = False) -> Value:
+    return ctx.emit("threshold", input, bound=threshold, value=value)
+
+
+@lower_module(nn.GLU)
+def glu_module(ctx: LoweringContext, module: nn.GLU, input: Value) -> Value:
+    return glu(ctx, input, module.dim)
+
+
+@lower_function(F.glu)
+def glu(ctx: LoweringContext, input: Value, dim: int = -1) -> Value:
+    """The first half times the sigmoid of the second."""
+    axis = ctx.axis(input, dim)
+    half = ctx.size(input, axis) // 2
+    names = [ctx.free_name(f"{ctx.node.name}_{part}") for part in ("value", "gate")]
+    value, gate = ctx.emit_results("split", input, names=names, axis=axis, sizes=(half, half))
+    return ctx.emit("mul", value, ctx.emit("sigmoid", gate, what="sigmoid"))
 
 
 @lower_module(nn.GELU)

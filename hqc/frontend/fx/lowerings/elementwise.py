@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hqc.frontend.fx.context import LoweringContext, Operand
+from hqc.frontend.fx.lowerings import activation
 from hqc.frontend.fx.lowerings.activation import as_float
 from hqc.frontend.fx.registry import lower_function, lower_method
 from hqc.ir import DType, Value
@@ -95,8 +96,8 @@ def abs_(ctx: LoweringContext, input: Value) -> Value:
 
 
 @lower_function(round)
-def round_(ctx: LoweringContext, input: Value) -> Value:
-    return ctx.emit("round", as_float(ctx, input))
+def round_(ctx: LoweringContext, input: Value, ndigits: int | None = None) -> Value:
+    return activation.round_(ctx, input, decimals=ndigits or 0)
 
 
 def _binary(op: str, *functions: Callable[..., Any]) -> None:
