@@ -31,7 +31,14 @@ def user_model(body: str, **modules: nn.Module) -> nn.Module:
 
 
 REFUSED: dict[str, tuple[str, type[HqcError], str]] = {
-    "indices": ("return F.max_pool2d(x, 2, return_indices=True)", LoweringError, "return_indices=True is not supported"),
+    "one_hot": ("return F.one_hot(x.argmax(1))", LoweringError, "one_hot without num_classes has as many as the data says"),
+    "computed_mask": ("return x[x > 0]", LoweringError, "an index by a computed mask has a size that depends on data"),
+    "where_of_condition": ("return torch.where(x > 0)[0]", LoweringError, "gives as many indices as the data has"),
+    "computed_repeats": (
+        "return x.repeat_interleave(x.argmax(1)[0, 0], dim=3)",
+        LoweringError,
+        "by a tensor that is computed gives a size that depends on data",
+    ),
     "random": ("return x + torch.rand_like(x)", LoweringError, "rand_like (user_net.py:3): rand_like draws random numbers"),
     "active_dropout": ("return F.dropout(x)", LoweringError, "dropout is active in inference; pass training=self.training"),
     "active_batch_norm": (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import test_lowering_against_torch as torch_tests
+import test_surface_against_torch as surface_tests
 
 from hqc.backends.bpu.kernels import kernel_names
 from hqc.backends.onnx.registry import has_emitter
@@ -15,8 +16,8 @@ from hqc.passes.lower_to_integer import lowering_of
 
 BY_TORCH = {
     word
-    for table in (torch_tests.MODULES, torch_tests.FUNCTIONS, torch_tests.BINARY)
-    for _, ops in table.values()
+    for table in (torch_tests.MODULES, torch_tests.FUNCTIONS, torch_tests.BINARY, surface_tests.FUNCTIONS, surface_tests.ROWS)
+    for *_, ops in table.values()
     for word in ops.split()
 }
 """Ops that some torch code lowers to, each compared with torch in the tests that expect it."""

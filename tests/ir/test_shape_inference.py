@@ -383,7 +383,7 @@ def test_every_one_input_function_keeps_the_type() -> None:
     x = zeros((2, 3, 4, 4))
     for definition in all_ops():
         if definition.family == "activation" and definition.name != "prelu":
-            attributes = {"exponent": 2.0} if definition.name == "pow_scalar" else {}
+            attributes = {attr.name: 2.0 for attr in definition.attributes if attr.required}
             assert infer(definition.name, [x], **attributes) == types_of(x)
     for name in ("identity", "dropout", "logical_not"):
         assert infer(name, [x]) == types_of(x)

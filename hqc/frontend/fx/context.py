@@ -55,6 +55,7 @@ class LoweringContext:
         self._partial: dict[str, PartialShape] = {}
         self._parameters: dict[int, Value] = {}
         self._by_name: dict[str, Value] = {}
+        self._derived: dict[tuple[int, str, tuple[int, ...]], torch.Tensor] = {}
         self._kept: list[torch.Tensor] = []  # ids stay valid only while the tensors live
         self._tensor_names: dict[int, str] = {}
         for name, tensor in (*root.named_parameters(), *root.named_buffers()):
@@ -150,6 +151,17 @@ class LoweringContext:
         self._parameters[id(tensor)] = value
         self._kept.append(tensor)
         return value
+
+    def derived(self, tensor: torch.Tensor, changed: torch.Tensor, what: str = "") -> torch.Tensor:
+        """`changed`, made of the constant `tensor` and called after it should it become a parameter; the same object each time."""
+        key = (id(tensor), what, tuple(changed.shape))
+        if key not in self._derived:
+            self._derived[key] = changed
+            name = self._tensor_names.get(id(tensor))
+            if name is not None:
+                self.name_tensor(changed, f"{name}.{what}" if what else name)
+            self._kept.append(tensor)
+        return self._derived[key]
 
     def name_tensor(self, tensor: torch.Tensor, name: str) -> None:
         """Call `tensor` `name` should it become a parameter."""

@@ -106,6 +106,8 @@ def find_function(function: Any) -> tuple[Lowering | None, bool]:
     if function in _IN_PLACE_OPERATORS:
         return _FUNCTIONS.get(_IN_PLACE_OPERATORS[function]), True
     name = getattr(function, "__name__", "")
+    if function == getattr(torch._C._VariableFunctions, name, None) and getattr(torch, name, None) in _FUNCTIONS:
+        return _FUNCTIONS[getattr(torch, name)], False  # what torch's own Python code calls
     if name.endswith("_") and not name.startswith("_"):
         for home in (torch, functional):
             plain = getattr(home, name[:-1], None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hqc.frontend.fx.context import LoweringContext
@@ -23,8 +24,24 @@ def varargs(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return args
 
 
-def require_images(ctx: LoweringContext, x: Value) -> None:
-    """Refuse an unbatched operand of a 2-D op, which the IR does not have."""
-    shape = ctx.shape(x)
-    if shape is not None and len(shape) == 3:
-        raise ctx.cannot(f"{x.name} has no batch dimension")
+def single(value: Any) -> int:
+    """An int, or a sequence of one int."""
+    return value if isinstance(value, int) else int(next(iter(value)))
+
+
+def batched(ctx: LoweringContext, input: Value, rank: int, lower: Callable[[Value, str | None], Value]) -> Value:
+    """`lower(x, what)` on an operand of `rank` axes; one without a batch gets one for the time."""
+    shape = ctx.shape(input)
+    if shape is None or len(shape) != rank - 1:
+        return lower(input, None)
+    result = lower(ctx.reshape(input, (1, *ctx.sizes(input)), what="batch"), "of_batch")
+    return ctx.reshape(result, ctx.sizes(result)[1:])
+
+
+def as_images(ctx: LoweringContext, input: Value, lower: Callable[[Value, str | None], Value]) -> Value:
+    """`lower(x, what)` on `[N,C,1,L]` for an operand `[N,C,L]` or `[C,L]`; what comes back loses the height again."""
+    sizes = ctx.sizes(input)
+    lead = (1,) if len(sizes) == 2 else ()
+    result = lower(ctx.reshape(input, (*lead, *sizes[:-1], 1, sizes[-1]), what="image"), "of_image")
+    made = ctx.sizes(result)
+    return ctx.reshape(result, (*made[len(lead) : -2], made[-1]))

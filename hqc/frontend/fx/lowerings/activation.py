@@ -271,4 +271,6 @@ def prelu_module(ctx: LoweringContext, module: nn.PReLU, input: Value) -> Value:
 
 @lower_function(torch.prelu, F.prelu)
 def prelu(ctx: LoweringContext, input: Value, weight: Operand) -> Value:
+    if ctx.shape(input) == ():
+        return ctx.reshape(ctx.emit("prelu", ctx.reshape(input, (1,), what="vector"), weight, what="of_vector"), ())
     return ctx.emit("prelu", input, weight)

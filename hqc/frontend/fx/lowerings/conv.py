@@ -9,11 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from hqc.frontend.fx.context import LoweringContext, Operand
-from hqc.frontend.fx.lowerings._arguments import pair, require_images
+from hqc.frontend.fx.lowerings._arguments import as_images, batched, pair, single
+from hqc.frontend.fx.lowerings.resizing import emit_pad
 from hqc.frontend.fx.registry import lower_function, lower_module
 from hqc.ir import QuantParams, Value
-
-_PAD_MODES = {"reflect": "reflect", "replicate": "edge"}
 
 
 def emit_conv2d(
@@ -32,13 +31,40 @@ def emit_conv2d(
     quant: QuantParams | None = None,
 ) -> Value:
     """A conv2d node with torch's arguments; `residual` and `activation` as fusion makes them."""
-    require_images(ctx, x)
+    shape = ctx.shape(x)
+    if shape is not None and len(shape) == 3:
+        if residual is not None:
+            raise ctx.cannot("an image without a batch has a residual")
+
+        def convolve(image: Value, what: str | None) -> Value:
+            return _conv2d(ctx, image, weight, bias, stride, padding, dilation, groups, padding_mode, activation, what=what)
+
+        return batched(ctx, x, 4, convolve)
+    return _conv2d(
+        ctx, x, weight, bias, stride, padding, dilation, groups, padding_mode, activation, residual=residual, quant=quant
+    )
+
+
+def _conv2d(
+    ctx: LoweringContext,
+    x: Value,
+    weight: Operand,
+    bias: Operand | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    padding_mode: str,
+    activation: str,
+    *,
+    residual: Value | None = None,
+    quant: QuantParams | None = None,
+    what: str | None = None,
+) -> Value:
     pads = _pads(ctx, weight, padding, pair(dilation), pair(stride))
     if padding_mode != "zeros" and any(pads):
-        if padding_mode not in _PAD_MODES:
-            raise ctx.cannot(f"padding_mode={padding_mode!r}")
         top, left, bottom, right = pads
-        x = ctx.emit("pad", x, what="pad", pads=(0, 0, top, left, 0, 0, bottom, right), mode=_PAD_MODES[padding_mode])
+        x = emit_pad(ctx, x, (0, 0, top, left), (0, 0, bottom, right), padding_mode, what="pad")
         pads = (0, 0, 0, 0)
     return ctx.emit(
         "conv2d",
@@ -52,6 +78,7 @@ def emit_conv2d(
         groups=groups,
         activation=activation,
         quant=quant,
+        what=what,
     )
 
 
@@ -97,21 +124,67 @@ def conv2d(
     return emit_conv2d(ctx, input, weight, bias, stride, padding, dilation, groups)
 
 
+@lower_module(nn.Conv1d)
+def conv1d_module(ctx: LoweringContext, module: nn.Conv1d, input: Value) -> Value:
+    m = module
+    return conv1d(ctx, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups, padding_mode=m.padding_mode)
+
+
+@lower_function(torch.conv1d)
+def conv1d(
+    ctx: LoweringContext,
+    input: Value,
+    weight: Operand,
+    bias: Operand | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+) -> Value:
+    """A 2-D convolution of height 1."""
+    kernel = _with_height(ctx, weight)
+    amount = padding if isinstance(padding, str) else (0, single(padding))
+
+    def convolve(image: Value, what: str | None) -> Value:
+        step, spread = (1, single(stride)), (1, single(dilation))
+        return _conv2d(ctx, image, kernel, bias, step, amount, spread, groups, padding_mode, "none", what=what)
+
+    return as_images(ctx, input, convolve)
+
+
+def _with_height(ctx: LoweringContext, weight: Operand) -> Operand:
+    """`[O,C,K]` -> `[O,C,1,K]`, under the same name for a parameter of the model."""
+    if isinstance(weight, torch.Tensor):
+        return ctx.derived(weight, weight.unsqueeze(2))
+    assert isinstance(weight, Value)
+    sizes = ctx.sizes(weight)
+    return ctx.reshape(weight, (*sizes[:2], 1, sizes[2]), what="kernel")
+
+
 @lower_module(nn.ConvTranspose2d)
 def conv_transpose2d_module(ctx: LoweringContext, module: nn.ConvTranspose2d, input: Value, output_size: Any = None) -> Value:
+    m = module
+    extra = m.output_padding
     if output_size is not None:
-        raise ctx.cannot("output_size is given")
-    return emit_conv_transpose2d(
-        ctx,
-        input,
-        module.weight,
-        module.bias,
-        module.stride,
-        module.padding,
-        module.output_padding,
-        module.groups,
-        module.dilation,
-    )
+        extra = _output_padding(ctx, m, input, output_size)
+    return emit_conv_transpose2d(ctx, input, m.weight, m.bias, m.stride, m.padding, extra, m.groups, m.dilation)
+
+
+def _output_padding(ctx: LoweringContext, module: Any, input: Value, output_size: Any) -> tuple[int, ...]:
+    """The padding of the result that gives it the size that the call asks for."""
+    given, axes = [int(size) for size in output_size], len(module.kernel_size)
+    given = given[len(given) - axes :]
+    extra = []
+    for i in range(axes):
+        reach = module.dilation[i] * (module.kernel_size[i] - 1) + 1
+        least = (ctx.size(input, i - axes) - 1) * module.stride[i] - 2 * module.padding[i] + reach
+        extra.append(given[i] - least)
+        if not 0 <= extra[-1] < max(module.stride[i], module.dilation[i]):
+            most = least + max(module.stride[i], module.dilation[i]) - 1
+            raise ctx.error(f"output_size {given} is not possible: size {i} may be {least} to {most}")
+    return tuple(extra)
 
 
 @lower_function(torch.conv_transpose2d)
@@ -131,21 +204,66 @@ def emit_conv_transpose2d(
     quant: QuantParams | None = None,
 ) -> Value:
     """A conv_transpose2d node with torch's arguments."""
-    require_images(ctx, input)
-    return ctx.emit(
-        "conv_transpose2d",
-        input,
-        weight,
-        bias,
-        residual,
-        stride=pair(stride),
-        padding=pair(padding) * 2,
-        output_padding=pair(output_padding),
-        dilation=pair(dilation),
-        groups=groups,
-        activation=activation,
-        quant=quant,
-    )
+
+    def convolve(image: Value, what: str | None) -> Value:
+        return ctx.emit(
+            "conv_transpose2d",
+            image,
+            weight,
+            bias,
+            residual,
+            what=what,
+            stride=pair(stride),
+            padding=pair(padding) * 2,
+            output_padding=pair(output_padding),
+            dilation=pair(dilation),
+            groups=groups,
+            activation=activation,
+            quant=quant,
+        )
+
+    return batched(ctx, input, 4, convolve)
+
+
+@lower_module(nn.ConvTranspose1d)
+def conv_transpose1d_module(ctx: LoweringContext, module: nn.ConvTranspose1d, input: Value, output_size: Any = None) -> Value:
+    m = module
+    extra = m.output_padding
+    if output_size is not None:
+        extra = _output_padding(ctx, m, input, output_size)
+    return conv_transpose1d(ctx, input, m.weight, m.bias, m.stride, m.padding, extra, m.groups, m.dilation)
+
+
+@lower_function(torch.conv_transpose1d)
+def conv_transpose1d(
+    ctx: LoweringContext,
+    input: Value,
+    weight: Operand,
+    bias: Operand | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Value:
+    """A transposed 2-D convolution of height 1."""
+    kernel = _with_height(ctx, weight)
+
+    def convolve(image: Value, what: str | None) -> Value:
+        return ctx.emit(
+            "conv_transpose2d",
+            image,
+            kernel,
+            bias,
+            what=what,
+            stride=(1, single(stride)),
+            padding=(0, single(padding)) * 2,
+            output_padding=(0, single(output_padding)),
+            dilation=(1, single(dilation)),
+            groups=groups,
+        )
+
+    return as_images(ctx, input, convolve)
 
 
 @lower_module(nn.Linear)

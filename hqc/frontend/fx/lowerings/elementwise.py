@@ -41,6 +41,27 @@ def sub(ctx: LoweringContext, input: Operand, other: Operand, *, alpha: float = 
     return ctx.emit("sub", *ctx.promote(input, _scaled(ctx, other, alpha)))
 
 
+@lower_method("__radd__")
+def reflected_add(ctx: LoweringContext, input: Value, other: Operand) -> Value:
+    return add(ctx, other, input)
+
+
+@lower_method("__rmul__")
+def reflected_mul(ctx: LoweringContext, input: Value, other: Operand) -> Value:
+    return mul(ctx, other, input)
+
+
+@lower_method("__rdiv__", "__rtruediv__")
+def reflected_div(ctx: LoweringContext, input: Value, other: Operand) -> Value:
+    return div(ctx, other, input)
+
+
+@lower_method("__rpow__")
+def reflected_pow(ctx: LoweringContext, input: Value, other: Operand) -> Value:
+    return pow_(ctx, other, input)
+
+
+@lower_method("__rsub__")
 @lower_function(torch.rsub)
 def rsub(ctx: LoweringContext, input: Operand, other: Operand, *, alpha: float = 1) -> Value:
     return sub(ctx, other, input, alpha=alpha)
@@ -54,8 +75,8 @@ def mul(ctx: LoweringContext, input: Operand, other: Operand) -> Value:
 @lower_function(torch.div, torch.divide, torch.true_divide, operator.truediv)
 def div(ctx: LoweringContext, input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Value:
     dtype = ctx.promoted_dtype(input, other)
-    if rounding_mode == "floor" and dtype.is_float:
-        return ctx.emit("floor", ctx.emit("div", *ctx.promote(input, other), what="quotient"))
+    if rounding_mode in ("floor", "trunc") and dtype.is_float:
+        return ctx.emit(rounding_mode, ctx.emit("div", *ctx.promote(input, other), what="quotient"))
     if rounding_mode is not None:
         raise ctx.cannot(f"rounding_mode={rounding_mode!r} of {dtype.value}")
     if isinstance(other, Value) and not isinstance(input, (Value, torch.Tensor)) and input == 1:
@@ -75,9 +96,14 @@ def pow_(ctx: LoweringContext, input: Operand, exponent: Operand) -> Value:
     if isinstance(exponent, (int, float)):
         assert isinstance(input, Value)
         if not input.type.dtype.is_float:
-            raise ctx.cannot("the base has an integer type")
+            if not isinstance(exponent, float):
+                raise ctx.cannot("the base and the exponent are integers")
+            input = as_float(ctx, input)
         return ctx.emit("pow_scalar", input, exponent=float(exponent))
-    return ctx.emit("pow", *ctx.promote(input, exponent))
+    base, power = ctx.promote(input, exponent)
+    if not base.type.dtype.is_float:
+        raise ctx.cannot("the base and the exponent are integers")
+    return ctx.emit("pow", base, power)
 
 
 @lower_function(torch.square)
@@ -121,30 +147,81 @@ def not_equal(ctx: LoweringContext, input: Operand, other: Operand) -> Value:
     return ctx.emit("logical_not", ctx.emit("equal", *ctx.promote(input, other), what="equal"))
 
 
-def _logical(op: str, *functions: Callable[..., Any]) -> None:
-    def lower(ctx: LoweringContext, input: Operand, other: Operand) -> Value:
-        operands = ctx.promote(input, other)
-        if operands[0].type.dtype is not DType.BOOL:
-            raise ctx.cannot("the operands are not boolean")
-        return ctx.emit(op, *operands)
+def truth(ctx: LoweringContext, operand: Operand, what: str = "truth") -> Value:
+    """Whether each element is not 0."""
+    return ctx.cast(operand, DType.BOOL, what=what)
 
-    lower_function(*functions)(lower)
+
+def _logical(op: str, logical: Callable[..., Any], *bitwise: Callable[..., Any]) -> None:
+    """`logical_*` ask for truths and take any type; the bitwise forms are the same for truths, and not for numbers."""
+
+    def lower(ctx: LoweringContext, input: Operand, other: Operand) -> Value:
+        return ctx.emit(op, truth(ctx, input, "a_truth"), truth(ctx, other, "b_truth"))
+
+    def lower_bitwise(ctx: LoweringContext, input: Operand, other: Operand) -> Value:
+        if ctx.promoted_dtype(input, other) is not DType.BOOL:
+            raise ctx.cannot("the operands are not boolean")
+        return lower(ctx, input, other)
+
+    lower_function(logical)(lower)
+    lower_function(*bitwise)(lower_bitwise)
 
 
 _logical("logical_and", torch.logical_and, torch.bitwise_and, operator.and_)
 _logical("logical_or", torch.logical_or, torch.bitwise_or, operator.or_)
 
 
-@lower_function(torch.logical_not, torch.bitwise_not, operator.invert)
+@lower_function(torch.logical_not)
 def logical_not(ctx: LoweringContext, input: Value) -> Value:
+    return ctx.emit("logical_not", truth(ctx, input))
+
+
+@lower_function(torch.bitwise_not, operator.invert)
+def bitwise_not(ctx: LoweringContext, input: Value) -> Value:
     if input.type.dtype is not DType.BOOL:
         raise ctx.cannot("the operand is not boolean")
     return ctx.emit("logical_not", input)
 
 
+@lower_function(torch.logical_xor, torch.bitwise_xor, operator.xor)
+def logical_xor(ctx: LoweringContext, input: Operand, other: Operand) -> Value:
+    """Truths differ when they are not equal."""
+    if ctx.promoted_dtype(input, other) is not DType.BOOL and ctx.node.target not in (torch.logical_xor, "logical_xor"):
+        raise ctx.cannot("the operands are not boolean")
+    return ctx.emit("logical_not", ctx.emit("equal", truth(ctx, input, "a_truth"), truth(ctx, other, "b_truth"), what="equal"))
+
+
+@lower_function(torch.lerp)
+def lerp(ctx: LoweringContext, input: Value, end: Operand, weight: Operand) -> Value:
+    span = ctx.emit("sub", *ctx.promote(end, input), what="span")
+    return ctx.emit("add", input, ctx.emit("mul", *ctx.promote(span, weight), what="part"))
+
+
+def _added(op: str, function: Callable[..., Any]) -> None:
+    """`input + value * tensor1 (* or /) tensor2`."""
+
+    def lower(ctx: LoweringContext, input: Operand, tensor1: Operand, tensor2: Operand, *, value: float = 1) -> Value:
+        term = ctx.emit(op, *ctx.promote(tensor1, tensor2), what="term")
+        return ctx.emit("add", *ctx.promote(input, _scaled(ctx, term, value)))
+
+    lower_function(function)(lower)
+
+
+_added("mul", torch.addcmul)
+_added("div", torch.addcdiv)
+
+
+@lower_function(torch.float_power)
+def float_power(ctx: LoweringContext, input: Operand, exponent: Operand) -> Value:
+    """A power in double precision."""
+    return pow_(ctx, ctx.cast(input, DType.FLOAT64, what="base"), exponent)
+
+
 @lower_function(torch.where)
-def where(ctx: LoweringContext, condition: Operand, input: Operand, other: Operand) -> Value:
-    return ctx.emit("where", condition, *ctx.promote(input, other))
+def where(ctx: LoweringContext, condition: Operand, input: Operand | None = None, other: Operand | None = None) -> Value:
+    if input is None or other is None:
+        raise ctx.error("where(condition) gives as many indices as the data has, and a deployed graph has static shapes")
+    return ctx.emit("where", truth(ctx, condition, "condition"), *ctx.promote(input, other))
 
 
 @lower_method("where")
@@ -156,4 +233,4 @@ def where_method(ctx: LoweringContext, input: Operand, condition: Operand, other
 @lower_function(torch.masked_fill)
 def masked_fill(ctx: LoweringContext, input: Value, mask: Operand, value: Operand) -> Value:
     filler, kept = ctx.promote(value, input, dtype=input.type.dtype)
-    return ctx.emit("where", mask, filler, kept)
+    return ctx.emit("where", truth(ctx, mask, "mask_truth"), filler, kept)

@@ -56,6 +56,16 @@ def _leading(ctx: LoweringContext, input: Value, count: int) -> tuple[Size, ...]
     return tuple(UnknownSize(f"{input.name}.shape[{axis}]", axis, input.name) for axis in range(count))
 
 
+@lower_function(torch.ravel, alias=Alias.VIEW)
+def ravel(ctx: LoweringContext, input: Value) -> Value:
+    return ctx.reshape(input, (-1,))
+
+
+@lower_function(torch.atleast_1d, alias=Alias.VIEW)
+def atleast_1d(ctx: LoweringContext, input: Value) -> Value:
+    return ctx.reshape(input, (1,)) if ctx.rank(input) == 0 else ctx.emit("identity", input)
+
+
 @lower_module(nn.Unflatten, alias=Alias.VIEW)
 def unflatten_module(ctx: LoweringContext, module: nn.Unflatten, input: Value) -> Value:
     if not isinstance(module.dim, int):
@@ -99,20 +109,28 @@ def permute_method(ctx: LoweringContext, input: Value, *dims: Any) -> Value:
 
 @lower_function(torch.permute, alias=Alias.VIEW)
 def permute(ctx: LoweringContext, input: Value, dims: Sequence[int]) -> Value:
+    if len(dims) < 2:
+        return ctx.emit("identity", input)
     return ctx.emit("transpose", input, perm=[axis % len(dims) for axis in dims])
 
 
 @lower_function(torch.transpose, torch.swapaxes, torch.swapdims, alias=Alias.VIEW)
 def transpose(ctx: LoweringContext, input: Value, dim0: int, dim1: int) -> Value:
     perm = list(range(ctx.rank(input)))
+    if len(perm) < 2:
+        return ctx.emit("identity", input)
     perm[dim0], perm[dim1] = perm[dim1], perm[dim0]
     return ctx.emit("transpose", input, perm=perm)
 
 
 @lower_function(torch.t, alias=Alias.VIEW)
 def t(ctx: LoweringContext, input: Value) -> Value:
-    rank = ctx.rank(input)
-    return ctx.emit("transpose", input, perm=list(reversed(range(rank))))
+    return permute(ctx, input, list(reversed(range(ctx.rank(input)))))
+
+
+@lower_function(torch.adjoint, alias=Alias.VIEW)
+def adjoint(ctx: LoweringContext, input: Value) -> Value:
+    return transpose(ctx, input, -2, -1)
 
 
 @lower_function(torch.movedim, torch.moveaxis, alias=Alias.VIEW)
@@ -137,15 +155,54 @@ def cat(ctx: LoweringContext, tensors: Sequence[Operand], dim: int = 0) -> Value
     return ctx.emit("cat", *operands, axis=axis)
 
 
+def _joined(ctx: LoweringContext, tensors: Sequence[Operand], least: int, axis: int) -> Value:
+    """Concatenation after lower ranks were raised to `least` by axes in front (numpy's hstack, vstack)."""
+    values = [ctx.value(item) for item in tensors]
+    raised = [
+        ctx.reshape(value, (*(1,) * (least - ctx.rank(value)), *ctx.sizes(value)), what=f"item{i}")
+        if ctx.rank(value) < least
+        else value
+        for i, value in enumerate(values)
+    ]
+    return cat(ctx, raised, axis)
+
+
+@lower_function(torch.hstack)
+def hstack(ctx: LoweringContext, tensors: Sequence[Operand]) -> Value:
+    flat = all(ctx.rank(ctx.value(item)) <= 1 for item in tensors)
+    return _joined(ctx, tensors, 1, 0 if flat else 1)
+
+
+@lower_function(torch.vstack, torch.row_stack)
+def vstack(ctx: LoweringContext, tensors: Sequence[Operand]) -> Value:
+    return _joined(ctx, tensors, 2, 0)
+
+
 @lower_function(torch.stack)
 def stack(ctx: LoweringContext, tensors: Sequence[Operand], dim: int = 0) -> Value:
-    values = [ctx.value(item) for item in tensors]
+    dtype = ctx.promoted_dtype(*tensors) if len(tensors) > 1 else None
+    values = [ctx.cast(item, dtype, what=f"cast{i}") if dtype else ctx.value(item) for i, item in enumerate(tensors)]
     position = dim % (ctx.rank(values[0]) + 1)
     items = []
     for i, value in enumerate(values):
         sizes = ctx.sizes(value)
         items.append(ctx.reshape(value, (*sizes[:position], 1, *sizes[position:]), what=f"item{i}"))
     return ctx.emit("cat", *items, axis=position)
+
+
+@lower_function(torch.meshgrid, torch.functional.meshgrid)
+def meshgrid(ctx: LoweringContext, *tensors: Any, indexing: str = "ij") -> tuple[Value, ...]:
+    """Each vector along its axis, broadcast over the others."""
+    values = [ctx.value(item) for item in varargs(tensors)]
+    counts = [ctx.known_shape(value)[0] if ctx.rank(value) else 1 for value in values]
+    swapped = indexing == "xy" and len(values) >= 2
+    order = [1, 0, *range(2, len(values))] if swapped else list(range(len(values)))
+    shape = [counts[i] for i in order]
+    results = []
+    for i, (value, name) in enumerate(zip(values, ctx.result_names(len(values)), strict=True)):
+        line = ctx.reshape(value, [counts[i] if place == i else 1 for place in order], what=f"line{i}")
+        results.append(ctx.emit_results("expand", line, names=[name], shape=shape)[0])
+    return tuple(results)
 
 
 @lower_method("expand", alias=Alias.VIEW)
@@ -186,7 +243,25 @@ def tile(ctx: LoweringContext, input: Value, *dims: Any) -> Value:
     return _tile(ctx, input, (1,) * (ctx.rank(input) - len(repeats)) + repeats)
 
 
+@lower_function(torch.repeat_interleave)
+def repeat_interleave(
+    ctx: LoweringContext, input: Value, repeats: Operand, dim: int | None = None, *, output_size: int | None = None
+) -> Value:
+    """Each element `repeats` times in a row: a gather with known indices."""
+    if isinstance(repeats, Value):
+        raise ctx.error("repeat_interleave by a tensor that is computed gives a size that depends on data; give a constant")
+    if dim is None:
+        input, dim = ctx.reshape(input, (-1,), what="flat"), 0
+    axis = ctx.axis(input, dim)
+    size = ctx.size(input, axis)
+    counts = torch.as_tensor(repeats).reshape(-1).expand(size) if not isinstance(repeats, int) else repeats
+    indices = torch.repeat_interleave(torch.arange(size), counts)
+    return ctx.emit("gather", input, ctx.parameter(indices, "order"), axis=axis)
+
+
 def _tile(ctx: LoweringContext, input: Value, repeats: tuple[int, ...]) -> Value:
+    if 0 in repeats:
+        raise ctx.error("a repeat of 0 leaves an empty tensor, which a deployed graph cannot hold")
     lead = len(repeats) - ctx.rank(input)
     if lead > 0:
         input = ctx.reshape(input, (*(1,) * lead, *ctx.sizes(input)), what="expanded")

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hqc.frontend.fx.context import LoweringContext, Operand
+from hqc.frontend.fx.lowerings._arguments import batched
 from hqc.frontend.fx.registry import lower_function, lower_module
 from hqc.ir import Value
 
@@ -75,7 +76,11 @@ def group_norm(
 @lower_module(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def instance_norm_module(ctx: LoweringContext, module: nn.InstanceNorm2d, input: Value) -> Value:
     mean, var = module.running_mean, module.running_var
-    return instance_norm(ctx, input, mean, var, module.weight, module.bias, mean is None, 0.1, module.eps)
+
+    def norm(x: Value, what: str | None) -> Value:
+        return instance_norm(ctx, x, mean, var, module.weight, module.bias, mean is None, 0.1, module.eps, what=what)
+
+    return batched(ctx, input, module._get_no_batch_dim() + 1, norm)
 
 
 @lower_function(F.instance_norm)
@@ -89,10 +94,12 @@ def instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    what: str | None = None,
 ) -> Value:
     shape = ctx.shape(input)
     if shape is not None and len(shape) < 3:
         raise ctx.cannot("the operand has no spatial dimensions")
     if not use_input_stats:  # running statistics make it a batch norm
-        return ctx.emit("batch_norm", input, running_mean, running_var, weight, bias, eps=eps)
-    return ctx.emit("instance_norm", input, weight, bias, eps=eps)
+        return ctx.emit("batch_norm", input, running_mean, running_var, weight, bias, what=what, eps=eps)
+    return ctx.emit("instance_norm", input, weight, bias, what=what, eps=eps)

@@ -25,41 +25,71 @@ class Extremum(NamedTuple):
     indices: Value | None
 
 
-def _axes(ctx: LoweringContext, input: Value, dim: Dims) -> tuple[int, ...]:
+def axes_of(ctx: LoweringContext, input: Value, dim: Dims) -> tuple[int, ...]:
+    """The axes as non-negative numbers in order; none for all of them. A tensor without axes has no others to name."""
+    if ctx.shape(input) == ():
+        return ()
     dims = () if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-    return tuple(ctx.axis(input, axis) for axis in dims)
+    axes = sorted({ctx.axis(input, axis) for axis in dims})
+    shape = ctx.shape(input)
+    return () if shape is not None and len(axes) == len(shape) else tuple(axes)
+
+
+def vector(ctx: LoweringContext, input: Value) -> Value:
+    """A tensor without axes as one of one element, for what torch computes along an axis that is not there."""
+    return ctx.reshape(input, (1,), what="vector") if ctx.shape(input) == () else input
+
+
+def _cast_to(ctx: LoweringContext, input: Value, dtype: torch.dtype | None) -> Value:
+    """The operand in the type that a reduction is asked to compute in."""
+    return input if dtype is None else ctx.cast(input, ctx.ir_dtype(dtype), what="x_cast")
 
 
 @lower_function(torch.mean)
 def mean(
     ctx: LoweringContext, input: Value, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Value:
-    _only_float32(ctx, dtype)
-    return ctx.emit("mean", input, axes=_axes(ctx, input, dim), keepdims=keepdim)
+    return ctx.emit("mean", _cast_to(ctx, input, dtype), axes=axes_of(ctx, input, dim), keepdims=keepdim)
 
 
 @lower_function(torch.sum)
 def sum_(
     ctx: LoweringContext, input: Value, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Value:
-    _only_float32(ctx, dtype)
-    x = input if input.type.dtype.is_float else ctx.cast(input, DType.INT64, what="x_cast")
-    return ctx.emit("sum", x, axes=_axes(ctx, input, dim), keepdims=keepdim)
+    if dtype is None and not input.type.dtype.is_float:
+        dtype = torch.int64
+    return ctx.emit("sum", _cast_to(ctx, input, dtype), axes=axes_of(ctx, input, dim), keepdims=keepdim)
 
 
-def _only_float32(ctx: LoweringContext, dtype: torch.dtype | None) -> None:
-    if dtype not in (None, torch.float32):
-        raise ctx.cannot(f"dtype={dtype}")
+@lower_function(torch.count_nonzero)
+def count_nonzero(ctx: LoweringContext, input: Value, dim: Dims = None) -> Value:
+    truth = ctx.cast(elementwise.truth(ctx, input), DType.INT64, what="counted")
+    return ctx.emit("sum", truth, axes=axes_of(ctx, input, dim), keepdims=False)
+
+
+def _quantifier(op: str, function: Callable[..., Any]) -> None:
+    """`any` and `all` are the largest and the smallest of truths written as 0 and 1."""
+
+    def lower(ctx: LoweringContext, input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+        number = ctx.cast(elementwise.truth(ctx, input), DType.INT32, what="number")
+        found = ctx.emit(op, number, what="found", axes=axes_of(ctx, input, dim), keepdims=keepdim)
+        return ctx.emit("cast", found, dtype=DType.BOOL)
+
+    lower_function(function)(lower)
+
+
+_quantifier("reduce_max", torch.any)
+_quantifier("reduce_min", torch.all)
 
 
 @lower_function(torch.amax)
 def amax(ctx: LoweringContext, input: Value, dim: Dims = (), keepdim: bool = False) -> Value:
-    return ctx.emit("reduce_max", input, axes=_axes(ctx, input, dim), keepdims=keepdim)
+    return ctx.emit("reduce_max", input, axes=axes_of(ctx, input, dim), keepdims=keepdim)
 
 
 @lower_function(torch.amin)
 def amin(ctx: LoweringContext, input: Value, dim: Dims = (), keepdim: bool = False) -> Value:
-    return ctx.emit("reduce_min", input, axes=_axes(ctx, input, dim), keepdims=keepdim)
+    return ctx.emit("reduce_min", input, axes=axes_of(ctx, input, dim), keepdims=keepdim)
 
 
 def _extremum(op: str, arg: str, pairwise: str, function: Callable[..., Any]) -> None:
@@ -72,6 +102,10 @@ def _extremum(op: str, arg: str, pairwise: str, function: Callable[..., Any]) ->
             return ctx.emit(pairwise, *ctx.promote(input, other))
         if dim is None:
             return ctx.emit(op, input)
+        if ctx.shape(input) == ():
+            flat = vector(ctx, input)
+            index = ctx.emit("argmax", flat, what="index", axis=0)
+            return Extremum(ctx.emit("identity", input, what="value"), index)
         axis = ctx.axis(input, dim)
         names = ctx.result_names(2)
         used = ctx.used_results(2)
@@ -88,9 +122,11 @@ _extremum("reduce_min", "argmin", "minimum", torch.min)
 
 def _arg(op: str, function: Callable[..., Any]) -> None:
     def lower(ctx: LoweringContext, input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
-        if dim is None:
+        if dim is None or ctx.shape(input) == ():
             flat = ctx.reshape(input, (-1,), what="flat")
-            return ctx.emit(op, flat, axis=0, keepdims=False)
+            if not keepdim or ctx.shape(input) == ():
+                return ctx.emit(op, flat, axis=0, keepdims=False)
+            return ctx.reshape(ctx.emit(op, flat, what="index", axis=0), (1,) * ctx.rank(input))
         return ctx.emit(op, input, axis=ctx.axis(input, dim), keepdims=keepdim)
 
     lower_function(function)(lower)
@@ -106,8 +142,10 @@ def _softmax(op: str, cls: type[nn.Module], *functions: Callable[..., Any]) -> N
     ) -> Value:
         if dim is None:
             raise ctx.error(f"{op} without dim is ambiguous; say along which dimension")
-        _only_float32(ctx, dtype)
-        return ctx.emit(op, as_float(ctx, input), axis=ctx.axis(input, dim))
+        x = as_float(ctx, input) if dtype is None else _cast_to(ctx, input, dtype)
+        if ctx.shape(input) == ():
+            return ctx.reshape(ctx.emit(op, vector(ctx, x), what="of_vector", axis=0), ())
+        return ctx.emit(op, x, axis=ctx.axis(input, dim))
 
     def lower_of_module(ctx: LoweringContext, module: Any, input: Value) -> Value:
         return lower(ctx, input, module.dim)
@@ -120,17 +158,23 @@ _softmax("softmax", nn.Softmax, torch.softmax, F.softmax)
 _softmax("log_softmax", nn.LogSoftmax, torch.log_softmax, F.log_softmax)
 
 
+@lower_module(nn.Softmin)
+def softmin_module(ctx: LoweringContext, module: nn.Softmin, input: Value) -> Value:
+    return softmin(ctx, input, module.dim)
+
+
+@lower_function(F.softmin)
+def softmin(
+    ctx: LoweringContext, input: Value, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
+) -> Value:
+    if dim is None:
+        raise ctx.error("softmin without dim is ambiguous; say along which dimension")
+    x = ctx.emit("neg", as_float(ctx, _cast_to(ctx, input, dtype)), what="negative")
+    if ctx.shape(input) == ():
+        return ctx.reshape(ctx.emit("softmax", vector(ctx, x), what="of_vector", axis=0), ())
+    return ctx.emit("softmax", x, axis=ctx.axis(input, dim))
+
+
 @lower_module(nn.Softmax2d)
 def softmax2d(ctx: LoweringContext, module: nn.Softmax2d, input: Value) -> Value:
     return ctx.emit("softmax", input, axis=ctx.axis(input, -3))
-
-
-@lower_function(F.normalize)
-def normalize(ctx: LoweringContext, input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Value:
-    """`x / max(||x||_2, eps)`."""
-    if p != 2:
-        raise ctx.cannot(f"p={p}")
-    squares = ctx.emit("pow_scalar", input, what="squares", exponent=2.0)
-    total = ctx.emit("sum", squares, what="total", axes=_axes(ctx, input, dim), keepdims=True)
-    norm = ctx.emit("clamp", ctx.emit("sqrt", total, what="norm"), what="bounded", min=eps)
-    return elementwise.div(ctx, input, norm)

@@ -38,9 +38,11 @@ def chunk(ctx: LoweringContext, input: Value, chunks: int, dim: int = 0) -> tupl
 
 
 @lower_function(torch.tensor_split, alias=Alias.VIEW)
-def tensor_split(
-    ctx: LoweringContext, input: Value, indices_or_sections: int | Sequence[int], dim: int = 0
-) -> tuple[Value, ...]:
+def tensor_split(ctx: LoweringContext, input: Value, indices_or_sections: Any, dim: int = 0) -> tuple[Value, ...]:
+    if isinstance(indices_or_sections, Value):
+        raise ctx.error("tensor_split at indices that are computed gives sizes that depend on data; give constants")
+    if isinstance(indices_or_sections, torch.Tensor):
+        indices_or_sections = indices_or_sections.tolist()
     total = ctx.size(input, dim)
     if isinstance(indices_or_sections, int):
         quotient, remainder = divmod(total, indices_or_sections)
