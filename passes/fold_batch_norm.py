@@ -115,11 +115,11 @@ def _scaled_weight(layer: Node, weight: npt.NDArray[Any], gain: F64) -> npt.NDAr
 
 
 def _gain_per_input(layer: Node, weight: npt.NDArray[Any], gain: F64) -> F64:
-    """The gains of a transposed convolution, shaped for its weight `[C, O/groups, kh, kw]`."""
+    """The gains of a transposed convolution, shaped for its weight `[C, O/groups, ...]`."""
     # Input channel i is in group i // (C/groups) and reaches that group's output channels.
     groups = int(layer.attributes["groups"])
     per_input = np.repeat(gain.reshape(groups, -1), weight.shape[0] // groups, axis=0)
-    return per_input[:, :, None, None]
+    return per_input.reshape(*per_input.shape, *[1] * (weight.ndim - 2))
 
 
 def _fold(graph: Graph, layer: Node, norm: Node, affine: _Affine) -> None:

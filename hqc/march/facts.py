@@ -89,9 +89,18 @@ class Facts:
             and not is_constant_product(self.node)
         )
 
+    @functools.cached_property
+    def has_rows(self) -> bool:
+        """True for a convolution of rows `[N, C, L]`, which the chip computes on images of height 1."""
+        weight = self.node.operand("weight") if self.node.op.has(Trait.CONV_LIKE) else None
+        return weight is not None and weight.type.rank == 3
+
     def view(self, value: Value) -> Shape | None:
-        """The shape a rule judges: `[N, L, C]` and `[N, C]` that are kept 4-D count as `[N, C, 1, L]`."""
+        """The shape a rule judges: rows of a convolution have a height of 1; `[N, L, C]` and `[N, C]` that are kept 4-D count
+        as `[N, C, 1, L]`."""
         shape = value.shape
+        if shape is not None and self.has_rows and len(shape) == 3:
+            return (*shape[:2], 1, shape[2])
         if shape is None or not self.keeps_4d or value.is_parameter or len(shape) not in (1, 2, 3):
             return shape
         padded = (1,) * (3 - len(shape)) + shape if len(shape) < 2 else shape
@@ -122,7 +131,7 @@ class Facts:
     def weight(self) -> Shape | None:
         """Shape of the weight of a multiply-accumulate op; None for other ops."""
         value = self.node.operand("weight") if self.node.op.has(Trait.CONV_LIKE) else None
-        return None if value is None else value.shape
+        return None if value is None else self.view(value) if self.has_rows else value.shape
 
     def images(self, shape: Shape) -> int:
         """`shape[0]` for a model of batch 1."""

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from hqc.frontend.fx.context import LoweringContext, Operand
-from hqc.frontend.fx.lowerings.conv import emit_conv2d, emit_conv_transpose2d
+from hqc.frontend.fx.lowerings.conv import emit_conv1d, emit_conv2d, emit_conv_transpose2d
 from hqc.frontend.fx.registry import find_function, lower_functional, lower_module
 from hqc.ir import QuantParams, Value
-from hqc.nn.qat.conv import Conv2d
+from hqc.nn.qat.conv import Conv1d, Conv2d
 from hqc.nn.qat.conv_transpose import ConvTranspose2d
 from hqc.nn.qat.layer import QATLayer, ResidualCalls
 from hqc.nn.qat.linear import Linear
@@ -58,6 +58,10 @@ def _emit_layer(
 ) -> Value:
     if isinstance(module, Conv2d):
         return emit_conv2d(
+            ctx, x, weight, bias, module.stride, module.padding, module.dilation, module.groups, module.padding_mode, **fused
+        )
+    if isinstance(module, Conv1d):
+        return emit_conv1d(
             ctx, x, weight, bias, module.stride, module.padding, module.dilation, module.groups, module.padding_mode, **fused
         )
     if isinstance(module, ConvTranspose2d):

@@ -86,14 +86,15 @@ class Lowering:
         """An operand of a product as integers, and its scale: an activation, or an int8 constant."""
         return self.constant(value) if value.is_parameter else (value, self.scale(value))
 
-    def weight(self, value: Value) -> Value:
-        """The int8 form of a weight; layers that share a weight and its scales share this too."""
+    def weight(self, value: Value, *, rows: bool = False) -> Value:
+        """The int8 form of a weight, with a height of 1 for `rows`; layers that share a weight and its scales share this too."""
         quant = self.quant(value)
         if not value.is_parameter:
-            return value
+            return self.image(value) if rows else value
         key = id(value), quant
         if key not in self._weights:
             array = arithmetic.quantize_weight(constant_array(value), quant.scale, quant.axis)
+            array = array[:, :, None] if rows else array
             self._weights[key] = self.graph.add_parameter(f"{value.name}_int8", array, quant)
         return self._weights[key]
 
@@ -154,6 +155,12 @@ class Lowering:
         node.device, node.subgraph, node.support = Device.BPU, self.node.subgraph, self.node.support
         node.result.quant = quant
         return node.result
+
+    def image(self, value: Value) -> Value:
+        """Rows `[N,C,L]` as images of height 1."""
+        channels, length = self.shape(value)[1:]
+        name = f"{value.name}_image_of_{self.node.name}"
+        return self.insert("reshape", [value], {"shape": (0, channels, 1, length)}, name, self.quant(value))
 
     def become(self, op: str, operands: Sequence[Value | None], attributes: Mapping[str, Any]) -> None:
         """Turn the current node into `op`; its results keep names, uses and quantization, and get integer types."""

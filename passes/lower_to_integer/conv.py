@@ -45,12 +45,20 @@ def conv_like(node: Node, low: Lowering) -> None:
     if low.result_quant.dtype is DType.INT32:
         node.result.quant = high_precision_quant(node)
     acc = accumulator_scale(node)
-    int_weight = low.weight(weight)
+    rows = node.op.name != "linear" and len(low.shape(x)) == 3
+    int_weight = low.weight(weight, rows=rows)
     terms = _Terms(low, x, acc)
+    if rows:
+        x, residual = low.image(x), None if residual is None else low.image(residual)
     operands = [x, int_weight, terms.bias(bias), *terms.requant(), *terms.residual(residual)]
     attributes = {attr.name: node.attributes[attr.name] for attr in node.op.attributes if attr.name != "activation"}
     terms.prove(int_weight, weight_axis(node))
-    low.become(f"int_{node.op.name}", operands, {**attributes, **terms.attributes(), **_clip(node, low)})
+    attributes = {**attributes, **terms.attributes(), **_clip(node, low)}
+    if rows:
+        image = low.insert(f"int_{node.op.name}", operands, attributes, f"{node.name}_image", low.result_quant)
+        low.become("reshape", [image], {"shape": (0, *low.shape(node.result)[1:])})
+    else:
+        low.become(f"int_{node.op.name}", operands, attributes)
 
 
 class _Terms:

@@ -82,6 +82,12 @@ def convolution(transposed: bool) -> Callable[[Rng], Case]:
         attributes["activation"] = choose(rng, "none", "relu", "relu6")
         if transposed:
             attributes["output_padding"] = tuple(choose(rng, 0, s - 1) for s in stride)  # what runtimes allow
+        if rng.random() < 0.3:  # rows
+            x, weight = x[:, :, 0], weight[:, :, 0]
+            for name, plain in (("stride", 1), ("dilation", 1), ("output_padding", 0)):
+                if name in attributes:
+                    attributes[name] = (plain, attributes[name][1])
+            attributes["padding"] = (0, attributes["padding"][1], 0, attributes["padding"][3])
         operands = [x, weight, bias]
         if rng.random() < 0.5:
             op = "conv_transpose2d" if transposed else "conv2d"

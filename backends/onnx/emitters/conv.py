@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from hqc.backends.onnx.builder import Builder
-from hqc.backends.onnx.emitters._operands import operand_shape, operand_type
+from hqc.backends.onnx.emitters._operands import operand_shape, operand_type, shapes
 from hqc.backends.onnx.registry import emitter
 from hqc.ir import Node
+from hqc.ir.types import Shape
 
 
 def _finish(node: Node, b: Builder, result: str) -> str:
@@ -24,11 +25,16 @@ def _finish(node: Node, b: Builder, result: str) -> str:
     return result
 
 
+def as_image(shape: Shape) -> Shape:
+    """Three axes with a height of 1, four as they are."""
+    return (*shape[:2], 1, shape[2]) if len(shape) == 3 else shape
+
+
 def window(node: Node) -> dict[str, Any]:
     """The attributes ONNX's convolutions share."""
     attributes = node.attributes
     return {
-        "kernel_shape": list(operand_shape(node, 1)[2:]),
+        "kernel_shape": list(as_image(operand_shape(node, 1))[2:]),
         "strides": list(attributes["stride"]),
         "pads": list(attributes["padding"]),
         "dilations": list(attributes["dilation"]),
@@ -36,17 +42,27 @@ def window(node: Node) -> dict[str, Any]:
     }
 
 
+def _convolution(node: Node, b: Builder, onnx_op: str, **attributes: Any) -> str:
+    """A convolution of images; rows are images of height 1, which is what the chips' compilers take."""
+    x, weight, bias = b.operand(node, 0), b.operand(node, 1), b.optional(node, "bias")
+    given, result = shapes(node)
+    if len(given) == 4:
+        return _finish(node, b, b(onnx_op, x, weight, bias, **window(node), **attributes))
+    x = b("Reshape", x, b.ints(as_image(given), "image"))
+    kernel = as_image(operand_shape(node, 1))
+    weight = b.transformed(weight, lambda array: array.reshape(kernel), "image") or b("Reshape", weight, b.ints(kernel))
+    convolved = b(onnx_op, x, weight, bias, **window(node), **attributes)
+    return _finish(node, b, b("Reshape", convolved, b.ints(result, "rows")))
+
+
 @emitter("conv2d")
 def conv2d(node: Node, b: Builder) -> str:
-    x, weight, bias = b.operand(node, 0), b.operand(node, 1), b.optional(node, "bias")
-    return _finish(node, b, b("Conv", x, weight, bias, **window(node)))
+    return _convolution(node, b, "Conv")
 
 
 @emitter("conv_transpose2d")
 def conv_transpose2d(node: Node, b: Builder) -> str:
-    x, weight, bias = b.operand(node, 0), b.operand(node, 1), b.optional(node, "bias")
-    result = b("ConvTranspose", x, weight, bias, output_padding=list(node.attributes["output_padding"]), **window(node))
-    return _finish(node, b, result)
+    return _convolution(node, b, "ConvTranspose", output_padding=list(node.attributes["output_padding"]))
 
 
 @emitter("linear")

@@ -142,7 +142,12 @@ def _broadcast(shapes: Sequence[PartialShape | None]) -> PartialShape | None:
 
 @_rule("conv2d")
 def _conv(node: Node, shapes: Sequence[PartialShape | None]) -> list[PartialShape | None]:
-    x, weight = shapes[0] or (None,) * 4, shapes[1] or (None,) * 4
+    x, weight = shapes[0], shapes[1] or (None,) * 4
+    if len(weight) == 3 or (x is not None and len(x) == 3):  # rows
+        rows = x or (None,) * 3
+        _, width = _windows((1, rows[2]), (1, weight[2]), node)
+        return [(rows[0], weight[0], width)]
+    x = x or (None,) * 4
     return [(x[0], weight[0], *_windows(x[2:], weight[2:], node))]
 
 

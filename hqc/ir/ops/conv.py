@@ -5,6 +5,9 @@ The conv-like ops carry what fusion gives them: `residual` is added before the a
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from hqc.errors import ShapeError
 from hqc.ir.op import Attr, Attributes, OperandTypes, Trait, op
 from hqc.ir.ops._shapes import broadcast, first, present, require_rank, window_size
@@ -43,6 +46,31 @@ def check_extras(types: OperandTypes, result: Shape | None, channels: int) -> No
         raise ShapeError(f"the residual must have the result's shape {list(result)}, got {residual}")
 
 
+def of_rows(
+    infer: Callable[[Shape | None, Shape | None, Attributes], Shape | None],
+) -> Callable[[Shape | None, Shape | None, Attributes], Shape | None]:
+    """Rows `[N,C,L]` with a weight of rank 3 are images of height 1, and their result has rows again."""
+
+    @functools.wraps(infer)
+    def wrapped(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
+        if x is None or weight is None or len(x) != 3:
+            return infer(x, weight, attributes)
+        require_rank_of(weight, 3, "the weight")
+        result = infer(as_image(x), as_image(weight), attributes)
+        assert result is not None
+        if result[2] != 1:
+            raise ShapeError(f"a convolution of rows must leave their height of 1, got {result[2]}")
+        return (*result[:2], result[3])
+
+    return wrapped
+
+
+def as_image(shape: Shape) -> Shape:
+    """`[a,b,L]` with a height: `[a,b,1,L]`."""
+    return (*shape[:2], 1, shape[2])
+
+
+@of_rows
 def conv_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
     """`[N,C,H,W]` x `[O,C/groups,kh,kw]` -> `[N,O,H',W']`."""
     if x is None or weight is None:
@@ -58,6 +86,7 @@ def conv_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) ->
     return (x[0], weight[0], height, width)
 
 
+@of_rows
 def conv_transpose_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
     """`[N,C,H,W]` x `[C,O/groups,kh,kw]` -> `[N,O,H',W']`."""
     if x is None or weight is None:
@@ -99,9 +128,12 @@ def matmul_shape(a: Shape | None, b: Shape | None) -> Shape | None:
 
 @op("conv2d", operands="x, weight, bias?, residual?", attributes=(*CONV_ATTRIBUTES, ACTIVATION), traits={Trait.CONV_LIKE})
 def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """2-D convolution of `x[N,C,H,W]` with `weight[O,C/groups,kh,kw]`; a weight that is not a parameter is a runtime weight."""
+    """2-D convolution of `x[N,C,H,W]` with `weight[O,C/groups,kh,kw]`; a weight that is not a parameter is a runtime weight.
+
+    Rows `x[N,C,L]` with `weight[O,C/groups,k]` are images of height 1.
+    """
     x, weight = first(types), present(types, 1)
-    require_rank(x, (4,))
+    require_rank(x, (3, 4))
     shape = conv_shape(x.shape, weight.shape, attributes)
     check_extras(types, shape, 1)
     return [x.with_shape(shape)]
@@ -114,9 +146,9 @@ def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     traits={Trait.CONV_LIKE},
 )
 def conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """Transposed 2-D convolution of `x[N,C,H,W]` with `weight[C,O/groups,kh,kw]`."""
+    """Transposed 2-D convolution of `x[N,C,H,W]` with `weight[C,O/groups,kh,kw]`; rows `[N,C,L]` as in conv2d."""
     x, weight = first(types), present(types, 1)
-    require_rank(x, (4,))
+    require_rank(x, (3, 4))
     shape = conv_transpose_shape(x.shape, weight.shape, attributes)
     check_extras(types, shape, 1)
     return [x.with_shape(shape)]

@@ -1,6 +1,19 @@
 """Modules that train quantized: the twins of float modules, as prepare puts them into a model."""
 
-from hqc.nn.qat.conv import Conv2d, ConvAdd2d, ConvAddReLU2d, ConvAddReLU62d, ConvReLU2d, ConvReLU62d
+from hqc.nn.qat.conv import (
+    Conv1d,
+    Conv2d,
+    ConvAdd1d,
+    ConvAdd2d,
+    ConvAddReLU1d,
+    ConvAddReLU2d,
+    ConvAddReLU61d,
+    ConvAddReLU62d,
+    ConvReLU1d,
+    ConvReLU2d,
+    ConvReLU61d,
+    ConvReLU62d,
+)
 from hqc.nn.qat.conv_transpose import (
     ConvTranspose2d,
     ConvTransposeAdd2d,
@@ -27,9 +40,13 @@ from hqc.nn.qat.linear import Linear, LinearAdd, LinearAddReLU, LinearAddReLU6, 
 from hqc.nn.qat.stubs import DeQuantStub, QuantStub
 
 __all__ = [
+    "Conv1d",
     "Conv2d",
+    "ConvAdd1d",
     "ConvAdd2d",
+    "ConvAddReLU1d",
     "ConvAddReLU2d",
+    "ConvAddReLU61d",
     "ConvAddReLU62d",
     "ConvBn2d",
     "ConvBnAdd2d",
@@ -37,7 +54,9 @@ __all__ = [
     "ConvBnAddReLU62d",
     "ConvBnReLU2d",
     "ConvBnReLU62d",
+    "ConvReLU1d",
     "ConvReLU2d",
+    "ConvReLU61d",
     "ConvReLU62d",
     "ConvTranspose2d",
     "ConvTransposeAdd2d",

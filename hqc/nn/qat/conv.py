@@ -60,3 +60,44 @@ class ConvAddReLU62d(ConvAdd2d):
     """Convolution, plus a residual, ReLU6."""
 
     activation = "relu6"
+
+
+class Conv1d(QATLayer, nn.Conv1d):
+    """`[N,C,L]` -> `[N,O,L']`."""
+
+    float_class = nn.Conv1d
+    _arguments = staticmethod(Conv2d._arguments)
+
+    def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = self._conv_forward(x, weight, bias)
+        return result
+
+
+class ConvReLU1d(Conv1d):
+    """Convolution of rows, ReLU."""
+
+    activation = "relu"
+
+
+class ConvReLU61d(Conv1d):
+    """Convolution of rows, ReLU6."""
+
+    activation = "relu6"
+
+
+class ConvAdd1d(ResidualCalls, Conv1d):
+    """Convolution of rows, plus a residual."""
+
+    residual = True
+
+
+class ConvAddReLU1d(ConvAdd1d):
+    """Convolution of rows, plus a residual, ReLU."""
+
+    activation = "relu"
+
+
+class ConvAddReLU61d(ConvAdd1d):
+    """Convolution of rows, plus a residual, ReLU6."""
+
+    activation = "relu6"

@@ -33,6 +33,20 @@ def conv2d(
     groups: int,
     activation: str,
 ) -> torch.Tensor:
+    if x.ndim == 3:  # rows are images of height 1
+        lifted = None if residual is None else residual.unsqueeze(2)
+        image = conv2d(
+            x.unsqueeze(2),
+            weight.unsqueeze(2),
+            bias,
+            lifted,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            activation=activation,
+        )
+        return image.squeeze(2)
     top, left, bottom, right = padding
     if (top, left) == (bottom, right):
         amounts = (top, left)
@@ -54,6 +68,21 @@ def conv_transpose2d(
     groups: int,
     activation: str,
 ) -> torch.Tensor:
+    if x.ndim == 3:
+        lifted = None if residual is None else residual.unsqueeze(2)
+        image = conv_transpose2d(
+            x.unsqueeze(2),
+            weight.unsqueeze(2),
+            bias,
+            lifted,
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
+            dilation=dilation,
+            groups=groups,
+            activation=activation,
+        )
+        return image.squeeze(2)
     top, left, bottom, right = padding
     if (top, left) == (bottom, right):
         y = F.conv_transpose2d(x, weight, bias, tuple(stride), (top, left), tuple(output_padding), groups, tuple(dilation))

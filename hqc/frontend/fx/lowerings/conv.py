@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hqc.frontend.fx.context import LoweringContext, Operand
-from hqc.frontend.fx.lowerings._arguments import as_images, batched, pair, single
+from hqc.frontend.fx.lowerings._arguments import batched, pair, single
 from hqc.frontend.fx.lowerings.resizing import emit_pad
 from hqc.frontend.fx.registry import lower_function, lower_module
 from hqc.ir import QuantParams, Value
@@ -127,7 +127,7 @@ def conv2d(
 @lower_module(nn.Conv1d)
 def conv1d_module(ctx: LoweringContext, module: nn.Conv1d, input: Value) -> Value:
     m = module
-    return conv1d(ctx, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups, padding_mode=m.padding_mode)
+    return emit_conv1d(ctx, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups, m.padding_mode)
 
 
 @lower_function(torch.conv1d)
@@ -140,27 +140,55 @@ def conv1d(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
 ) -> Value:
-    """A 2-D convolution of height 1."""
-    kernel = _with_height(ctx, weight)
-    amount = padding if isinstance(padding, str) else (0, single(padding))
-
-    def convolve(image: Value, what: str | None) -> Value:
-        step, spread = (1, single(stride)), (1, single(dilation))
-        return _conv2d(ctx, image, kernel, bias, step, amount, spread, groups, padding_mode, "none", what=what)
-
-    return as_images(ctx, input, convolve)
+    return emit_conv1d(ctx, input, weight, bias, stride, padding, dilation, groups)
 
 
-def _with_height(ctx: LoweringContext, weight: Operand) -> Operand:
-    """`[O,C,K]` -> `[O,C,1,K]`, under the same name for a parameter of the model."""
-    if isinstance(weight, torch.Tensor):
-        return ctx.derived(weight, weight.unsqueeze(2))
-    assert isinstance(weight, Value)
-    sizes = ctx.sizes(weight)
-    return ctx.reshape(weight, (*sizes[:2], 1, sizes[2]), what="kernel")
+def emit_conv1d(
+    ctx: LoweringContext,
+    x: Value,
+    weight: Operand,
+    bias: Operand | None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    **fused: Any,
+) -> Value:
+    """A convolution of rows, which the IR has as one of images of height 1."""
+
+    def convolve(rows: Value, what: str | None) -> Value:
+        before, after = _row_pads(ctx, weight, padding, single(dilation))
+        if padding_mode != "zeros" and (before or after):
+            rows = emit_pad(ctx, rows, (0, 0, before), (0, 0, after), padding_mode, what="pad")
+            before = after = 0
+        return ctx.emit(
+            "conv2d",
+            rows,
+            weight,
+            bias,
+            fused.get("residual"),
+            what=what,
+            stride=(1, single(stride)),
+            padding=(0, before, 0, after),
+            dilation=(1, single(dilation)),
+            groups=groups,
+            activation=fused.get("activation", "none"),
+            quant=fused.get("quant"),
+        )
+
+    return batched(ctx, x, 3, convolve)
+
+
+def _row_pads(ctx: LoweringContext, weight: Operand, padding: Any, dilation: int) -> tuple[int, int]:
+    if padding == "valid":
+        return 0, 0
+    if padding == "same":
+        assert isinstance(weight, (torch.Tensor, Value))
+        total = dilation * (ctx.size(weight, 2) - 1)
+        return total // 2, total - total // 2
+    return single(padding), single(padding)
 
 
 @lower_module(nn.ConvTranspose2d)
@@ -246,14 +274,13 @@ def conv_transpose1d(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Value:
-    """A transposed 2-D convolution of height 1."""
-    kernel = _with_height(ctx, weight)
+    """A transposed convolution of rows, which the IR has as one of images of height 1."""
 
-    def convolve(image: Value, what: str | None) -> Value:
+    def convolve(rows: Value, what: str | None) -> Value:
         return ctx.emit(
             "conv_transpose2d",
-            image,
-            kernel,
+            rows,
+            weight,
             bias,
             what=what,
             stride=(1, single(stride)),
@@ -263,7 +290,7 @@ def conv_transpose1d(
             groups=groups,
         )
 
-    return as_images(ctx, input, convolve)
+    return batched(ctx, input, 3, convolve)
 
 
 @lower_module(nn.Linear)
