@@ -38,7 +38,7 @@ def result_quant(module: nn.Module | None) -> QuantParams | None:
 
 
 @lower_module(QATLayer)
-def qat_layer(ctx: LoweringContext, module: QATLayer, x: Value, *residual: Value) -> Value:
+def qat_layer(ctx: LoweringContext, module: QATLayer, input: Value, *residual: Value) -> Value:
     """Weights are named and kept as the user's (or as folded); their integers come from the scale when the IR is lowered."""
     tensor, bias = module.deployed_parameters()
     if tensor.data_ptr() == module.weight.data_ptr():
@@ -50,7 +50,7 @@ def qat_layer(ctx: LoweringContext, module: QATLayer, x: Value, *residual: Value
         "activation": module.activation,
         "quant": result_quant(module.activation_post_process),
     }
-    return _emit_layer(ctx, module, x, weight, offset, fused)
+    return _emit_layer(ctx, module, input, weight, offset, fused)
 
 
 def _emit_layer(

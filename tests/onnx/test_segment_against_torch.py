@@ -84,6 +84,18 @@ UNARY: dict[str, tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]] 
     "ceil": ({}, torch.ceil),
     "round": ({}, torch.round),
     "sign": ({}, torch.sign),
+    "trunc": ({}, torch.trunc),
+    "exp2": ({}, torch.exp2),
+    "expm1": ({}, torch.expm1),
+    "sinh": ({}, torch.sinh),
+    "cosh": ({}, torch.cosh),
+    "asinh": ({}, torch.asinh),
+    "log_sigmoid": ({}, F.logsigmoid),
+    "celu": ({"alpha": 0.7}, lambda x: F.celu(x, 0.7)),
+    "hardshrink": ({"bound": 0.5}, lambda x: F.hardshrink(x, 0.5)),
+    "softshrink": ({"bound": 0.7}, lambda x: F.softshrink(x, 0.7)),
+    "tanhshrink": ({}, F.tanhshrink),
+    "threshold": ({"bound": 0.5, "value": -2.0}, lambda x: F.threshold(x, 0.5, -2.0)),
     "identity": ({}, lambda x: x),
     "dropout": ({}, lambda x: x),
 }
@@ -96,9 +108,15 @@ def test_one_input_function(op: str) -> None:
     close(run_op(op, [x], attributes)[0], reference(t(x)), 1e-5 if op == "tan" else 2e-6)
 
 
-@pytest.mark.parametrize("op", ["log", "sqrt", "rsqrt", "reciprocal"])
+@pytest.mark.parametrize("op", ["log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal"])
 def test_function_of_positive_input(op: str) -> None:
     x = rand(2, 7, low=0.1, high=4.0)
+    close(run_op(op, [x])[0], getattr(torch, op)(t(x)))
+
+
+@pytest.mark.parametrize("op", ["asin", "acos", "atanh", "acosh"])
+def test_function_of_a_narrow_domain(op: str) -> None:
+    x = rand(2, 7, low=-0.95, high=0.95) + (2 if op == "acosh" else 0)
     close(run_op(op, [x])[0], getattr(torch, op)(t(x)))
 
 
@@ -199,6 +217,17 @@ def test_conv2d(activation: str, residual: bool, runtime_weight: bool) -> None:
     attributes = {"stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2), "groups": 2, "activation": activation}
     inputs = [x, w, bias, r] if residual else [x, w, bias]
     close(run_op("conv2d", inputs, attributes, (2,) if runtime_weight else (1, 2))[0], expected)
+
+
+@pytest.mark.parametrize("parameters", [(1, 2), ()])
+def test_convolutions_of_rows(parameters: tuple[int, ...]) -> None:
+    x, w, bias = rand(2, 4, 9), rand(6, 2, 3, seed=1), rand(6, seed=2)
+    expected = F.relu(F.conv1d(F.pad(t(x), (0, 2)), t(w), t(bias), stride=2, dilation=2, groups=2))
+    attributes = {"stride": (1, 2), "padding": (0, 0, 0, 2), "dilation": (1, 2), "groups": 2, "activation": "relu"}
+    close(run_op("conv2d", [x, w, bias], attributes, parameters)[0], expected)
+    expected = F.conv_transpose1d(t(x), t(rand(4, 3, 3, seed=1)), t(bias), stride=2, padding=1, output_padding=1, groups=2)
+    attributes = {"stride": (1, 2), "padding": (0, 1, 0, 1), "output_padding": (0, 1), "groups": 2}
+    close(run_op("conv_transpose2d", [x, rand(4, 3, 3, seed=1), bias], attributes, parameters)[0], expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])

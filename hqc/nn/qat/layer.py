@@ -150,11 +150,11 @@ class QATLayer(nn.Module):
         result: Tensor = self.activation_post_process(y)
         return result
 
-    def forward(self, x: Tensor, *residual: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *residual: Tensor) -> Tensor:
         if len(residual) != self.residual:
             takes = "an input and a residual" if self.residual else "one input"
             raise InputError(f"{type(self).__name__} takes {takes}, got {1 + len(residual)} tensors")
-        y = self._linear_part(x)
+        y = self._linear_part(input)
         return self._finish(y + residual[0] if residual else y)
 
 
