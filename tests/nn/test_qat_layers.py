@@ -37,12 +37,15 @@ def float_layer(cls: type[QATLayer], bias: bool = True, groups: int = 1) -> nn.M
     torch.manual_seed(0)
     if cls.float_class is nn.Linear:
         return nn.Linear(4, 6, bias=bias)
+    if cls.float_class is nn.Conv1d:
+        return nn.Conv1d(4, 6, 3, stride=2, padding=1, bias=bias, groups=groups)
     return cls.float_class(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), bias=bias, groups=groups)
 
 
 def input_for(cls: type[QATLayer]) -> torch.Tensor:
     torch.manual_seed(1)
-    return torch.randn(3, 4) if cls.float_class is nn.Linear else torch.randn(3, 4, 9, 8)
+    sizes = {nn.Linear: (3, 4), nn.Conv1d: (3, 4, 9)}.get(cls.float_class, (3, 4, 9, 8))
+    return torch.randn(sizes)
 
 
 def quantized_weight(weight: torch.Tensor, axis: int) -> torch.Tensor:
@@ -301,7 +304,8 @@ def test_mapping_accepts_exact_classes_only() -> None:
 
     assert qat_module.accepts(nn.Conv2d(1, 1, 1))
     assert not qat_module.accepts(Mine(1, 1, 1))
-    assert not qat_module.accepts(nn.Conv1d(1, 1, 1))
+    assert qat_module.accepts(nn.Conv1d(1, 1, 1))
+    assert not qat_module.accepts(nn.Conv3d(1, 1, 1))
     assert not qat_module.accepts(qat.Conv2d(1, 1, 1, qconfig=QCONFIG, march=BAYES))
 
 

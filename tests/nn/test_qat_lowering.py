@@ -27,7 +27,7 @@ from hqc.quantization.off_grid import OffGridFakeQuantize
 
 BAYES = get_spec("bayes")
 QCONFIG = get_default_qat_qconfig()
-OPS = {nn.Conv2d: "conv2d", nn.ConvTranspose2d: "conv_transpose2d", nn.Linear: "linear"}
+OPS = {nn.Conv1d: "conv2d", nn.Conv2d: "conv2d", nn.ConvTranspose2d: "conv_transpose2d", nn.Linear: "linear"}
 
 
 def lowered(model: nn.Module, *inputs: torch.Tensor, run: bool = True) -> Graph:
@@ -62,7 +62,7 @@ def test_layer_lowers_to_one_op_with_scales(cls: type[QATLayer]) -> None:
     if parts:
         parts["bn"].running_mean.normal_()
         parts["bn"].running_var.uniform_(0.5, 2)
-    x = torch.randn(2, 4) if kind is nn.Linear else torch.randn(2, 4, 6, 6)
+    x = torch.randn({nn.Linear: (2, 4), nn.Conv1d: (2, 4, 6)}.get(kind, (2, 4, 6, 6)))
     graph = lowered(Fused(layer), x)
     found = node(graph, OPS[kind])
     weight, bias = layer.deployed_parameters()

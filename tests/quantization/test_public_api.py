@@ -32,6 +32,7 @@ NAMES = {
             *(
                 f"{layer}{add}{activation}{rank}"
                 for layer, rank in (
+                    ("Conv", "1d"),
                     ("Conv", "2d"),
                     ("ConvBn", "2d"),
                     ("ConvTranspose", "2d"),
