@@ -33,7 +33,7 @@ class Function2(Function):
 
 
 def lower_model(model: nn.Module, *inputs: Any) -> LoweredModel:
-    return lower_graph_module(trace(model), inputs or None)
+    return lower_graph_module(trace(model, inputs or None), inputs or None)
 
 
 def lowered_ops(model: nn.Module, *inputs: Any) -> list[str]:

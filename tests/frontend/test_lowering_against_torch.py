@@ -282,15 +282,3 @@ def test_recurrent_module_is_one_opaque_node_with_its_results() -> None:
     lowered = check(Model(), torch.randn(2, 4, 12))
     assert next(iter(lowered.graph.nodes)).op.name == "opaque"
     assert len(next(iter(lowered.graph.nodes)).results) == 3
-
-
-def test_multi_head_attention_runs_as_it_is() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.attention(x, x, x, need_weights=False)[0] + x
-
-    check(Model(), torch.randn(2, 4, 12))

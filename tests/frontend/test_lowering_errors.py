@@ -48,7 +48,7 @@ REFUSED: dict[str, tuple[str, type[HqcError], str]] = {
     ),
     "half": ("return x.half()", LoweringError, "half (user_net.py:3): the IR has no element type for torch.float16"),
     "value": ("return x * x.sum().item()", LoweringError, "item (user_net.py:3): .item() needs the values of a tensor"),
-    "attribute": ("return x.names", LoweringError, "the attribute .names of a tensor is not supported"),
+    "attribute": ("return x.nbytes", LoweringError, "the attribute .nbytes of a tensor is not supported"),
     "softmax_without_dim": ("return F.softmax(x)", LoweringError, "softmax without dim is ambiguous"),
     "dynamic_result": ("return x[x > 0].view(4, 7)", HqcError, "user_net.py:3"),
     "shapes": ("y = x[:, :3]\nreturn x + y", ShapeError, "user_net.py:4"),

@@ -24,6 +24,7 @@ from hqc.frontend.fx.autograd_functions import open_autograd_functions
 from hqc.frontend.fx.examples import argument_examples
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, class_name, types_along, user_source
+from hqc.frontend.fx.opened import opened_forward
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
 from hqc.frontend.fx.proxies import BUILTINS, RecordingProxy, find_proxy, record_factories, recorded, shape_slice_length
 from hqc.frontend.fx.rewriting import Rewriter
@@ -265,19 +266,28 @@ class HqcTracer(fx.Tracer):
             self._stack.pop()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if getattr(type(m), "_hqc_leaf", False) or is_stub(m) or is_library_module(m):
-            return True
-        return isinstance(m, self._leaf_types) or module_qualified_name in self._leaf_paths or id(m) in self._leaf_ids
+        return is_stub(m) or is_library_module(m) or self._asked_for_leaf(m, module_qualified_name)
+
+    def _asked_for_leaf(self, m: nn.Module, path: str) -> bool:
+        declared = bool(getattr(type(m), "_hqc_leaf", False))
+        return declared or isinstance(m, self._leaf_types) or path in self._leaf_paths or id(m) in self._leaf_ids
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path = self.path_of_module(m)
-        if not self.is_leaf_module(m, path):
+        opened = self._opened(m, path, (*args, *kwargs.values()))
+        if opened is None and not self.is_leaf_module(m, path):
             self.called_classes[type(m)] = None
         self._stack.append(path)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            return super().call_module(m, forward, args, kwargs) if opened is None else opened(m, *args, **kwargs)
         finally:
             self._stack.pop()
+
+    def _opened(self, m: nn.Module, path: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
+        """What runs in place of a library module's forward, where the user did not ask for a leaf and ranks are known."""
+        if self._asked_for_leaf(m, path) or not args or not isinstance(args[0], fx.Proxy):
+            return None
+        return opened_forward(m) if isinstance(self.known.of(args[0].node), torch.Tensor) else None
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
