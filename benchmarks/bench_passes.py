@@ -22,8 +22,8 @@ from hqc.ir.types import DType
 from hqc.ir.verifier import verify
 from hqc.march import get_spec
 from hqc.passes import PassContext, parse_pipeline
-from hqc.passes.default import explain_pipeline
 from hqc.passes.pipeline import PassPipeline
+from hqc.workflow.pipelines import explain_pipeline
 
 SHAPE = (1, 8, 16, 16)
 SKIP = 500

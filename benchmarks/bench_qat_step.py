@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from benchmarks.models.resnet import resnet18
-from hqc.march import March
 from hqc.nn import QuantStub
 from hqc.quantization import get_default_qat_qconfig
+from hqc.workflow.options import CompileOptions
 from hqc.workflow.prepare import prepare
 
 SHAPE = (8, 3, 64, 64)
@@ -72,9 +72,10 @@ def main() -> None:
     count = parser.parse_args().steps
     network = resnet18()
     ours = prepare(
-        Stubbed(copy.deepcopy(network)), {"": get_default_qat_qconfig()}, march=March.BAYES, optimize_graph=False, hybrid=True,
-        hybrid_dict=None, example_inputs=torch.rand(SHAPE), kind="qat",
-    )  # fmt: skip
+        Stubbed(copy.deepcopy(network)),
+        CompileOptions("bayes", form="qat", qconfig={"": get_default_qat_qconfig()}),
+        torch.rand(SHAPE),
+    )
     steps = {"float32": step_of(copy.deepcopy(network)), "hqc QAT": step_of(ours)}
     peer = torch_qat(network)
     if peer is not None:

@@ -13,19 +13,22 @@ if TYPE_CHECKING:
     from hqc.frontend.fx import lower
     from hqc.march import March, get_march, set_march
     from hqc.workflow.compile import Compiled, compile
+    from hqc.workflow.explain import Explanation, explain
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Compiled": "hqc.workflow.compile",
+    "Explanation": "hqc.workflow.explain",
     "HqcError": "hqc.errors",
     "March": "hqc.march",
     "compile": "hqc.workflow.compile",
+    "explain": "hqc.workflow.explain",
     "get_march": "hqc.march",
     "lower": "hqc.frontend.fx",
     "set_march": "hqc.march",
 }
-__all__ = ["Compiled", "HqcError", "March", "compile", "get_march", "lower", "set_march"]
+__all__ = ["Compiled", "Explanation", "HqcError", "March", "compile", "explain", "get_march", "lower", "set_march"]
 
 
 def __getattr__(name: str) -> Any:

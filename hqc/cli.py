@@ -22,6 +22,7 @@ from hqc.march import March
 if TYPE_CHECKING:
     from hqc.ir import Graph
     from hqc.workflow.compile import Compiled
+    from hqc.workflow.options import Form
 
 MARCHES = tuple(march.value for march in March)
 FLAVOURS = ("horizon", "runnable", "qdq", "integer")
@@ -198,23 +199,32 @@ def compile_command(
 @bpu_option
 @click.option("--all", "everything", is_flag=True, help="List BPU operations too.")
 @click.option("--thresholds", is_flag=True, help="What sending small BPU subgraphs to the CPU would give (needs --march).")
+@click.option(
+    "--form",
+    type=click.Choice(("ptq", "qat", "calibration")),
+    default="ptq",
+    show_default=True,
+    help="ptq: as hqc.compile does it; qat, calibration: as prepare_qat_fx, prepare_calibration_fx do (needs --march).",
+)
 def explain(
     model: str, march: str | None, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], everything: bool,
-    thresholds: bool,
+    thresholds: bool, form: Form,
 ) -> None:  # fmt: skip
     """Where every operation runs, why, and what would have to change. Needs no training and no data."""
-    from hqc.analysis.explain import compare, planned_graph, threshold_table
+    import hqc
+    from hqc.analysis.explain import threshold_table
     from hqc.analysis.user_files import example_inputs, load_model
     from hqc.metrics.advice import advice
-    from hqc.metrics.placement import placement_report
+    from hqc.workflow.explain import compare
+    from hqc.workflow.options import CompileOptions
 
-    if march is None and (everything or thresholds):
-        raise click.UsageError("--all and --thresholds are about one chip family; give --march")
+    if march is None and (everything or thresholds or form != "ptq"):
+        raise click.UsageError("--all, --thresholds and --form are about one chip family; give --march")
     module, default = load_model(model)
     inputs = example_inputs(shapes, default)
     wishes = hybrid_dict(on_cpu, on_bpu)
     if march is None:
-        comparison = compare(module, inputs, wishes)
+        comparison = compare(module, inputs, CompileOptions.of(MARCHES[0], hybrid_dict=wishes))
         show(comparison.table())
         if comparison.differences:
             show(comparison.difference_table())
@@ -222,18 +232,19 @@ def explain(
             say("Every operation runs on the same device on all of them.")
         say("For the reasons on one of them, and what would change them: add --march.")
         return
-    graph = planned_graph(module, inputs, march, wishes)
-    report = placement_report(graph)
+    explanation = hqc.explain(module, inputs, march=march, form=form, hybrid_dict=wishes)
+    report = explanation.placement
     show(report.table(everything=everything))
     say(report.summary())
-    if steps := advice(graph):
+    say(explanation.shown)
+    if steps := advice(explanation.graph):
         say("\nWhat would help most:")
         for number, step in enumerate(steps, start=1):
             say(f"{number}. {step}")
     elif report.totals.cpu_nodes:
         say("\nNo single change brings more multiply-accumulates to the BPU or saves a crossing.")
     if thresholds:
-        show(threshold_table(graph))
+        show(threshold_table(explanation.graph))
 
 
 @main.command(short_help="Run passes on IR text.")

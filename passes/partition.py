@@ -94,22 +94,24 @@ def partition_summary(
 ) -> list[PartitionSummary]:
     """What `(min_macs, min_nodes)` pairs would give on a graph with support, which is left as it is.
 
-    `crossings`: values that pass from one device to the other, counted once per direction.
+    `crossings`: values that pass from one device to the other, counted once per direction; what the model takes and returns is
+    the CPU's.
     """
-    nodes = list(graph.nodes)
     return [
-        _summary(nodes, Partition(horizontal_merge=horizontal_merge, min_macs=min_macs, min_nodes=min_nodes))
+        _summary(graph, Partition(horizontal_merge=horizontal_merge, min_macs=min_macs, min_nodes=min_nodes))
         for min_macs, min_nodes in thresholds
     ]
 
 
-def _summary(nodes: Sequence[Node], settings: Partition) -> PartitionSummary:
+def _summary(graph: Graph, settings: Partition) -> PartitionSummary:
+    nodes = list(graph.nodes)
     split = _split(nodes, settings)
     on_bpu = {node for node, number in zip(nodes, split.subgraphs, strict=True) if number is not None}
-    crossings = 0
+    crossings = sum(any(user in on_bpu for user in value.users) for value in graph.inputs)
     for node in nodes:
+        here = node in on_bpu
         for value in node.results:
-            crossings += any((user in on_bpu) != (node in on_bpu) for user in value.users)
+            crossings += (here and graph.is_output(value)) or any((user in on_bpu) != here for user in value.users)
     computing = [node for node in nodes if not node.op.has(Trait.BOUNDARY)]
     return PartitionSummary(
         settings.min_macs,

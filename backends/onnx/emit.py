@@ -55,7 +55,7 @@ def _check_stage(graph: Graph, flavour: str) -> None:
     if graph.stage != wanted:
         raise ExportError(
             f"flavour {flavour} is emitted from a graph at stage {wanted}, this one is at stage {graph.stage}; run "
-            f"hqc.passes.default.deploy_pipeline(integer={wanted == 'integer'}) on it"
+            f"hqc.workflow.pipelines.deploy_pipeline(integer={wanted == 'integer'}) on it"
         )
 
 

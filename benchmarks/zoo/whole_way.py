@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import hqc
-from hqc.analysis.explain import plan
 from hqc.march import set_march
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.quantization import (
@@ -107,7 +106,7 @@ def _post_training(entry: ZooEntry, march: str, folder: Path, report: Report) ->
     with torch.no_grad():
         expected = network(*inputs)
     with report.step("explain"):
-        if not plan(network, inputs, march).rows:
+        if not hqc.explain(network, inputs, march=march).placement.rows:
             raise WayError("explain shows no operation")
     with report.step("compile"):
         compiled = hqc.compile(network, inputs, march=march, calibration_data=calibration)

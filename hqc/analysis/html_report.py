@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hqc.analysis.compare import random_inputs
 from hqc.analysis.layers import layer_errors
+from hqc.backends.onnx.verify import sample_arrays
 from hqc.errors import InputError
 from hqc.files import write_file
 from hqc.metrics.advice import advice
@@ -31,9 +31,8 @@ def write_report(compiled: Compiled, path: str | os.PathLike[str]) -> Path:
 
 
 def _facts(compiled: Compiled) -> dict[str, Any]:
-    arrays = [tensor.numpy() for tensor in random_inputs(compiled, 1)]
-    names = [value.name for value in compiled.graph.inputs]
-    errors = {row.name: row for row in layer_errors(compiled.deployment.with_batch(1), dict(zip(names, arrays, strict=True)))}
+    arrays = sample_arrays(compiled.graph, None)
+    errors = {row.name: row for row in layer_errors(compiled.deployment, arrays)}
     placement = compiled.placement
     scales = [
         (

@@ -17,7 +17,7 @@ from torch import nn
 
 from hqc.errors import HqcError, InputError
 from hqc.near_names import suggest
-from hqc.workflow.prepared import as_tuple
+from hqc.workflow.arguments import as_tuple
 
 Array = npt.NDArray[Any]
 

@@ -1,7 +1,7 @@
 """Where every operation of a partitioned graph runs, why, what would change it, and what crosses between the devices.
 
-Pure functions of the IR: no torch, no model. `placement_report` reads one graph, `compare_marches` places one lowered graph on
-all four chips.
+Pure functions of the IR: no torch, no model. `placement_report` reads one graph, `MarchComparison` holds the reports of several
+chips.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from rich.text import Text
 from hqc.errors import InputError
 from hqc.ir import Device, Graph, Node, Reason, Trait, Value
 from hqc.ir.costs import macs
-from hqc.march import all_specs
-from hqc.march.spec import MarchSpec
 from hqc.near_names import suggest
-from hqc.passes.base import PassContext
-from hqc.passes.default import explain_pipeline
-from hqc.passes.overrides import Override
 from hqc.passes.partition import plural
 
 
@@ -343,16 +338,3 @@ class MarchComparison:
 
 def _devices(report: PlacementReport) -> dict[str, str]:
     return {name: row.device for row in report.rows for name in (row.origin or (row.name,))}
-
-
-def compare_marches(
-    graph: Graph, *, overrides: tuple[Override, ...] = (), specs: Iterable[MarchSpec] | None = None
-) -> MarchComparison:
-    """Place a lowered float graph on every march (default: all four); the graph itself is not changed."""
-    reports = []
-    for spec in specs if specs is not None else all_specs():
-        twin = graph.clone()
-        twin.march = spec.name
-        explain_pipeline().run(twin, PassContext(spec, overrides=overrides))
-        reports.append(placement_report(twin))
-    return MarchComparison(tuple(reports))

@@ -20,9 +20,10 @@ from hqc.backends import onnx
 from hqc.errors import ExportError, InputError
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.quantization.state import FakeQuantState, set_fake_quantize
+from hqc.workflow.arguments import as_numpy, as_tuple, to_meta
 from hqc.workflow.convert import QuantizedGraphModule
-from hqc.workflow.deploy import as_numpy, deploy
-from hqc.workflow.prepared import ObservedGraphModule, as_tuple, to_meta
+from hqc.workflow.deploy import deploy
+from hqc.workflow.prepared import ObservedGraphModule
 
 logger = logging.getLogger("hqc")
 

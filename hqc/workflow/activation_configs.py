@@ -22,6 +22,11 @@ class ActivationConfigs:
     table: QConfigTable
     qconfigs: dict[str, QConfig]
 
+    def at(self, fx_node: fx.Node) -> QConfig | None:
+        """The qconfig in force at one operation; None when nothing covers it."""
+        entry = self.table.member(fx_node.name)
+        return None if entry is None else self.qconfigs[entry.key]
+
     @property
     def without_activation(self) -> frozenset[str]:
         """FX names of operations whose qconfig has no activation entry."""

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from hqc.errors import CalibrationError
 from hqc.quantization.state import FakeQuantState, set_fake_quantize
-from hqc.workflow.prepared import as_tuple
+from hqc.workflow.arguments import as_tuple
 
 Progress = Callable[[int, "int | None"], None]
 

@@ -7,47 +7,57 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from hqc.backends import bpu
-from hqc.errors import InputError, ShapeError
+from hqc.errors import InputError
+from hqc.frontend.fx.structures import map_structure
 from hqc.ir import Graph
-from hqc.march import March, get_spec
+from hqc.march import March
 from hqc.metrics.placement import PlacementReport, placement_report
 from hqc.passes.base import Remark
-from hqc.quantization.qconfig import get_default_qconfig
+from hqc.workflow.arguments import as_tuple, tensors_of
 from hqc.workflow.calibration import Progress, as_float32, calibrate
-from hqc.workflow.deploy import Deployment, as_numpy, deploy
+from hqc.workflow.deploy import Deployment, deploy
+from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
 from hqc.workflow.prepare import prepare
-from hqc.workflow.prepared import ObservedGraphModule, as_tuple
+from hqc.workflow.prepared import ObservedGraphModule
+from hqc.workflow.runner import Runner, as_arrays
 
 Array = npt.NDArray[Any]
 
 
-@dataclass
 class Compiled:
-    """A compiled model. `graph`: the scaled IR; `integer_graph`: what the simulator runs; `prepared`: the fake-quant torch model."""
+    """A compiled model. `prepared`: the fake-quant torch model; `deployment`: what the back ends take."""
 
-    prepared: ObservedGraphModule
-    deployment: Deployment
-    march: str
-    dump_dir: Path | None = None
-    _programs: dict[int, bpu.Program] = field(default_factory=dict, repr=False)
+    def __init__(self, prepared: ObservedGraphModule, deployment: Deployment, dump_dir: Path | None = None) -> None:
+        self.prepared = prepared
+        self.deployment = deployment
+        self.dump_dir = dump_dir
+        self.runner = Runner(prepared, deployment)
+
+    @property
+    def options(self) -> CompileOptions:
+        """What the user asked for."""
+        return self.prepared.preparation.options
+
+    @property
+    def march(self) -> str:
+        return self.options.march
 
     @property
     def graph(self) -> Graph:
+        """The scaled IR."""
         return self.deployment.scaled
 
     @property
     def integer_graph(self) -> Graph:
+        """The IR that the simulator runs."""
         return self.deployment.integer
 
     @property
@@ -70,23 +80,18 @@ class Compiled:
         Any batch size; a program is compiled once per size and kept. One output is returned bare, several in the structure
         that the model returns.
         """
-        arrays = self._arrays(inputs)
-        program = self._program(arrays)
-        results = program.run(dict(zip(program.input_names, arrays, strict=True)))
-        return self._restore([results[name] for name in program.output_names])
+        return self.runner.run(inputs)
 
     def fake_quant(self, *inputs: Any) -> Any:
         """The fake-quantized torch model's outputs as NumPy arrays: what training sees."""
+        device = next((p.device for p in self.prepared.parameters()), torch.device("cpu"))
+        arguments = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), self.runner.arguments(inputs))
         with torch.no_grad():
-            tensors = [torch.as_tensor(array) for array in self._arrays(inputs)]
-            outputs = self.prepared(*tensors)
-        return pytree.tree_map(lambda x: x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x, outputs)
+            return as_arrays(self.prepared(*arguments))
 
     def profile(self, *inputs: Any) -> Any:
         """Time, MACs and bytes per node of one simulated run."""
-        arrays = self._arrays(inputs)
-        program = self._program(arrays)
-        return program.profile(dict(zip(program.input_names, arrays, strict=True)))
+        return self.runner.profile(inputs)
 
     def export(
         self,
@@ -107,7 +112,7 @@ class Compiled:
         from hqc.backends import onnx
 
         graph = self.integer_graph if flavour == "integer" else self.graph
-        reference = self._simulated if flavour == "integer" else self._fake_quantized
+        reference = self.runner.run_named if flavour == "integer" else self._fake_quantized
         return onnx.export(
             graph,
             path,
@@ -125,43 +130,10 @@ class Compiled:
         return write_report(self, path)
 
     def _fake_quantized(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        leaves = pytree.tree_leaves(self.fake_quant(*inputs.values()))
-        return dict(zip(self.graph.output_names, leaves, strict=True))
-
-    def _simulated(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return self._program(list(inputs.values())).run(inputs)
-
-    def _arrays(self, inputs: Sequence[Any]) -> list[Array]:
-        leaves = [leaf for leaf in pytree.tree_leaves(list(inputs)) if leaf is not None]
-        values = self.graph.inputs
-        if len(leaves) != len(values):
-            raise InputError(f"the model takes {len(values)} input(s) ({', '.join(v.name for v in values)}), got {len(leaves)}")
-        arrays = [as_numpy(leaf, value.name) for leaf, value in zip(leaves, values, strict=True)]
-        for array, value in zip(arrays, values, strict=True):
-            if value.shape is not None and (array.ndim != len(value.shape) or array.shape[1:] != value.shape[1:]):
-                raise ShapeError(
-                    f"input {value.name} has shape {list(array.shape)}, the model was compiled for {list(value.shape)} "
-                    "(only the batch may differ)"
-                )
-        return [
-            array.astype(np.float32) if value.type.dtype.is_float and array.dtype != np.float32 else array
-            for array, value in zip(arrays, values, strict=True)
-        ]
-
-    def _program(self, arrays: Sequence[Array]) -> bpu.Program:
-        sizes = {array.shape[0] for array in arrays if array.ndim}
-        if len(sizes) > 1:
-            raise ShapeError(f"inputs disagree about the batch size: {', '.join(str(list(a.shape)) for a in arrays)}")
-        batch = sizes.pop() if sizes else 1
-        if batch not in self._programs:
-            deployment = self.deployment.with_batch(batch)
-            self._programs[batch] = bpu.compile(deployment.integer, opaque=deployment.opaque)
-        return self._programs[batch]
-
-    def _restore(self, results: list[Array]) -> Any:
-        output = next(node for node in self.prepared.graph.nodes if node.op == "output").args[0]
-        _, spec = pytree.tree_flatten(output)
-        return pytree.tree_unflatten(results, spec)
+        arrays = iter(inputs.values())
+        planned = self.prepared.preparation.inputs
+        arguments = map_structure(planned, lambda leaf: next(arrays) if isinstance(leaf, torch.Tensor) else leaf)
+        return dict(zip(self.graph.output_names, tensors_of(self.fake_quant(*arguments)), strict=True))
 
 
 def compile(
@@ -176,38 +148,46 @@ def compile(
     optimize_graph: bool = True,
     min_macs: float = 0.0,
     min_nodes: int = 0,
+    cat_policy: CatPolicy = "output",
+    conflict_policy: ConflictPolicy = "requantize",
+    edits: Sequence[Edit] = (),
     dump_dir: str | os.PathLike[str] | None = None,
     progress: Progress | bool = False,
 ) -> Compiled:
     """Quantize a float model after training and compile it for a march.
 
     `model`: a float torch module in any mode; left untouched. `example_inputs`: a tensor or tuple of tensors that fixes the
-    shapes. `march`: `bernoulli`, `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array or a
-    tuple of positional inputs; at least one, all finite. `hybrid_dict`: operations to place (see docs/placement.md).
-    `qconfig_dict`: observers per module as for prepare_qat_fx; default: min-max. `optimize_graph`: members of a shared-scale
-    group share one observer. `min_macs`, `min_nodes`: BPU subgraphs with less go to the CPU, with the reason. `dump_dir`:
-    write the IR after every pass there. `progress`: True for a progress bar, or a callable that gets `(batches done, total)`.
+    shapes. `march`: `bernoulli`, `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array, a tuple of
+    positional inputs or a dict of inputs by name; at least one, all finite. `hybrid_dict`: operations to place (see
+    docs/placement.md). `hybrid`: without it, an operation that the BPU cannot run is an error. `qconfig_dict`: observers per module as
+    for prepare_qat_fx; default: min-max. `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`:
+    BPU subgraphs with less go to the CPU, with the reason. `cat_policy`: `output` or `largest`, which scale a cat takes that
+    cannot requantize. `conflict_policy`: `requantize` or `error` where a result was observed with another scale than it keeps. `edits`:
+    passes of your own, from `hqc.workflow.pipelines.edit`. `dump_dir`: write the IR after every pass there. `progress`: True for a
+    progress bar, or a callable that gets `(batches done, total)`.
     """
-    spec = get_spec(march)
+    options = CompileOptions.of(
+        march,
+        hybrid=hybrid,
+        hybrid_dict=hybrid_dict,
+        qconfig=qconfig_dict or None,
+        optimize_graph=optimize_graph,
+        min_macs=min_macs,
+        min_nodes=min_nodes,
+        cat_policy=cat_policy,
+        conflict_policy=conflict_policy,
+        edits=tuple(edits),
+    )
+    if not isinstance(model, nn.Module):
+        raise InputError(f"hqc.compile needs a torch.nn.Module, got {type(model).__name__}")
     inputs = as_tuple(example_inputs)
     if not inputs:
         raise InputError("hqc.compile needs example_inputs: a tensor or a tuple of tensors")
     inputs = tuple(pytree.tree_map(as_float32, list(inputs)))
-    prepared = prepare(
-        model,
-        dict(qconfig_dict) if qconfig_dict else {"": get_default_qconfig()},
-        march=March(spec.name),
-        optimize_graph=optimize_graph,
-        hybrid=hybrid,
-        hybrid_dict=hybrid_dict,
-        example_inputs=inputs,
-        kind="ptq",
-        min_macs=min_macs,
-        min_nodes=min_nodes,
-        dump_dir=None if dump_dir is None else Path(dump_dir) / "prepare",
-    )
+    dumps = None if dump_dir is None else Path(dump_dir)
+    prepared = prepare(model, options, inputs, dump_dir=None if dumps is None else dumps / "prepare")
     prepared.eval()
     calibrate(prepared, calibration_data, progress=progress)
-    deployment = deploy(prepared, inputs, dump_dir=None if dump_dir is None else Path(dump_dir) / "deploy")
+    deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
     deployment.remarks[:0] = prepared.preparation.remarks
-    return Compiled(prepared, deployment, spec.name, None if dump_dir is None else Path(dump_dir))
+    return Compiled(prepared, deployment, dumps)

@@ -6,15 +6,14 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from hqc.backends.bpu import Program, compile
 from hqc.errors import InputError
-from hqc.workflow.deploy import Deployment, as_numpy, check_ready, deploy
+from hqc.workflow.arguments import tensors_of
+from hqc.workflow.deploy import Deployment, check_ready, deploy
 from hqc.workflow.prepared import ObservedGraphModule
+from hqc.workflow.runner import Runner, as_tensors
 
 
 class QuantizedGraphModule(nn.Module):
@@ -25,50 +24,27 @@ class QuantizedGraphModule(nn.Module):
 
     def __init__(self, prepared: ObservedGraphModule, deployment: Deployment | None) -> None:
         super().__init__()
-        self._prepared = [prepared]  # in a list: not a submodule, so that the converted model has no float parameters
-        self._deployment = deployment
-        self._programs: dict[tuple[tuple[int, ...], ...], Program] = {}
-        output = next(node for node in prepared.graph.nodes if node.op == "output").args[0]
-        _, self._output_spec = pytree.tree_flatten(output)
+        self._runner = Runner(prepared, deployment)  # no submodule, so that the converted model has no float parameters
 
     @property
     def graph(self) -> Any:
         """The integer IR graph; available after the first forward when shapes were unknown before."""
-        return None if self._deployment is None else self._deployment.integer
+        deployment = self._runner.deployment
+        return None if deployment is None else deployment.integer
 
     @property
     def opaque(self) -> Mapping[str, Any]:
         """Callables of the graph's opaque operations."""
-        return {} if self._deployment is None else self._deployment.opaque
+        deployment = self._runner.deployment
+        return {} if deployment is None else deployment.opaque
 
     def forward(self, *args: Any) -> Any:
-        leaves = [leaf for leaf in pytree.tree_leaves(list(args)) if leaf is not None]
-        device = next((leaf.device for leaf in leaves if isinstance(leaf, torch.Tensor)), torch.device("cpu"))
-        arrays = [as_numpy(leaf, f"number {index}") for index, leaf in enumerate(leaves)]
-        program = self._program(args, arrays)
-        results = program.run(dict(zip(program.input_names, arrays, strict=True)))
-        tensors = [torch.from_numpy(np.ascontiguousarray(results[name])).to(device) for name in program.output_names]
-        return pytree.tree_unflatten(tensors, self._output_spec)
-
-    def _program(self, args: tuple[Any, ...], arrays: list[np.ndarray[Any, Any]]) -> Program:
-        key = tuple(array.shape for array in arrays)
-        if key not in self._programs:
-            if self._deployment is None:
-                self._deployment = deploy(self._prepared[0], args)
-            inputs = self._deployment.integer.inputs
-            if len(inputs) != len(arrays):
-                raise InputError(f"the model takes {len(inputs)} input(s), got {len(arrays)}")
-            graph = self._deployment
-            if key != tuple(value.shape for value in inputs):
-                batch = {array.shape[0] for array in arrays if array.ndim}
-                if len(batch) != 1:
-                    raise InputError(f"inputs disagree about the batch size: {', '.join(str(list(a.shape)) for a in arrays)}")
-                graph = self._deployment.with_batch(batch.pop())
-            self._programs[key] = compile(graph.integer, opaque=graph.opaque)
-        return self._programs[key]
+        tensors = (leaf for leaf in tensors_of(args) if isinstance(leaf, torch.Tensor))
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        return as_tensors(self._runner.run(args), device)
 
     def extra_repr(self) -> str:
-        march = self._prepared[0].preparation.options.march
+        march = self._runner.prepared.preparation.options.march
         return f"march={march}, integer simulator"
 
 

@@ -7,39 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from hqc.errors import CalibrationError, InputError
 from hqc.frontend.fx import lower_graph_module
-from hqc.ir import Graph, Node, TensorType
-from hqc.march import get_spec
-from hqc.passes.base import PassContext, Remark
-from hqc.passes.default import deploy_pipeline
+from hqc.ir import Graph
+from hqc.passes.base import Remark
 from hqc.quantization.fake_quantize import fake_quants
+from hqc.workflow.arguments import from_meta
 from hqc.workflow.opaque_onnx import WritableCall, note_opaque
-from hqc.workflow.prepared import ObservedGraphModule, from_meta
+from hqc.workflow.pipelines import deploy_pipeline, integer_pipeline
+from hqc.workflow.prepared import ObservedGraphModule
 
 
 @dataclass
 class Deployment:
     """`scaled`: what the ONNX back end takes (fake-quant semantics). `integer`: what the simulator takes. `opaque`: callables
-    for operations that only torch can run. `remarks`: what the passes had to say."""
+    for operations that only torch can run. `outputs`: what the model returns, with an `OutputRef` for each tensor. `remarks`:
+    what the passes had to say."""
 
     scaled: Graph
     integer: Graph
     opaque: Mapping[str, WritableCall]
+    outputs: Any
     remarks: list[Remark] = field(default_factory=list)
-
-    def with_batch(self, batch: int) -> Deployment:
-        """The same deployment for another batch size."""
-        if all(value.shape and value.shape[0] == batch for value in self.scaled.inputs):
-            return self
-        scaled, integer = (graph.with_batch(batch, self._opaque_types) for graph in (self.scaled, self.integer))
-        return Deployment(scaled, integer, self.opaque, self.remarks)
-
-    def _opaque_types(self, node: Node) -> list[TensorType]:
-        return self.opaque[str(node.attributes["id"])].result_types(node)
 
 
 def check_ready(prepared: nn.Module) -> ObservedGraphModule:
@@ -74,36 +65,17 @@ def deploy(
         example_inputs = from_meta(preparation.inputs)
     lowered = lower_graph_module(model, example_inputs)
     opaque = note_opaque(lowered)
-    spec = get_spec(preparation.options.march)
+    options = preparation.options
     graph = lowered.graph
-    graph.march = spec.name
+    graph.march = options.march
     # The prepared model may return a fake quant's result; the user knows the operation's name.
     graph.set_outputs(graph.outputs, preparation.output_names)
-    context = PassContext(spec, hybrid=preparation.options.hybrid, plan=preparation.plan)
-    pipeline = deploy_pipeline(optimized=preparation.options.optimize_graph)
-    report = pipeline.run(graph, context, dump_dir=dump_dir)
-    remarks = list(report.remarks)
+    context = options.context(plan=preparation.plan)
+    remarks = list(deploy_pipeline(options).run(graph, context, dump_dir=dump_dir).remarks)
     final = graph
     if integer:
-        from hqc.passes.pipeline import PassPipeline
-        from hqc.passes.registry import get_pass
-
         final = graph.clone()
         # A folder of its own: a pipeline run clears the dumps of the run before it.
         integer_dumps = None if dump_dir is None else Path(dump_dir) / "integer"
-        tail = PassPipeline([get_pass("lower-to-integer")()]).run(final, context, dump_dir=integer_dumps)
-        remarks += tail.remarks
-    return Deployment(graph, final, opaque, remarks)
-
-
-def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:
-    """A tensor or array-like as a NumPy array; `InputError` names the input it cannot convert."""
-    if hasattr(value, "detach"):
-        return np.asarray(value.detach().cpu().numpy())
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InputError(f"input {name} is not a rectangular array: {error}") from None
-    if array.dtype == object:
-        raise InputError(f"input {name} must be a tensor or an array, got {type(value).__name__}")
-    return array
+        remarks += integer_pipeline(options).run(final, context, dump_dir=integer_dumps).remarks
+    return Deployment(graph, final, opaque, lowered.outputs, remarks)

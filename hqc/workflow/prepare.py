@@ -8,33 +8,18 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
-from hqc.errors import InputError, OverrideError
-from hqc.frontend.fx import LoweredModel, lower_graph_module, trace
-from hqc.ir import Graph
-from hqc.march import March, get_march, get_spec
-from hqc.passes.base import PassContext, Remark
-from hqc.passes.default import prepare_pipeline
-from hqc.passes.overrides import parse_hybrid_dict
-from hqc.passes.plan import Plan
-from hqc.passes.qconfigs import QConfigTable
-from hqc.quantization.qconfig_dict import QConfigResolver
-from hqc.workflow.activation_configs import activation_configs
+from hqc.errors import InputError
+from hqc.march import get_march
+from hqc.workflow.arguments import as_tuple, from_meta, to_meta
 from hqc.workflow.carry import carry_over
-from hqc.workflow.opaque_onnx import note_opaque, unwritable_remarks
-from hqc.workflow.prepared import (
-    ObservedGraphModule,
-    Preparation,
-    PrepareOptions,
-    as_tuple,
-    from_meta,
-    keep_module_tree,
-    record_and_check_inputs,
-    to_meta,
-)
+from hqc.workflow.options import CompileOptions, Edit
+from hqc.workflow.planning import PlannedModel, plan_model
+from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree, record_and_check_inputs
 from hqc.workflow.replay import Replay
 
 logger = logging.getLogger("hqc")
@@ -51,6 +36,7 @@ def prepare_qat_fx(
     *,
     example_inputs: Any = None,
     keep_batch_norm: bool = False,
+    edits: Sequence[Edit] = (),
 ) -> ObservedGraphModule:
     """A copy of `model` with fake quants where the deployed model quantizes, ready to train.
 
@@ -60,22 +46,23 @@ def prepare_qat_fx(
     BPU cannot run go to the CPU; without it they are an error. `hybrid_dict`: operations to place on the CPU
     (`module_name`, `module_type`, and more: see docs). `example_inputs`: a tensor or tuple; with it shape limits are judged
     now, otherwise at the first forward. `keep_batch_norm`: batch norms behind convolutions stay inside the fused layer and go on
-    following the batches' statistics, until conversion and export fold them; by default prepare folds them.
+    following the batches' statistics, until conversion and export fold them; by default prepare folds them. `edits`: passes of
+    your own, from `hqc.workflow.pipelines.edit`.
 
     Raises `HqcError` subclasses with one sentence about the model.
     """
     _check_custom_config(prepare_custom_config_dict, model)
-    return prepare(
-        model,
-        qconfig_dict,
-        march=get_march(),
-        optimize_graph=optimize_graph,
+    options = CompileOptions.of(
+        get_march(),
+        form="qat",
         hybrid=hybrid,
         hybrid_dict=hybrid_dict,
-        example_inputs=example_inputs,
-        kind="qat",
+        qconfig=qconfig_dict,
+        optimize_graph=optimize_graph,
         keep_batch_norm=keep_batch_norm,
+        edits=tuple(edits),
     )
+    return prepare(model, options, example_inputs)
 
 
 def prepare_calibration_fx(
@@ -87,85 +74,29 @@ def prepare_calibration_fx(
     hybrid_dict: Mapping[str, Sequence[Any]] | None = None,
     *,
     example_inputs: Any = None,
+    edits: Sequence[Edit] = (),
 ) -> ObservedGraphModule:
     """As `prepare_qat_fx`, for calibration: use a calibration qconfig and run a few forwards in eval mode."""
     _check_custom_config(prepare_custom_config_dict, model)
-    return prepare(
-        model,
-        qconfig_dict,
-        march=get_march(),
-        optimize_graph=optimize_graph,
+    options = CompileOptions.of(
+        get_march(),
+        form="calibration",
         hybrid=hybrid,
         hybrid_dict=hybrid_dict,
-        example_inputs=example_inputs,
-        kind="calibration",
+        qconfig=qconfig_dict,
+        optimize_graph=optimize_graph,
+        edits=tuple(edits),
     )
-
-
-def plan_graph(
-    lowered: LoweredModel,
-    options: PrepareOptions,
-    *,
-    high_precision: frozenset[str] | None = None,
-    qconfigs: QConfigTable | None = None,
-    dump_dir: Any = None,
-) -> tuple[Graph, list[Remark]]:
-    """The plan of a lowered float model: where everything runs, where the boundaries are, who is observed."""
-    spec = get_spec(options.march)
-    context = PassContext(
-        spec,
-        hybrid=options.hybrid,
-        overrides=parse_hybrid_dict(options.hybrid_dict),
-        high_precision=high_precision,
-        qconfigs=qconfigs,
-    )
-    lowered.graph.march = spec.name
-    pipeline = prepare_pipeline(
-        auto_stub=options.kind == "ptq", min_macs=options.min_macs, min_nodes=options.min_nodes, share=options.optimize_graph
-    )
-    report = pipeline.run(lowered.graph, context, dump_dir=dump_dir)
-    return lowered.graph, list(report.remarks)
-
-
-def plan_for(
-    float_model: nn.Module,
-    example_inputs: tuple[Any, ...] | None,
-    options: PrepareOptions,
-    high_precision: frozenset[str] | None,
-) -> Plan:
-    """The placement of a float model, from nothing but the model, shapes and options."""
-    graph, _ = plan_graph(
-        lower_graph_module(trace(float_model, example_inputs), example_inputs), options, high_precision=high_precision
-    )
-    return Plan.from_graph(graph)
+    return prepare(model, options, example_inputs)
 
 
 def prepare(
-    model: nn.Module,
-    qconfig_dict: Mapping[str, Any] | None,
-    *,
-    march: March,
-    optimize_graph: bool,
-    hybrid: bool,
-    hybrid_dict: Mapping[str, Any] | None,
-    example_inputs: Any,
-    kind: str,
-    keep_batch_norm: bool = False,
-    min_macs: float = 0.0,
-    min_nodes: int = 0,
-    dump_dir: Any = None,
+    model: nn.Module, options: CompileOptions, example_inputs: Any = None, *, dump_dir: str | Path | None = None
 ) -> ObservedGraphModule:
-    """The one way from a float model to a prepared one; `kind`: `qat`, `calibration`, or `ptq` (what `hqc.compile` asks for:
-    stubs are inserted where the BPU reads a graph input, and convolutions that end a BPU segment emit int32). `min_macs` and
-    `min_nodes` are options of the pass `partition`."""
+    """The one way from a float model (or a calibrated one, whose scales are carried over) to a prepared one."""
     if not isinstance(model, nn.Module):
         raise InputError(f"prepare needs a torch.nn.Module, got {type(model).__name__}")
-    if hybrid_dict and not hybrid:
-        raise OverrideError("hybrid_dict places operations on the CPU and needs hybrid=True")
     calibrated = model if isinstance(model, ObservedGraphModule) else None
-    options = PrepareOptions(
-        march.value, hybrid, optimize_graph, dict(hybrid_dict or {}), kind, keep_batch_norm, min_macs, min_nodes
-    )
     inputs = as_tuple(example_inputs)
     if calibrated is not None:
         float_model = calibrated.preparation.float_model
@@ -173,36 +104,14 @@ def prepare(
             inputs = from_meta(calibrated.preparation.inputs)
     else:
         float_model = copy.deepcopy(model)
-    root = copy.deepcopy(float_model)
-    gm = trace(root, inputs)
-    lowered = lower_graph_module(gm, inputs)
-    note_opaque(lowered)
-    output_names = tuple(lowered.graph.output_names)
-    resolver = QConfigResolver(qconfig_dict, root)
-    qconfigs = QConfigs(resolver, lowered.graph)
-    configs = activation_configs(resolver, gm.graph, lowered.graph)
-    high_precision = None if kind == "ptq" else configs.without_activation
-    graph, remarks = plan_graph(lowered, options, high_precision=high_precision, qconfigs=configs.table, dump_dir=dump_dir)
-    remarks[:0] = unwritable_remarks(graph)
-    spec = get_spec(options.march)
-    Replay(
-        gm,
-        root,
-        graph,
-        spec,
-        qconfigs,
-        configs.qconfigs,
-        wrap_boundaries=kind == "qat",
-        keep_batch_norm=keep_batch_norm,
-    ).run()
-    preparation = Preparation(
-        float_model, Plan.from_graph(graph), options, high_precision, output_names=output_names, remarks=remarks
-    )
-    prepared = ObservedGraphModule(root, gm.graph, type(float_model).__name__, preparation)
-    keep_module_tree(prepared, root)
+    planned = plan_model(copy.deepcopy(float_model), options, inputs, dump_dir=dump_dir)
+    preparation = Preparation(float_model, planned.plan, options, output_names=planned.output_names, remarks=planned.remarks)
+    emit_prepared(planned, options)
+    prepared = ObservedGraphModule(planned.root, planned.traced.graph, type(float_model).__name__, preparation)
+    keep_module_tree(prepared, planned.root)
     prepared.graph.lint()
     prepared.train(model.training)
-    for remark in remarks:
+    for remark in planned.remarks:
         if remark.severity == "warning":
             logger.warning("%s", remark)
     if calibrated is not None:
@@ -212,20 +121,18 @@ def prepare(
     return prepared
 
 
-class QConfigs:
-    """The qconfig in force at each FX node: a module's own, a function's or method's that of its enclosing module."""
-
-    def __init__(self, resolver: QConfigResolver, graph: Graph) -> None:
-        self.resolver = resolver
-        self.modules = {name: node.loc.module for node in graph.nodes for name in node.origin}
-
-    def __call__(self, fx_node: fx.Node) -> Any:
-        if fx_node.op == "call_module":
-            return self.resolver.resolve(str(fx_node.target))
-        owner = fx_node.args[0] if fx_node.op == "call_method" and fx_node.args else None
-        if isinstance(owner, fx.Node) and owner.op == "get_attr":
-            return self.resolver.resolve(str(owner.target))
-        return self.resolver.resolve(self.modules.get(fx_node.name, ""))
+def emit_prepared(planned: PlannedModel, options: CompileOptions) -> None:
+    """Write the plan into the traced graph and its modules."""
+    Replay(
+        planned.traced,
+        planned.root,
+        planned.graph,
+        options.spec,
+        planned.configs.at,
+        planned.configs.qconfigs,
+        wrap_boundaries=options.form == "qat",
+        keep_batch_norm=options.keep_batch_norm,
+    ).run()
 
 
 def _check_custom_config(custom: Mapping[str, Any] | None, model: nn.Module) -> None:

@@ -10,59 +10,27 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError, ShapeError, SupportError
 from hqc.passes.base import Remark
 from hqc.passes.plan import Plan
-
-
-@dataclass
-class PrepareOptions:
-    """The arguments of `prepare_*_fx` that convert and export need again."""
-
-    march: str
-    hybrid: bool
-    optimize_graph: bool
-    hybrid_dict: dict[str, Any]
-    kind: str  # "qat", "calibration" or "ptq"
-    keep_batch_norm: bool = False
-    min_macs: float = 0.0
-    min_nodes: int = 0
+from hqc.workflow.arguments import from_meta, to_meta
+from hqc.workflow.options import CompileOptions
 
 
 @dataclass
 class Preparation:
     """What a prepared model remembers. `float_model`: an untouched copy of the user's model. `inputs`: meta tensors of the
-    shapes the model was last run with; None until the first forward when no example inputs were given. `high_precision`:
-    FX names whose qconfig has no activation entry; None for post-training quantization. `output_names`: of the float model."""
+    shapes the model was last run with; None until the first forward when no example inputs were given. `output_names`: of the
+    float model."""
 
     float_model: nn.Module
     plan: Plan
-    options: PrepareOptions
-    high_precision: frozenset[str] | None = None
+    options: CompileOptions
     inputs: tuple[Any, ...] | None = None
     output_names: tuple[str, ...] = ()
     remarks: list[Remark] = field(default_factory=list)
-
-
-def as_tuple(inputs: Any) -> tuple[Any, ...] | None:
-    """Example inputs as the positional arguments of forward."""
-    if inputs is None:
-        return None
-    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-
-
-def to_meta(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The structure of `inputs` with every tensor replaced by an empty one on the meta device: shapes and dtypes only."""
-    return tuple(pytree.tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="meta"), list(inputs)))
-
-
-def from_meta(inputs: tuple[Any, ...], device: torch.device | str = "cpu") -> tuple[Any, ...]:
-    """Zero tensors of the shapes and dtypes of `inputs`."""
-    return tuple(pytree.tree_map_only(torch.Tensor, lambda x: torch.zeros(x.shape, dtype=x.dtype, device=device), list(inputs)))
 
 
 class ObservedGraphModule(fx.GraphModule):
@@ -125,10 +93,10 @@ def record_and_check_inputs(module: nn.Module, args: tuple[Any, ...]) -> None:
     preparation = module.preparation
     if preparation.inputs is not None or not args:
         return
-    from hqc.workflow.prepare import plan_for
+    from hqc.workflow.planning import plan_model
 
     try:
-        fresh = plan_for(preparation.float_model, from_meta(to_meta(args)), preparation.options, preparation.high_precision)
+        fresh = plan_model(preparation.float_model, preparation.options, from_meta(to_meta(args))).plan
     except ShapeError as error:
         raise InputError(f"the prepared model cannot take these inputs: {error}") from error
     changed = preparation.plan.changes(fresh)

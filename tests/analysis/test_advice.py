@@ -12,8 +12,8 @@ from hqc.ir.parser import parse
 from hqc.march import get_spec
 from hqc.metrics.advice import advice
 from hqc.passes import PassContext
-from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
+from hqc.workflow.pipelines import explain_pipeline
 
 NET = """
     input %x: f32[1,8,16,16]

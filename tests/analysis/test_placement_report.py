@@ -12,10 +12,12 @@ from hqc.errors import InputError
 from hqc.ir import Graph, Reason
 from hqc.ir.parser import parse
 from hqc.march import get_spec
-from hqc.metrics.placement import MarchComparison, PlacementReport, compare_marches, placement_report, what_to_change
+from hqc.metrics.placement import MarchComparison, PlacementReport, placement_report, what_to_change
 from hqc.passes import PassContext
-from hqc.passes.default import explain_pipeline
 from hqc.passes.overrides import parse_hybrid_dict
+from hqc.workflow.explain import compare_marches
+from hqc.workflow.options import CompileOptions
+from hqc.workflow.pipelines import explain_pipeline
 
 NET = """
     input %x: f32[1,8,16,16]
@@ -161,5 +163,5 @@ def test_one_model_on_four_marches() -> None:
 
 
 def test_overrides_hold_on_every_march() -> None:
-    comparison = compare_marches(lowered(), overrides=parse_hybrid_dict({"module_name": ["last"]}))
+    comparison = compare_marches(lowered(), CompileOptions.of("bayes", hybrid_dict={"module_name": ["last"]}))
     assert all(rep.device_of("last") == "cpu" for rep in comparison.reports)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import hqc
-from hqc.analysis.explain import plan
 from hqc.backends import bpu
 from hqc.errors import ExportError
 from hqc.march import set_march
@@ -95,9 +94,9 @@ def test_what_no_file_can_hold_is_said_before_training_and_by_export_alike(
 ) -> None:
     torch.manual_seed(0)
     x, model = torch.rand(1, 3, 6, 6), Inverse().eval()
-    (sentence,) = plan(model, x, "bayes").unwritable
+    (sentence,) = hqc.explain(model, x, march="bayes").placement.unwritable
     assert "linalg_inv" in sentence and "test_opaque_models.py:" in sentence
-    assert sentence in str(plan(model, x, "bayes"))
+    assert sentence in str(hqc.explain(model, x, march="bayes"))
     set_march("bayes")
     with caplog.at_level(logging.WARNING, logger="hqc"):
         prepare_qat_fx(model, {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=(x,))

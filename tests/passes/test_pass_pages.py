@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from hqc.analysis.pass_reference import passes_page
 from hqc.passes import registry
-from hqc.passes.reference import passes_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_page_of_passes_is_fresh() -> None:
     page = (DOCS / "passes.md").read_text(encoding="utf-8")
-    assert page == passes_page(DOCS), "run: python -m hqc.passes.reference docs"
+    assert page == passes_page(DOCS), "run: python -m hqc.analysis.pass_reference docs"
 
 
 def test_examples_belong_to_passes() -> None:

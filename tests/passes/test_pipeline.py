@@ -24,8 +24,9 @@ from hqc.passes import (
     parse_pipeline,
     register_pass,
 )
-from hqc.passes.default import deploy_pipeline, explain_pipeline, prepare_pipeline
 from hqc.passes.registry import BUILTIN
+from hqc.workflow.options import CompileOptions
+from hqc.workflow.pipelines import deploy_pipeline, explain_pipeline, prepare_pipeline
 
 CONV = """
     input %x: f32[1,3,8,8]
@@ -129,13 +130,14 @@ def test_a_graph_of_another_march_is_refused() -> None:
 
 
 def test_the_default_pipelines_are_in_order_and_reach_their_stages() -> None:
-    assert prepare_pipeline(auto_stub=True, min_macs=1e6).check_order() == "bounded"
+    assert prepare_pipeline(CompileOptions("bayes", min_macs=1e6)).check_order() == "bounded"
     assert explain_pipeline().check_order() == "bounded"
     assert deploy_pipeline().check_order() == "scaled"
-    assert deploy_pipeline(integer=True, optimized=True, cat_policy="largest").check_order() == "integer"
+    options = CompileOptions("bayes", optimize_graph=True, cat_policy="largest")
+    assert deploy_pipeline(options, integer=True).check_order() == "integer"
     text = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,partition{min-nodes=2},"
     text += "insert-boundaries,place-observers,settle-rounding"
-    assert str(prepare_pipeline(min_nodes=2)) == text
+    assert str(prepare_pipeline(CompileOptions("bayes", form="qat", min_nodes=2))) == text
 
 
 # --- verification --------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from ir_check import graph_of, run_passes
 from hqc.ir import Device, Graph, Trait
 from hqc.march import get_spec
 from hqc.passes import PassContext, Plan
-from hqc.passes.default import PLACE, explain_pipeline
 from hqc.passes.fuse_conv import is_fused, unfuse
+from hqc.workflow.pipelines import PLACE, explain_pipeline
 
 CHANNELS = 4
 ONE_INPUT = [
@@ -105,8 +105,7 @@ def test_every_operation_has_one_placement_and_running_twice_changes_nothing(mar
     plan = Plan.from_graph(graph)
     kept = {name for node in graph.nodes for name in node.origin}
     assert set(plan.devices) == kept
-    run_passes(graph, "insert-boundaries{form=deployed},partition", march)
-    graph.stage = "bounded"  # partition alone would say partitioned; the pipeline keeps the later stage
+    run_passes(graph, "insert-boundaries{auto-stub=true}", march)
     again = graph.clone()
     report = explain_pipeline().run(again, PassContext(get_spec(march)))
     assert str(again) == str(graph)

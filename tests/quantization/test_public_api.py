@@ -13,7 +13,7 @@ import pytest
 from hqc.march import March
 
 NAMES = {
-    "hqc": "Compiled HqcError March compile get_march lower set_march",
+    "hqc": "Compiled Explanation HqcError March compile explain get_march lower set_march",
     "hqc.march": "March MarchSpec all_specs get_march get_spec set_march",
     "hqc.quantization": (
         "BoundaryFakeQuantize CalibFakeQuantize CalibObserver FakeQuantState FakeQuantize FakeQuantizeBase FixedScaleObserver "
@@ -47,13 +47,13 @@ NAMES = {
 }
 PREPARE = (
     "model, qconfig_dict=None, prepare_custom_config_dict=None, optimize_graph=False, hybrid=False, hybrid_dict=None, *, "
-    "example_inputs=None"
+    "example_inputs=None, "
 )
 SIGNATURES = {
     "hqc.march.set_march": "march",
     "hqc.march.get_march": "",
-    "hqc.quantization.prepare_calibration_fx": PREPARE,
-    "hqc.quantization.prepare_qat_fx": f"{PREPARE}, keep_batch_norm=False",
+    "hqc.quantization.prepare_calibration_fx": f"{PREPARE}edits=()",
+    "hqc.quantization.prepare_qat_fx": f"{PREPARE}keep_batch_norm=False, edits=()",
     "hqc.quantization.convert_fx": "graph_module, convert_custom_config_dict=None, _remove_qconfig=True",
     "hqc.quantization.fuse_fx": "model, fuse_custom_config_dict=None",
     "hqc.quantization.calibrate": "prepared, data, *, progress=False",

@@ -1,0 +1,63 @@
+"""From a float model and options to its plan: trace, lower, run the prepare pipeline. Prepare, explain and re-planning ask here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import fx, nn
+
+from hqc.frontend.fx import LoweredModel, lower_graph_module, trace
+from hqc.ir import Graph
+from hqc.passes.base import Remark
+from hqc.passes.plan import Plan
+from hqc.quantization.qconfig import get_default_qconfig
+from hqc.quantization.qconfig_dict import QConfigResolver
+from hqc.workflow.activation_configs import ActivationConfigs, activation_configs
+from hqc.workflow.opaque_onnx import note_opaque, unwritable_remarks
+from hqc.workflow.options import CompileOptions
+from hqc.workflow.pipelines import prepare_pipeline
+
+
+@dataclass
+class PlannedModel:
+    """`traced`: the FX GraphModule over the modules of `root`. `lowered.graph`: the IR, planned. `configs`: the user's qconfigs.
+
+    `output_names`: of the float model. `remarks`: what the passes had to say.
+    """
+
+    root: nn.Module
+    traced: fx.GraphModule
+    lowered: LoweredModel
+    configs: ActivationConfigs
+    output_names: tuple[str, ...]
+    remarks: list[Remark]
+
+    @property
+    def graph(self) -> Graph:
+        return self.lowered.graph
+
+    @property
+    def plan(self) -> Plan:
+        """The devices as plain data."""
+        return Plan.from_graph(self.graph)
+
+
+def plan_model(
+    root: nn.Module, options: CompileOptions, inputs: tuple[Any, ...] | None, *, dump_dir: str | Path | None = None
+) -> PlannedModel:
+    """The plan of the float model `root` (not changed) for inputs of these shapes; without them, where shapes do not matter."""
+    traced = trace(root, inputs)
+    lowered = lower_graph_module(traced, inputs)
+    note_opaque(lowered)
+    output_names = tuple(lowered.graph.output_names)
+    entries = options.qconfig
+    if entries is None and options.form == "ptq":
+        entries = {"": get_default_qconfig()}
+    configs = activation_configs(QConfigResolver(entries, root), traced.graph, lowered.graph)
+    high_precision = None if options.form == "ptq" else configs.without_activation
+    lowered.graph.march = options.march
+    context = options.context(high_precision=high_precision, qconfigs=configs.table)
+    report = prepare_pipeline(options).run(lowered.graph, context, dump_dir=dump_dir)
+    return PlannedModel(root, traced, lowered, configs, output_names, [*unwritable_remarks(lowered.graph), *report.remarks])
