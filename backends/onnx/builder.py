@@ -18,6 +18,7 @@ from hqc.ir import DType, Node, TensorType, Value
 OPSET_VERSION = 11
 IR_VERSION = 6  # what onnx 1.6 wrote with opset 11
 PRODUCER = "hqc"
+FILE_LIMIT = 2**31 - 1  # bytes that protobuf can hold
 _FOLD_LIMIT = 64  # constants up to this many elements take part in shape inference
 
 ELEMENT_TYPES: dict[DType, int] = {
@@ -291,6 +292,7 @@ class Builder:
         """The finished model with a type for every value; checked by `onnx.checker`."""
         used = {name for node in self.nodes for name in node.input} | {info.name for info in self.outputs}
         self.initializers = {name: tensor for name, tensor in self.initializers.items() if name in used}
+        self._check_size()
         graph = self._graph(list(self.initializers.values()), [])
         boundary = {info.name for info in (*self.inputs, *self.outputs)}
         known = self._inferred_types()
@@ -305,6 +307,16 @@ class Builder:
         model = self._wrap(graph)
         onnx.checker.check_model(model)
         return model
+
+    def _check_size(self) -> None:
+        sizes = {name: self._arrays[name].nbytes for name in self.initializers}
+        total = sum(sizes.values())
+        if total > FILE_LIMIT:
+            largest = max(sizes, key=sizes.__getitem__)
+            raise ExportError(
+                f"the constants of {self.name} take {total} bytes (the largest, {largest}, {sizes[largest]}), an ONNX file holds at "
+                f"most {FILE_LIMIT}, and hb_mapper reads no external data; split the model and export its parts"
+            )
 
     def _graph(self, initializers: list[TensorProto], extra_inputs: list[onnx.ValueInfoProto]) -> onnx.GraphProto:
         return helper.make_graph(self.nodes, self.name, [*self.inputs, *extra_inputs], self.outputs, initializers)

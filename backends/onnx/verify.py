@@ -65,6 +65,20 @@ def run_model(model: onnx.ModelProto, inputs: Arrays) -> dict[str, npt.NDArray[A
     return dict(zip((output.name for output in session.get_outputs()), results, strict=True))
 
 
+_CHOICES = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}  # which of their results are positions
+
+
+def outputs_of_choices(model: onnx.ModelProto) -> set[str]:
+    """Outputs that depend on which of several elements was the largest: positions, and what was read there."""
+    tainted: set[str] = set()
+    for node in model.graph.node:
+        if any(name in tainted for name in node.input):
+            tainted.update(node.output)
+        elif node.op_type in _CHOICES:
+            tainted.add(node.output[_CHOICES[node.op_type]])
+    return {info.name for info in model.graph.output if info.name in tainted}
+
+
 def sample_arrays(graph: Graph, given: Arrays | None) -> dict[str, npt.NDArray[Any]]:
     """Inputs to run the model on: `given`, checked, or random ones that depend on names and shapes only."""
     arrays = {}

@@ -34,6 +34,17 @@ def network(march: str = "bayes", batch: int = 1) -> str:
     return NETWORK.replace("MARCH", march).replace("BATCH", str(batch))
 
 
+def test_constants_beyond_what_a_file_holds_are_refused_before_anything_is_serialized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hqc.backends.onnx.builder.FILE_LIMIT", 500)
+    with pytest.raises(
+        ExportError, match=r"constants of net take 5\d\d bytes \(the largest, w, 432\), .* at most 500, .*split the model"
+    ):
+        export(parse(network()), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_writes_the_file_and_its_configuration_and_nothing_else(tmp_path: Path) -> None:
     report = export(parse(network()), tmp_path / "net.onnx")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "net.yaml"]

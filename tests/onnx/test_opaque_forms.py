@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import aten_cases
@@ -10,12 +11,14 @@ import onnx
 import pytest
 import torch
 
-from hqc.backends.onnx import emit_segment
+from hqc.backends.onnx import aten, emit_segment
+from hqc.backends.onnx.aten.writer import CallWriter
 from hqc.backends.onnx.opaque import multiply_accumulates
 from hqc.errors import ExportError
 from hqc.frontend.fx.opaque import OpaqueCall
 from hqc.ir import DType, Graph, Location, Node, TensorType
 from hqc.workflow import opaque_onnx
+from hqc.workflow.aten_trace import UntraceableError
 from hqc.workflow.opaque_onnx import WritableCall
 
 
@@ -122,3 +125,29 @@ def test_integer_and_boolean_operands() -> None:
     assert [proto.op_type for proto in call.form(node).graph.node] == ["GatherElements"]
     _, node, call = opaque_node(lambda x, m: x.masked_fill(m, 0.0), (3, 4), (3, 4), dtypes=(DType.FLOAT32, DType.BOOL))
     assert [proto.op_type for proto in call.form(node).graph.node] == ["Where"]
+
+
+def test_every_emitter_of_an_aten_call_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that only torch's decompositions make are asked for directly, by the functions in `aten_cases.DIRECT`."""
+    seen: set[str] = set()
+    write = CallWriter.write
+
+    def recorded(self: CallWriter, call: aten.Call) -> None:
+        write(self, call)
+        seen.add(call.target)
+
+    monkeypatch.setattr(CallWriter, "write", recorded)
+    sample = [torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))]
+    for case in (*aten_cases.CASES.values(), *aten_cases.DIRECT.values()):
+        function = opaque_onnx._tensors_only(OpaqueCall(case))
+        for attempt in (opaque_onnx._by_composed_calls, opaque_onnx._by_calls):
+            with contextlib.suppress(UntraceableError, ExportError):
+                attempt(function, sample)
+    assert " ".join(sorted(set(aten.known_targets()) - seen)) == ""
+
+
+@pytest.mark.usefixtures("without_torch_exporter")
+@pytest.mark.parametrize("name", aten_cases.DIRECT)
+def test_calls_that_decompositions_make(name: str) -> None:
+    _, node, call = opaque_node(aten_cases.DIRECT[name], (1, 8, 6, 6))
+    call.form(node)

@@ -93,11 +93,11 @@ def gather(c: Call, w: CallWriter) -> Value:
 # --- scatter -----------------------------------------------------------------------------------------------------------------
 
 
-@aten("scatter.src", "scatter.value", "scatter_add.default", "scatter.reduce", "scatter.value_reduce")
+@aten("scatter.src", "scatter.value", "scatter_add.default")
 def scatter(c: Call, w: CallWriter) -> Value:
     x, index = w.value(c["self"]), w.value(c["index"], I64)
     rank = len(shape(x))
-    if rank == 0 or "reduce" in c.target:
+    if rank == 0:
         raise NoFormError(f"no ONNX form of aten.{c.target} is known")
     axis = axis_of(c["dim"], rank)
     source = w.value(c.get("src", c.get("value")), c.dtype)
@@ -262,8 +262,3 @@ def one_hot(c: Call, w: CallWriter) -> Value:
     classes = c.shape[-1]
     column = w.reshape(x, [*shape(x), 1])
     return w.cast(w.op("equal", column, w.const(np.arange(classes), I64)), c.dtype)
-
-
-@aten("bincount.default", "histc.default")
-def counted(c: Call, w: CallWriter) -> Value:
-    raise NoFormError(f"the number of bins of aten.{c.target} depends on the data, which a file of static shapes cannot hold")

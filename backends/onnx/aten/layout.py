@@ -15,7 +15,7 @@ from hqc.ir import DType, TensorType, Value
 
 @aten("view.default", "reshape.default", "_unsafe_view.default", "_reshape_alias.default", "unsqueeze.default", "squeeze.default",
       "squeeze.dim", "squeeze.dims", "flatten.using_ints", "unflatten.int", "view_as.default", "reshape_as.default",
-      "view_copy.default", "atleast_1d.default", "atleast_2d.default", "atleast_3d.default", "ravel.default")  # fmt: skip
+      "atleast_1d.default", "atleast_2d.default", "atleast_3d.default", "ravel.default")  # fmt: skip
 def reshape(c: Call, w: CallWriter) -> Value:
     """The traced shape says it all."""
     return w.reshape(w.value(c["self"]), c.shape)
@@ -50,7 +50,7 @@ def _moved(source: Any, destination: Any, rank: int) -> list[int]:
     return [placed[axis] if axis in placed else next(rest) for axis in range(rank)]
 
 
-@aten("expand.default", "expand_as.default", "broadcast_to.default", "expand_copy.default")
+@aten("expand.default", "expand_as.default", "broadcast_to.default")
 def expand(c: Call, w: CallWriter) -> Value:
     return w.expand(w.value(c["self"]), c.shape)
 
@@ -104,7 +104,7 @@ def parts(c: Call, w: CallWriter) -> list[Value]:
     return made
 
 
-@aten("select.int", "select_copy.int")
+@aten("select.int")
 def select(c: Call, w: CallWriter) -> Value:
     x = w.value(c["self"])
     axis = axis_of(c["dim"], len(shape(x)))
@@ -116,7 +116,7 @@ def _bounds(c: Call, size: int) -> tuple[int, int, int]:
     return slice(c.get("start"), c.get("end"), c.get("step", 1)).indices(size)
 
 
-@aten("slice.Tensor", "slice_copy.Tensor", "narrow.default")
+@aten("slice.Tensor", "narrow.default")
 def slice_(c: Call, w: CallWriter) -> Value:
     x = w.value(c["self"])
     axis = axis_of(c["dim"], len(shape(x)))
@@ -214,7 +214,7 @@ def pixel_shuffle(c: Call, w: CallWriter) -> Value:
     return w.reshape(w.transpose(x, [*range(rank), *(rank + axis for axis in perm)]), c.shape)
 
 
-@aten("unfold.default", "unfold_copy.default")
+@aten("unfold.default")
 def sliding_windows(c: Call, w: CallWriter) -> Value:
     """`Tensor.unfold`: windows along one axis, their elements last."""
     x = w.value(c["self"])
@@ -227,7 +227,7 @@ def sliding_windows(c: Call, w: CallWriter) -> Value:
     return w.transpose(taken, perm)
 
 
-@aten("diagonal.default", "diagonal_copy.default")
+@aten("diagonal.default")
 def diagonal(c: Call, w: CallWriter) -> Value:
     x = w.value(c["self"])
     rank = len(shape(x))
@@ -270,7 +270,7 @@ def padded(w: CallWriter, x: Value, amounts: Sequence[int], mode: str, value: fl
 _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-@aten("pad.default", "constant_pad_nd.default", "_pad_circular.default", "_pad_enum.default")
+@aten("pad.default", "constant_pad_nd.default", "_pad_circular.default")
 def pad(c: Call, w: CallWriter) -> Value:
     mode = "circular" if "circular" in c.target else c.get("mode", "constant")
     if isinstance(mode, int):

@@ -28,7 +28,7 @@ def _normalized(w: CallWriter, x: Value, axes: Sequence[int], eps: float) -> Val
 
 
 @aten("batch_norm.default", "_native_batch_norm_legit_no_training.default", "native_batch_norm.default",
-      "_native_batch_norm_legit.no_stats", "_native_batch_norm_legit.default", "instance_norm.default")  # fmt: skip
+      "_native_batch_norm_legit.no_stats", "instance_norm.default")  # fmt: skip
 def batch_norm(c: Call, w: CallWriter) -> list[Value | None]:
     """With running statistics, or with those of the batch (of each sample for instance norm)."""
     x = w.value(c["input"])

@@ -31,8 +31,8 @@ for _name, _op in _IR_UNARY.items():
     aten(f"{_name}.default")(_unary(_op))
 
 
-@aten("clone.default", "detach.default", "alias.default", "lift_fresh_copy.default", "contiguous.default", "positive.default",
-      "lift.default", "lift_fresh.default", "resolve_conj.default", "resolve_neg.default")  # fmt: skip
+@aten("clone.default", "detach.default", "alias.default", "lift_fresh_copy.default", "contiguous.default",
+      "resolve_conj.default", "resolve_neg.default")  # fmt: skip
 def same(c: Call, w: CallWriter) -> Value:
     return w.value(c["self"])
 
@@ -44,7 +44,7 @@ def dropout(c: Call, w: CallWriter) -> Value:
     return w.value(c["input"])
 
 
-@aten("_to_copy.default", "to.dtype", "to.dtype_layout", "to.device", "to.other", "_cast_Float.default", "type_as.default")
+@aten("_to_copy.default", "to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as.default")
 def to_type(c: Call, w: CallWriter) -> Value:
     return w.op("cast", w.value(c["self"]), dtype=c.dtype)
 
@@ -98,7 +98,7 @@ def truncated(w: CallWriter, x: Value) -> Value:
     return w.op("mul", w.op("sign", x), w.op("floor", w.op("abs", x)))
 
 
-@aten("trunc.default", "fix.default")
+@aten("trunc.default")
 def trunc(c: Call, w: CallWriter) -> Value:
     x = w.value(c["self"])
     return truncated(w, x) if c.dtype.is_float else x

@@ -88,7 +88,7 @@ def outer(c: Call, w: CallWriter) -> Value:
     return w.op("mul", w.reshape(a, [*shape(a), 1]), w.reshape(b, [1, *shape(b)]))
 
 
-@aten("cdist.default", "_cdist_forward.default", "_euclidean_dist.default")
+@aten("cdist.default", "_cdist_forward.default")
 def cdist(c: Call, w: CallWriter) -> Value:
     """Distances of all pairs of rows, by differences."""
     a, b = w.value(c["x1"]), w.value(c["x2"])

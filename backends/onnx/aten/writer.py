@@ -22,7 +22,7 @@ import onnx
 from hqc.backends.onnx.aten.calls import Call, CallGraph, Tensor
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder
 from hqc.backends.onnx.registry import get_emitter
-from hqc.errors import ExportError
+from hqc.errors import ExportError, ShapeError
 from hqc.ir import DType, Graph, TensorType, Value
 from hqc.ir.types import Shape
 from hqc.registry import Registry
@@ -86,14 +86,24 @@ class CallWriter:
         if emit is None:
             raise NoFormError(f"no ONNX form of aten.{call.target} is known")
         self.builder.scope(call.results[0].name)
-        written = emit(call, self)
+        try:
+            written = emit(call, self)
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            ShapeError,
+        ) as error:  # arguments that the emitter does not foresee
+            raise NoFormError(f"aten.{call.target} is called in a way that has no known ONNX form ({error})") from error
         values = [written] if isinstance(written, Value) else list(written)
         for tensor, value in zip(call.results, values, strict=False):
             if value is not None:  # else a result that nobody can read: the state that an inference kernel returns
                 self._values[tensor.name] = self._checked(call, tensor, value)
 
     def _checked(self, call: Call, tensor: Tensor, value: Value) -> Value:
-        assert value.type == tensor.type, f"aten.{call.target}: {value.type} was written, {tensor.type} was traced"
+        if value.type != tensor.type:
+            raise NoFormError(f"the ONNX form of aten.{call.target} gives {value.type} where {tensor.type} was traced")
         return value
 
     # --- values --------------------------------------------------------------------------------------------------

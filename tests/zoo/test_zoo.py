@@ -1,0 +1,51 @@
+"""The zoo goes the whole way; here each network on one march, all of it by `python -m benchmarks.bench_zoo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.zoo import ZOO
+from benchmarks.zoo.whole_way import MARCHES, quiet, walk
+
+LARGE = {"resnet", "mobilenet_v2"}  # seconds each: the benchmark's, and tests/e2e/test_models.py has them too
+
+IN_WORK: dict[str, str] = {
+    # network: who is at work on what it needs, and what it says meanwhile
+    "mobilenet_v3": "emit: a fused add with a shape read between",
+    "fpn": "emit: a fused add of one convolution",
+    "bifpn": "emit: computations on a parameter",
+    "ssd": "emit: normalize and a scale parameter",
+    "siamese_tracker": "emit: run-time kernels",
+    "vit": "emit: a parameter in an expression",
+    "deit": "emit: a parameter in an expression",
+    "swin": "emit: inner values of a composed call",
+    "detr": "emit: a parameter in an expression",
+    "convnext": "emit: a parameter in an expression",
+    "pan_detector": "surface: len of a list",
+}
+
+
+def cases() -> list[object]:
+    found = []
+    for position, name in enumerate(ZOO):
+        if name in LARGE:
+            continue
+        marks = [pytest.mark.xfail(strict=True, reason=IN_WORK[name])] if name in IN_WORK else []
+        found.append(pytest.param(name, MARCHES[position % len(MARCHES)], marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("name", "march"), cases())
+def test_the_whole_way(name: str, march: str, tmp_path: Path) -> None:
+    with quiet():
+        report = walk(ZOO[name], march, tmp_path, raises=True)
+    assert set(report.seconds) == {
+        "explain", "compile", "simulate", "horizon", "runnable", "qdq", "integer", "calibrate", "qat", "convert", "export",
+    }  # fmt: skip
+
+
+def test_exceptions_are_networks_of_the_zoo() -> None:
+    assert set(IN_WORK) <= set(ZOO)
+    assert len(ZOO) >= 34
