@@ -24,7 +24,7 @@ class Writable(Protocol):
 
     def form(self, node: Node) -> onnx.ModelProto:
         """The operation as a model of standard ops for the operands of `node`; its inputs are the node's
-        operands, in order. `ExportError` with one sentence when there is none."""
+        operands that are not parameters, in order. `ExportError` with one sentence when there is none."""
 
 
 def form_of(node: Node, opaque: OpaqueCalls) -> onnx.ModelProto:

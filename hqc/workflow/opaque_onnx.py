@@ -30,6 +30,7 @@ from hqc.ir import DType, Graph, Node, TensorType, Trait
 from hqc.passes.base import Remark
 from hqc.workflow.aten_trace import DATA_DEPENDENT, UntraceableError, trace_calls
 
+TensorFunction = Callable[..., "tuple[Tensor, ...]"]
 TOLERANCE = 1e-4  # of the largest element: float32 sums in another order
 _OPSET = 11
 
@@ -39,30 +40,44 @@ class WritableCall:
 
     def __init__(self, call: OpaqueCall) -> None:
         self._call = call
-        self._forms: dict[tuple[TensorType, ...], onnx.ModelProto | str] = {}
+        self._forms: dict[tuple[tuple[TensorType, bool], ...], onnx.ModelProto | str] = {}
 
     def __call__(self, *arrays: npt.NDArray[Any]) -> Any:
         return self._call(*arrays)
 
     def form(self, node: Node) -> onnx.ModelProto:
         """The operation in standard ops for the operand types of `node`; `ExportError` says why there is none."""
-        types = tuple(value.type for value in node.operands)
-        if types not in self._forms:
-            self._forms[types] = _written(self._call, types, tuple(value.type for value in node.results))
-        found = self._forms[types]
+        key = tuple((value.type, value.is_parameter) for value in node.operands)
+        if key not in self._forms:
+            self._forms[key] = self._written(node)
+        found = self._forms[key]
         if isinstance(found, str):
             raise refusal(node, found)
         return found
 
     def result_types(self, node: Node) -> list[TensorType]:
         """Types of the results for the operand types of `node`; `ShapeError` when torch does not take operands like that."""
-        types = [value.type for value in node.operands]
-        samples = _samples(_tensors_only(self._call), types)
+        function, types = self._function(node)
+        samples = _samples(function, types)
         if samples is None:
-            shown = ", ".join(map(str, types))
+            shown = ", ".join(str(value.type) for value in node.operands)
             raise ShapeError(f"{node.label}: {node.attributes['id']} cannot take operands of types {shown}")
-        found = _tensors_only(self._call)(*samples[0])
-        return [TensorType(DType.from_numpy(tensor.numpy().dtype), tuple(tensor.shape)) for tensor in found]
+        return [TensorType(DType.from_numpy(tensor.numpy().dtype), tuple(tensor.shape)) for tensor in function(*samples[0])]
+
+    def _function(self, node: Node) -> tuple[TensorFunction, list[TensorType]]:
+        """The call as a function of the operands that are no parameters, to its tensors; and their types."""
+        fixed = [None if value.array is None else torch.from_numpy(np.array(value.array)) for value in node.operands]
+
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+            given = iter(tensors)
+            operands = [next(given) if constant is None else constant for constant in fixed]
+            return tuple(item for item in leaves(self._call.function(*operands)) if isinstance(item, Tensor))
+
+        return function, [value.type for value in node.operands if value.array is None]
+
+    def _written(self, node: Node) -> onnx.ModelProto | str:
+        function, types = self._function(node)
+        return written_form(function, types, [value.type for value in node.results])
 
     def macs(self, node: Node) -> int:
         """Multiply-accumulates of the form; `ExportError` when there is none."""
@@ -92,11 +107,12 @@ def unwritable_remarks(graph: Graph) -> list[Remark]:
     return [Remark("export", sentence, severity="warning") for sentence in found if sentence]
 
 
-def _written(call: OpaqueCall, operands: Sequence[TensorType], results: Sequence[TensorType]) -> onnx.ModelProto | str:
-    """The form, or why there is none."""
+def written_form(
+    function: TensorFunction, operands: Sequence[TensorType], results: Sequence[TensorType]
+) -> onnx.ModelProto | str:
+    """The form of a function of tensors, or why there is none."""
     if any(type.shape is None for type in operands):
         return "the shapes of its operands are not known"
-    function = _tensors_only(call)
     samples = _samples(function, operands)
     if samples is None:
         return "it fails on random operands of its own types"
@@ -114,19 +130,15 @@ def _written(call: OpaqueCall, operands: Sequence[TensorType], results: Sequence
     return reasons[0] if reasons[1] == DATA_DEPENDENT else reasons[1]  # some look at their data to check it
 
 
-def _tensors_only(call: OpaqueCall) -> Callable[..., tuple[Tensor, ...]]:
-    return lambda *tensors: tuple(item for item in leaves(call.function(*tensors)) if isinstance(item, Tensor))
-
-
-def _by_composed_calls(function: Callable[..., Any], tensors: Sequence[Tensor]) -> onnx.ModelProto:
+def _by_composed_calls(function: TensorFunction, tensors: Sequence[Tensor]) -> onnx.ModelProto:
     return aten.write_calls(trace_calls(function, tensors, composite=True))
 
 
-def _by_calls(function: Callable[..., Any], tensors: Sequence[Tensor]) -> onnx.ModelProto:
+def _by_calls(function: TensorFunction, tensors: Sequence[Tensor]) -> onnx.ModelProto:
     return aten.write_calls(trace_calls(function, tensors, composite=False))
 
 
-def _samples(function: Callable[..., Any], types: Sequence[TensorType]) -> list[list[Tensor]] | None:
+def _samples(function: TensorFunction, types: Sequence[TensorType]) -> list[list[Tensor]] | None:
     """Two sets of operands that eager torch accepts, the second to catch what the first decided while it was traced.
 
     Normal reals and small integers; where torch refuses those, zeros for integers; then reals in (0, 1).
@@ -167,9 +179,7 @@ def _unit_and_zeros(type: TensorType, generator: torch.Generator) -> Tensor:
 # --- the check ----------------------------------------------------------------------------------------------------------------
 
 
-def _check(
-    model: onnx.ModelProto, function: Callable[..., Any], tensors: Sequence[Tensor], results: Sequence[TensorType]
-) -> None:
+def _check(model: onnx.ModelProto, function: TensorFunction, tensors: Sequence[Tensor], results: Sequence[TensorType]) -> None:
     """Run the form beside eager torch; `ExportError` when types or numbers differ."""
     expected = [tensor.detach().numpy() for tensor in function(*tensors)]
     feeds = {info.name: tensor.numpy() for info, tensor in zip(model.graph.input, tensors, strict=True)}
@@ -193,7 +203,7 @@ def _agrees(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
 
 
 class _AsModule(torch.nn.Module):
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: TensorFunction) -> None:
         super().__init__()
         self.function = function
 
@@ -201,7 +211,7 @@ class _AsModule(torch.nn.Module):
         return self.function(*tensors)
 
 
-def _by_torch_exporter(function: Callable[..., Any], tensors: Sequence[Tensor]) -> onnx.ModelProto:
+def _by_torch_exporter(function: TensorFunction, tensors: Sequence[Tensor]) -> onnx.ModelProto:
     """What torch's TorchScript exporter writes for this one operation; `ExportError` when it cannot, or uses control flow."""
     buffer = io.BytesIO()
     quiet = logging.getLogger("torch.onnx")

@@ -219,8 +219,10 @@ def sliding_windows(c: Call, w: CallWriter) -> Value:
     """`Tensor.unfold`: windows along one axis, their elements last."""
     x = w.value(c["self"])
     rank = len(shape(x))
+    if not rank:
+        return w.reshape(x, c.shape)
     axis = axis_of(c["dimension"], rank)
-    count = c.shape[axis] if rank else 1
+    count = c.shape[axis]
     index = np.arange(count)[:, None] * c["step"] + np.arange(c["size"])
     taken = w.gather(x, index, axis)  # the window axis is followed by the element axis
     perm = [i for i in range(rank + 1) if i != axis + 1] + [axis + 1]

@@ -157,6 +157,8 @@ def vector_norm(c: Call, w: CallWriter) -> Value:
 def logsumexp(c: Call, w: CallWriter) -> Value:
     """Shifted by the maximum, so that nothing overflows."""
     x = w.value(c["self"], c.dtype)
+    if not shape(x):
+        return x
     axes = _dims(c, len(shape(x)))
     top = w.op("reduce_max", x, axes=axes, keepdims=True)
     total = w.op("sum", w.op("exp", w.op("sub", x, top)), axes=axes, keepdims=True)

@@ -10,4 +10,4 @@ from hqc.ir import Node
 
 @emitter("opaque")
 def opaque(node: Node, b: Builder) -> list[str]:
-    return b.splice(form_of(node, b.opaque), [b.operand(node, index) for index in range(len(node.inputs))])
+    return b.splice(form_of(node, b.opaque), [b.read(value) for value in node.operands if not value.is_parameter])
