@@ -151,17 +151,6 @@ class Node:
         """A number that grows along program order; it changes when nodes are inserted."""
         return self._order
 
-    @property
-    def keeps_scale(self) -> bool:
-        """True when the result takes the first operand's quantization on every march.
-
-        A pad with another value than 0 does not: the value may lie outside the operand's range, which nobody knows yet.
-        """
-        if not self.op.has(Trait.PASS_THROUGH):
-            return False
-        fills = self.op.has(Trait.FILLS) and self.attributes["mode"] == "constant" and any(self.attributes["pads"])
-        return not fills or self.attributes["value"] == 0.0
-
     def operand(self, name: str) -> Value | None:
         """The operand declared as `name`, or None."""
         index = self.op.operand_index(name)
@@ -229,6 +218,7 @@ class Graph:
         self._erased = 0
         self._next_order = 0
         self._suffix: dict[str, int] = {}
+        self._replaced: dict[str, Value] = {}
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -279,6 +269,14 @@ class Graph:
             if value is output:
                 return True
         return False
+
+    def current(self, name: str) -> Value | None:
+        """The value called `name`, or the one that took its place when rewrites replaced it; None when it is gone."""
+        seen = set()
+        while name not in self._values and name in self._replaced and name not in seen:
+            seen.add(name)
+            name = self._replaced[name].name
+        return self._values.get(name)
 
     # --- building ------------------------------------------------------------------------------------------------
 
@@ -414,6 +412,7 @@ class Graph:
             if allowed is None or node in allowed:
                 node.set_input(index, new)
         if outputs and allowed is None:
+            self._replaced[old.name] = new
             self._outputs = [new if value is old else value for value in self._outputs]
 
     def replace_output(self, index: int, value: Value) -> None:
@@ -502,6 +501,7 @@ class Graph:
                 mapping[id(value)] = copied
                 twin.results.append(copied)
             other._place(twin, None, None)
+        other._replaced = {name: mapping[id(value)] for name, value in self._replaced.items() if id(value) in mapping}
         other.set_outputs([mapping[id(value)] for value in self._outputs], self.output_names)
         return other
 

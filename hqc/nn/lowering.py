@@ -20,6 +20,7 @@ from hqc.nn.qat.conv_transpose import ConvTranspose2d
 from hqc.nn.qat.layer import QATLayer, ResidualCalls
 from hqc.nn.qat.linear import Linear
 from hqc.nn.qat.stubs import QuantStub as QATQuantStub
+from hqc.nn.qat.weights import BiasFakeQuantize, FoldedWeightFakeQuantize
 from hqc.nn.quantized.float_functional import FloatFunctional
 from hqc.nn.stubs import DeQuantStub, QuantStub
 from hqc.quantization.calib_fake_quantize import CalibFakeQuantize
@@ -79,6 +80,13 @@ def fused_add(ctx: LoweringContext, module: QATLayer, x: Value, y: Value) -> Val
     return qat_layer(ctx, module, operands[module.conv_position], operands[1 - module.conv_position])
 
 
+@lower_functional("result_like", cls=ResidualCalls)  # type: ignore[arg-type]
+def result_like(ctx: LoweringContext, module: QATLayer, x: Value) -> Value:
+    """Only its shape is read."""
+    weight, bias = ctx.parameter(module.weight, "weight"), None
+    return _emit_layer(ctx, module, x, weight, bias, {"residual": None, "activation": "none", "quant": None})
+
+
 # --- stubs and fake quants -------------------------------------------------------------------------------------------------
 
 
@@ -98,8 +106,17 @@ def qat_quant_stub(ctx: LoweringContext, module: QATQuantStub, x: Value) -> Valu
 
 
 @lower_module(FakeQuantize, CalibFakeQuantize, LearnedScaleFakeQuantize, BoundaryFakeQuantize)
-def fake_quantize(ctx: LoweringContext, module: nn.Module, x: Value) -> Value:
+def fake_quantize(ctx: LoweringContext, module: nn.Module, x: Value | torch.Tensor) -> Value:
+    """A `quantize`; of a constant (a weight), a parameter with its scale."""
+    if isinstance(x, torch.Tensor):
+        return ctx.parameter(x, "weight", result_quant(module))
     return _quantize(ctx, module, x)
+
+
+@lower_module(FoldedWeightFakeQuantize, BiasFakeQuantize)
+def float_weight(ctx: LoweringContext, module: nn.Module, weight: Operand) -> Operand:
+    """Nothing: what is quantized is made when the batch norm is folded, and the bias when its rounding is settled."""
+    return weight
 
 
 @lower_module(OffGridFakeQuantize)

@@ -44,7 +44,7 @@ def check_deploy_device(
 def _rows(model: ObservedGraphModule) -> Iterator[tuple[str, str, str]]:
     devices = model.preparation.plan.devices
     for node in model.graph.nodes:
-        if node.op not in _TYPES:
+        if node.op not in _TYPES or node.target == "result_like":
             continue
         name = node.name
         if node.op == "call_module":

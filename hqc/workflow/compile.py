@@ -1,6 +1,6 @@
 """`hqc.compile`: post-training quantization in one call, by the same steps as QAT.
 
-prepare (replay the plan on the FX graph, with observers) -> observe the calibration data -> lower again -> passes -> back end.
+prepare (emit the planned model, with observers) -> observe the calibration data -> lower again -> passes -> back end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`prepare_calibration_fx` and `prepare_qat_fx`: trace, lower, run the passes, replay the plan on the FX graph.
+"""`prepare_calibration_fx` and `prepare_qat_fx`: trace, lower, run the passes, emit the planned model.
 
 The caller's model is copied, never changed. The prepared parameters are copies: build the optimizer after prepare.
 """
@@ -11,16 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from hqc.errors import InputError
 from hqc.march import get_march
 from hqc.workflow.arguments import as_tuple, from_meta, to_meta
 from hqc.workflow.carry import carry_over
+from hqc.workflow.emit import emit
+from hqc.workflow.model_copy import copy_model
 from hqc.workflow.options import CompileOptions, Edit
 from hqc.workflow.planning import PlannedModel, plan_model
 from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree, record_and_check_inputs
-from hqc.workflow.replay import Replay
 
 logger = logging.getLogger("hqc")
 CUSTOM_CONFIG_KEYS = ("preserved_attributes",)
@@ -103,13 +104,12 @@ def prepare(
         if inputs is None and calibrated.preparation.inputs is not None:
             inputs = from_meta(calibrated.preparation.inputs)
     else:
-        float_model = copy.deepcopy(model)
+        float_model = copy_model(model)
     planned = plan_model(copy.deepcopy(float_model), options, inputs, dump_dir=dump_dir)
     preparation = Preparation(float_model, planned.plan, options, output_names=planned.output_names, remarks=planned.remarks)
-    emit_prepared(planned, options)
-    prepared = ObservedGraphModule(planned.root, planned.traced.graph, type(float_model).__name__, preparation)
+    graph = emit_planned(planned, options)
+    prepared = ObservedGraphModule(planned.root, graph, type(float_model).__name__, preparation)
     keep_module_tree(prepared, planned.root)
-    prepared.graph.lint()
     prepared.train(model.training)
     for remark in planned.remarks:
         if remark.severity == "warning":
@@ -121,18 +121,17 @@ def prepare(
     return prepared
 
 
-def emit_prepared(planned: PlannedModel, options: CompileOptions) -> None:
-    """Write the plan into the traced graph and its modules."""
-    Replay(
+def emit_planned(planned: PlannedModel, options: CompileOptions) -> fx.Graph:
+    """The graph of the emitted model; `planned.root` gets its layers and inserted modules."""
+    return emit(
         planned.traced,
         planned.root,
-        planned.graph,
+        planned.lowered,
         options.spec,
-        planned.configs.at,
-        planned.configs.qconfigs,
+        planned.configs,
         wrap_boundaries=options.form == "qat",
         keep_batch_norm=options.keep_batch_norm,
-    ).run()
+    )
 
 
 def _check_custom_config(custom: Mapping[str, Any] | None, model: nn.Module) -> None:

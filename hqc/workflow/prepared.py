@@ -79,6 +79,7 @@ def keep_module_tree(module: fx.GraphModule, root: nn.Module) -> None:
     """
     for key in ("_modules", "_parameters", "_buffers"):
         module.__dict__[key] = type(root.__dict__[key])(root.__dict__[key])
+    module._non_persistent_buffers_set = set(root._non_persistent_buffers_set)
     for name, value in vars(root).items():
         if not name.startswith("_") and name not in module.__dict__ and name not in ("training", "forward", "graph"):
             module.__dict__[name] = value

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
+
+from hqc.frontend.fx.registry import is_in_place_name, plain_function
 
 
 class FrozenModule:
@@ -44,3 +48,45 @@ def set_item_of_copy(target: torch.Tensor, index: Any, value: Any) -> torch.Tens
     copied = target.clone()
     copied[index] = value
     return copied
+
+
+def written_out_of_place(node: fx.Node) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
+    """`(op, target, args, kwargs)` of the call that gives the value which an in-place call writes, and writes nothing.
+
+    An in-place form that has no other is called on a clone.
+    """
+    op, target, args, kwargs = node.op, node.target, node.args, dict(node.kwargs)
+    if target is operator.setitem:
+        return "call_function", set_item_of_copy, args, kwargs
+    if kwargs.get("inplace") is True:
+        return op, target, args, {**kwargs, "inplace": False}
+    if op == "call_function":
+        plain = plain_function(target)
+        if plain is not None:
+            return op, plain, args, kwargs
+        at = _inplace_position(target)
+        if at is not None and at < len(args):
+            return op, target, (*args[:at], False, *args[at + 1 :]), kwargs
+        return op, call_on_clone, (target, *args), kwargs
+    name = str(target)
+    if op == "call_method" and is_in_place_name(name):
+        if hasattr(torch.Tensor, name[:-1]):
+            return op, name[:-1], args, kwargs
+        return "call_function", method_on_clone, (name, *args), kwargs
+    return op, target, args, kwargs
+
+
+def _inplace_position(function: Any) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+def call_on_clone(function: Callable[..., Any], first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    return function(first.clone(), *args, **kwargs)
+
+
+def method_on_clone(name: str, first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    return getattr(first.clone(), name)(*args, **kwargs)

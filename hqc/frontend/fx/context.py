@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from hqc.errors import LoweringError
-from hqc.frontend.fx.locations import Locator
+from hqc.frontend.fx.locations import ORIGIN_META, Locator
 from hqc.frontend.fx.shapes import GIVE_INPUTS, PartialShape, Size, partial_results, reshape_target, sizes_of
 from hqc.ir import DType, Graph, QuantParams, TensorType, Value
 
@@ -88,7 +88,13 @@ class LoweringContext:
         inputs = [None if operand is None else self.value(operand) for operand in operands]
         location = self._locator.locate(self.node, op)
         node = self.graph.add_node(
-            op, inputs, attributes, name=list(names), loc=location, origin=(self.node.name,), types=types
+            op,
+            inputs,
+            attributes,
+            name=list(names),
+            loc=location,
+            origin=self.node.meta.get(ORIGIN_META, (self.node.name,)),
+            types=types,
         )
         if any(result.shape is None for result in node.results):
             known = [None if value is None else self.shape(value) for value in node.inputs]
@@ -162,6 +168,10 @@ class LoweringContext:
                 self.name_tensor(changed, f"{name}.{what}" if what else name)
             self._kept.append(tensor)
         return self._derived[key]
+
+    def known_parameter(self, tensor: torch.Tensor) -> Value | None:
+        """The parameter value that was made of this very tensor, if any."""
+        return self._parameters.get(id(tensor))
 
     def name_tensor(self, tensor: torch.Tensor, name: str) -> None:
         """Call `tensor` `name` should it become a parameter."""

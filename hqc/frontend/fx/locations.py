@@ -21,6 +21,10 @@ MODULE_META = "hqc_module"
 """Key in `node.meta` of the path of the innermost module that was called ("" for the root)."""
 TYPES_META = "hqc_module_types"
 """Key in `node.meta` of the class names along that path, root first."""
+ORIGIN_META = "hqc_origin"
+"""Key in `node.meta` of an emitted node: names of the nodes of the user's trace that it stands for, in program order."""
+FORM_META = "hqc_form"
+"""Key in `node.meta` of an emitted call that is the torch form of an IR node: `(op name, attributes)`; lowering gives that node back."""
 
 _HQC = Path(__file__).parents[2]
 _LIBRARY = tuple(

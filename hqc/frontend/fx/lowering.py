@@ -21,13 +21,14 @@ from hqc.frontend.fx.calls import FrozenModule, call_functional, call_method, ou
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.examples import ExampleInputs
 from hqc.frontend.fx.inputs import add_inputs
+from hqc.frontend.fx.locations import FORM_META
 from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
 from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
 from hqc.frontend.fx.tracer import WARNINGS_META, LeafSpec, is_functional, trace
-from hqc.ir import Graph, Value
+from hqc.ir import Graph, Value, get_op
 
 logger = logging.getLogger(__name__)
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}
@@ -42,18 +43,33 @@ class OutputRef:
     index: int
 
 
+@dataclass(frozen=True)
+class ValueName:
+    """Place of a tensor in `LoweredModel.values`: the IR value that the lowering gave it."""
+
+    name: str
+
+
 @dataclass
 class LoweredModel:
     """A lowered model.
 
     `opaque`: node id -> callable on NumPy arrays, for the ops that only torch can run. `outputs`: what `forward` returns,
     with an `OutputRef` for each tensor. `warnings`: sentences for the user.
+
+    What the FX nodes became, by name: `values`: their result, with a `ValueName` for each tensor that depends on the inputs and
+    None for everything else. `writes`: node that writes in place -> the nodes that have its value from then on.
+    `constants`: parameter of the graph -> FX node that holds it. `tensors`: the tensors that nodes hold which depend on no input.
     """
 
     graph: Graph
     opaque: dict[str, OpaqueCall] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     outputs: Any = None
+    values: dict[str, Any] = field(default_factory=dict)
+    writes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    constants: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def lower(
@@ -103,12 +119,14 @@ class _GraphLowering:
         self.env.update(add_inputs(self.ctx, placeholders, example_inputs))
         for node in placeholders:
             self.aliases.add(node)
+            self._record(node, self.env[node])
         for node in self.gm.graph.nodes:
             self.ctx.node = node
             if node.op == "output":
                 self._output(node)
             elif node.op != "placeholder":
                 self._node(node)
+        self._record_constants()
         graph = self.result.graph
         for value in list(graph.parameters.values()):
             if not value.has_uses and not graph.is_output(value):
@@ -146,6 +164,7 @@ class _GraphLowering:
             self.aliases.mark_state(node)
             self.ctx.name_tensor(target, str(node.target))
         self.env[node] = target
+        self._record(node, target if isinstance(target, torch.Tensor) else None)
 
     def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = fx.node.map_arg(node.args, self.env.__getitem__)
@@ -165,7 +184,9 @@ class _GraphLowering:
         function: Any = node.target
         args, kwargs = self._arguments(node)
         name = getattr(function, "__name__", str(function))
-        if function in _ASSERTIONS or name == "_assert_is_none":
+        if FORM_META in node.meta:
+            self._assign(node, self._node_of_form(args, *node.meta[FORM_META]))
+        elif function in _ASSERTIONS or name == "_assert_is_none":
             self.env[node] = None
         elif function is getattr:
             self._assign(node, _attribute(self.ctx, *args), Alias.VIEW)
@@ -185,6 +206,14 @@ class _GraphLowering:
                 self._lower(lowering, name, call, (), args, kwargs, in_place)
             else:
                 self._static_call(node, function, args, kwargs, in_place or is_in_place_name(name))
+
+    def _node_of_form(self, operands: tuple[Any, ...], op: str, attributes: Mapping[str, Any]) -> Any:
+        """The IR node whose torch form this call is."""
+        types = [None if operand is None else self.ctx.value(operand).type for operand in operands]
+        count = len(get_op(op).infer(types, attributes))
+        if count == 1:
+            return self.ctx.emit(op, *operands, **attributes)
+        return self.ctx.emit_results(op, *operands, names=self.ctx.result_names(count), **attributes)
 
     def _call_method(self, node: fx.Node) -> None:
         args, kwargs = self._arguments(node)
@@ -261,8 +290,22 @@ class _GraphLowering:
         self._assign(node, result, Alias.SAME)
         self._write(written, node, result)
 
+    def _record(self, node: fx.Node, result: Any) -> None:
+        """Note what became of `node`, for who emits a model from the planned graph."""
+        named = map_structure(result, lambda item: ValueName(item.name) if isinstance(item, Value) else None)
+        self.result.values[node.name] = named
+        if isinstance(result, torch.Tensor):
+            self.result.tensors[node.name] = result
+
+    def _record_constants(self) -> None:
+        for name, tensor in self.result.tensors.items():
+            parameter = self.ctx.known_parameter(tensor)
+            if parameter is not None:
+                self.result.constants.setdefault(parameter.name, name)
+
     def _assign(self, node: fx.Node, result: Any, alias: Alias = Alias.NONE) -> None:
         self.env[node] = result
+        self._record(node, result)
         base = _first_operand(node)
         if alias is Alias.VIEW and isinstance(result, torch.Tensor) and base is not None:
             alias = Alias.VIEW if _shares_memory(result, self.env[base]) else Alias.NONE
@@ -276,8 +319,11 @@ class _GraphLowering:
             )
         for sharer, reader in self.aliases.read_after_write(written, write, renamed=True):
             raise self._shared_write(written, sharer, reader)
-        for name in self.aliases.names_of(written):
+        names = self.aliases.names_of(written)
+        for name in names:
             self.env[name] = result
+        self._record(write, result)
+        self.result.writes[write.name] = tuple(sorted(name.name for name in names))
 
     def _refuse_shared_write(self, node: fx.Node) -> None:
         """`x += y`, which the graph has as `x + y`: nothing that shares x's memory may be read from here on."""

@@ -103,8 +103,14 @@ def find_function(function: Any) -> tuple[Lowering | None, bool]:
     """The lowering of a function, and whether the function is an in-place form of what was registered."""
     if function in _FUNCTIONS:
         return _FUNCTIONS[function], False
+    plain = plain_function(function)
+    return _FUNCTIONS.get(plain), plain is not None
+
+
+def plain_function(function: Any) -> Any:
+    """The function that an in-place function (`operator.iadd`, `torch.relu_`) is a form of; None for others."""
     if function in _IN_PLACE_OPERATORS:
-        return _FUNCTIONS.get(_IN_PLACE_OPERATORS[function]), True
+        return _IN_PLACE_OPERATORS[function]
     name = getattr(function, "__name__", "")
     if function == getattr(torch._C._VariableFunctions, name, None) and getattr(torch, name, None) in _FUNCTIONS:
         return _FUNCTIONS[getattr(torch, name)], False  # what torch's own Python code calls
@@ -112,8 +118,8 @@ def find_function(function: Any) -> tuple[Lowering | None, bool]:
         for home in (torch, functional):
             plain = getattr(home, name[:-1], None)
             if plain in _FUNCTIONS:
-                return _FUNCTIONS[plain], True
-    return None, False
+                return plain
+    return None
 
 
 def find_method(name: str) -> tuple[Lowering | None, bool]:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from hqc.errors import InputError
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, assumption, depends_on_sizes, has_fixed_length
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 LeafSpec = type[nn.Module] | str | nn.Module
 WARNINGS_META = "hqc_warnings"
 """Key in `graph_module.meta` of the sentences that the trace has to say about the model."""
+_WEIGHT_HOOKS = (WeightNorm, SpectralNorm)
+"""Forward pre-hooks of torch.nn.utils that compute a module's weight, of the style before parametrizations."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SPECIALIZED = (bool, int, float, str, type(None))
 _HARMLESS_OVERRIDES = {"__init__", "__repr__", "extra_repr", "reset_parameters", "_load_from_state_dict"}
@@ -266,6 +270,8 @@ class HqcTracer(fx.Tracer):
             self._stack.pop()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if any(isinstance(hook, _WEIGHT_HOOKS) for hook in m._forward_pre_hooks.values()):
+            return False  # the weight is computed from parameters that train
         return is_stub(m) or is_library_module(m) or self._asked_for_leaf(m, module_qualified_name)
 
     def _asked_for_leaf(self, m: nn.Module, path: str) -> bool:

@@ -119,13 +119,6 @@ class QATLayer(nn.Module):
         """Take the weight scales from the weights as they are now."""
         self.weight_fake_quant.initialize(self._folded_weight())
 
-    def share_parameters(self, other: QATLayer) -> None:
-        """Train one weight and one bias with `other`, a second call site of the same float module, where they are equal."""
-        for name in ("weight", "bias"):
-            own, shared = getattr(self, name), getattr(other, name)
-            if own is not None and shared is not None and torch.equal(own, shared):
-                setattr(self, name, shared)
-
     def deployed_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Float weight and bias that the chip's integers are made from, detached."""
         return self._folded_weight(), None if self.bias is None else self.bias.detach()
@@ -135,7 +128,9 @@ class QATLayer(nn.Module):
         raise NotImplementedError
 
     def _quantized_bias(self, bias: Tensor | None) -> Tensor | None:
-        return fake_quantize_bias(bias) if bias is not None and self.int8_bias else bias
+        """What the chip makes of the bias, while the weight is quantized too."""
+        quantized = bias is not None and self.int8_bias and self.weight_fake_quant.quantizes
+        return fake_quantize_bias(bias) if quantized else bias  # type: ignore[arg-type]
 
     def _linear_part(self, x: Tensor) -> Tensor:
         return self._compute(x, self.weight_fake_quant(self.weight), self._quantized_bias(self.bias))
@@ -170,6 +165,11 @@ class ResidualCalls:
         return result
 
     add_relu = add
+
+    def result_like(self, x: Tensor) -> Tensor:
+        """An empty tensor of the shape, dtype and device of the result for the input `x`: for who asks before the residual exists."""
+        shape = self._compute(x.to("meta"), self.weight.detach().to("meta"), None).shape  # type: ignore[attr-defined]
+        return x.new_zeros(()).expand(shape)
 
 
 def _parameter(value: Any) -> nn.Parameter:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import nn
 
 from hqc.nn.qat import conv, conv_transpose, kept_batch_norm, linear
@@ -62,7 +59,7 @@ _FLOAT_CLASSES = {layer.float_class for layer in LAYERS}
 
 
 class QATModules:
-    """The mapping as replay uses it."""
+    """The mapping as the emitter uses it."""
 
     def accepts(self, module: nn.Module) -> bool:
         """True for a float module (of exactly these classes) that has quantized-training twins."""
@@ -89,8 +86,8 @@ class QATModules:
         self,
         module: nn.Module,
         *,
-        weight: npt.NDArray[np.float32],
-        bias: npt.NDArray[np.float32] | None,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
         activation: str,
         residual: bool,
         weight_fake_quant: Any,
@@ -103,12 +100,10 @@ class QATModules:
         `batch_norm`: to be kept (the parameters are then not folded); convolutions only.
         """
         layer_class = _BY_VARIANT[type(module), activation, residual, batch_norm is not None]
-        like = module.weight
-        assert isinstance(like, torch.Tensor)
         layer: QATLayer = layer_class.build(
             module,
-            weight=_parameter(weight, like),
-            bias=None if bias is None else _parameter(bias, like),
+            weight=weight,
+            bias=bias,
             qconfig=QConfig(None, weight_fake_quant),
             activation_post_process=activation_post_process,
             march=march,
@@ -126,9 +121,3 @@ def qat_stub(module: nn.Module, fake_quant: FakeQuantizeBase) -> QuantStub:
     if scale is not None:
         fake_quant.fix_scale(float(scale))
     return QuantStub(fake_quant)
-
-
-def _parameter(array: npt.NDArray[np.float32], like: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(
-        torch.from_numpy(np.array(array)).to(device=like.device, dtype=like.dtype), requires_grad=like.requires_grad
-    )

@@ -1,0 +1,72 @@
+"""Fake quants for weights that no layer owns: those of `F.conv2d` and `F.linear`, on parameters or on what is computed from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hqc.quantization.fake_quantize import FakeQuantizeBase, make_weight_fake_quant
+from hqc.quantization.torch_arithmetic import fake_quantize_bias
+
+if TYPE_CHECKING:
+    from hqc.march.spec import MarchSpec
+
+
+class FoldedWeightFakeQuantize(nn.Module):
+    """For a weight whose result goes through the batch norm `norm`, which the chip has folded into it.
+
+    What is put on the grid is the folded weight; it is divided by the factor again, as the batch norm behind multiplies.
+    """
+
+    _hqc_leaf = True
+
+    def __init__(self, fake_quant: FakeQuantizeBase, norm: nn.Module, axis: int) -> None:
+        super().__init__()
+        self.weight_fake_quant = fake_quant
+        self._norm = [norm]  # in a list: it has its place in the module tree already
+        self.axis = axis
+
+    def factor(self, weight: Tensor) -> Tensor:
+        """What folding multiplies the weights by, shaped to go with `weight`; 1 where gamma switches a channel off."""
+        norm: Any = self._norm[0]
+        factor = torch.rsqrt(norm.running_var + norm.eps)
+        factor = factor if norm.weight is None else factor * norm.weight
+        factor = torch.where(factor.abs() < torch.finfo(factor.dtype).eps, torch.ones_like(factor), factor)
+        shape = [1] * weight.dim()
+        shape[self.axis] = -1
+        return factor.view(shape)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.weight_fake_quant.quantizes:
+            return weight
+        factor = self.factor(weight)
+        result: Tensor = self.weight_fake_quant(weight * factor) / factor
+        return result
+
+
+class BiasFakeQuantize(nn.Module):
+    """Makes the bias of a call what the chip makes of it (int8, one power-of-two scale), while `source`, the weight's, quantizes."""
+
+    _hqc_leaf = True
+
+    def __init__(self, source: FakeQuantizeBase) -> None:
+        super().__init__()
+        self._source = [source]  # in a list: it has its place in the module tree already
+
+    def forward(self, bias: Tensor) -> Tensor:
+        return fake_quantize_bias(bias) if self._source[0].quantizes else bias
+
+
+def weight_fake_quant(
+    factory: Any, march: MarchSpec, weight: Tensor, axis: int, norm: nn.Module | None, name: str
+) -> nn.Module:
+    """The weight fake quant of a qconfig entry for a call's weight, whose output channels lie along `axis`."""
+    axis %= weight.dim()
+    if norm is None or norm.running_var is None or norm.running_var.numel() != weight.shape[axis]:  # type: ignore[operator]
+        return make_weight_fake_quant(factory, march, weight.detach(), axis, name=name)
+    module = FoldedWeightFakeQuantize(make_weight_fake_quant(factory, march, weight.detach(), axis, name=name), norm, axis)
+    with torch.no_grad():
+        module.weight_fake_quant.initialize(weight * module.factor(weight))
+    return module

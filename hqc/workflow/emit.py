@@ -1,0 +1,438 @@
+"""The torch emitter: a new FX graph, written in one walk over the traced model, that computes what the planned IR graph says.
+
+Nothing is decided here. Conv-like operations of the BPU become quantized-training layers at their module's place; stubs, fake quants,
+roundings and dequantizes become modules; everything else is a copy of the call it was, with its operands in the version that the plan
+says it reads. Names of inserted nodes and modules follow HYBRID section 2 of the design.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from hqc.errors import LoweringError
+from hqc.frontend.fx.calls import written_out_of_place
+from hqc.frontend.fx.forms import torch_form
+from hqc.frontend.fx.locations import FORM_META, ORIGIN_META
+from hqc.frontend.fx.lowering import LoweredModel
+from hqc.frontend.fx.proxies import IN_PLACE_META
+from hqc.frontend.fx.weights import WeightArgument, weight_argument
+from hqc.ir import Device, Node, Trait, Value
+from hqc.march.spec import MarchSpec
+from hqc.nn import DeQuantStub
+from hqc.nn.qat.layer import QATLayer
+from hqc.nn.qat.mapping import qat_stub
+from hqc.nn.qat.weights import BiasFakeQuantize, weight_fake_quant
+from hqc.quantization.fake_quantize import BoundaryFakeQuantize
+from hqc.quantization.off_grid import GainPool, OffGridFakeQuantize
+from hqc.workflow.activation_configs import ActivationConfigs
+from hqc.workflow.emit_layers import LayerBuilder, LayerGroup, find_groups, source_of
+from hqc.workflow.emit_observers import Observers
+from hqc.workflow.emit_operands import Operands
+from hqc.workflow.emit_tree import ModuleTree
+from hqc.workflow.emit_values import PlannedValues, is_inserted_boundary, value_paths
+
+
+def emit(
+    traced: fx.GraphModule,
+    root: nn.Module,
+    lowered: LoweredModel,
+    march: MarchSpec,
+    configs: ActivationConfigs,
+    *,
+    wrap_boundaries: bool,
+    keep_batch_norm: bool = False,
+) -> fx.Graph:
+    """The graph of the emitted model; `root`, the module tree that `traced` calls, gets its layers and inserted modules.
+
+    `lowered`: the lowered model, whose graph the passes have planned. `configs`: the qconfigs in force. `wrap_boundaries`: boundary
+    fake quants print inside a wrapper (QAT). `keep_batch_norm`: layers keep the batch norm that the plan folded.
+    """
+    tree = ModuleTree(root, traced)
+    observers = Observers(march, configs, tree.device)
+    return _Emitter(traced, lowered, tree, observers, wrap_boundaries, keep_batch_norm).run()
+
+
+class _Emitter:
+    """One walk. `env`: node of the traced model -> node of the new graph that holds its value now."""
+
+    def __init__(
+        self,
+        traced: fx.GraphModule,
+        lowered: LoweredModel,
+        tree: ModuleTree,
+        observers: Observers,
+        wrap_boundaries: bool,
+        keep_batch_norm: bool,
+    ) -> None:
+        self.traced = traced.graph
+        self.tensors = lowered.tensors
+        self.graph = fx.Graph(tracer_cls=getattr(traced.graph, "_tracer_cls", None))
+        self.values = PlannedValues(traced.graph, lowered)
+        self.tree = tree
+        self.observers = observers
+        self.march = observers.march
+        self.wrap_boundaries = wrap_boundaries
+        self.position = {node: index for index, node in enumerate(traced.graph.nodes)}
+        self.env: dict[fx.Node, fx.Node] = {}
+        self.now: dict[str, fx.Node] = {}  # value name -> node that holds it, on its grid
+        self.quantized: dict[str, fx.Node] = {}  # value name -> node that holds it behind the fake quant for BPU readers
+        self.took_quantized: set[fx.Node] = set()
+        self.dequantized: dict[str, fx.Node] = {}  # boundary name -> its call
+        groups = find_groups(self.values, tree)
+        self.group_of = {member: group for group in groups for member in group.members}
+        self.layers = LayerBuilder(groups, tree, self.march, keep_batch_norm)
+        self.built: dict[Node, tuple[str, QATLayer, fx.Node]] = {}  # of a group: path, layer, its input
+        self.pending: dict[fx.Node, LayerGroup] = {}
+        self.observed: dict[str, Value] = {}  # name of a value behind which a fake quant goes -> the value
+        self.composites: set[str] = set()
+        self._find_observed({id(group.node) for group in groups})
+
+    def run(self) -> fx.Graph:
+        plain_calls: list[fx.Node] = []
+        for old in self.traced.nodes:
+            if old.op == "output":
+                self._output(old)
+                continue
+            if old in self.group_of:
+                self._member(old, self.group_of[old])
+            elif old in self.pending or self._joins_pending(old):
+                pass
+            elif self._stub_of(old) is not None:
+                self._stub(old, self._stub_of(old))
+            elif old.name in self.composites:
+                self._composite(old)
+            else:
+                new = self._copy(old)
+                if old.op == "call_module":
+                    plain_calls.append(new)
+            if old in self.env:
+                self._after(old)
+                for name in self.values.write(old):
+                    self.env[name] = self.env[old]
+        self._erase_unread()
+        self._strip_cpu_qconfigs()
+        self.tree.finish(self.graph, plain_calls)
+        self.graph.lint()
+        return self.graph
+
+    def _erase_unread(self) -> None:
+        """Erase what nothing reads: what the model computes for nothing, and what a layer has taken in."""
+        for node in reversed(self.graph.nodes):
+            if not node.users and (node.op == "call_module" or not node.is_impure(impure_random=False)):
+                self.graph.erase_node(node)
+
+    def _find_observed(self, layers: set[int]) -> None:
+        """The values of BPU operations behind which fake quants go, other than those that layers own."""
+        for node in self.values.graph.nodes:
+            if id(node) in layers or node.op.has(Trait.BOUNDARY):
+                continue
+            for value in filter(self.observers.is_observed, node.results):
+                if self.values.has_carrier(value) or len(node.results) > 1:
+                    self.observed[value.name] = value
+                else:  # a step inside one operation of the model
+                    self.composites.update(node.origin)
+
+    # --- copies ------------------------------------------------------------------------------------------------------------
+
+    def _copy(self, old: fx.Node) -> fx.Node:
+        """The call as it was, with its operands mapped; written out of place where it writes in place."""
+        weighted = self._weighted(old)
+        if weighted is not None:
+            return self._copy_with_weight(old, *weighted)
+        operands = Operands(self, old)
+        op, target, args, kwargs = old.op, old.target, old.args, dict(old.kwargs)
+        if self.values.writes(old):
+            op, target, args, kwargs = written_out_of_place(old)
+            if old.op == "call_module":
+                self.tree.write_out_of_place(str(old.target))
+        new = self.graph.create_node(op, target, operands.map(args), operands.map(kwargs), old.name, old.type)
+        new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
+        self.env[old] = new
+        return new
+
+    def _output(self, old: fx.Node) -> None:
+        new = self.graph.output(fx.node.map_arg(old.args[0], self.env.__getitem__), old.type)
+        new.meta = dict(old.meta)
+        self.graph.set_codegen(self.traced._codegen)
+
+    def call(self, path: str, args: tuple[Any, ...], name: str) -> fx.Node:
+        """Append a call of an inserted module."""
+        return self.graph.create_node("call_module", path, args, {}, name)
+
+    # --- stubs -------------------------------------------------------------------------------------------------------------
+
+    def _stub_of(self, old: fx.Node) -> Node | None:
+        nodes = self.values.nodes_of(old)
+        return nodes[0] if len(nodes) == 1 and nodes[0].op.has(Trait.BOUNDARY) and old.op == "call_module" else None
+
+    def _stub(self, old: fx.Node, node: Node | None) -> None:
+        assert node is not None
+        path = str(old.target)
+        module: nn.Module = DeQuantStub()
+        if node.op.name == "quantize":
+            module = qat_stub(self.tree.floats[path], self.observers.make(node.result, old.name))
+        self._copy(old).target = self.tree.place(path, module)
+
+    # --- behind a value ----------------------------------------------------------------------------------------------------
+
+    def _after(self, old: fx.Node) -> None:
+        """Write what goes directly behind the values that `old` is the first to hold: roundings, fake quants, boundaries."""
+        held = self.values.held(old)
+        if isinstance(held, Value):
+            if self.values.is_carrier(old, held):
+                self.env[old] = self._settle(held, self.env[old], old)
+        elif held is not None:
+            for path, value in value_paths(held):
+                if not self.values.has_carrier(value):
+                    element = self.env[old]
+                    for step, key in enumerate(path, start=1):
+                        name = value.name if step == len(path) else self.free_name(f"{element.name}_{key}")
+                        element = self.graph.create_node("call_function", operator.getitem, (element, key), {}, name)
+                    self._settle(value, element, old)
+
+    def _settle(self, value: Value, new: fx.Node, old: fx.Node) -> fx.Node:
+        """`new` holds `value`: write its rounding, its fake quant and the boundary behind it; returns the node that holds it then."""
+        new = self._on_grid(value, new, old)
+        observed = self.observed.get(value.name)
+        if observed is not None:
+            fake_quant = self.observers.make(observed, value.name)
+            new = self._insert(f"{value.name}_activation_post_process", fake_quant, (new,), old)
+        self.now[value.name] = new
+        for boundary in value.users:
+            if is_inserted_boundary(boundary) and boundary.op.name == "quantize" and value.name not in self.quantized:
+                self.quantized[value.name] = self._boundary(boundary, new, old)
+        return new
+
+    def _boundary(self, boundary: Node, new: fx.Node, old: fx.Node) -> fx.Node:
+        """The fake quant, or the inserted QuantStub, between a CPU value and its BPU readers."""
+        fake_quant = self.observers.make(boundary.result, old.name)
+        module: nn.Module = fake_quant
+        if boundary.attributes.get("stub"):
+            module = qat_stub(nn.Identity(), fake_quant)
+        elif self.wrap_boundaries:
+            module = BoundaryFakeQuantize(fake_quant)
+        return self._insert(boundary.name, module, (new,), old)
+
+    def _insert(self, name: str, module: nn.Module, args: tuple[Any, ...], old: fx.Node, order: int = 0) -> fx.Node:
+        self.tree.insert(self.position[old], order, name, module)
+        return self.call(name, args, name)
+
+    def _on_grid(self, value: Value, new: fx.Node, old: fx.Node) -> fx.Node:
+        """Put a result that keeps its operand's scale and leaves its grid back on it, as the kernel does."""
+        nodes = [value.producer] if old.name in self.composites else self.values.nodes_of(old)
+        off_grid = [node for node in nodes if node is not None and node.results[0].off_grid]
+        source = self.observers.behind(off_grid[0].operands[0]) if off_grid else None
+        if source is None or not source.switchable:
+            return new
+        name = f"{value.name}_on_grid"
+        pools = [node for node in off_grid if "gain" in node.attributes]
+        if not pools:
+            return self._insert(name, OffGridFakeQuantize(source), (new,), old)
+        operand = pools[0].operands[0]
+        before = self.quantized.get(source_of(operand).name) or self.now[operand.name]
+        window = pools[0].attributes["kernel"] if len(nodes) == 1 else None
+        return self._insert(name, GainPool(source, window, mean=nodes[-1] is not pools[-1]), (new, before), old)
+
+    # --- layers ------------------------------------------------------------------------------------------------------------
+
+    def _member(self, old: fx.Node, group: LayerGroup) -> None:
+        """A member of a fused group: the layer is called at the anchor, and every reader of a member gets its result."""
+        if old is group.conv:
+            self._build(group)
+        if old is group.anchor:
+            self._call_layer(group)
+        elif old not in self.env:
+            self.pending[old] = group
+            if old is group.conv and self._is_asked_early(group):
+                self._write_like(group)
+        if old in self.env:
+            self.now[group.node.result.name] = self.env[old]
+
+    def _joins_pending(self, old: fx.Node) -> bool:
+        """True for what the plan dropped between members of a group: the layer stands for it too."""
+        if not self.values.passes_on(old):
+            return False
+        group = next((self.pending[operand] for operand in old.all_input_nodes if operand in self.pending), None)
+        if group is None:
+            return False
+        self.pending[old] = group
+        return True
+
+    def _build(self, group: LayerGroup) -> None:
+        node, conv = group.node, group.conv
+        observed = self.observers.is_observed(node.result)
+        fake_quant = self.observers.make(node.result, group.members[-1].name) if observed else None
+        layer = self.layers.build(group, self.observers.weight_entry(node), fake_quant)
+        owner = _functional_owner(group.anchor)
+        for member in group.members:
+            if member.op == "call_module":
+                self.tree.absorb(str(member.target))
+        path = self.tree.place(str(conv.target) if owner is None else str(owner.target), layer)
+        operands = Operands(self, conv)
+        x = next(operands(operand) for operand in conv.all_input_nodes if self.values.holds_tensor(operand))
+        self.built[node] = path, layer, x
+
+    def _call_layer(self, group: LayerGroup) -> None:
+        path, layer, x = self.built[group.node]
+        anchor, residual, planned = group.anchor, group.residual, group.node.operand("residual")
+        args: tuple[Any, ...] = (x,)
+        if planned is not None:
+            operands = Operands(self, anchor)
+            added = [operand for operand in anchor.all_input_nodes if self.values.value(operand) is residual]
+            if not added:  # a step inside the addition: `torch.add(conv(x), y, alpha=2)`
+                self._write_steps(anchor, [node for node in self.values.nodes_of(anchor) if node is not group.node])
+            args = (x, operands(added[0]) if added else operands.of_value(planned))
+        owner = _functional_owner(anchor)
+        if owner is not None:
+            call_args = [arg for arg in anchor.all_input_nodes if arg is not owner]
+            layer.conv_position = 0 if self.values.value(call_args[-1]) is residual else 1
+            self.env[owner].target = path
+            ordered = args if layer.conv_position == 0 else args[::-1]
+            new = self.graph.create_node("call_method", "add", (self.env[owner], *ordered), {}, anchor.name)
+        else:
+            new = self.call(path, args, anchor.name)
+        new.meta = {**anchor.meta, ORIGIN_META: group.node.origin}
+        new.meta.pop(IN_PLACE_META, None)
+        waiting = [member for member, owner_group in self.pending.items() if owner_group is group]
+        for member in dict.fromkeys((*group.members, *waiting)):
+            self.env[member] = new
+            self.pending.pop(member, None)
+        self.now[group.node.result.name] = new
+
+    def _is_asked_early(self, group: LayerGroup) -> bool:
+        """True when the model asks for the size of a member's result before the residual exists, often to make it."""
+        end = self.position[group.anchor]
+        before = [member for member in group.members if self.position[member] < end]
+        return any(
+            self.position[user] < end and user not in group.members and not self.values.holds_tensor(user)
+            for member in before
+            for user in member.users
+        )
+
+    def _write_like(self, group: LayerGroup) -> None:
+        """A tensor of the shape of the layer's result, for members whose size is asked for before the layer can be called."""
+        path, _, x = self.built[group.node]
+        layer = self.graph.create_node("get_attr", path, (), {}, self.free_name(f"{group.conv.name}_layer"))
+        like = self.graph.create_node("call_method", "result_like", (layer, x), {}, group.conv.name)
+        like.meta = dict(group.conv.meta)
+        for member in group.members:
+            if self.position[member] < self.position[group.anchor]:
+                self.env[member] = like
+
+    def free_name(self, base: str) -> str:
+        name, count = base, 0
+        while name in self.values.fx_nodes:
+            count += 1
+            name = f"{base}_{count}"
+        return name
+
+    # --- weights of calls --------------------------------------------------------------------------------------------------
+
+    def _weighted(self, old: fx.Node) -> tuple[WeightArgument, Node, fx.Node] | None:
+        """Of a convolution or product on the BPU with a weight that no module owns: which argument it is, the planned node, the weight."""
+        argument = weight_argument(old)
+        node = next((n for n in self.values.nodes_of(old) if n.op.has(Trait.CONV_LIKE) and n.device is Device.BPU), None)
+        weight = None if argument is None else argument.of(old)
+        if argument is None or node is None or not isinstance(weight, fx.Node) or weight.name not in self.tensors:
+            return None
+        return argument, node, weight
+
+    def _copy_with_weight(self, old: fx.Node, argument: WeightArgument, node: Node, weight: fx.Node) -> fx.Node:
+        """The call with its weight (and an int8 bias) fake-quantized; a product becomes the `F.linear` that it is in the plan."""
+        operands = Operands(self, old)
+        tensor, now = self.tensors[weight.name], self.env[weight]
+        if argument.is_matrix:
+            tensor = tensor.t()
+            now = self.graph.create_node("call_method", "t", (now,), {}, self.free_name(f"{old.name}_transposed"))
+        norm, axis = self._norm_behind(node), 0 if argument.is_matrix else argument.axis
+        module = weight_fake_quant(self.observers.weight_entry(node), self.march, tensor, axis, norm, old.name)
+        quantized = self._insert(f"{old.name}_weight_fake_quant", module, (now,), old)
+        bias, new_bias = argument.bias_of(old), None
+        if isinstance(bias, fx.Node):
+            new_bias = self.env[bias]
+            if self.march.int8_bias and norm is None and bias.name in self.tensors:
+                fake_quant = BiasFakeQuantize(module)  # type: ignore[arg-type]  # without a batch norm it is the fake quant itself
+                new_bias = self._insert(f"{old.name}_bias_fake_quant", fake_quant, (new_bias,), old)
+        if argument.is_matrix:
+            args = (operands(argument.data_of(old)), quantized, *(() if new_bias is None else (new_bias,)))
+            new = self.graph.create_node("call_function", nn.functional.linear, args, {}, old.name)
+        else:
+            replaced = {self.env[weight]: quantized, **({self.env[bias]: new_bias} if isinstance(bias, fx.Node) else {})}
+            mapped = (operands.map(old.args), operands.map(old.kwargs))
+            args, kwargs = fx.node.map_arg(mapped, lambda arg: replaced.get(arg, arg))
+            new = self.graph.create_node(old.op, old.target, args, kwargs, old.name, old.type)
+        new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
+        self.env[old] = new
+        return new
+
+    def _norm_behind(self, node: Node) -> nn.Module | None:
+        """The module of the batch norm that the plan folded into `node`."""
+        for member in self.values.members(node):
+            module = self.tree.floats.get(str(member.target)) if member.op == "call_module" else None
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                return module
+        return None
+
+    # --- composite calls ---------------------------------------------------------------------------------------------------
+
+    def _composite(self, old: fx.Node) -> None:
+        """A call whose steps are observed one by one: write the torch form of each."""
+        self._write_steps(old, self.values.nodes_of(old))
+
+    def _write_steps(self, old: fx.Node, nodes: list[Node]) -> None:
+        operands = Operands(self, old)
+        for node in nodes:
+            if len(node.origin) > 1 or node.op.has(Trait.OPAQUE):
+                raise LoweringError(
+                    f"{node.label} is a step inside one operation and cannot carry a fake quant of its own; let the operation run on the "
+                    "CPU with hybrid_dict"
+                )
+            form = torch_form(node)
+            args = tuple(None if value is None else self._operand_of_step(value, operands) for value in node.inputs)
+            new = self.graph.create_node("call_function", form.function, args, form.attributes, node.name)
+            new.meta = {**old.meta, ORIGIN_META: (old.name,), FORM_META: (node.op.name, dict(node.attributes))}
+            self.env[old] = new
+            for index, value in enumerate(node.results):
+                if len(node.results) > 1:
+                    name = self.free_name(f"{node.name}_{index}")
+                    new = self.graph.create_node("call_function", operator.getitem, (self.env[old], index), {}, name)
+                if not self.values.has_carrier(value):
+                    if self.observers.is_observed(value):
+                        self.observed[value.name] = value
+                    self._settle(value, new, old)
+
+    def _operand_of_step(self, value: Value, operands: Operands) -> Any:
+        if not value.is_parameter:
+            return operands.of_value(value)
+        holder = self.values.holder(value)
+        if holder is not None and holder in self.env:
+            return self.env[holder]
+        array = value.array
+        assert array is not None
+        if array.ndim == 0:
+            return array.item()
+        path = self.tree.constant(value.name, torch.from_numpy(np.array(array)))
+        return self.graph.create_node("get_attr", path, (), {}, self.free_name(path))
+
+    # --- the rest of the tree ------------------------------------------------------------------------------------------------
+
+    def _strip_cpu_qconfigs(self) -> None:
+        """Modules on the CPU stay float and lose their qconfig."""
+        for node in self.values.graph.nodes:
+            if node.device is Device.CPU and not node.op.has(Trait.BOUNDARY):
+                for member in self.values.members(node):
+                    if member.op == "call_module":
+                        module = self.tree.root.get_submodule(str(member.target))
+                        if getattr(module, "qconfig", None) is not None:
+                            module.qconfig = None  # type: ignore[assignment]
+
+
+def _functional_owner(fx_node: fx.Node) -> fx.Node | None:
+    """The get_attr node of the module whose method is called, e.g. a FloatFunctional."""
+    owner = fx_node.args[0] if fx_node.op == "call_method" and fx_node.args else None
+    return owner if isinstance(owner, fx.Node) and owner.op == "get_attr" and fx_node.op == "call_method" else None

@@ -1,0 +1,60 @@
+"""The fake quants of an emitted model: what observes each value that the plan says is observed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hqc.errors import QConfigError
+from hqc.ir import Device, Node, Trait, Value
+from hqc.march.spec import MarchSpec
+from hqc.quantization.fake_quantize import FakeQuantizeBase, make_fake_quant
+from hqc.workflow.activation_configs import ActivationConfigs
+
+
+class Observers:
+    """Makes fake quants, once per value; values of one scale group have one."""
+
+    def __init__(self, march: MarchSpec, configs: ActivationConfigs, device: torch.device) -> None:
+        self.march = march
+        self._configs = configs
+        self._device = device
+        self._shared: dict[str, FakeQuantizeBase] = {}
+        self._made: dict[str, FakeQuantizeBase] = {}
+
+    @staticmethod
+    def is_observed(value: Value) -> bool:
+        """True when `value` has statistics of its own."""
+        return value.observation is not None and not value.off_grid
+
+    def weight_entry(self, node: Node) -> Any:
+        """The qconfig's entry for the weight of a conv-like node."""
+        config = self._configs.table.of_weight(node)
+        if config is None:
+            raise QConfigError(f"{node.label} runs on the BPU and has no qconfig for its weight; give one in qconfig_dict")
+        return self._configs.qconfigs[config.key].weight
+
+    def make(self, value: Value, name: str) -> FakeQuantizeBase:
+        """The fake quant of an observed value; errors call it `name`."""
+        observation = value.observation
+        assert observation is not None, value
+        fake_quant = self._shared.get(observation.group)
+        if fake_quant is None:
+            factory = self._configs.qconfigs[observation.qconfig].activation
+            fake_quant = make_fake_quant(factory, self.march, name=name, dtype=observation.dtype).to(self._device)
+            if observation.group:
+                self._shared[observation.group] = fake_quant
+        self._made[value.name] = fake_quant
+        return fake_quant
+
+    def behind(self, value: Value) -> FakeQuantizeBase | None:
+        """The fake quant that gives `value` its scale: its own, or that of what scale-keeping nodes made it from."""
+        while value.name not in self._made:
+            node = value.producer
+            if node is None or not (
+                node.op.has(Trait.BOUNDARY) or (node.device is Device.BPU and self.march.keeps_scale(node))
+            ):
+                return None
+            value = node.operands[0]
+        return self._made[value.name]
