@@ -248,3 +248,10 @@ def test_a_yaml_that_a_person_changed_is_kept_with_a_sentence_unless_it_is_to_be
     assert "net.yaml is not as hqc wrote it and is kept" in kept.message and "bandwidth" in yaml.read_text()
     export(graph, tmp_path / "net.onnx", verify=False, overwrite_configuration=True)
     assert yaml.read_text() == ours
+
+
+def test_where_the_reference_is_no_number_nothing_is_compared() -> None:
+    from hqc.backends.onnx.verify import compare_output
+
+    found = compare_output("y", np.array([1.0, 5.0, np.nan]), np.array([1.0, np.nan, 2.0]), step=0.5)
+    assert (found.unequal, found.over_one) == (1, 1)

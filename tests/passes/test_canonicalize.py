@@ -347,3 +347,34 @@ def test_shapes_may_be_unknown() -> None:
     graph.set_outputs([w])
     run_passes(graph, "canonicalize")
     assert body_of(graph) == ["z = reshape(x)", "w = adaptive_avg_pool2d(z)"]
+
+
+SPELLED_OUT = {
+    "hardsigmoid": "%a = add(%x, @three)\n%b = clamp(%a) {min=0.0, max=6.0}\n%y = div(%b, @six)",
+    "hardswish": "%a = add(%x, @three)\n%b = clamp(%a) {min=0.0, max=6.0}\n%c = mul(%x, %b)\n%y = div(%c, @six)",
+    "hardswish_gate_first": "%a = add(%x, @three)\n%b = clamp(%a) {min=0.0, max=6.0}\n%c = div(%b, @six)\n%y = mul(%c, %x)",
+    "gelu": "%a = mul(%x, @root)\n%b = erf(%a)\n%c = add(%b, @one)\n%d = mul(%x, @half)\n%y = mul(%d, %c)",
+    "gelu_divided": "%a = div(%x, @two)\n%b = erf(%a)\n%c = add(%b, @one)\n%d = mul(%x, %c)\n%y = mul(%d, @half)",
+    "gelu_of_half": "%a = mul(%x, @root)\n%b = erf(%a)\n%c = add(%b, @one)\n%d = mul(%c, @half)\n%y = mul(%x, %d)",
+}
+_CONSTANTS = {"three": 3.0, "six": 6.0, "one": 1.0, "half": 0.5, "root": 0.70710677, "two": 1.4142135}
+
+
+def _written(body: str) -> str:
+    parameters = "".join(f"param @{name} = {number}\n" for name, number in _CONSTANTS.items())
+    return f"input %x: f32[1,4,5,5]\n{parameters}{body}\noutput %y"
+
+
+@pytest.mark.parametrize("name", SPELLED_OUT)
+def test_functions_written_by_hand_are_the_ops(name: str) -> None:
+    graph = canonical(_written(SPELLED_OUT[name]))
+    (node,) = graph.nodes
+    assert node.op.name == name.partition("_")[0]
+    assert node.origin[-1:] == ("y",) or "y" in node.origin
+
+
+@pytest.mark.parametrize("name", SPELLED_OUT)
+def test_a_part_that_something_else_reads_stays(name: str) -> None:
+    graph = canonical(_written(SPELLED_OUT[name]) + "\noutput %b")
+    assert "b" in [node.name for node in graph.nodes]
+    assert len(list(graph.nodes)) > 1
