@@ -432,38 +432,52 @@ def adaptive_counts(size: tuple[int, int], output: tuple[int, int]) -> ArrayI:
 # --- section 8: resize ------------------------------------------------------------------------------------------------
 
 
-def resize_coordinates(size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool) -> ArrayI:
-    """Fixed-point source coordinate of every output index, `fraction_bits` fractional bits, not yet clipped."""
+def resize_factor(size_in: int, size_out: int, factor: float | None) -> float | None:
+    """The factor that coordinates step by: `factor` where the sizes do not give it exactly, else None (the sizes tell)."""
+    return None if factor is None or size_in * factor == size_out else factor
+
+
+def resize_coordinates(
+    size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool, factor: float | None = None
+) -> ArrayI:
+    """Fixed-point source coordinate of every output index, `fraction_bits` fractional bits, not yet clipped.
+
+    `factor`: what the model says, where the sizes do not give it exactly; corners that are aligned go by the sizes alone.
+    """
     one = 1 << fraction_bits
     if align_corners and mode == "bilinear":
         step = math.floor((size_in - 1) / (size_out - 1) * one + 0.5) if size_out > 1 else 0
         start = 0
     else:
-        step = math.floor(size_in / size_out * one + 0.5)
+        step = math.floor((size_in / size_out if factor is None else 1.0 / factor) * one + 0.5)
         start = 0 if mode == "nearest" else (step - one) // 2
     return start + step * np.arange(size_out, dtype=np.int64)
 
 
 def resize_taps(
-    size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool
+    size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool, factor: float | None = None
 ) -> tuple[ArrayI, ArrayI, ArrayI]:
     """Per output index: the first and second source index, and the weight of the second in 1/256 (its top 8 fraction bits)."""
-    fixed = resize_coordinates(size_in, size_out, fraction_bits=fraction_bits, mode=mode, align_corners=align_corners)
+    fixed = resize_coordinates(
+        size_in, size_out, fraction_bits=fraction_bits, mode=mode, align_corners=align_corners, factor=factor
+    )
     fixed = np.clip(fixed, 0, (size_in - 1) << fraction_bits)
     first = fixed >> fraction_bits
     fraction = (fixed & ((1 << fraction_bits) - 1)) >> (fraction_bits - 8)
     return first, np.minimum(first + 1, size_in - 1), fraction
 
 
-def resize_error(size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool) -> float:
+def resize_error(
+    size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool, factor: float | None = None
+) -> float:
     """Largest distance, in input pixels, between the fixed-point coordinate and the real one."""
-    fixed = resize_coordinates(size_in, size_out, fraction_bits=fraction_bits, mode=mode, align_corners=align_corners) / float(
-        1 << fraction_bits
-    )
+    fixed = resize_coordinates(
+        size_in, size_out, fraction_bits=fraction_bits, mode=mode, align_corners=align_corners, factor=factor
+    ) / float(1 << fraction_bits)
     index = np.arange(size_out, dtype=np.float64)
     if align_corners and mode == "bilinear":
         real = index * ((size_in - 1) / (size_out - 1)) if size_out > 1 else index * 0.0
     else:
-        ratio = size_in / size_out
+        ratio = size_in / size_out if factor is None else 1.0 / factor
         real = index * ratio if mode == "nearest" else (index + 0.5) * ratio - 0.5
     return float(np.abs(fixed - real).max())

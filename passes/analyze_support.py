@@ -11,6 +11,7 @@ from hqc.march.rules import Checker
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.fuse_conv import is_fused, is_one_operation, split_activation, unfuse
 from hqc.passes.lower_to_integer import accepts
+from hqc.passes.lower_to_integer.acceptance import SATURATES
 from hqc.passes.registry import register_pass
 from hqc.passes.support_context import (
     ABSORBED,
@@ -76,6 +77,8 @@ class AnalyzeSupport(Pass):
             for member in members:
                 support = verdict if len(members) == 1 else _judge(member, placement, context)
                 placement.support[member] = support
+                if any(reason.id.startswith(SATURATES) for reason in support.reasons):
+                    remarks.append(self.remark(f"runs on the CPU: {support.reasons[0]}", member, warning=True))
                 if not support.accepted and _wants(member, Device.BPU):
                     reasons = "; ".join(map(str, support.reasons))
                     assert member.request is not None

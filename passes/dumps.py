@@ -23,9 +23,10 @@ class DumpWriter:
     and `hqc.ir.load` finds it. `InputError` when the directory cannot be written.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, locations: bool = False) -> None:
         self.directory = Path(directory)
         self.last_diff = self.directory
+        self.locations = locations
         self._previous: tuple[str, str] | None = None
         self._count = 0
         self._arrays = Graph("parameters")  # every large array so far, by its content hash
@@ -37,16 +38,15 @@ class DumpWriter:
         except OSError as error:
             raise InputError(f"cannot write dumps to {self.directory}: {error.strerror}") from None
 
-    def write(self, title: str, graph: Graph) -> bool:
-        """Dump `graph` as `NNN-<title>.hqc`, with a diff against the dump before it. True when they differ."""
-        text = print_graph(graph)
+    def write(self, title: str, graph: Graph) -> None:
+        """Dump `graph` as `NNN-<title>.hqc`, with a diff against the dump before it."""
+        text = print_graph(graph, locations=self.locations)
         name = f"{self._count:03d}-{title}.hqc"
         write_file(self.directory / name, text.encode())
         known = self._arrays.parameters
         for key, array in sidecar_arrays(graph).items():
             if key not in known:
                 self._arrays.add_parameter(key, array)
-        changed = self._previous is not None and self._previous[1] != text
         if self._previous is not None:
             before, after = self._previous[1].splitlines(keepends=True), text.splitlines(keepends=True)
             self.last_diff = self.directory / f"{self._count:03d}-{title}.diff"
@@ -54,7 +54,6 @@ class DumpWriter:
             write_file(self.last_diff, diff.encode())
         self._previous = (name, text)
         self._count += 1
-        return changed
 
     def close(self) -> None:
         """Write the sidecar, when any dump names a parameter by hash."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hqc.errors import HqcError, PassError, VerificationError
 from hqc.ir import STAGES, Graph
+from hqc.ir.snapshot import Snapshot
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.dumps import DumpWriter
 from hqc.passes.pipeline_text import format_pass, parse_passes
@@ -51,7 +52,7 @@ class PipelineReport:
 class PassPipeline:
     """An editable list of passes.
 
-    `verify=False` leaves out the verifier between passes (it costs about as much as the passes themselves).
+    `verify=False` leaves out what is checked between passes: the verifier, and whether a pass tells the truth about changes.
     """
 
     def __init__(self, passes: Iterable[Pass] = (), *, verify: bool = True) -> None:
@@ -126,12 +127,15 @@ class PassPipeline:
             stage = _later(stage, item.establishes)
         return stage
 
-    def run(self, graph: Graph, context: PassContext, dump_dir: str | Path | None = None) -> PipelineReport:
+    def run(
+        self, graph: Graph, context: PassContext, dump_dir: str | Path | None = None, *, dump_locations: bool = False
+    ) -> PipelineReport:
         """Run every pass on `graph`, in place.
 
-        With `dump_dir`, writes the graph before the first and after every pass, and a diff for each. Errors: `PassError`
-        for a wrong order or a pass that misbehaves, `VerificationError` naming the pass after which a rule is broken,
-        whatever a pass raises about the user's model, `InputError` when dumps cannot be written.
+        With `dump_dir`, writes the graph before the first and after every pass, and a diff for each; `dump_locations` prints
+        `loc(...)` in them. Errors: `PassError` for a wrong order or a pass that misbehaves or says of itself what is not so,
+        `VerificationError` naming the pass after which a rule is broken, whatever a pass raises about the user's model,
+        `InputError` when dumps cannot be written.
         """
         self.check_order(graph.stage)
         march = context.march.name
@@ -140,21 +144,23 @@ class PassPipeline:
         graph.march = march
         remarks: list[Remark] = []
         timings: list[PassTiming] = []
-        with closing(DumpWriter(dump_dir)) if dump_dir is not None else nullcontext() as dumps:
+        with closing(DumpWriter(dump_dir, locations=dump_locations)) if dump_dir is not None else nullcontext() as dumps:
             if dumps is not None:
                 dumps.write("input", graph)
             self._verify(graph, context, 0)
+            before = Snapshot(graph) if self.verify else None
             for index, item in enumerate(self.passes):
                 stage = graph.stage
                 result = self._run_one(item, graph, context, timings)
                 remarks.extend(result.remarks)
                 context.remarks.extend(result.remarks)
                 if dumps is not None:
-                    changed = dumps.write(item.name, graph)
-                    if changed and not result.changed and not item.establishes:
-                        raise PassError(f"pass developer: {item.name} says it changed nothing, but see {dumps.last_diff}")
-                if result.changed or graph.stage != stage:
-                    self._verify(graph, context, index + 1)
+                    dumps.write(item.name, graph)
+                self._verify(graph, context, index + 1)
+                if before is not None:
+                    after = Snapshot(graph)
+                    _check_claim(item, result, before != after, graph.stage != stage, dumps)
+                    before = after
         return PipelineReport(tuple(remarks), tuple(timings))
 
     def _run_one(self, item: Pass, graph: Graph, context: PassContext, timings: list[PassTiming]) -> PassResult:
@@ -185,6 +191,18 @@ class PassPipeline:
             before = ", ".join(item.name for item in self.passes[: done - 1])
             earlier = f" (it ran after {before})" if before else ""
             raise VerificationError(f"after {self.passes[done - 1].name}{earlier}: {error}") from None
+
+
+def _check_claim(item: Pass, result: PassResult, changed: bool, advanced: bool, dumps: DumpWriter | None) -> None:
+    """`PassError` for a pass that says it changed the graph when it did not, or the other way round.
+
+    A new stage alone is no change that a pass has to speak of, and none that it may not.
+    """
+    where = "" if dumps is None else f" (see {dumps.last_diff})"
+    if changed and not result.changed and not advanced:
+        raise PassError(f"pass developer: {item.name} says it changed nothing, but the graph is another one{where}")
+    if result.changed and not changed:
+        raise PassError(f"pass developer: {item.name} says it changed the graph, which is as it was{where}")
 
 
 def parse_pipeline(text: str, *, verify: bool = True) -> PassPipeline:

@@ -395,6 +395,20 @@ def test_resize_coordinates_and_their_error(size_in: int, size_out: int, bits: i
     assert measured == pytest.approx(float(worst), abs=1e-12)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_resize_by_a_factor_that_the_sizes_do_not_give_steps_by_the_factor_as_torch_does(mode: str) -> None:
+    assert arithmetic.resize_factor(13, 26, 2.0) is None
+    assert arithmetic.resize_factor(13, 16, None) is None
+    assert arithmetic.resize_factor(13, 16, 1.3) == 1.3
+    fixed = arithmetic.resize_coordinates(13, 16, fraction_bits=16, mode=mode, align_corners=False, factor=1.3)
+    index = np.arange(16)
+    real = index / 1.3 if mode == "nearest" else (index + 0.5) / 1.3 - 0.5
+    assert np.abs(fixed / 2**16 - real).max() < 1e-3
+    assert arithmetic.resize_error(13, 16, fraction_bits=16, mode=mode, align_corners=False, factor=1.3) < 1e-3
+    aligned = arithmetic.resize_coordinates(13, 16, fraction_bits=16, mode="bilinear", align_corners=True, factor=1.3)
+    assert aligned[-1] == pytest.approx(12 << 16, abs=16)
+
+
 def test_resize_to_the_same_size_is_the_identity() -> None:
     for mode, align in (("nearest", False), ("bilinear", False), ("bilinear", True)):
         fixed = arithmetic.resize_coordinates(7, 7, fraction_bits=8, mode=mode, align_corners=align)

@@ -151,6 +151,17 @@ class Node:
         """A number that grows along program order; it changes when nodes are inserted."""
         return self._order
 
+    @property
+    def keeps_scale(self) -> bool:
+        """True when the result takes the first operand's quantization on every march.
+
+        A pad with another value than 0 does not: the value may lie outside the operand's range, which nobody knows yet.
+        """
+        if not self.op.has(Trait.PASS_THROUGH):
+            return False
+        fills = self.op.has(Trait.FILLS) and self.attributes["mode"] == "constant" and any(self.attributes["pads"])
+        return not fills or self.attributes["value"] == 0.0
+
     def operand(self, name: str) -> Value | None:
         """The operand declared as `name`, or None."""
         index = self.op.operand_index(name)

@@ -329,7 +329,7 @@ def _same_scales(a: QuantParams, b: QuantParams) -> bool:
 
 
 def _keeps_scale(node: Node, march: MarchFacts | None) -> bool:
-    return node.op.has(Trait.PASS_THROUGH) if march is None else march.keeps_scale(node)
+    return node.keeps_scale if march is None else march.keeps_scale(node)
 
 
 @rule("cat-scale", since="scaled")

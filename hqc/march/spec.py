@@ -41,7 +41,7 @@ class MarchSpec:
 
     def keeps_scale(self, node: Node) -> bool:
         """True when the node's real result takes its first operand's quantization and owns no fake quant."""
-        return node.op.has(Trait.PASS_THROUGH) or node.op.name in self.pass_through_ops
+        return node.keeps_scale or node.op.name in self.pass_through_ops
 
     def makes_scale(self, node: Node) -> bool:
         """True when the node's result has a scale of its own: it needs a fake quant in QAT."""

@@ -23,8 +23,10 @@ SUM_ROOM = 2**31 // 128
 PRODUCT_ROOM = 2**31 // (128 * 128)
 """Number of int8 products whose sum fits an int32 for certain."""
 _DEPTH_ROOM = PRODUCT_ROOM // 2  # leaves as much again for a bias and a residual of 2^29 each
-LARGEST_CONSTANT = 127.5 * 0.5
-"""What 8 bits hold at the largest power-of-two scale, 2^-1."""
+LARGEST_CONSTANT = 127 * 0.5
+"""What 8 bits hold at the largest power-of-two scale, 2^-1, without saturating."""
+SATURATES = "largest-"
+"""How the ids of reasons begin that are about values beyond `LARGEST_CONSTANT`."""
 
 
 # --- constants ---------------------------------------------------------------------------------------------------------
@@ -61,7 +63,7 @@ def within_power_of_two(node: Node, march: MarchSpec, arrays: Iterable[tuple[Val
                 f"{largest:.6g} in {value.name}",
                 f"{LARGEST_CONSTANT:g}",
                 "scale the model's values down",
-                id=f"largest-{what}",
+                id=f"{SATURATES}{what}",
             )
     return None
 

@@ -36,16 +36,16 @@ def move(node: Node, low: Lowering) -> None:
     low.keep([low.on_grid(x, operand_grid(low, node)), *rest])
 
 
-@lowers("pad", accepts=acceptance.padding)
+def _coarsest(node: Node, march: MarchSpec) -> float:
+    return max((tensor_scale(value, node) for value in node.data_operands), default=0.0)
+
+
+@lowers("pad", accumulator_scale=_coarsest, accepts=acceptance.padding)
 def pad(node: Node, low: Lowering) -> None:
-    """Pad with the quantized value."""
+    """Pad with the quantized value; a result with a scale of its own, which holds the value, is requantized to first."""
     quant = low.result_quant
     value = arithmetic.quantize(np.float32(node.attributes["value"]), quant.scale, quant.dtype.bits, quant.rounding)
     low.keep([low.on_grid(node.operands[0], quant)], {"value": float(value)})
-
-
-def _coarsest(node: Node, march: MarchSpec) -> float:
-    return max((tensor_scale(value, node) for value in node.data_operands), default=0.0)
 
 
 @lowers("cat", accumulator_scale=_coarsest, accepts=acceptance.usable_constants)
@@ -62,14 +62,17 @@ def resize2d(node: Node, low: Lowering) -> None:
         raise low.refuse(f"the BPU resizes nearest or bilinear, not {mode}; let it run on the CPU")
     x = low.on_grid(node.operands[0], low.result_quant)
     size_in, size_out = low.shape(x)[2:], low.shape(node.result)[2:]
-    bits = low.march.resize_fraction_bits
+    bits, named = low.march.resize_fraction_bits, node.attributes["scale_factor"] if node.attributes["size"] is None else ()
+    exact = all(arithmetic.resize_factor(*sizes) is None for sizes in zip(size_in, size_out, named, strict=False))
+    factors = () if exact else named
     error = max(
-        arithmetic.resize_error(a, b, fraction_bits=bits, mode=mode, align_corners=align)
-        for a, b in zip(size_in, size_out, strict=True)
+        arithmetic.resize_error(a, b, fraction_bits=bits, mode=mode, align_corners=align, factor=factor)
+        for a, b, factor in zip(size_in, size_out, factors or (None, None), strict=True)
     )
     if error > RESIZE_TOLERANCE:
         low.remark(
             f"resizing {size_in[0]}x{size_in[1]} to {size_out[0]}x{size_out[1]} with {bits} fraction bits is off by up to "
             f"{error:.3g} pixels; results differ from floating point by more than rounding"
         )
-    low.become("int_resize2d", [x], {"size": size_out, "mode": mode, "align_corners": align, "fraction_bits": bits})
+    attributes = {"size": size_out, "scale_factor": factors, "mode": mode, "align_corners": align, "fraction_bits": bits}
+    low.become("int_resize2d", [x], attributes)

@@ -131,6 +131,7 @@ def test_resize2d_equals_reference(data):
         "mode": data.draw(st.sampled_from(["nearest", "bilinear"])),
         "align_corners": data.draw(st.booleans()),
         "fraction_bits": data.draw(st.sampled_from([8, 16])),
+        "scale_factor": data.draw(st.sampled_from([(), (1.3, 0.7)])),
     }
     x = integers(rng, shape, data.draw(st.sampled_from([INT8, INT16])))
     assert_kernel_equals_reference(*one_node("int_resize2d", [x], attributes))

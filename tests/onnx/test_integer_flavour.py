@@ -286,7 +286,8 @@ def test_softmax(axis: int, dtype: type) -> None:
 @pytest.mark.parametrize("align", [True, False])
 def test_resize(mode: str, size: tuple[int, int], bits: int, align: bool) -> None:
     attributes = {"size": size, "mode": mode, "fraction_bits": bits, "align_corners": align}
-    check("int_resize2d", [("x", integers((1, 2, 6, 7)))], attributes)
+    for factors in ((), (1.3, 0.7)):
+        check("int_resize2d", [("x", integers((1, 2, 6, 7)))], {**attributes, "scale_factor": factors})
     check("int_resize2d", [("x", integers((1, 2, 6, 7), np.int16))], attributes)
 
 

@@ -579,8 +579,15 @@ def test_ops_that_move_elements_keep_their_form_on_integers(node: str) -> None:
 def test_pad_fills_with_the_quantized_value() -> None:
     node = "%y: f32[1,2,4,6] q(i8, 0.5) = pad(%q) {pads=[0,0,0,1,0,0,0,1], value=VALUE} bpu.0"
     assert unary(node.replace("VALUE", "-1.5")).value("y").producer.attributes["value"] == -3.0
-    assert unary(node.replace("VALUE", "-inf")).value("y").producer.attributes["value"] == -128.0
     assert unary(node.replace("VALUE", "0.9"), "bernoulli").value("y").producer.attributes["value"] == 1.0
+
+
+def test_a_pad_with_another_value_than_0_has_a_scale_of_its_own_and_its_operand_is_requantized_to_it() -> None:
+    node = "%y: f32[1,2,4,6] q(i8, 1.0) = pad(%q) {pads=[0,0,0,1,0,0,0,1], value=100.0} bpu.0"
+    for march in ("bayes", "bernoulli"):
+        graph = unary(node, march)
+        assert_text(graph, "CHECK: %q_requantize: i8[1,2,4,4] q(i8, 1.0{{.*}}) = int_requantize(%q")
+        assert graph.value("y").producer.attributes["value"] == 100.0
 
 
 def test_average_pool_has_one_divisor_or_one_for_each_position() -> None:

@@ -10,7 +10,7 @@ import pytest
 from ir_check import graph_of
 
 from hqc.errors import InputError, PassError, VerificationError
-from hqc.ir import Graph
+from hqc.ir import Graph, Location
 from hqc.ir.files import load
 from hqc.march import get_spec
 from hqc.passes import (
@@ -207,9 +207,39 @@ def test_dumps_up_to_the_failing_pass_are_there_with_their_parameters(tmp_path: 
     assert load(tmp_path / "001-test-rename.hqc").value("y").type.shape == (1, 8, 6, 6)
 
 
-def test_a_pass_that_denies_its_change_is_found_out_by_the_dumps(tmp_path: Path) -> None:
-    with pytest.raises(PassError, match=r"pass developer: test-denies says it changed nothing, but see .*001-test-denies.diff"):
+def test_a_pass_that_denies_its_change_is_found_out_and_the_diff_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        PassError, match=r"pass developer: test-denies says it changed nothing, .* \(see .*001-test-denies.diff\)"
+    ):
         PassPipeline([SaysNothingChanged()]).run(graph_of(CONV, "supported"), context(), dump_dir=tmp_path)
+    with pytest.raises(PassError, match="test-denies says it changed nothing, but the graph is another one"):
+        PassPipeline([SaysNothingChanged()]).run(graph_of(CONV, "supported"), context())
+
+
+@dataclass(frozen=True)
+class Boasts(Pass):
+    """Says that it did something."""
+
+    name: ClassVar[str] = "test-boasts"
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        return PassResult(True)
+
+
+def test_a_pass_that_claims_a_change_it_did_not_make_is_found_out() -> None:
+    with pytest.raises(PassError, match="pass developer: test-boasts says it changed the graph, which is as it was"):
+        PassPipeline([Boasts()]).run(graph_of(CONV, "supported"), context())
+    PassPipeline([Boasts()], verify=False).run(graph_of(CONV, "supported"), context())
+
+
+def test_locations_are_in_dumps_on_request_only(tmp_path: Path) -> None:
+    graph = graph_of(CONV, "supported")
+    for node in graph.nodes:
+        node.loc = Location(f"{node.name}:op#0", "net.py:7")
+    for wanted in (False, True):
+        parse_pipeline("partition").run(graph, context(), dump_dir=tmp_path, dump_locations=wanted)
+        assert ("net.py:7" in (tmp_path / "001-partition.hqc").read_text()) == wanted
+    assert "net.py:7" in str(graph)
 
 
 def test_a_dump_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

@@ -66,6 +66,18 @@ def test_quantize_and_results_with_a_scale_of_their_own_are_observed_and_pass_th
     )
 
 
+def test_a_pad_is_observed_unless_it_fills_with_zeros() -> None:
+    body = """
+    input %x: f32[1,4]
+    %q = quantize(%x) {stub=true} cpu from(quant)
+    %zeros = pad(%q) {pads=[0,1,0,1]} bpu.0 from(zeros)
+    %edge = pad(%zeros) {pads=[0,1,0,1], mode=edge, value=3.0} bpu.0 from(edge)
+    %ones = pad(%edge) {pads=[0,1,0,1], value=1.0} bpu.0 from(ones)
+    output %ones
+    """
+    assert observed(place(body)).keys() == {"q", "ones"}
+
+
 def test_without_qconfigs_everything_is_int8() -> None:
     graph = graph_of(FUSED, "bounded")
     run_passes(graph, "place-observers", "bernoulli2")

@@ -12,11 +12,16 @@ from hqc.backends.bpu.kernels import Array, KernelContext, Run, kernel, operand,
 from hqc.ir import Node
 
 
-def source_positions(size_in: int, size_out: int, node: Node) -> tuple[Array, Array, Array]:
-    """Per output index: the two source indices and the 8-bit weight of the second one."""
-    bits, mode = node.attributes["fraction_bits"], node.attributes["mode"]
+def source_positions(size_in: int, axis: int, node: Node) -> tuple[Array, Array, Array]:
+    """Per output index along height (axis 0) or width (1): the two source indices and the 8-bit weight of the second one."""
+    bits, mode, factors = (node.attributes[name] for name in ("fraction_bits", "mode", "scale_factor"))
     coordinates = arithmetic.resize_coordinates(
-        size_in, size_out, fraction_bits=bits, mode=mode, align_corners=node.attributes["align_corners"]
+        size_in,
+        node.attributes["size"][axis],
+        fraction_bits=bits,
+        mode=mode,
+        align_corners=node.attributes["align_corners"],
+        factor=factors[axis] if factors else None,
     )
     coordinates = np.clip(coordinates, 0, (size_in - 1) << bits)
     first = coordinates >> bits
@@ -27,9 +32,8 @@ def source_positions(size_in: int, size_out: int, node: Node) -> tuple[Array, Ar
 @kernel("int_resize2d")
 def int_resize2d(node: Node, context: KernelContext) -> Run:
     _, _, height, width = shape_of(operand(node, 0))
-    h, w = node.attributes["size"]
-    top, bottom, down = source_positions(height, h, node)
-    left, right, across = source_positions(width, w, node)
+    top, bottom, down = source_positions(height, 0, node)
+    left, right, across = source_positions(width, 1, node)
     dtype = node.result.type.dtype.numpy
 
     def nearest(operands: Sequence[Any]) -> Array:

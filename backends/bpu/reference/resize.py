@@ -18,16 +18,17 @@ def int_resize2d(node: Node, operands: Sequence[Any]) -> Array:
     _, _, h, w = x.shape
     bits, mode = node.attributes["fraction_bits"], node.attributes["mode"]
     ho, wo = node.attributes["size"]
+    factor_h, factor_w = node.attributes["scale_factor"] or (None, None)
 
-    def coordinates(size_in: int, size_out: int) -> list[int]:
+    def coordinates(size_in: int, size_out: int, factor: float | None) -> list[int]:
         found = arithmetic.resize_coordinates(
-            size_in, size_out, fraction_bits=bits, mode=mode, align_corners=node.attributes["align_corners"]
+            size_in, size_out, fraction_bits=bits, mode=mode, align_corners=node.attributes["align_corners"], factor=factor
         )
         return [min(max(int(c), 0), (size_in - 1) << bits) for c in found]
 
     out = np.zeros((*x.shape[:2], ho, wo), np.int64)
-    for i, y in enumerate(coordinates(h, ho)):
-        for j, z in enumerate(coordinates(w, wo)):
+    for i, y in enumerate(coordinates(h, ho, factor_h)):
+        for j, z in enumerate(coordinates(w, wo, factor_w)):
             top, left = y >> bits, z >> bits
             if mode == "nearest":
                 out[:, :, i, j] = x[:, :, top, left]

@@ -208,6 +208,7 @@ def int_resize2d(node: Node, b: Builder) -> str:
             fraction_bits=attributes["fraction_bits"],
             mode=attributes["mode"],
             align_corners=attributes["align_corners"],
+            factor=attributes["scale_factor"][axis - 2] if attributes["scale_factor"] else None,
         )
         near = b("Gather", x, b.constant(first, np.int64, "first"), axis=axis)
         if not bilinear:

@@ -162,6 +162,7 @@ def int_sum(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     operands="x",
     attributes=(
         Attr("size", "ints", required=True, length=2, minimum=1),
+        Attr("scale_factor", "floats", ()),  # (h, w) where the sizes do not give it exactly: coordinates step by it
         Attr("mode", "str", "nearest", choices=("nearest", "bilinear")),
         Attr("align_corners", "bool", False),
         Attr("fraction_bits", "int", 16),

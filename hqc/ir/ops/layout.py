@@ -98,7 +98,7 @@ def cat(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
         Attr("value", "float", 0.0),
         Attr("mode", "str", "constant", choices=("constant", "reflect", "edge")),
     ),
-    traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY},
+    traits={Trait.PASS_THROUGH, Trait.LAYOUT_ONLY, Trait.FILLS},
 )
 def pad(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Pad every axis; `value` fills in constant mode."""
