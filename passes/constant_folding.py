@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hqc.ir import Graph, Node, Value
+from hqc.ir.costs import macs
+from hqc.ir.evaluate import evaluate_node
 from hqc.passes.base import Pass, PassContext, PassResult
-from hqc.passes.evaluate import evaluable, evaluate
 from hqc.passes.registry import register_pass
 from hqc.passes.rewrite import drop_unused
+
+LIMIT = 1 << 24
+"""Largest result in elements: larger constants are cheaper to compute than to keep."""
+MACS_LIMIT = 1 << 28
+"""Most multiply-accumulates that are worth doing at compile time: a fraction of a second."""
 
 
 @register_pass
@@ -29,11 +35,23 @@ class ConstantFolding(Pass):
         return PassResult(changed)
 
 
+def foldable(node: Node) -> bool:
+    """True when all operands are unquantized constants, and the result is declared, not huge and cheap to compute."""
+    operands = node.operands
+    if node.op.compute is None or not operands:
+        return False
+    if not all(value.is_parameter and value.quant is None for value in operands):
+        return False
+    if any(value.quant is not None or (value.type.size or 0) > LIMIT for value in node.results):
+        return False
+    return (macs(node) or 0) <= MACS_LIMIT
+
+
 def fold_constant(graph: Graph, node: Node) -> bool:
     """Replace `node` by parameters that have its results' names; True when it could be computed."""
-    if not evaluable(node):
+    if not foldable(node):
         return False
-    arrays, old, operands = evaluate(node), list(node.results), node.operands
+    arrays, old, operands = evaluate_node(node, node.operand_arrays), list(node.results), node.operands
     new: list[Value] = []
     for value, array in zip(old, arrays, strict=True):
         constant = graph.add_parameter(f"{value.name}_constant", array)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hqc.ir.graph import Node, Value
-
-MacsFunction = Callable[[Node], "int | None"]
-_MACS: dict[str, MacsFunction] = {}
 
 
 @dataclass(frozen=True)
@@ -30,21 +26,11 @@ class Cost:
         )
 
 
-def macs_of(*names: str) -> Callable[[MacsFunction], MacsFunction]:
-    """Register the multiply-accumulate count of ops."""
-
-    def register(function: MacsFunction) -> MacsFunction:
-        for name in names:
-            _MACS[name] = function
-        return function
-
-    return register
-
-
 def macs(node: Node) -> int | None:
     """Multiply-accumulates of a node; 0 for ops that have none, None when a shape is unknown."""
-    function = _MACS.get(node.op.name)
-    return 0 if function is None else function(node)
+    if node.op.macs is None:
+        return 0
+    return node.op.macs(node.operand_types, [value.type for value in node.results], node.attributes)
 
 
 def stored_bytes(value: Value) -> int | None:
@@ -79,36 +65,3 @@ def _sum(parts: Iterable[int | None]) -> int | None:
             return None
         total += part
     return total
-
-
-def _size(value: Value | None) -> int | None:
-    return None if value is None else value.type.size
-
-
-@macs_of("conv2d", "int_conv2d")
-def _conv(node: Node) -> int | None:
-    weight, size = node.inputs[1], _size(node.results[0])
-    if weight is None or weight.shape is None or size is None:
-        return None
-    return size * math.prod(weight.shape[1:])
-
-
-@macs_of("conv_transpose2d", "int_conv_transpose2d")
-def _conv_transpose(node: Node) -> int | None:
-    weight, size = node.inputs[1], _size(node.inputs[0])
-    if weight is None or weight.shape is None or size is None:
-        return None
-    return size * math.prod(weight.shape[1:])
-
-
-@macs_of("opaque")
-def _opaque(node: Node) -> int:
-    return int(node.attributes["macs"])
-
-
-@macs_of("linear", "int_linear", "matmul", "int_matmul")
-def _matrix(node: Node) -> int | None:
-    left, size = node.inputs[0], _size(node.results[0])
-    if left is None or left.shape is None or size is None:
-        return None
-    return size * left.shape[-1]

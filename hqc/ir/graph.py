@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hqc.errors import PassError, ShapeError
 from hqc.ir.op import OpDef, Trait, get_op
-from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Request, Support, TensorType
+from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Request, Shape, Sizes, Support, TensorType
 
 if TYPE_CHECKING:
     import networkx
@@ -72,8 +72,14 @@ class Value:
         return bool(self._uses)
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
+    def shape(self) -> Shape | None:
+        """All sizes, or None while any is unknown."""
         return self.type.shape
+
+    @property
+    def sizes(self) -> Sizes | None:
+        """The sizes, None for those that are unknown; None while the rank is unknown."""
+        return self.type.sizes
 
     def __repr__(self) -> str:
         return f"<Value {self.name}: {self.type}>"
@@ -199,10 +205,15 @@ class Node:
         """Types by position; None where an optional operand is absent."""
         return [None if value is None else value.type for value in self._inputs]
 
+    @property
+    def operand_arrays(self) -> list[npt.NDArray[Any] | None]:
+        """Arrays of the operands that are constants, by position."""
+        return [None if value is None else value.array for value in self._inputs]
+
     def infer_types(self) -> list[TensorType]:
         """Result types from operand types; `ShapeError` names this node and its source line."""
         try:
-            return self.op.infer(self.operand_types, self.attributes)
+            return self.op.infer(self.operand_types, self.attributes, self.operand_arrays)
         except ShapeError as error:
             raise ShapeError(f"{self.label}: {error}") from None
 
@@ -352,7 +363,9 @@ class Graph:
         node = Node(self, definition, definition.complete_attributes(attributes or {}), loc or _NOWHERE, tuple(origin))
         node.set_inputs(inputs)
         try:
-            result_types = list(types) if types is not None else definition.infer(node.operand_types, node.attributes)
+            result_types = (
+                list(types) if types is not None else node.op.infer(node.operand_types, node.attributes, node.operand_arrays)
+            )
         except ShapeError as error:
             self._drop_uses(node)
             shown = name if isinstance(name, str) else (name[0] if name else definition.name)
@@ -488,7 +501,7 @@ class Graph:
                 continue
             keep_dtype = node.op.has(Trait.BOUNDARY)
             for value, type in zip(node.results, node.infer_types(), strict=True):
-                value.type = value.type.with_shape(type.shape) if keep_dtype else type
+                value.type = value.type.with_shape(type.sizes) if keep_dtype else type
 
     # --- copies and views ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ _TOKEN = re.compile(
     "|".join(
         (
             rf"[%@](?:[\w.$-]+|{_STRING})",  # value
-            r"[fiub]\d+\[(?:\*|[\d,\s]*)\]",  # type
+            r"[fiub]\d+\[(?:\*|[\d?,\s]*)\]",  # type
             r"\[\s*(?:-?\d+(?:\s*,\s*-?\d+)*)?\s*\](?![\w.])",  # list of integers
             r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf\b|nan\b)",  # number
             r"[^\W\d][\w.-]*",  # word

@@ -1,8 +1,8 @@
-"""Op declarations: operands, typed attributes, shape inference and traits, and the registry that holds them.
+"""Op declarations, the cards of the ops: operands, typed attributes, types, what is computed, cost, range and traits.
 
 Declaring an op is decorating its inference function::
 
-    @op("max_pool2d", operands="x", attributes=[Attr("kernel", "ints"), ...], traits={Trait.PASS_THROUGH})
+    @op("max_pool2d", operands="x", attributes=[Attr("kernel", "ints"), ...], traits={Trait.PASS_THROUGH}, compute=_largest)
     def max_pool2d(types, attributes):
         "One-line description."
         return [types[0].with_shape(...)]
@@ -28,6 +28,21 @@ OperandTypes = Sequence["TensorType | None"]
 Attributes = Mapping[str, Any]
 InferFunction = Callable[[OperandTypes, Attributes], "list[TensorType]"]
 ScalarFunction = Callable[[npt.NDArray[np.float64], Attributes], npt.NDArray[np.float64]]
+Array = npt.NDArray[Any]
+Compute = Callable[[Sequence[Any], Attributes], "Array | list[Array]"]
+"""`compute(arrays, attributes)`: the arrays of all operands by position (None where absent) to the result, or a list of results.
+
+Whoever calls it converts results to their dtypes. Operands may be of any dtype that the op takes, integers on a grid included.
+"""
+Macs = Callable[[OperandTypes, "Sequence[TensorType]", Attributes], "int | None"]
+"""Multiply-accumulates from the types of operands and results; None while sizes are unknown."""
+CheckConstants = Callable[[Sequence[Any], OperandTypes, Attributes], None]
+"""`check(arrays, types, attributes)`: raises `ShapeError` for constants that the op cannot take; `arrays` has None for what is no
+constant."""
+Range = tuple[int, int]
+Bounds = Callable[[Sequence["Range | None"], Attributes], "Range | None"]
+"""`bounds(ranges, attributes)`: smallest and largest integer of every result from those of the operands (None where absent); None: all
+of the result's type."""
 
 
 class Trait(enum.Enum):
@@ -50,6 +65,7 @@ class Trait(enum.Enum):
     REMOVED = "does nothing in inference; canonicalization removes it"
     INTEGER = "an op of the integer stage, with the arithmetic of ARITHMETIC.md"
     OPAQUE = "a call of the framework that the model comes from, which the IR does not look into"
+    SELECTS = "moves, selects or compares elements: on integers of one grid it computes what it computes on the reals"
 
     __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code, and passes ask traits all the time
 
@@ -167,14 +183,23 @@ def _optional_ints(value: Any) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True, eq=False)
 class OpDef:
-    """Declaration of an op. `function` is the float64 scalar function of a `LUT` op."""
+    """Declaration of an op.
+
+    `rule`: result types from operand types and attributes. `function`: the float64 scalar function of a `LUT` op. `compute`: the
+    results from the operands' arrays; None where only a back end defines them. `macs`: None for ops that multiply nothing.
+    `bounds`: None where results can take any value of their type. `check_constants`: for ops that take some constants only.
+    """
 
     name: str
     operands: tuple[Operand, ...]
     attributes: tuple[Attr, ...]
-    infer: InferFunction
+    rule: InferFunction
     traits: frozenset[Trait]
     function: ScalarFunction | None = None
+    compute: Compute | None = None
+    macs: Macs | None = None
+    bounds: Bounds | None = None
+    check_constants: CheckConstants | None = None
     doc: str = ""
     family: str = ""
 
@@ -200,6 +225,19 @@ class OpDef:
         required = sum(1 for operand in self.operands if not (operand.optional or operand.variadic))
         variadic = any(operand.variadic for operand in self.operands)
         return required, float("inf") if variadic else len(self.operands)
+
+    def infer(self, types: OperandTypes, attributes: Attributes, arrays: Sequence[Any] = ()) -> list[TensorType]:
+        """Result types. Sizes may be unknown on both sides; `ShapeError` when operands do not fit, or nothing would be left.
+
+        `arrays`: those of constant operands, None for others, where the caller has them.
+        """
+        results = self.rule(types, attributes)
+        if self.check_constants is not None and arrays:
+            self.check_constants(arrays, types, attributes)
+        for type in results:
+            if type.is_empty:
+                raise ShapeError(f"the result of {self.name} would be {type}, without elements; leave the operation out")
+        return results
 
     def has(self, trait: Trait) -> bool:
         return trait in self.traits
@@ -259,29 +297,54 @@ def op(
     attributes: Iterable[Attr] = (),
     traits: Iterable[Trait] = (),
     function: ScalarFunction | None = None,
+    compute: Compute | None = None,
+    macs: Macs | None = None,
+    bounds: Bounds | None = None,
+    check_constants: CheckConstants | None = None,
     doc: str = "",
 ) -> Callable[[InferFunction], OpDef]:
     """Declare and register an op whose result types the decorated function infers.
 
+    The facets are those of `OpDef`; a `LUT` op computes its function, and ops that move elements keep their first operand's range.
     `doc`: what the op computes; by default the function's docstring. The op's family is the module that declares it.
     """
     family = sys._getframe(1).f_globals["__name__"].rpartition(".")[2]
 
-    def register(infer: InferFunction) -> OpDef:
+    def register(rule: InferFunction) -> OpDef:
+        kept = frozenset(traits)
         definition = OpDef(
             name=name,
             operands=parse_operands(operands),
             attributes=tuple(attributes),
-            infer=infer,
-            traits=frozenset(traits),
+            rule=rule,
+            traits=kept,
             function=function,
-            doc=doc or (infer.__doc__ or "").strip(),
+            compute=compute or (_computing(function) if function is not None else None),
+            macs=macs,
+            bounds=bounds or (first_range if Trait.LAYOUT_ONLY in kept else None),
+            check_constants=check_constants,
+            doc=doc or (rule.__doc__ or "").strip(),
             family=family,
         )
         OPS.add(name, definition)
         return definition
 
     return register
+
+
+def first_range(ranges: Sequence[Range | None], attributes: Attributes) -> Range | None:
+    """`Bounds` of ops whose results hold elements of the first operand."""
+    return ranges[0]
+
+
+def all_ranges(ranges: Sequence[Range | None], attributes: Attributes) -> Range | None:
+    """`Bounds` of ops whose results hold elements of any operand."""
+    known = [bounds for bounds in ranges if bounds is not None]
+    return (min(low for low, _ in known), max(high for _, high in known)) if len(known) == len(ranges) else None
+
+
+def _computing(function: ScalarFunction) -> Compute:
+    return lambda arrays, attributes: function(arrays[0].astype(np.float64), attributes)
 
 
 def get_op(name: str) -> OpDef:

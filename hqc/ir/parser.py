@@ -42,6 +42,10 @@ def parse(text: str, *, parameters: Arrays | None = None, file: str = "<text>") 
     return _Parser(parameters or {}, file).read(text)
 
 
+def _size(text: str) -> int | None:
+    return None if text.strip() == "?" else int(text)
+
+
 class _Parser:
     """State of one reading: the graph so far and the tables of what the text has named."""
 
@@ -213,8 +217,7 @@ class _Parser:
     @staticmethod
     def _settle(cursor: Cursor, position: int, value: Value, type: TensorType, definition: OpDef) -> None:
         """Take the written type where it may win over the inferred one, else refuse it."""
-        refines = value.type.shape is None and value.type.dtype is type.dtype
-        if not refines and not definition.traits & _WRITTEN_TYPE_WINS:
+        if not type.agrees(value.type) and not definition.traits & _WRITTEN_TYPE_WINS:
             cursor.fail(f"%{value.name} is {value.type} by the operands of {definition.name}, not {type}", position)
         value.type = type
 
@@ -372,7 +375,7 @@ class _Parser:
             if name not in DTYPES:
                 cursor.fail(f"unknown element type {name!r}; known: {', '.join(DTYPES)}")
             sizes = rest[:-1].strip()
-            known = TensorType(DTYPES[name], None if sizes == "*" else tuple(int(n) for n in sizes.split(",") if n.strip()))
+            known = TensorType(DTYPES[name], None if sizes == "*" else tuple(map(_size, filter(str.strip, sizes.split(",")))))
             self.types[token] = known
         cursor.index += 1
         return known

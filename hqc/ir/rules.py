@@ -189,7 +189,7 @@ def types(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
         if node.op.has(Trait.OPAQUE):
             continue
         try:
-            inferred = node.op.infer(node.operand_types, node.attributes)
+            inferred = node.op.infer(node.operand_types, node.attributes, node.operand_arrays)
         except ShapeError as error:
             yield node, str(error)
             continue
@@ -197,14 +197,14 @@ def types(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
             yield node, f"it has {len(node.results)} results, {node.op.name} makes {len(inferred)}"
             continue
         for value, type in zip(node.results, inferred, strict=True):
-            if value.type is not type and value.type != type and not _refines(node, value.type, type):
+            if value.type is not type and value.type != type and not _may_be(node, value.type, type):
                 yield node, f"{value.name} is {value.type}, by its operands it is {type}"
 
 
-def _refines(node: Node, actual: TensorType, inferred: TensorType) -> bool:
-    """A known shape may stand where inference knows none; boundary and integer ops choose their dtype."""
+def _may_be(node: Node, actual: TensorType, inferred: TensorType) -> bool:
+    """Sizes may be known on either side only; boundary and integer ops choose their dtype."""
     free_dtype = is_boundary(node) or node.op.has(Trait.INTEGER)
-    return (free_dtype or actual.dtype is inferred.dtype) and inferred.shape in (None, actual.shape)
+    return actual.agrees(inferred.with_dtype(actual.dtype) if free_dtype else inferred)
 
 
 @rule("scales", since="lowered")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,12 @@ class DType(enum.Enum):
         """Largest integer of the type."""
         return int(np.iinfo(self.numpy).max)
 
+    def holds(self, number: float) -> bool:
+        """True when the type has the number, up to rounding to a whole one: any real, or an integer in range."""
+        if self.is_float:
+            return True
+        return number in (0, 1) if self is DType.BOOL else self.qmin <= number <= self.qmax
+
     @classmethod
     def from_numpy(cls, dtype: npt.DTypeLike) -> DType:
         """The IR type of a NumPy dtype; `TypeError` for one the IR has no type for."""
@@ -66,18 +73,40 @@ class DType(enum.Enum):
 _FROM_NUMPY = {dtype.numpy: dtype for dtype in DType}
 
 Shape = tuple[int, ...]
+Sizes = tuple["int | None", ...]
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """dtype and shape of a value. `shape` is None until shapes are known; known shapes are all static."""
+    """dtype and sizes of a value.
+
+    `sizes`: one entry per axis, None where a size is not known; None altogether while the rank is not known. `shape`: the sizes
+    where every one is known, else None: whoever asks for a shape cannot take an unknown size for a number.
+    """
 
     dtype: DType
-    shape: Shape | None = None
+    sizes: Sizes | None = None
+    shape: Shape | None = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", None if self.sizes is None or None in self.sizes else self.sizes)
 
     @property
     def rank(self) -> int | None:
-        return None if self.shape is None else len(self.shape)
+        return None if self.sizes is None else len(self.sizes)
+
+    @cached_property
+    def is_empty(self) -> bool:
+        """True when some size is known to be 0 (or, of a crop, less)."""
+        return any(size is not None and size < 1 for size in self.sizes or ())
+
+    def agrees(self, other: TensorType) -> bool:
+        """True when both may be the type of one value: same dtype, and no size that both know differs."""
+        if self is other or self.dtype is not other.dtype or self.sizes is None or other.sizes is None:
+            return self.dtype is other.dtype
+        return len(self.sizes) == len(other.sizes) and all(
+            a is None or b is None or a == b for a, b in zip(self.sizes, other.sizes, strict=True)
+        )
 
     @property
     def size(self) -> int | None:
@@ -89,19 +118,20 @@ class TensorType:
         size = self.size
         return None if size is None else size * self.dtype.numpy.itemsize
 
-    def with_shape(self, shape: Shape | None) -> TensorType:
-        """The same dtype with another shape; this very object when the shape is the same."""
-        if shape == self.shape:
+    def with_shape(self, sizes: Sizes | None) -> TensorType:
+        """The same dtype with other sizes; this very object when they are the same."""
+        if sizes == self.sizes:
             return self
-        return TensorType(self.dtype, shape)
+        return TensorType(self.dtype, sizes)
 
     def with_dtype(self, dtype: DType) -> TensorType:
-        return TensorType(dtype, self.shape)
+        return TensorType(dtype, self.sizes)
 
     def __str__(self) -> str:
-        if self.shape is None:
+        """`f32[1,3,8,8]`, `f32[?,3,?,?]`, or `f32[*]` where not even the rank is known."""
+        if self.sizes is None:
             return f"{self.dtype.value}[*]"
-        return f"{self.dtype.value}[{','.join(map(str, self.shape))}]"
+        return f"{self.dtype.value}[{','.join('?' if size is None else str(size) for size in self.sizes)}]"
 
 
 class QuantParams:

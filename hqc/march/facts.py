@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hqc.ir import Graph, Node, Trait, Value
+from hqc.ir.types import Shape, Sizes
 
-Shape = tuple[int, ...]
 _KEPT_4D_DEPTH = 16  # how far back a chain from a constant-weight product is followed
 
 
@@ -89,33 +89,43 @@ class Facts:
             and not is_constant_product(self.node)
         )
 
-    @functools.cached_property
-    def has_rows(self) -> bool:
-        """True for a convolution of rows `[N, C, L]`, which the chip computes on images of height 1."""
-        weight = self.node.operand("weight") if self.node.op.has(Trait.CONV_LIKE) else None
-        return weight is not None and weight.type.rank == 3
-
-    def view(self, value: Value) -> Shape | None:
-        """The shape a rule judges: rows of a convolution have a height of 1; `[N, L, C]` and `[N, C]` that are kept 4-D count
-        as `[N, C, 1, L]`."""
-        shape = value.shape
-        if shape is not None and self.has_rows and len(shape) == 3:
-            return (*shape[:2], 1, shape[2])
-        if shape is None or not self.keeps_4d or value.is_parameter or len(shape) not in (1, 2, 3):
-            return shape
-        padded = (1,) * (3 - len(shape)) + shape if len(shape) < 2 else shape
+    def view_sizes(self, value: Value) -> Sizes | None:
+        """The sizes a rule judges, None for unknown ones: `[N, L, C]` and `[N, C]` that are kept 4-D count as `[N, C, 1, L]`."""
+        sizes = value.sizes
+        if sizes is None or not self.keeps_4d or value.is_parameter or len(sizes) not in (1, 2, 3):
+            return sizes
+        padded = (1,) * (3 - len(sizes)) + sizes if len(sizes) < 2 else sizes
         if len(padded) == 2:
             return (padded[0], padded[1], 1, 1)
         return (padded[0], padded[2], 1, padded[1])
 
+    def view(self, value: Value) -> Shape | None:
+        """The shape a rule judges, None while any size is unknown."""
+        return _complete(self.view_sizes(value))
+
+    @functools.cached_property
+    def sizes(self) -> Sizes | None:
+        """Sizes of the first operand, None for unknown ones."""
+        return self.view_sizes(self.node.operands[0]) if self.node.operands else None
+
+    @functools.cached_property
+    def out_sizes(self) -> Sizes | None:
+        return self.view_sizes(self.node.results[0])
+
     @functools.cached_property
     def shape(self) -> Shape | None:
         """Shape of the first operand."""
-        return self.view(self.node.operands[0]) if self.node.operands else None
+        return _complete(self.sizes)
 
     @functools.cached_property
     def out_shape(self) -> Shape | None:
-        return self.view(self.node.results[0])
+        return _complete(self.out_sizes)
+
+    @functools.cached_property
+    def data_sizes(self) -> list[Sizes] | None:
+        """Sizes of the operands that are not constants, None when any rank is unknown."""
+        found = [self.view_sizes(value) for value in self.node.data_operands]
+        return None if any(sizes is None for sizes in found) else [sizes for sizes in found if sizes is not None]
 
     @functools.cached_property
     def data_shapes(self) -> list[Shape] | None:
@@ -131,11 +141,12 @@ class Facts:
     def weight(self) -> Shape | None:
         """Shape of the weight of a multiply-accumulate op; None for other ops."""
         value = self.node.operand("weight") if self.node.op.has(Trait.CONV_LIKE) else None
-        return None if value is None else self.view(value) if self.has_rows else value.shape
+        return None if value is None else value.shape
 
-    def images(self, shape: Shape) -> int:
-        """`shape[0]` for a model of batch 1."""
-        return shape[0] // self.batch if shape and shape[0] % self.batch == 0 else shape[0]
+    def images(self, sizes: Sizes) -> int | None:
+        """`sizes[0]` for a model of batch 1."""
+        first = sizes[0]
+        return first // self.batch if first is not None and first % self.batch == 0 else first
 
     def ints(self, name: str) -> Sequence[int]:
         value = self.node.attributes[name]
@@ -149,15 +160,20 @@ class Facts:
     @functools.cached_property
     def axes(self) -> tuple[int, ...] | None:
         """The node's axes as non-negative indices; all of them where none are given."""
-        if self.shape is None:
+        if self.sizes is None:
             return None
-        rank = len(self.shape)
+        rank = len(self.sizes)
         raw = self.ints("axes") if "axes" in self.node.attributes else self.ints("axis")
         return tuple(sorted(axis % rank for axis in raw)) if raw else tuple(range(rank))
 
     @functools.cached_property
     def has_zero_constant(self) -> bool:
         return any(value.array is not None and not np.all(value.array) for value in self.constants)
+
+
+def _complete(sizes: Sizes | None) -> Shape | None:
+    known = tuple(size for size in sizes or () if size is not None)
+    return None if sizes is None or len(known) < len(sizes) else known
 
 
 def factorizable(size: int, largest: int = 7) -> bool:

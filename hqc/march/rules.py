@@ -130,9 +130,9 @@ def _number_rule(limit: Limit) -> Rule:
         numbers = measured(facts)
         if numbers is None:
             return UNKNOWN
-        wrong = tuple(number for number in numbers if not allowed(number))
+        wrong = tuple(number for number in numbers if number is not None and not allowed(number))
         if not wrong:
-            return HOLDS
+            return UNKNOWN if None in numbers else HOLDS
         return broken(_text(label, numbers if twice else wrong), bound)
 
     return Rule(statement, check)
@@ -271,7 +271,7 @@ class Checker:
     def _key(self, node: Node) -> tuple[Any, ...]:
         """Everything that a rule may look at, in types that hash fast."""
         operands = tuple(map(_operand_key, node.inputs))
-        results = tuple((value.type.dtype._value_, value.type.shape) for value in node.results)
+        results = tuple((value.type.dtype._value_, value.type.sizes) for value in node.results)
         if node.graph is not self._batch[0]:
             self._batch = (node.graph, graph_batch(node.graph))
         batch = self._batch[1]
@@ -390,7 +390,7 @@ class Checker:
 def _operand_key(value: Value | None) -> tuple[Any, ...] | None:
     if value is None:
         return None
-    return (value.type.dtype._value_, value.type.shape, value.array is not None)
+    return (value.type.dtype._value_, value.type.sizes, value.array is not None)
 
 
 def able_text(marches: list[str]) -> str:

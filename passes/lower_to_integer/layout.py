@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hqc import arithmetic
-from hqc.ir import DType, Node, QuantParams
+from hqc.ir import DType, Node, QuantParams, Trait
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import tensor_scale
 from hqc.passes.lower_to_integer import acceptance
@@ -22,12 +22,9 @@ def operand_grid(low: Lowering, node: Node) -> QuantParams:
     return low.quant(node.operands[0]) if quant.dtype is DType.INT32 else quant
 
 
-@lowers(
-    "reshape", "transpose", "slice", "split", "pixel_shuffle", "pixel_unshuffle", "expand", "tile", "gather",
-    "max_pool2d", "adaptive_max_pool2d", "reduce_max", "reduce_min",
-)  # fmt: skip
+@lowers(Trait.PASS_THROUGH)
 def move(node: Node, low: Lowering) -> None:
-    """The same op on integers."""
+    """The same op on integers, for all that keep their operand's scale by moving or selecting elements."""
     x, *rest = node.inputs
     assert x is not None
     if not node.results[0].type.dtype.is_float:

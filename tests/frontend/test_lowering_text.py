@@ -255,6 +255,21 @@ def test_without_example_inputs(name: str) -> None:
     assert unknown(function) == [line.strip() for line in expected.splitlines()]
 
 
-def test_types_stay_unknown_without_example_inputs() -> None:
-    graph = hqc.lower(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))
-    assert {str(value.type) for value in graph.outputs} == {"f32[*]"}
+def test_types_have_the_sizes_that_are_known_without_example_inputs() -> None:
+    graph = hqc.lower(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten()))
+    assert [str(node.results[0].type) for node in graph.nodes] == ["f32[?,4,?,?]", "f32[?,4,?,?]", "f32[?,4,2,3]", "f32[?,24]"]
+    assert [str(value.type) for value in graph.inputs] == ["f32[?,?,?,?]"]
+
+
+def test_an_input_beside_the_image_may_have_another_rank() -> None:
+    class ImageAndVector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, image: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.conv(image).mean((2, 3)), vector], 1)
+
+    graph = hqc.lower(ImageAndVector())
+    assert [str(value.type) for value in graph.inputs] == ["f32[*]", "f32[*]"]
+    assert [str(value.type) for value in graph.outputs] == ["f32[?,?]"]

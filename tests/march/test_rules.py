@@ -317,3 +317,14 @@ def test_integer_ops_are_accepted_everywhere() -> None:
     assert integer
     for spec in all_specs():
         assert all(spec.rules[name].binding.internal for name in integer)
+
+
+def test_a_known_size_decides_although_others_are_unknown() -> None:
+    text = "input %x: f32[?,{c},?,?]\n%y = cat(%x, %x) {{axis=1}}\noutput %y"
+    known, wide, unknown = (ask("bernoulli2", text.format(c=c)) for c in (16, 8192, "?"))
+    assert known.accepted and not known.reasons
+    assert [reason.actual for reason in wide.reasons] == ["8192, 8192", "16384"]
+    assert [reason.rule for reason in unknown.reasons] == [
+        "input channels at most 2048",
+        "output channels at most 2048",
+    ]

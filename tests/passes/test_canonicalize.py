@@ -342,7 +342,7 @@ def test_shapes_may_be_unknown() -> None:
     x = graph.add_input("x", TensorType(DType.FLOAT32))
     one = graph.add_parameter("one", np.float32(1.0).reshape(()))
     y = graph.add_node("mul", [x, one], name="y").result
-    z = graph.add_node("reshape", [y], {"shape": (0, -1)}, name="z").result
+    z = graph.add_node("reshape", [y], {"shape": (0, 0, -1, 4)}, name="z").result
     w = graph.add_node("mean", [z], {"axes": (2, 3), "keepdims": True}, name="w").result
     graph.set_outputs([w])
     run_passes(graph, "canonicalize")

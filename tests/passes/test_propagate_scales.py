@@ -209,8 +209,8 @@ CONFLICT = """
     input %x: f32[1,4]
     %q: f32[1,4] q(i8, 0.5) = quantize(%x) cpu
     %r: f32[4,1] q(i8, 0.25) = reshape(%q) {shape=[4,1]} bpu.0
-    %a: f32[4,1], %b: f32[0,1] = split(%r) {axis=0, sizes=[4,0]} bpu.0
-    %d: f32[4,1] = dequantize(%a) cpu
+    %a: f32[3,1], %b: f32[1,1] = split(%r) {axis=0, sizes=[3,1]} bpu.0
+    %d: f32[3,1] = dequantize(%a) cpu
     output %d
     """
 

@@ -1,4 +1,4 @@
-"""Integer kernels, one per op, found by name in a registry. A kernel is made once per node, at compile time::
+"""Integer kernels, found by op name in a registry. A kernel is made once per node, at compile time::
 
     @kernel("int_lut")
     def int_lut(node: Node, context: KernelContext) -> Run:
@@ -8,7 +8,10 @@
 
 `run` takes the arrays of all operands in declared order (None where absent, parameters included) and returns the array of the
 result, or a tuple for several results. Arrays have the logical (NCHW) shape of the IR; four-dimensional results have channels-last
-memory. Operands are never written.
+memory where a kernel makes new memory. Operands are never written.
+
+Ops that move, select or compare elements need no kernel: their cards compute on integers what they compute on reals. Those that have
+one here are faster than their card.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.errors import CompileError
-from hqc.ir import Node, Value
+from hqc.ir import Node, OpDef, Trait, Value
 from hqc.registry import Registry
 
 if TYPE_CHECKING:
@@ -54,17 +57,34 @@ def kernel(*names: str) -> Callable[[KernelFactory], KernelFactory]:
     return KERNELS.register(*names)
 
 
-def kernel_names() -> frozenset[str]:
-    """Ops that have a kernel."""
-    return frozenset(KERNELS)
+def runs_on_integers(op: OpDef) -> bool:
+    """True for ops that the simulator can run: those with a kernel, and those whose card computes on integers."""
+    return op.name in KERNELS or (op.has(Trait.SELECTS) and op.compute is not None)
 
 
 def make_kernel(node: Node, context: KernelContext) -> Run:
     """The compiled kernel of a node; `CompileError` for an op that has none."""
     factory = KERNELS.get(node.op.name)
-    if factory is None:
+    if factory is not None:
+        return factory(node, context)
+    if not runs_on_integers(node.op):
         raise CompileError(f"{node.label}: the simulator has no kernel for {node.op.name}; place it on the CPU")
-    return factory(node, context)
+    return by_card(node)
+
+
+def by_card(node: Node) -> Run:
+    """What the op's card computes, in the results' dtypes."""
+    compute, attributes = node.op.compute, node.attributes
+    dtypes = [value.type.dtype.numpy for value in node.results]
+    assert compute is not None, node
+
+    def run(operands: Sequence[Any]) -> Array | tuple[Array, ...]:
+        found = compute(operands, attributes)
+        if isinstance(found, list):
+            return tuple(array.astype(dtype, copy=False) for array, dtype in zip(found, dtypes, strict=True))
+        return np.asarray(found).astype(dtypes[0], copy=False)
+
+    return run
 
 
 # --- what kernels share ---------------------------------------------------------------------------------------------------

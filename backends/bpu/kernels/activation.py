@@ -1,4 +1,4 @@
-"""Functions of one tensor: on the grid (relu, clamp), by table, and prelu."""
+"""Functions of one tensor: by table, and prelu."""
 
 from __future__ import annotations
 
@@ -22,29 +22,6 @@ from hqc.backends.bpu.kernels import (
     shape_of,
 )
 from hqc.ir import DType, Node
-
-
-@kernel("relu")
-def relu(node: Node, context: KernelContext) -> Run:
-    def run(operands: Sequence[Any]) -> Array:
-        return np.asarray(np.maximum(operands[0], operands[0].dtype.type(0)))
-
-    return run
-
-
-@kernel("clamp")
-def clamp(node: Node, context: KernelContext) -> Run:
-    dtype = node.result.type.dtype
-    low, high = node.attributes["min"], node.attributes["max"]
-    # Bounds beyond the dtype never bind; clipping them to it keeps the comparison in the dtype.
-    low = dtype.qmin if low is None else min(max(int(low), dtype.qmin), dtype.qmax)
-    high = dtype.qmax if high is None else min(max(int(high), dtype.qmin), dtype.qmax)
-
-    def run(operands: Sequence[Any]) -> Array:
-        x = operands[0]
-        return np.asarray(np.minimum(np.maximum(x, x.dtype.type(low)), x.dtype.type(high)))
-
-    return run
 
 
 def look_up(context: KernelContext, table: Array, dtype: DType, shape: tuple[int, ...]) -> Run:

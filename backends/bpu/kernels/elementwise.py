@@ -1,4 +1,4 @@
-"""Element-wise arithmetic, comparison and selection with NumPy broadcasting."""
+"""Element-wise arithmetic with NumPy broadcasting."""
 
 from __future__ import annotations
 
@@ -135,43 +135,5 @@ def int_requantize(node: Node, context: KernelContext) -> Run:
 
         in_blocks(context.workers, flat.size, block)
         return out
-
-    return run
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "maximum": np.maximum,
-    "minimum": np.minimum,
-    "equal": np.equal,
-    "greater": np.greater,
-    "less": np.less,
-    "greater_equal": np.greater_equal,
-    "less_equal": np.less_equal,
-    "logical_and": np.logical_and,
-    "logical_or": np.logical_or,
-    "logical_not": np.logical_not,
-    "where": np.where,
-}
-
-
-@kernel(*_FUNCTIONS)
-def select(node: Node, context: KernelContext) -> Run:
-    """Comparison and selection: NumPy's own loops are already the integer definition."""
-    function, dtype = _FUNCTIONS[node.op.name], node.result.type.dtype.numpy
-
-    def run(operands: Sequence[Any]) -> Array:
-        result: Array = np.asarray(function(*operands))
-        return result.astype(dtype, copy=False)
-
-    return run
-
-
-@kernel("cast")
-def cast(node: Node, context: KernelContext) -> Run:
-    dtype = node.attributes["dtype"].numpy
-
-    def run(operands: Sequence[Any]) -> Array:
-        result: Array = operands[0].astype(dtype)
-        return result
 
     return run

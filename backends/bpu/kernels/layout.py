@@ -1,4 +1,4 @@
-"""Ops that move elements. Most are views; what must copy keeps or makes channels-last memory."""
+"""Ops that move elements and must copy: here they make channels-last memory, which their cards would not."""
 
 from __future__ import annotations
 
@@ -9,41 +9,6 @@ import numpy as np
 
 from hqc.backends.bpu.kernels import Array, KernelContext, Run, kernel, shape_of
 from hqc.ir import Node
-
-
-@kernel("identity", "dropout")
-def identity(node: Node, context: KernelContext) -> Run:
-    return lambda operands: operands[0]
-
-
-@kernel("reshape")
-def reshape(node: Node, context: KernelContext) -> Run:
-    shape = shape_of(node.result)
-    return lambda operands: operands[0].reshape(shape)
-
-
-@kernel("transpose")
-def transpose(node: Node, context: KernelContext) -> Run:
-    perm = node.attributes["perm"]
-    return lambda operands: operands[0].transpose(perm)
-
-
-@kernel("slice")
-def slice_(node: Node, context: KernelContext) -> Run:
-    axes, starts, ends = (node.attributes[name] for name in ("axes", "starts", "ends"))
-    steps = node.attributes["steps"] or (1,) * len(axes)
-    index = [slice(None)] * len(shape_of(node.result))
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        index[axis] = slice(start, end, step)
-    where = tuple(index)
-    return lambda operands: operands[0][where]
-
-
-@kernel("split")
-def split(node: Node, context: KernelContext) -> Run:
-    axis = node.attributes["axis"]
-    cuts = np.cumsum(node.attributes["sizes"])[:-1].tolist()
-    return lambda operands: tuple(np.split(operands[0], cuts, axis=axis))
 
 
 @kernel("cat")
@@ -100,21 +65,3 @@ def pixel_unshuffle(node: Node, context: KernelContext) -> Run:
         return result
 
     return run
-
-
-@kernel("expand")
-def expand(node: Node, context: KernelContext) -> Run:
-    shape = shape_of(node.result)
-    return lambda operands: np.broadcast_to(operands[0], shape)
-
-
-@kernel("tile")
-def tile(node: Node, context: KernelContext) -> Run:
-    repeats = node.attributes["repeats"]
-    return lambda operands: np.tile(operands[0], repeats)
-
-
-@kernel("gather")
-def gather(node: Node, context: KernelContext) -> Run:
-    axis = node.attributes["axis"]
-    return lambda operands: np.take(operands[0], operands[1], axis=axis)

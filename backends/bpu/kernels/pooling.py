@@ -22,6 +22,7 @@ from hqc.backends.bpu.kernels import (
 )
 from hqc.backends.bpu.ranges import Range
 from hqc.ir import Node
+from hqc.ir.ops._windows import adaptive_bounds
 
 _ROW_BYTES = 1 << 17  # input bytes under a tile's windows
 
@@ -161,12 +162,6 @@ def _finisher(node: Node, context: KernelContext, sum_range: Range) -> _Finish:
         epilogue.apply(wide, out.reshape(-1, 1), scratch)
 
     return uniform
-
-
-def adaptive_bounds(size: int, count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Start and end of every adaptive window: `floor(i * size / count)`, `ceil((i + 1) * size / count)`."""
-    index = np.arange(count, dtype=np.intp)
-    return index * size // count, -((-(index + 1) * size) // count)
 
 
 @kernel("int_adaptive_avg_pool2d")

@@ -1,4 +1,4 @@
-"""Reductions over axes and softmax."""
+"""Sums over axes and softmax."""
 
 from __future__ import annotations
 
@@ -31,21 +31,6 @@ def int_sum(node: Node, context: KernelContext) -> Run:
         return requantize_exactly(sums, params, node.attributes).reshape(shape)
 
     return run
-
-
-@kernel("reduce_max", "reduce_min")
-def reduce_extreme(node: Node, context: KernelContext) -> Run:
-    axes, keepdims = _axes(node), node.attributes["keepdims"]
-    function = np.max if node.op.name == "reduce_max" else np.min
-    return lambda operands: np.asarray(function(operands[0], axis=axes, keepdims=keepdims))
-
-
-@kernel("argmax", "argmin")
-def arg_extreme(node: Node, context: KernelContext) -> Run:
-    """NumPy's argmax and argmin return the lowest index among equals, as the definition asks."""
-    axis, keepdims = node.attributes["axis"], node.attributes["keepdims"]
-    function = np.argmax if node.op.name == "argmax" else np.argmin
-    return lambda operands: np.asarray(function(operands[0], axis=axis, keepdims=keepdims), np.int64)
 
 
 @kernel("int_softmax")

@@ -1,7 +1,7 @@
 """Slow, obvious definitions of every integer op in int64: what the kernels are tested equal to, and `engine="reference"`.
 
 A reference is `f(node, operands) -> array or tuple of arrays`. It uses Python loops and `hqc.arithmetic`, no cleverness, and knows
-nothing of how the kernels work.
+nothing of how the kernels work. Where an op has none, its card is the definition.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc import arithmetic
+from hqc.backends.bpu.kernels import by_card, runs_on_integers
 from hqc.errors import CompileError
 from hqc.ir import Node
 from hqc.registry import Registry
@@ -27,14 +28,11 @@ def reference(*names: str) -> Callable[[Reference], Reference]:
     return REFERENCES.register(*names)
 
 
-def reference_names() -> frozenset[str]:
-    """Ops that have a reference."""
-    return frozenset(REFERENCES)
-
-
 def make_reference(node: Node) -> Callable[[Sequence[Any]], Any]:
     """The definition of a node's op as a run function."""
     function = REFERENCES.get(node.op.name)
+    if function is None and runs_on_integers(node.op):
+        return by_card(node)
     if function is None:
         raise CompileError(f"{node.label}: {node.op.name} has no reference")
 

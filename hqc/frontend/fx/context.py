@@ -1,4 +1,4 @@
-"""What a lowering gets to work with: emitting IR nodes with right names and locations, constants, dtypes, partial shapes."""
+"""What a lowering gets to work with: emitting IR nodes with right names and locations, constants, dtypes, sizes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import fx, nn
 
 from hqc.errors import LoweringError
 from hqc.frontend.fx.locations import ORIGIN_META, Locator
-from hqc.frontend.fx.shapes import GIVE_INPUTS, PartialShape, Size, partial_results, reshape_target, sizes_of
+from hqc.frontend.fx.shapes import GIVE_INPUTS, Size, reshape_target, sizes_of
 from hqc.ir import DType, Graph, QuantParams, TensorType, Value
+from hqc.ir.types import Sizes
 
 Operand = Value | torch.Tensor | bool | int | float
 _TORCH_DTYPES = {
@@ -52,7 +53,6 @@ class LoweringContext:
         self.warnings: list[str] = []
         self._locator = Locator(root)
         self._reserved = {node.name for node in fx_graph.nodes if node.op != "get_attr"}
-        self._partial: dict[str, PartialShape] = {}
         self._parameters: dict[int, Value] = {}
         self._by_name: dict[str, Value] = {}
         self._derived: dict[tuple[int, str, tuple[int, ...]], torch.Tensor] = {}
@@ -96,11 +96,6 @@ class LoweringContext:
             origin=self.node.meta.get(ORIGIN_META, (self.node.name,)),
             types=types,
         )
-        if any(result.shape is None for result in node.results):
-            known = [None if value is None else self.shape(value) for value in node.inputs]
-            for result, shape in zip(node.results, partial_results(node, known), strict=True):
-                if shape is not None:
-                    self._partial[result.name] = shape
         return tuple(node.results)
 
     def result_names(self, count: int) -> list[str]:
@@ -261,14 +256,11 @@ class LoweringContext:
 
     # --- shapes --------------------------------------------------------------------------------------------------
 
-    def shape(self, operand: Value | torch.Tensor) -> PartialShape | None:
+    def shape(self, operand: Value | torch.Tensor) -> Sizes | None:
         """The shape with None for unknown sizes, or None where not even the rank is known."""
         if isinstance(operand, torch.Tensor):
             return tuple(operand.shape)
-        return operand.shape if operand.shape is not None else self._partial.get(operand.name)
-
-    def assume_shape(self, value: Value, shape: PartialShape) -> None:
-        self._partial[value.name] = shape
+        return operand.sizes
 
     def known_shape(self, operand: Value | torch.Tensor) -> tuple[int, ...]:
         """The full shape, or an error that asks for example inputs."""

@@ -17,10 +17,15 @@ from hqc.ir import DType, TensorType
 _CONSTANTS = (bool, int, float, type(None))
 
 
-def add_inputs(ctx: LoweringContext, placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx.Node, Any]:
-    """Create the graph inputs; returns what each placeholder stands for: values, or a constant for one left out."""
+def add_inputs(
+    ctx: LoweringContext, placeholders: list[fx.Node], example_inputs: ExampleInputs, *, images: bool = False
+) -> dict[fx.Node, Any]:
+    """Create the graph inputs; returns what each placeholder stands for: values, or a constant for one left out.
+
+    `images`: take the inputs of a model with 2-D convolutions for `[N,C,H,W]` where no example says what they are.
+    """
     given = _bind(ctx.root, placeholders, example_inputs) if example_inputs is not None else {}
-    image_model = any(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)) for m in ctx.root.modules())
+    images = images and any(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)) for m in ctx.root.modules())
     result: dict[fx.Node, Any] = {}
     for node in placeholders:
         name = str(node.target)
@@ -32,10 +37,7 @@ def add_inputs(ctx: LoweringContext, placeholders: list[fx.Node], example_inputs
         elif name.startswith("*") and (example_inputs is not None or not node.users):
             result[node] = {} if name.startswith("**") else ()
         else:
-            value = ctx.graph.add_input(node.name, TensorType(DType.FLOAT32))
-            if image_model:  # an assumption for the analyses before shapes are known; nothing is computed from it
-                ctx.assume_shape(value, (None,) * 4)
-            result[node] = value
+            result[node] = ctx.graph.add_input(node.name, TensorType(DType.FLOAT32, (None,) * 4 if images else None))
     return result
 
 

@@ -101,7 +101,12 @@ def lower_graph_module(
     Raises `LoweringError` (op and source line), `ShapeError` (operands do not fit), `InputError` (example inputs).
     """
     graph = Graph(name or type(gm).__name__, march)
-    return _GraphLowering(gm, graph).run(example_inputs)
+    if example_inputs is not None:
+        return _GraphLowering(gm, graph).run(example_inputs)
+    try:
+        return _GraphLowering(gm, graph).run(None, images=True)
+    except ShapeError:  # some input is no image
+        return _GraphLowering(gm, Graph(graph.name, march)).run(None)
 
 
 class _GraphLowering:
@@ -114,9 +119,9 @@ class _GraphLowering:
         self.env: dict[fx.Node, Any] = {}
         self.result = LoweredModel(graph, warnings=list(gm.meta.get(WARNINGS_META, [])))
 
-    def run(self, example_inputs: ExampleInputs) -> LoweredModel:
+    def run(self, example_inputs: ExampleInputs, *, images: bool = False) -> LoweredModel:
         placeholders = [node for node in self.gm.graph.nodes if node.op == "placeholder"]
-        self.env.update(add_inputs(self.ctx, placeholders, example_inputs))
+        self.env.update(add_inputs(self.ctx, placeholders, example_inputs, images=images))
         for node in placeholders:
             self.aliases.add(node)
             self._record(node, self.env[node])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hqc.ir.op import Attr, Attributes, OperandTypes, ScalarFunction, Trait, op
+from hqc.ir.op import Array, Attr, Attributes, OperandTypes, Range, ScalarFunction, Trait, op
 from hqc.ir.ops._shapes import first, same_as_first
 from hqc.ir.types import TensorType
 
@@ -44,7 +46,39 @@ SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al., Self-Normali
 SELU_SCALE = 1.0507009873554804934193349852946
 
 
-@op("relu", operands="x", traits={Trait.PASS_THROUGH, Trait.ELEMENTWISE, Trait.ACTIVATION})
+def clipped(bounds: Range | None, low: float | None, high: float | None) -> Range | None:
+    """The range of values between `low` and `high` of something in `bounds`; whole numbers around bounds that are none."""
+    if bounds is None:
+        return None
+    ends = [end if low is None else max(end, low) for end in bounds]
+    ends = [end if high is None else min(end, high) for end in ends]
+    return (math.floor(ends[0]), math.ceil(ends[1])) if all(map(math.isfinite, ends)) else None
+
+
+_BOUNDED = {Trait.PASS_THROUGH, Trait.ELEMENTWISE, Trait.ACTIVATION, Trait.SELECTS}
+
+
+def _clamp(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    """Bounds are numbers of the operand's dtype; those beyond an integer type never bind."""
+    x: Array = arrays[0]
+    low, high = attributes["min"], attributes["max"]
+    if x.dtype.kind != "f":
+        least, most = np.iinfo(x.dtype).min, np.iinfo(x.dtype).max
+        low, high = (None if bound is None else int(min(max(bound, least), most)) for bound in (low, high))
+    if low is not None:
+        x = np.maximum(x, x.dtype.type(low))
+    if high is not None:
+        x = np.minimum(x, x.dtype.type(high))
+    return x
+
+
+@op(
+    "relu",
+    operands="x",
+    traits=_BOUNDED,
+    compute=lambda arrays, a: np.maximum(arrays[0], arrays[0].dtype.type(0)),
+    bounds=lambda ranges, a: clipped(ranges[0], 0, None),
+)
 def relu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`max(x, 0)`."""
     return [first(types)]
@@ -54,7 +88,9 @@ def relu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     "clamp",
     operands="x",
     attributes=(Attr("min", "optional_float"), Attr("max", "optional_float")),
-    traits={Trait.PASS_THROUGH, Trait.ELEMENTWISE, Trait.ACTIVATION},
+    traits=_BOUNDED,
+    compute=_clamp,
+    bounds=lambda ranges, a: clipped(ranges[0], a["min"], a["max"]),
 )
 def clamp(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`min(max(x, min), max)`; relu6 is `clamp {min=0.0, max=6.0}`."""
@@ -149,7 +185,18 @@ _table_op(
 )
 
 
-@op("prelu", operands="x, weight", traits={Trait.ELEMENTWISE})
+def along_channels(parameter: Array, rank: int) -> Array:
+    """`[C]` or `[1]` so that it broadcasts along axis 1 of an array of `rank` axes."""
+    return parameter.reshape([-1 if axis == min(1, rank - 1) else 1 for axis in range(rank)])
+
+
+def _prelu(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    x = arrays[0].astype(np.float64)
+    weight = along_channels(arrays[1].astype(np.float64), x.ndim)
+    return np.asarray(np.maximum(x, 0.0) + weight * np.minimum(x, 0.0))
+
+
+@op("prelu", operands="x, weight", traits={Trait.ELEMENTWISE}, compute=_prelu)
 def prelu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`max(x, 0) + weight * min(x, 0)`; `weight` of shape `[1]` or `[C]` (C = size of axis 1)."""
     return [first(types)]

@@ -5,13 +5,17 @@ The conv-like ops carry what fusion gives them: `residual` is added before the a
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from hqc.errors import ShapeError
-from hqc.ir.op import Attr, Attributes, OperandTypes, Trait, op
-from hqc.ir.ops._shapes import broadcast, first, present, require_rank, window_size
-from hqc.ir.types import Shape, TensorType
+from hqc.ir.op import Array, Attr, Attributes, OperandTypes, Trait, op
+from hqc.ir.ops._shapes import agree, broadcast, differ, first, present, shown, sizes_of_rank, window_size
+from hqc.ir.ops._windows import windows
+from hqc.ir.types import Sizes, TensorType
 
 ACTIVATIONS = ("none", "relu", "relu6")
 ACTIVATION = Attr("activation", "str", "none", choices=ACTIVATIONS)
@@ -24,61 +28,32 @@ CONV_ATTRIBUTES = (
 TRANSPOSE_ATTRIBUTES = (*CONV_ATTRIBUTES, Attr("output_padding", "ints", (0, 0), length=2, minimum=0))
 
 
-def check_channels(given: int, expected: int, what: str) -> None:
-    if given != expected:
+# --- types -----------------------------------------------------------------------------------------------------------------
+
+
+def check_channels(given: int | None, expected: int | None, what: str) -> None:
+    if differ(given, expected):
         raise ShapeError(f"{what} has {given} channels, the weight expects {expected}")
 
 
-def require_rank_of(shape: Shape, rank: int, what: str) -> None:
-    if len(shape) != rank:
-        raise ShapeError(f"{what} must have rank {rank}, got {list(shape)}")
-
-
-def check_extras(types: OperandTypes, result: Shape | None, channels: int) -> None:
+def check_extras(types: OperandTypes, result: Sizes | None, channels: int) -> None:
     """Bias `[O]` and residual (like the result) of a conv-like op; `channels`: the axis of O in the result."""
     if result is None:
         return
     bias = types[2] if len(types) > 2 else None
-    if bias is not None and bias.shape not in (None, (result[channels],)):
-        raise ShapeError(f"the bias must have shape [{result[channels]}], got {bias}")
+    if bias is not None and bias.sizes is not None and not agree(bias.sizes, (result[channels],)):
+        raise ShapeError(f"the bias must have shape {shown((result[channels],))}, got {bias}")
     residual = types[3] if len(types) > 3 else None
-    if residual is not None and residual.shape not in (None, result):
-        raise ShapeError(f"the residual must have the result's shape {list(result)}, got {residual}")
+    if residual is not None and residual.sizes is not None and not agree(residual.sizes, result):
+        raise ShapeError(f"the residual must have the result's shape {shown(result)}, got {residual}")
 
 
-def of_rows(
-    infer: Callable[[Shape | None, Shape | None, Attributes], Shape | None],
-) -> Callable[[Shape | None, Shape | None, Attributes], Shape | None]:
-    """Rows `[N,C,L]` with a weight of rank 3 are images of height 1, and their result has rows again."""
-
-    @functools.wraps(infer)
-    def wrapped(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
-        if x is None or weight is None or len(x) != 3:
-            return infer(x, weight, attributes)
-        require_rank_of(weight, 3, "the weight")
-        result = infer(as_image(x), as_image(weight), attributes)
-        assert result is not None
-        if result[2] != 1:
-            raise ShapeError(f"a convolution of rows must leave their height of 1, got {result[2]}")
-        return (*result[:2], result[3])
-
-    return wrapped
-
-
-def as_image(shape: Shape) -> Shape:
-    """`[a,b,L]` with a height: `[a,b,1,L]`."""
-    return (*shape[:2], 1, shape[2])
-
-
-@of_rows
-def conv_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
+def conv_sizes(types: OperandTypes, attributes: Attributes) -> Sizes:
     """`[N,C,H,W]` x `[O,C/groups,kh,kw]` -> `[N,O,H',W']`."""
-    if x is None or weight is None:
-        return None
-    require_rank_of(weight, 4, "the weight")
+    x, weight = sizes_of_rank(first(types), 4), sizes_of_rank(present(types, 1), 4, "the weight")
     groups, stride, dilation = attributes["groups"], attributes["stride"], attributes["dilation"]
-    check_channels(x[1], weight[1] * groups, "the input")
-    if weight[0] % groups:
+    check_channels(x[1], None if weight[1] is None else weight[1] * groups, "the input")
+    if (weight[0] or 0) % groups:
         raise ShapeError(f"{weight[0]} output channels do not divide into {groups} groups")
     top, left, bottom, right = attributes["padding"]
     height = window_size(x[2], weight[2], stride[0], (top, bottom), dilation[0])
@@ -86,57 +61,140 @@ def conv_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) ->
     return (x[0], weight[0], height, width)
 
 
-@of_rows
-def conv_transpose_shape(x: Shape | None, weight: Shape | None, attributes: Attributes) -> Shape | None:
+def conv_transpose_sizes(types: OperandTypes, attributes: Attributes) -> Sizes:
     """`[N,C,H,W]` x `[C,O/groups,kh,kw]` -> `[N,O,H',W']`."""
-    if x is None or weight is None:
-        return None
-    require_rank_of(weight, 4, "the weight")
+    x, weight = sizes_of_rank(first(types), 4), sizes_of_rank(present(types, 1), 4, "the weight")
     check_channels(x[1], weight[0], "the input")
-    if weight[0] % attributes["groups"]:
+    if (weight[0] or 0) % attributes["groups"]:
         raise ShapeError(f"{weight[0]} input channels do not divide into {attributes['groups']} groups")
     top, left, bottom, right = attributes["padding"]
-    sizes = []
+    sizes: list[int | None] = []
     for i, pads in enumerate((top + bottom, left + right)):
-        kernel = attributes["dilation"][i] * (weight[2 + i] - 1) + 1
-        sizes.append((x[2 + i] - 1) * attributes["stride"][i] - pads + kernel + attributes["output_padding"][i])
-        if sizes[-1] < 1:
+        size, kernel = x[2 + i], weight[2 + i]
+        if size is None or kernel is None:
+            sizes.append(None)
+            continue
+        reach = attributes["dilation"][i] * (kernel - 1) + 1
+        result = (size - 1) * attributes["stride"][i] - pads + reach + attributes["output_padding"][i]
+        if result < 1:
             raise ShapeError(f"padding {pads} leaves nothing of the result")
-    return (x[0], weight[1] * attributes["groups"], sizes[0], sizes[1])
+        sizes.append(result)
+    return (x[0], None if weight[1] is None else weight[1] * attributes["groups"], *sizes)
 
 
-def linear_shape(x: Shape | None, weight: Shape | None) -> Shape | None:
+def linear_sizes(types: OperandTypes) -> Sizes | None:
     """`[..., K]` x `[O,K]` -> `[..., O]`."""
-    if x is None or weight is None:
+    x, weight = first(types).sizes, sizes_of_rank(present(types, 1), 2, "the weight")
+    if x is None:
         return None
-    require_rank_of(weight, 2, "the weight")
     if not x:
         raise ShapeError("the input must have at least one axis")
     check_channels(x[-1], weight[1], "the input's last axis")
     return (*x[:-1], weight[0])
 
 
-def matmul_shape(a: Shape | None, b: Shape | None) -> Shape | None:
+def matmul_sizes(types: OperandTypes) -> Sizes | None:
+    a, b = first(types).sizes, present(types, 1).sizes
     if a is None or b is None:
         return None
-    if len(a) < 1 or len(b) < 1 or a[-1] != (b[-2] if len(b) > 1 else b[0]):
-        raise ShapeError(f"cannot multiply {list(a)} by {list(b)}")
+    if len(a) < 1 or len(b) < 1 or differ(a[-1], b[-2] if len(b) > 1 else b[0]):
+        raise ShapeError(f"cannot multiply {shown(a)} by {shown(b)}")
     batch = broadcast(a[:-2], b[:-2])
     assert batch is not None
     return (*batch, *(a[-2:-1]), *(b[-1:] if len(b) > 1 else ()))
 
 
-@op("conv2d", operands="x, weight, bias?, residual?", attributes=(*CONV_ATTRIBUTES, ACTIVATION), traits={Trait.CONV_LIKE})
-def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """2-D convolution of `x[N,C,H,W]` with `weight[O,C/groups,kh,kw]`; a weight that is not a parameter is a runtime weight.
+# --- cost ------------------------------------------------------------------------------------------------------------------
 
-    Rows `x[N,C,L]` with `weight[O,C/groups,k]` are images of height 1.
-    """
-    x, weight = first(types), present(types, 1)
-    require_rank(x, (3, 4))
-    shape = conv_shape(x.shape, weight.shape, attributes)
-    check_extras(types, shape, 1)
-    return [x.with_shape(shape)]
+
+def conv_macs(types: OperandTypes, results: Sequence[TensorType], attributes: Attributes) -> int | None:
+    """One product per result element and weight of its channel."""
+    weight, size = present(types, 1).shape, results[0].size
+    return None if weight is None or size is None else size * math.prod(weight[1:])
+
+
+def conv_transpose_macs(types: OperandTypes, results: Sequence[TensorType], attributes: Attributes) -> int | None:
+    """One product per input element and weight of its channel."""
+    weight, size = present(types, 1).shape, first(types).size
+    return None if weight is None or size is None else size * math.prod(weight[1:])
+
+
+def matrix_macs(types: OperandTypes, results: Sequence[TensorType], attributes: Attributes) -> int | None:
+    """One product per result element and entry of the left operand's last axis."""
+    left, size = first(types).shape, results[0].size
+    return None if left is None or size is None else size * left[-1]
+
+
+# --- values ----------------------------------------------------------------------------------------------------------------
+
+
+def _finish(y: Array, arrays: Sequence[Any], attributes: Attributes, channels: int) -> Array:
+    """Bias, residual and activation; `channels`: the axis of the bias."""
+    _, _, bias, residual = [*arrays, None, None][:4]
+    if bias is not None:
+        y = y + bias.reshape([-1 if axis == channels % y.ndim else 1 for axis in range(y.ndim)])
+    if residual is not None:
+        y = y + residual
+    if attributes["activation"] == "none":
+        return y
+    return np.asarray(np.clip(y, 0.0, 6.0 if attributes["activation"] == "relu6" else None))
+
+
+def _conv2d(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    x, weight = arrays[0].astype(np.float64), arrays[1].astype(np.float64)
+    groups = attributes["groups"]
+    view = windows(x, weight.shape[2:], attributes["stride"], attributes["padding"], attributes["dilation"])
+    parts = [
+        np.tensordot(part, filters, axes=((1, 4, 5), (1, 2, 3)))  # [N, H', W', O / groups]
+        for part, filters in zip(np.split(view, groups, axis=1), np.split(weight, groups), strict=True)
+    ]
+    return _finish(np.moveaxis(np.concatenate(parts, axis=3), 3, 1), arrays, attributes, 1)
+
+
+def _conv_transpose2d(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    x, weight = arrays[0].astype(np.float64), arrays[1].astype(np.float64)
+    groups, (sh, sw), (dh, dw) = attributes["groups"], attributes["stride"], attributes["dilation"]
+    top, left, bottom, right = attributes["padding"]
+    n, _, h, w = x.shape
+    rows, columns = weight.shape[2:]
+    height = (h - 1) * sh + dh * (rows - 1) + 1 + attributes["output_padding"][0]
+    width = (w - 1) * sw + dw * (columns - 1) + 1 + attributes["output_padding"][1]
+    parts = []
+    for part, filters in zip(np.split(x, groups, axis=1), np.split(weight, groups), strict=True):
+        y = np.zeros((n, weight.shape[1], height, width))
+        for i, j in np.ndindex(rows, columns):
+            share = np.einsum("nchw,co->nohw", part, filters[:, :, i, j])
+            y[:, :, i * dh : i * dh + (h - 1) * sh + 1 : sh, j * dw : j * dw + (w - 1) * sw + 1 : sw] += share
+        parts.append(y)
+    whole = np.concatenate(parts, axis=1)[:, :, top : height - bottom, left : width - right]
+    return _finish(whole, arrays, attributes, 1)
+
+
+def _linear(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    return _finish(arrays[0].astype(np.float64) @ arrays[1].astype(np.float64).T, arrays, attributes, -1)
+
+
+def _matmul(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    wide = np.float64 if arrays[0].dtype.kind == "f" else np.int64
+    return np.asarray(np.matmul(arrays[0].astype(wide), arrays[1].astype(wide)))
+
+
+# --- cards -----------------------------------------------------------------------------------------------------------------
+
+
+@op(
+    "conv2d",
+    operands="x, weight, bias?, residual?",
+    attributes=(*CONV_ATTRIBUTES, ACTIVATION),
+    traits={Trait.CONV_LIKE},
+    compute=_conv2d,
+    macs=conv_macs,
+)
+def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """2-D convolution of `x[N,C,H,W]` with `weight[O,C/groups,kh,kw]`; a weight that is not a parameter is a runtime weight."""
+    sizes = conv_sizes(types, attributes)
+    check_extras(types, sizes, 1)
+    return [first(types).with_shape(sizes)]
 
 
 @op(
@@ -144,27 +202,32 @@ def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     operands="x, weight, bias?, residual?",
     attributes=(*TRANSPOSE_ATTRIBUTES, ACTIVATION),
     traits={Trait.CONV_LIKE},
+    compute=_conv_transpose2d,
+    macs=conv_transpose_macs,
 )
 def conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """Transposed 2-D convolution of `x[N,C,H,W]` with `weight[C,O/groups,kh,kw]`; rows `[N,C,L]` as in conv2d."""
-    x, weight = first(types), present(types, 1)
-    require_rank(x, (3, 4))
-    shape = conv_transpose_shape(x.shape, weight.shape, attributes)
-    check_extras(types, shape, 1)
-    return [x.with_shape(shape)]
+    """Transposed 2-D convolution of `x[N,C,H,W]` with `weight[C,O/groups,kh,kw]`."""
+    sizes = conv_transpose_sizes(types, attributes)
+    check_extras(types, sizes, 1)
+    return [first(types).with_shape(sizes)]
 
 
-@op("linear", operands="x, weight, bias?, residual?", attributes=(ACTIVATION,), traits={Trait.CONV_LIKE})
+@op(
+    "linear",
+    operands="x, weight, bias?, residual?",
+    attributes=(ACTIVATION,),
+    traits={Trait.CONV_LIKE},
+    compute=_linear,
+    macs=matrix_macs,
+)
 def linear(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`x[...,K] @ weight[O,K].T + bias[O]`."""
-    x, weight = first(types), present(types, 1)
-    shape = linear_shape(x.shape, weight.shape)
-    check_extras(types, shape, -1)
-    return [x.with_shape(shape)]
+    sizes = linear_sizes(types)
+    check_extras(types, sizes, -1)
+    return [first(types).with_shape(sizes)]
 
 
-@op("matmul", operands="a, b")
+@op("matmul", operands="a, b", compute=_matmul, macs=matrix_macs)
 def matmul(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Matrix product with NumPy's batch broadcasting; either operand may be a parameter."""
-    a, b = first(types), present(types, 1)
-    return [a.with_shape(matmul_shape(a.shape, b.shape))]
+    return [first(types).with_shape(matmul_sizes(types))]

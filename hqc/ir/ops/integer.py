@@ -12,10 +12,22 @@ scales, other dtype), `none` (int32 accumulator is the result; no requant operan
 
 from __future__ import annotations
 
-from hqc.ir.op import Attr, Attributes, InferFunction, OperandTypes, Trait, op
-from hqc.ir.ops._shapes import broadcast, first, present, reduced, require_rank, same_as_first
-from hqc.ir.ops.conv import CONV_ATTRIBUTES, TRANSPOSE_ATTRIBUTES, conv_shape, conv_transpose_shape, linear_shape, matmul_shape
-from hqc.ir.ops.pooling import _WINDOW, _adaptive, _pooled
+from collections.abc import Sequence
+
+from hqc.ir.op import Attr, Attributes, InferFunction, OperandTypes, Range, Trait, first_range, op
+from hqc.ir.ops._shapes import broadcast, first, present, reduced, same_as_first, sizes_of_rank
+from hqc.ir.ops.conv import (
+    CONV_ATTRIBUTES,
+    TRANSPOSE_ATTRIBUTES,
+    conv_macs,
+    conv_sizes,
+    conv_transpose_macs,
+    conv_transpose_sizes,
+    linear_sizes,
+    matmul_sizes,
+    matrix_macs,
+)
+from hqc.ir.ops.pooling import OUTPUT_SIZE, WINDOW, adaptive, pooled
 from hqc.ir.types import DType, TensorType
 
 MODES = ("multiply", "multiply64", "shift", "clip", "none")
@@ -29,6 +41,11 @@ _OUTPUT = (
 _CONV_OPERANDS = "x, weight, bias?, requant?, residual?, residual_requant?"
 
 
+def _clip(ranges: Sequence[Range | None], attributes: Attributes) -> Range:
+    """`Bounds` of ops that end in a clip."""
+    return attributes["clip_min"], attributes["clip_max"]
+
+
 def _as_dtype(infer: InferFunction) -> InferFunction:
     def wrapped(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
         return [type.with_dtype(attributes["dtype"]) for type in infer(types, attributes)]
@@ -37,46 +54,60 @@ def _as_dtype(infer: InferFunction) -> InferFunction:
     return wrapped
 
 
-@op("int_conv2d", operands=_CONV_OPERANDS, attributes=(*CONV_ATTRIBUTES, *_OUTPUT), traits=_INTEGER)
+@op(
+    "int_conv2d",
+    operands=_CONV_OPERANDS,
+    attributes=(*CONV_ATTRIBUTES, *_OUTPUT),
+    traits=_INTEGER,
+    macs=conv_macs,
+    bounds=_clip,
+)
 @_as_dtype
 def int_conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`requantize(sum(x * w) + bias + rsr(residual * M_r, S_r))`; weight int8, bias int32 `[O]` (int64 for int16 input)."""
-    x, weight = first(types), present(types, 1)
-    require_rank(x, (4,))
-    return [x.with_shape(conv_shape(x.shape, weight.shape, attributes))]
+    return [first(types).with_shape(conv_sizes(types, attributes))]
 
 
-@op("int_conv_transpose2d", operands=_CONV_OPERANDS, attributes=(*TRANSPOSE_ATTRIBUTES, *_OUTPUT), traits=_INTEGER)
+@op(
+    "int_conv_transpose2d",
+    operands=_CONV_OPERANDS,
+    attributes=(*TRANSPOSE_ATTRIBUTES, *_OUTPUT),
+    traits=_INTEGER,
+    macs=conv_transpose_macs,
+    bounds=_clip,
+)
 @_as_dtype
 def int_conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Transposed convolution with the accumulator and requantization of int_conv2d."""
-    x, weight = first(types), present(types, 1)
-    require_rank(x, (4,))
-    return [x.with_shape(conv_transpose_shape(x.shape, weight.shape, attributes))]
+    return [first(types).with_shape(conv_transpose_sizes(types, attributes))]
 
 
-@op("int_linear", operands=_CONV_OPERANDS, attributes=_OUTPUT, traits=_INTEGER)
+@op("int_linear", operands=_CONV_OPERANDS, attributes=_OUTPUT, traits=_INTEGER, macs=matrix_macs, bounds=_clip)
 @_as_dtype
 def int_linear(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`requantize(x[..., K] @ weight[O, K].T + bias)`; channel axis is the last."""
-    x, weight = first(types), present(types, 1)
-    return [x.with_shape(linear_shape(x.shape, weight.shape))]
+    return [first(types).with_shape(linear_sizes(types))]
 
 
-@op("int_matmul", operands="a, b, requant", attributes=_OUTPUT, traits=_INTEGER)
+@op("int_matmul", operands="a, b, requant", attributes=_OUTPUT, traits=_INTEGER, macs=matrix_macs, bounds=_clip)
 @_as_dtype
 def int_matmul(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Product of two activations, int32 accumulator."""
-    a, b = first(types), present(types, 1)
-    return [a.with_shape(matmul_shape(a.shape, b.shape))]
+    return [first(types).with_shape(matmul_sizes(types))]
 
 
 def _broadcast(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     a, b = first(types), present(types, 1)
-    return [a.with_shape(broadcast(a.shape, b.shape))]
+    return [a.with_shape(broadcast(a.sizes, b.sizes))]
 
 
-@op("int_add", operands="a, b, requant", attributes=(Attr("k_a", "int", 1), Attr("k_b", "int", 1), *_OUTPUT), traits=_INTEGER)
+@op(
+    "int_add",
+    operands="a, b, requant",
+    attributes=(Attr("k_a", "int", 1), Attr("k_b", "int", 1), *_OUTPUT),
+    traits=_INTEGER,
+    bounds=_clip,
+)
 @_as_dtype
 def int_add(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`requantize(a * k_a + b * k_b)` (k_b < 0 subtracts).
@@ -86,34 +117,34 @@ def int_add(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return _broadcast(types, attributes)
 
 
-@op("int_mul", operands="a, b, requant", attributes=_OUTPUT, traits=_INTEGER)
+@op("int_mul", operands="a, b, requant", attributes=_OUTPUT, traits=_INTEGER, bounds=_clip)
 @_as_dtype
 def int_mul(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`requantize(a * b)`."""
     return _broadcast(types, attributes)
 
 
-@op("int_div", operands="a, b", attributes=(Attr("ratio", "float", required=True), *_OUTPUT), traits=_INTEGER)
+@op("int_div", operands="a, b", attributes=(Attr("ratio", "float", required=True), *_OUTPUT), traits=_INTEGER, bounds=_clip)
 @_as_dtype
 def int_div(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`sat(floor(a / b * ratio + 0.5))` in float64, `ratio = s_a / (s_b * s_out)`; x/0 saturates, 0/0 is 0. `ideal`."""
     return _broadcast(types, attributes)
 
 
-@op("int_requantize", operands="x, requant?", attributes=_OUTPUT, traits=_INTEGER)
+@op("int_requantize", operands="x, requant?", attributes=_OUTPUT, traits=_INTEGER, bounds=_clip)
 @_as_dtype
 def int_requantize(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """The same real value on another scale or dtype."""
     return [first(types)]
 
 
-@op("int_lut", operands="x, table", traits=_INTEGER)
+@op("int_lut", operands="x, table", traits=_INTEGER, bounds=lambda ranges, a: ranges[1])
 def int_lut(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`table[x - qmin(x)]`: 256 entries for int8, 65,536 for int16 operands; the table's dtype is the result's."""
     return [first(types).with_dtype(present(types, 1).dtype)]
 
 
-@op("int_prelu", operands="x, weight, requant_positive, requant_negative", attributes=_OUTPUT, traits=_INTEGER)
+@op("int_prelu", operands="x, weight, requant_positive, requant_negative", attributes=_OUTPUT, traits=_INTEGER, bounds=_clip)
 @_as_dtype
 def int_prelu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`sat(requant(max(x, 0)) + requant(weight * min(x, 0)))`; weight int16 `[1]` or `[C]` on axis 1."""
@@ -123,25 +154,27 @@ def int_prelu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 @op(
     "int_avg_pool2d",
     operands="x, requant?",
-    attributes=(*_WINDOW, Attr("count_include_pad", "bool", True), Attr("gain", "int", 0), *_OUTPUT),
+    attributes=(*WINDOW, Attr("count_include_pad", "bool", True), Attr("gain", "int", 0), *_OUTPUT),
     traits=_INTEGER,
+    bounds=_clip,
 )
 @_as_dtype
 def int_avg_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """int32 window sum, requantized (`[3]`; `[3, H, W]` where divisors differ); `gain` g > 0: `(sum * g) >> 9` (bernoulli)."""
-    return _pooled(types, attributes)
+    return pooled(types, attributes)
 
 
 @op(
     "int_adaptive_avg_pool2d",
     operands="x, requant",
-    attributes=(Attr("output_size", "ints", required=True, length=2, minimum=1), *_OUTPUT),
+    attributes=(OUTPUT_SIZE, *_OUTPUT),
     traits=_INTEGER,
+    bounds=_clip,
 )
 @_as_dtype
 def int_adaptive_avg_pool2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """int32 sum of each adaptive window, requantized per output position (`[3, H, W]`) or uniformly (`[3]`)."""
-    return _adaptive(types, attributes)
+    return adaptive(types, attributes)
 
 
 @op(
@@ -149,12 +182,13 @@ def int_adaptive_avg_pool2d(types: OperandTypes, attributes: Attributes) -> list
     operands="x, requant",
     attributes=(Attr("axes", "ints", ()), Attr("keepdims", "bool", False), *_OUTPUT),
     traits=_INTEGER,
+    bounds=_clip,
 )
 @_as_dtype
 def int_sum(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Sum over axes, requantized; a mean is a sum whose ratio holds 1/n."""
     x = first(types)
-    return [x.with_shape(reduced(x.shape, attributes["axes"], attributes["keepdims"]))]
+    return [x.with_shape(reduced(x.sizes, attributes["axes"], attributes["keepdims"]))]
 
 
 @op(
@@ -168,15 +202,21 @@ def int_sum(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
         Attr("fraction_bits", "int", 16),
     ),
     traits=_INTEGER,
+    bounds=first_range,  # every result is a rounded weighted mean of elements
 )
 def int_resize2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Fixed-point resize, docs/arithmetic.md section 8; scale and dtype are the operand's."""
     x = first(types)
-    require_rank(x, (4,))
-    return [x if x.shape is None else x.with_shape((*x.shape[:2], *attributes["size"]))]
+    return [x.with_shape((*sizes_of_rank(x, 4)[:2], *attributes["size"]))]
 
 
-@op("int_softmax", operands="x, table, requant", attributes=(Attr("axis", "int", required=True), *_OUTPUT), traits=_INTEGER)
+@op(
+    "int_softmax",
+    operands="x, table, requant",
+    attributes=(Attr("axis", "int", required=True), *_OUTPUT),
+    traits=_INTEGER,
+    bounds=_clip,
+)
 @_as_dtype
 def int_softmax(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`e = table[max - x]` (Q15), `(e << 31) // sum(e)`, requantized from 2^-31. The table has one entry per difference."""

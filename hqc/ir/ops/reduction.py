@@ -2,57 +2,82 @@
 
 from __future__ import annotations
 
-from hqc.ir.op import Attr, Attributes, OperandTypes, Trait, op
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from hqc.ir.op import Array, Attr, Attributes, Bounds, OpDef, OperandTypes, Trait, first_range, op
 from hqc.ir.ops._shapes import first, normalize_axis, reduced
 from hqc.ir.types import DType, TensorType
 
 _AXES = (Attr("axes", "ints", ()), Attr("keepdims", "bool", False))  # no axes: all of them
+_SELECTS = (Trait.PASS_THROUGH, Trait.SELECTS)
 
 
 def _reduction(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     x = first(types)
-    return [x.with_shape(reduced(x.shape, attributes["axes"], attributes["keepdims"]))]
+    return [x.with_shape(reduced(x.sizes, attributes["axes"], attributes["keepdims"]))]
 
 
-mean = op("mean", operands="x", attributes=_AXES, traits={Trait.AVERAGE}, doc="Mean over axes.")(_reduction)
-sum_ = op("sum", operands="x", attributes=_AXES, doc="Sum over axes.")(_reduction)
-reduce_max = op("reduce_max", operands="x", attributes=_AXES, traits={Trait.PASS_THROUGH}, doc="Maximum over axes.")(_reduction)
-reduce_min = op("reduce_min", operands="x", attributes=_AXES, traits={Trait.PASS_THROUGH}, doc="Minimum over axes.")(_reduction)
+def _over_axes(name: str, doc: str, function: Callable[..., Any], *traits: Trait, bounds: Bounds | None = None) -> OpDef:
+    def compute(arrays: Sequence[Any], attributes: Attributes) -> Array:
+        axes = tuple(attributes["axes"]) or None
+        return np.asarray(function(arrays[0], axis=axes, keepdims=attributes["keepdims"]))
 
-_AXIS = (Attr("axis", "int", required=True), Attr("keepdims", "bool", False))
+    return op(name, operands="x", attributes=_AXES, traits=traits, compute=compute, bounds=bounds, doc=doc)(_reduction)
+
+
+mean = _over_axes("mean", "Mean over axes.", lambda x, **options: np.mean(x, dtype=np.float64, **options), Trait.AVERAGE)
+sum_ = _over_axes(
+    "sum", "Sum over axes.", lambda x, **options: np.sum(x, dtype=np.float64 if x.dtype.kind == "f" else np.int64, **options)
+)
+reduce_max = _over_axes("reduce_max", "Maximum over axes.", np.max, *_SELECTS, bounds=first_range)
+reduce_min = _over_axes("reduce_min", "Minimum over axes.", np.min, *_SELECTS, bounds=first_range)
+
+_AXIS = Attr("axis", "int", required=True)
 
 
 def _arg(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     x = first(types)
-    return [TensorType(DType.INT64, reduced(x.shape, (attributes["axis"],), attributes["keepdims"]))]
+    return [TensorType(DType.INT64, reduced(x.sizes, (attributes["axis"],), attributes["keepdims"]))]
 
 
-argmax = op(
-    "argmax",
-    operands="x",
-    attributes=_AXIS,
-    traits={Trait.INTEGER_RESULT},
-    doc="Index of the largest element along `axis`, the lowest of equals.",
-)(_arg)
-argmin = op(
-    "argmin",
-    operands="x",
-    attributes=_AXIS,
-    traits={Trait.INTEGER_RESULT},
-    doc="Index of the smallest element along `axis`, the lowest of equals.",
-)(_arg)
+def _index(name: str, doc: str, function: Callable[..., Any]) -> OpDef:
+    return op(
+        name,
+        operands="x",
+        attributes=(_AXIS, Attr("keepdims", "bool", False)),
+        traits={Trait.INTEGER_RESULT, Trait.SELECTS},
+        compute=lambda arrays, a: np.asarray(function(arrays[0], axis=a["axis"], keepdims=a["keepdims"])),
+        doc=doc,
+    )(_arg)
+
+
+argmax = _index("argmax", "Index of the largest element along `axis`, the lowest of equals.", np.argmax)
+argmin = _index("argmin", "Index of the smallest element along `axis`, the lowest of equals.", np.argmin)
 
 
 def _along_axis(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     x = first(types)
-    if x.shape is not None:
-        normalize_axis(attributes["axis"], len(x.shape))
+    if x.sizes is not None:
+        normalize_axis(attributes["axis"], len(x.sizes))
     return [x]
 
 
+def _log_softmax(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    x, axis = arrays[0].astype(np.float64), attributes["axis"]
+    shifted = x - x.max(axis=axis, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))
+
+
 softmax = op(
-    "softmax", operands="x", attributes=(Attr("axis", "int", required=True),), doc="`exp(x) / sum(exp(x))` along `axis`."
+    "softmax",
+    operands="x",
+    attributes=(_AXIS,),
+    compute=lambda arrays, a: np.asarray(np.exp(_log_softmax(arrays, a))),
+    doc="`exp(x) / sum(exp(x))` along `axis`.",
 )(_along_axis)
-log_softmax = op("log_softmax", operands="x", attributes=(Attr("axis", "int", required=True),), doc="Logarithm of softmax.")(
+log_softmax = op("log_softmax", operands="x", attributes=(_AXIS,), compute=_log_softmax, doc="Logarithm of softmax.")(
     _along_axis
 )

@@ -11,6 +11,7 @@ from hqc.march.facts import Facts
 from hqc.registry import Registry
 
 Numbers = tuple[Any, ...]
+"""What a measure found; None for a number that an unknown size hides."""
 Measure = Callable[[Facts], "Numbers | None"]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from hqc.march.facts import Facts, Shape, is_scalar
+from hqc.ir.types import Shape
+from hqc.march.facts import Facts, is_scalar
 from hqc.march.predicates.base import HOLDS, UNKNOWN, Numbers, Outcome, broken, condition, measure
 
 
@@ -87,7 +88,7 @@ def _broadcast(facts: Facts, *, first_axis: bool, mutual: bool) -> Outcome:
     stretched = [
         _broadcast_axes(shape, result) for shape, value in zip(shapes, facts.node.operands, strict=True) if not is_scalar(value)
     ]
-    if not first_axis and any(0 in axes and facts.images(result) > 1 for axes in stretched):
+    if not first_axis and any(0 in axes and (facts.images(result) or 1) > 1 for axes in stretched):
         return broken(text, "no broadcast along the first axis")
     if not mutual and sum(map(bool, stretched)) > 1:
         return broken(text, "one broadcast operand")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from hqc.march.facts import Facts, Shape
+from hqc.ir.types import Shape
+from hqc.march.facts import Facts
 from hqc.march.predicates.base import HOLDS, UNKNOWN, Condition, Numbers, Outcome, broken, condition, measure
 
 

@@ -11,36 +11,36 @@ from hqc.march.predicates.windows import channels_out, is_transposed
 
 @measure("rank", "rank", "rank_max")
 def _rank(facts: Facts) -> Numbers | None:
-    shapes = facts.data_shapes
-    return None if shapes is None or facts.out_shape is None else (max(map(len, shapes), default=len(facts.out_shape)),)
+    found = facts.data_sizes
+    return None if found is None or facts.out_sizes is None else (max(map(len, found), default=len(facts.out_sizes)),)
 
 
 @measure("batch", "N")
 def _batch(facts: Facts) -> Numbers | None:
-    return None if facts.shape is None or not facts.shape else (facts.images(facts.shape),)
+    return None if not facts.sizes else (facts.images(facts.sizes),)
 
 
 @measure("channels", "C")
 def _channels(facts: Facts) -> Numbers | None:
     if is_transposed(facts):
-        out, inside = channels_out(facts), facts.shape
+        out, inside = channels_out(facts), facts.sizes
         return None if out is None or inside is None else (inside[1], out)
-    return None if facts.out_shape is None else _axis_one(facts)
+    return None if facts.out_sizes is None else _axis_one(facts)
 
 
 def _axis_one(facts: Facts) -> Numbers | None:
-    shape = facts.shape if facts.node.op.family == "reduction" else facts.out_shape
-    return None if shape is None else shape[1:2]
+    sizes = facts.sizes if facts.node.op.family == "reduction" else facts.out_sizes
+    return None if sizes is None else sizes[1:2]
 
 
 @measure("height", "H")
 def _height(facts: Facts) -> Numbers | None:
-    return None if facts.shape is None else facts.shape[2:3]
+    return None if facts.sizes is None else facts.sizes[2:3]
 
 
 @measure("width", "W")
 def _width(facts: Facts) -> Numbers | None:
-    return None if facts.shape is None else facts.shape[3:4]
+    return None if facts.sizes is None else facts.sizes[3:4]
 
 
 # See contradictions.py: larger maps are split into pools.
@@ -79,25 +79,25 @@ def _alignment(facts: Facts) -> Outcome:
 
 @measure("size of the first axis", "dim0")
 def _dim0(facts: Facts) -> Numbers | None:
-    return None if facts.shape is None else ((facts.images(facts.shape),) if facts.shape else ())
+    return None if facts.sizes is None else ((facts.images(facts.sizes),) if facts.sizes else ())
 
 
 @measure("size of every axis but the first", "other_dims", "CHW_each")
 def _other_dims(facts: Facts) -> Numbers | None:
     if facts.node.op.family == "conv":
-        return None if facts.data_shapes is None else tuple(size for shape in facts.data_shapes for size in shape[:-2])
-    return None if facts.shape is None else facts.shape[1:]
+        return None if facts.data_sizes is None else tuple(size for sizes in facts.data_sizes for size in sizes[:-2])
+    return None if facts.sizes is None else facts.sizes[1:]
 
 
 @measure("size of every axis", "dim")
 def _every_dim(facts: Facts) -> Numbers | None:
-    return facts.shape
+    return facts.sizes
 
 
 @measure("elements of one image", "HWC")
 def _image_elements(facts: Facts) -> Numbers | None:
     # See contradictions.py: each of H, W and C.
-    return None if facts.out_shape is None else facts.out_shape[1:]
+    return None if facts.out_sizes is None else facts.out_sizes[1:]
 
 
 @measure("number of operands", "inputs")

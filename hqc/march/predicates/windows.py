@@ -117,7 +117,7 @@ def _c_out(facts: Facts) -> Numbers | None:
     """Of a convolution in the middle of the model; of a cat, its result's."""
     if facts.weight is not None or "groups" in facts.node.attributes:
         return () if facts.is_tail and not is_transposed(facts) else _one(channels_out(facts))
-    return None if facts.out_shape is None else facts.out_shape[1:2]
+    return None if facts.out_sizes is None else facts.out_sizes[1:2]
 
 
 @measure("output channels of the last convolution of the model", "C_out_tail")
@@ -132,8 +132,8 @@ def _kernel_c(facts: Facts) -> Numbers | None:
 
 @measure("input channels", "C_in")
 def _c_in(facts: Facts) -> Numbers | None:
-    shapes = facts.data_shapes if facts.weight is None else ([facts.shape] if facts.shape else None)
-    return None if shapes is None else tuple(shape[1] for shape in shapes if len(shape) > 1)
+    found = facts.data_sizes if facts.weight is None else ([facts.sizes] if facts.sizes else None)
+    return None if found is None else tuple(sizes[1] for sizes in found if len(sizes) > 1)
 
 
 @measure("kernel height x width x channels", "kernel_HWC", "kernel_CHW", "weight_size")

@@ -12,7 +12,6 @@ Ops of the quantized world (quantize, dequantize, the integer stage) have none: 
 node has none either: its FX call is its form.
 """
 
-from hqc.frontend.fx.forms import activation, elementwise, layout, products, reduction, windows  # noqa: F401
 from hqc.frontend.fx.forms.registry import TorchForm, has_torch_form, torch_form
 
 __all__ = ["TorchForm", "has_torch_form", "torch_form"]

@@ -9,6 +9,7 @@ import torch
 
 from hqc.errors import HqcError
 from hqc.ir import Node
+from hqc.registry import Registry
 
 Attributes = Mapping[str, Any]
 
@@ -33,20 +34,12 @@ class TorchForm:
 
 
 FormMaker = Callable[[Attributes], TorchForm]
-_FORMS: dict[str, FormMaker] = {}
+_FORMS: Registry[str, FormMaker] = Registry("torch form", families="hqc.frontend.fx.forms")
 
 
 def torch_form_of(*names: str) -> Callable[[FormMaker], FormMaker]:
     """Register the decorated function (attributes to form) for ops."""
-
-    def register(maker: FormMaker) -> FormMaker:
-        for name in names:
-            if name in _FORMS:
-                raise ValueError(f"op {name} has two torch forms")
-            _FORMS[name] = maker
-        return maker
-
-    return register
+    return _FORMS.register(*names)
 
 
 def plain_form(name: str, function: Callable[..., Any]) -> None:
