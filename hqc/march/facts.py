@@ -89,9 +89,18 @@ class Facts:
             and not is_constant_product(self.node)
         )
 
+    @functools.cached_property
+    def has_rows(self) -> bool:
+        """True for a convolution of rows `[N, C, L]`, which the chip computes on images of height 1."""
+        weight = self.node.operand("weight") if self.node.op.has(Trait.CONV_LIKE) else None
+        return weight is not None and weight.type.rank == 3
+
     def view_sizes(self, value: Value) -> Sizes | None:
-        """The sizes a rule judges, None for unknown ones: `[N, L, C]` and `[N, C]` that are kept 4-D count as `[N, C, 1, L]`."""
+        """The sizes a rule judges, None for unknown ones: rows of a convolution have a height of 1; `[N, L, C]` and `[N, C]` that are
+        kept 4-D count as `[N, C, 1, L]`."""
         sizes = value.sizes
+        if sizes is not None and self.has_rows and len(sizes) == 3:
+            return (*sizes[:2], 1, sizes[2])
         if sizes is None or not self.keeps_4d or value.is_parameter or len(sizes) not in (1, 2, 3):
             return sizes
         padded = (1,) * (3 - len(sizes)) + sizes if len(sizes) < 2 else sizes
@@ -141,7 +150,7 @@ class Facts:
     def weight(self) -> Shape | None:
         """Shape of the weight of a multiply-accumulate op; None for other ops."""
         value = self.node.operand("weight") if self.node.op.has(Trait.CONV_LIKE) else None
-        return None if value is None else value.shape
+        return None if value is None else self.view(value) if self.has_rows else value.shape
 
     def images(self, sizes: Sizes) -> int | None:
         """`sizes[0]` for a model of batch 1."""

@@ -294,3 +294,15 @@ def test_every_declared_range_is_checked() -> None:
         return op not in {node.op for node in INTEGER_NODES}
 
     assert not [op.name for op in RANGED if missing(op)]
+
+
+def test_convolutions_of_rows_are_those_of_images_of_height_one() -> None:
+    graph = parse(
+        "param @x = #random(1, [2,4,9])\nparam @w = #random(2, [6,2,3])\nparam @v = #random(3, [4,3,3])\nparam @b = #random(4, [6])\n"
+        "%y = conv2d(@x, @w, @b) {stride=[1,2], padding=[0,1,0,1], groups=2}\n"
+        "%z = conv_transpose2d(@x, @v, @b) {stride=[1,2], groups=2}\noutput %y\noutput %z"
+    )
+    x, w, v, b = (torch.from_numpy(np.array(value.array)) for value in graph.parameters.values())
+    values = evaluate(graph, {})
+    np.testing.assert_allclose(values["y"], F.conv1d(x, w, b, 2, 1, groups=2), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(values["z"], F.conv_transpose1d(x, v, b, 2, groups=2), rtol=2e-5, atol=2e-6)

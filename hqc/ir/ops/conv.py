@@ -5,14 +5,15 @@ The conv-like ops carry what fusion gives them: `residual` is added before the a
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from hqc.errors import ShapeError
-from hqc.ir.op import Array, Attr, Attributes, OperandTypes, Trait, op
+from hqc.ir.op import Array, Attr, Attributes, Compute, OperandTypes, Trait, op
 from hqc.ir.ops._shapes import agree, broadcast, differ, first, present, shown, sizes_of_rank, window_size
 from hqc.ir.ops._windows import windows
 from hqc.ir.types import Sizes, TensorType
@@ -48,9 +49,31 @@ def check_extras(types: OperandTypes, result: Sizes | None, channels: int) -> No
         raise ShapeError(f"the residual must have the result's shape {shown(result)}, got {residual}")
 
 
-def conv_sizes(types: OperandTypes, attributes: Attributes) -> Sizes:
+def of_rows(infer: Callable[[Sizes, Sizes, Attributes], Sizes]) -> Callable[[OperandTypes, Attributes], Sizes]:
+    """Rows `[N,C,L]` with a weight of rank 3 are images of height 1, and their result has rows again."""
+
+    @functools.wraps(infer)
+    def wrapped(types: OperandTypes, attributes: Attributes) -> Sizes:
+        x, weight = first(types), present(types, 1)
+        if 3 not in (x.rank, weight.rank):
+            return infer(sizes_of_rank(x, 4), sizes_of_rank(weight, 4, "the weight"), attributes)
+        rows, kernel = sizes_of_rank(x, 3), sizes_of_rank(weight, 3, "the weight")
+        result = infer(as_image(rows), as_image(kernel), attributes)
+        if differ(result[2], 1):
+            raise ShapeError(f"a convolution of rows must leave their height of 1, got {result[2]}")
+        return (*result[:2], result[3])
+
+    return wrapped
+
+
+def as_image(sizes: Sizes) -> Sizes:
+    """`[a,b,L]` with a height: `[a,b,1,L]`."""
+    return (*sizes[:2], 1, sizes[2])
+
+
+@of_rows
+def conv_sizes(x: Sizes, weight: Sizes, attributes: Attributes) -> Sizes:
     """`[N,C,H,W]` x `[O,C/groups,kh,kw]` -> `[N,O,H',W']`."""
-    x, weight = sizes_of_rank(first(types), 4), sizes_of_rank(present(types, 1), 4, "the weight")
     groups, stride, dilation = attributes["groups"], attributes["stride"], attributes["dilation"]
     check_channels(x[1], None if weight[1] is None else weight[1] * groups, "the input")
     if (weight[0] or 0) % groups:
@@ -61,9 +84,9 @@ def conv_sizes(types: OperandTypes, attributes: Attributes) -> Sizes:
     return (x[0], weight[0], height, width)
 
 
-def conv_transpose_sizes(types: OperandTypes, attributes: Attributes) -> Sizes:
+@of_rows
+def conv_transpose_sizes(x: Sizes, weight: Sizes, attributes: Attributes) -> Sizes:
     """`[N,C,H,W]` x `[C,O/groups,kh,kw]` -> `[N,O,H',W']`."""
-    x, weight = sizes_of_rank(first(types), 4), sizes_of_rank(present(types, 1), 4, "the weight")
     check_channels(x[1], weight[0], "the input")
     if (weight[0] or 0) % attributes["groups"]:
         raise ShapeError(f"{weight[0]} input channels do not divide into {attributes['groups']} groups")
@@ -140,6 +163,19 @@ def _finish(y: Array, arrays: Sequence[Any], attributes: Attributes, channels: i
     return np.asarray(np.clip(y, 0.0, 6.0 if attributes["activation"] == "relu6" else None))
 
 
+def _on_images(compute: Compute) -> Compute:
+    """Rows are computed as images of height 1."""
+
+    def wrapped(arrays: Sequence[Any], attributes: Attributes) -> Any:
+        if arrays[0].ndim == 4:
+            return compute(arrays, attributes)
+        images = [array[:, :, None] if array is not None and array.ndim == 3 else array for array in arrays]
+        return np.asarray(compute(images, attributes))[:, :, 0]
+
+    return wrapped
+
+
+@_on_images
 def _conv2d(arrays: Sequence[Any], attributes: Attributes) -> Array:
     x, weight = arrays[0].astype(np.float64), arrays[1].astype(np.float64)
     groups = attributes["groups"]
@@ -151,6 +187,7 @@ def _conv2d(arrays: Sequence[Any], attributes: Attributes) -> Array:
     return _finish(np.moveaxis(np.concatenate(parts, axis=3), 3, 1), arrays, attributes, 1)
 
 
+@_on_images
 def _conv_transpose2d(arrays: Sequence[Any], attributes: Attributes) -> Array:
     x, weight = arrays[0].astype(np.float64), arrays[1].astype(np.float64)
     groups, (sh, sw), (dh, dw) = attributes["groups"], attributes["stride"], attributes["dilation"]
@@ -191,7 +228,10 @@ def _matmul(arrays: Sequence[Any], attributes: Attributes) -> Array:
     macs=conv_macs,
 )
 def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """2-D convolution of `x[N,C,H,W]` with `weight[O,C/groups,kh,kw]`; a weight that is not a parameter is a runtime weight."""
+    """2-D convolution of `x[N,C,H,W]` with `weight[O,C/groups,kh,kw]`; a weight that is not a parameter is a runtime weight.
+
+    Rows `x[N,C,L]` with `weight[O,C/groups,k]` are images of height 1.
+    """
     sizes = conv_sizes(types, attributes)
     check_extras(types, sizes, 1)
     return [first(types).with_shape(sizes)]
@@ -206,7 +246,7 @@ def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     macs=conv_transpose_macs,
 )
 def conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
-    """Transposed 2-D convolution of `x[N,C,H,W]` with `weight[C,O/groups,kh,kw]`."""
+    """Transposed 2-D convolution of `x[N,C,H,W]` with `weight[C,O/groups,kh,kw]`; rows `[N,C,L]` as in conv2d."""
     sizes = conv_transpose_sizes(types, attributes)
     check_extras(types, sizes, 1)
     return [first(types).with_shape(sizes)]
