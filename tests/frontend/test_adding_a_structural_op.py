@@ -26,10 +26,15 @@ def half_turn(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 '''
 LOWERING = """
 
-@lower_function(torch.rot90)
-def rot90(ctx: LoweringContext, input: Value, k: int = 1, dims: Sequence[int] = (0, 1)) -> Value:
-    if k % 4 != 2 or sorted(ctx.axis(input, axis) for axis in dims) != [ctx.rank(input) - 2, ctx.rank(input) - 1]:
-        raise ctx.cannot("it is no half turn of an image")
+class HalfTurn(nn.Module):
+    _hqc_leaf = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.rot90(2, (-2, -1))
+
+
+@lower_module(HalfTurn)
+def half_turn(ctx: LoweringContext, module: HalfTurn, input: Value) -> Value:
     return ctx.emit("half_turn", input)
 """
 FORM = """
@@ -54,15 +59,16 @@ import torch
 from torch import nn
 import hqc
 from hqc.backends.onnx import emit_segment
+from hqc.frontend.fx.lowerings.layout import HalfTurn
 
 
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.first, self.turn, self.second = nn.Conv2d(3, 8, 3, padding=1), HalfTurn(), nn.Conv2d(8, 4, 1)
 
     def forward(self, x):
-        return self.second(self.first(x).rot90(2, (2, 3)).rot90(2, dims=(-1, -2)).rot90(2, (2, 3)))
+        return self.second(self.turn(self.first(x)))
 
 
 torch.manual_seed(0)
