@@ -140,8 +140,9 @@ def scatter_part(c: Call, w: CallWriter) -> Value:
         start, end, step = _bounds(c, size)
     source = w.expand(source, [len(range(start, end, step)) if i == axis else n for i, n in enumerate(c.shape)])
     if step == 1:
-        pieces = [w.slice(x, axis, 0, start), source, w.slice(x, axis, end, size)]
-        return w.cat([piece for piece in pieces if shape(piece)[axis]], axis)
+        before = [w.slice(x, axis, 0, start)] if start > 0 else []
+        after = [w.slice(x, axis, end, size)] if end < size else []
+        return w.cat([*before, source, *after], axis)
     order = np.arange(size)
     order[start:end:step] = size + np.arange(len(range(start, end, step)))
     return w.gather(w.cat([x, source], axis), order, axis)
