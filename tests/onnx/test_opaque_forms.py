@@ -18,7 +18,7 @@ from hqc.errors import ExportError
 from hqc.frontend.fx.opaque import OpaqueCall
 from hqc.frontend.fx.structures import leaves
 from hqc.ir import DType, Graph, Location, Node, TensorType
-from hqc.workflow import opaque_onnx
+from hqc.workflow import opaque_forms
 from hqc.workflow.aten_trace import UntraceableError
 from hqc.workflow.opaque_onnx import WritableCall
 
@@ -43,7 +43,7 @@ def without_torch_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> onnx.ModelProto:
         raise ExportError("not asked")
 
-    monkeypatch.setattr(opaque_onnx, "_by_torch_exporter", refuse)
+    monkeypatch.setattr(opaque_forms, "_by_torch_exporter", refuse)
 
 
 @pytest.mark.usefixtures("without_torch_exporter")
@@ -81,7 +81,7 @@ def test_a_wrong_form_is_never_accepted(monkeypatch: pytest.MonkeyPatch) -> None
         return emit_segment([zero, result], [x], [result.result])
 
     for attempt in ("_by_composed_calls", "_by_calls", "_by_torch_exporter"):
-        monkeypatch.setattr(opaque_onnx, attempt, frozen)
+        monkeypatch.setattr(opaque_forms, attempt, frozen)
     _, node, call = opaque_node(torch.exp, (2, 3))
     with pytest.raises(ExportError, match="does not compute what torch computes"):
         call.form(node)
@@ -141,7 +141,7 @@ def test_every_emitter_of_an_aten_call_is_tested(monkeypatch: pytest.MonkeyPatch
     sample = [torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))]
     for case in (*aten_cases.CASES.values(), *aten_cases.DIRECT.values()):
         function = lambda *tensors, case=case: tuple(leaves(case(*tensors)))  # noqa: E731
-        for attempt in (opaque_onnx._by_composed_calls, opaque_onnx._by_calls):
+        for attempt in (opaque_forms._by_composed_calls, opaque_forms._by_calls):
             with contextlib.suppress(UntraceableError, ExportError):
                 attempt(function, sample)
     assert " ".join(sorted(set(aten.known_targets()) - seen)) == ""

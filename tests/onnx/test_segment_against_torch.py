@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hqc.backends.onnx import emit_segment
-from hqc.ir import DType, Graph, TensorType
+from hqc.backends.onnx import emit, emit_segment
+from hqc.ir import Device, DType, Graph, Node, TensorType
 
 
 def run_op(
@@ -38,7 +38,20 @@ def run_op(
     for value, result in zip(node.results, results, strict=True):
         assert result.shape == value.shape
         assert result.dtype == value.type.dtype.numpy
+    _every_flavour_agrees(graph, node, feeds, results)
     return list(results)
+
+
+def _every_flavour_agrees(graph: Graph, node: Node, feeds: dict[str, Any], results: Sequence[Any]) -> None:
+    """On the CPU an op is the same nodes in every file (horizon has those of runnable)."""
+    node.device = Device.CPU
+    graph.set_outputs(node.results)
+    for flavour in ("runnable", "qdq", "integer"):
+        graph.stage = "integer" if flavour == "integer" else "scaled"
+        model = emit(graph, flavour=flavour)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        for got, wanted in zip(session.run(None, feeds), results, strict=True):
+            np.testing.assert_array_equal(got, wanted)
 
 
 def rand(*shape: int, seed: int = 0, low: float = -3.0, high: float = 3.0) -> np.ndarray[Any, Any]:
