@@ -38,6 +38,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.bench_conv
 	$(BIN)/python -m benchmarks.bench_models
 	$(BIN)/python -m benchmarks.bench_qat_step
+	$(BIN)/python -m benchmarks.bench_zoo
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
