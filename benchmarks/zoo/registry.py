@@ -17,7 +17,8 @@ class ZooEntry:
     """One network: how to make it, and the shapes of its inputs for one sample with batch 1.
 
     `integers`: for inputs of integers their upper bound, by position. `chosen`: outputs, by position, that hang on a choice among
-    near equals (what stands at the k-th best place), which one rounding may turn over.
+    near equals (what stands at the k-th best place), which one rounding may turn over. `likeness`: least cosine of the simulator
+    and the fake-quantized model; dozens of layers of random weights amplify single roundings, which trained ones do not.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ZooEntry:
     shapes: tuple[tuple[int, ...], ...]
     integers: tuple[tuple[int, int], ...] = ()
     chosen: tuple[int, ...] = ()
+    likeness: float = 0.98
 
     def inputs(self, seed: int) -> tuple[Tensor, ...]:
         """Inputs of a seed: reals in [-1, 1), integers below their bound."""
@@ -48,14 +50,18 @@ ZOO: dict[str, ZooEntry] = {}
 
 
 def zoo(
-    name: str, *shapes: tuple[int, ...], integers: dict[int, int] | None = None, chosen: tuple[int, ...] = ()
+    name: str,
+    *shapes: tuple[int, ...],
+    integers: dict[int, int] | None = None,
+    chosen: tuple[int, ...] = (),
+    likeness: float = 0.98,
 ) -> Callable[[Any], Any]:
     """Register the decorated factory (or module class without arguments) as `name`."""
 
     def register(factory: Any) -> Any:
         if name in ZOO:
             raise ValueError(f"two networks of the zoo are called {name}")
-        ZOO[name] = ZooEntry(name, factory, shapes, tuple((integers or {}).items()), chosen)
+        ZOO[name] = ZooEntry(name, factory, shapes, tuple((integers or {}).items()), chosen, likeness)
         return factory
 
     return register

@@ -113,7 +113,7 @@ def _post_training(entry: ZooEntry, march: str, folder: Path, report: Report) ->
     with report.step("simulate"):
         simulated, seen = compiled.simulate(*inputs), compiled.fake_quant(*inputs)
         _close(entry, seen, expected, 0.85, "fake-quantized and float model")
-        _close(entry, simulated, seen, 0.98, "simulator and fake-quantized model")
+        _close(entry, simulated, seen, entry.likeness, "simulator and fake-quantized model")
         report.cosine = min(_cosines(entry, simulated, expected), default=1.0)
     for flavour in FLAVOURS:
         with report.step(flavour):
@@ -154,7 +154,7 @@ def _quantization_aware(entry: ZooEntry, march: str, folder: Path, report: Repor
             seen = trained(*inputs)
     with report.step("convert"):
         converted = convert_fx(trained)
-        _close(entry, converted(*inputs), seen, 0.97, "converted and QAT model")
+        _close(entry, converted(*inputs), seen, min(0.97, entry.likeness), "converted and QAT model")
     with report.step("export"):
         export_to_onnx(trained, inputs, folder / "qat.onnx")
         export_to_onnx(converted, inputs, folder / "converted.onnx")
