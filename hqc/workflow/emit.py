@@ -296,7 +296,9 @@ class _Emitter:
             new = self.graph.create_node("call_method", "add", (self.env[owner], *ordered), {}, anchor.name)
         else:
             new = self.call(path, args, anchor.name)
-        new.meta = {**anchor.meta, ORIGIN_META: group.node.origin}
+        locations = self.values.graph.locations
+        members = {name: locations.get(name, group.node.loc) for name in group.node.origin}
+        new.meta = {**anchor.meta, ORIGIN_META: members}
         new.meta.pop(IN_PLACE_META, None)
         waiting = [member for member, owner_group in self.pending.items() if owner_group is group]
         for member in dict.fromkeys((*group.members, *waiting)):
@@ -395,7 +397,7 @@ class _Emitter:
             form = torch_form(node)
             args = tuple(None if value is None else self._operand_of_step(value, operands) for value in node.inputs)
             new = self.graph.create_node("call_function", form.function, args, form.attributes, node.name)
-            new.meta = {**old.meta, ORIGIN_META: (old.name,), FORM_META: (node.op.name, dict(node.attributes))}
+            new.meta = {**old.meta, ORIGIN_META: {old.name: node.loc}, FORM_META: (node.op.name, dict(node.attributes))}
             self.env[old] = new
             for index, value in enumerate(node.results):
                 if len(node.results) > 1:

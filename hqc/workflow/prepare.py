@@ -21,7 +21,8 @@ from hqc.workflow.emit import emit
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.options import CompileOptions, Edit
 from hqc.workflow.planning import PlannedModel, plan_model
-from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree, record_and_check_inputs
+from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree
+from hqc.workflow.replan import emission_of
 
 logger = logging.getLogger("hqc")
 CUSTOM_CONFIG_KEYS = ("preserved_attributes",)
@@ -107,6 +108,7 @@ def prepare(
         float_model = copy_model(model)
     planned = plan_model(copy.deepcopy(float_model), options, inputs, dump_dir=dump_dir)
     preparation = Preparation(float_model, planned.plan, options, output_names=planned.output_names, remarks=planned.remarks)
+    preparation.emission = emission_of(planned.graph)
     graph = emit_planned(planned, options)
     prepared = ObservedGraphModule(planned.root, graph, type(float_model).__name__, preparation)
     keep_module_tree(prepared, planned.root)
@@ -117,7 +119,6 @@ def prepare(
     if calibrated is not None:
         carry_over(calibrated, prepared)
     preparation.inputs = None if inputs is None else to_meta(inputs)
-    prepared.register_forward_pre_hook(record_and_check_inputs)
     return prepared
 
 

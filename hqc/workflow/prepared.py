@@ -7,15 +7,15 @@ observer statistics as for any module.
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
 
-from hqc.errors import InputError, ShapeError, SupportError
 from hqc.passes.base import Remark
 from hqc.passes.plan import Plan
-from hqc.workflow.arguments import from_meta, to_meta
 from hqc.workflow.options import CompileOptions
 
 
@@ -23,7 +23,7 @@ from hqc.workflow.options import CompileOptions
 class Preparation:
     """What a prepared model remembers. `float_model`: an untouched copy of the user's model. `inputs`: meta tensors of the
     shapes the model was last run with; None until the first forward when no example inputs were given. `output_names`: of the
-    float model."""
+    float model. `emission`: what of the plan shows in the emitted model."""
 
     float_model: nn.Module
     plan: Plan
@@ -31,6 +31,7 @@ class Preparation:
     inputs: tuple[Any, ...] | None = None
     output_names: tuple[str, ...] = ()
     remarks: list[Remark] = field(default_factory=list)
+    emission: tuple[Any, ...] = ()
 
 
 class ObservedGraphModule(fx.GraphModule):
@@ -42,6 +43,14 @@ class ObservedGraphModule(fx.GraphModule):
         super().__init__(root, graph, class_name)
         self.preparation = preparation
 
+    def recompile(self) -> Any:
+        """Compile the graph. The first forward of a model that was prepared without shapes plans again before it runs."""
+        result = super().recompile()
+        cls: Any = type(self)
+        cls._planned_forward = cls.forward
+        cls.forward = _settled(cls.forward)
+        return result
+
     def __deepcopy__(self, memo: dict[int, Any]) -> ObservedGraphModule:
         return _rebuild(*copy.deepcopy(_parts(self), memo))
 
@@ -51,7 +60,17 @@ class ObservedGraphModule(fx.GraphModule):
         return _rebuild, (state, copy.deepcopy(graph), class_name)
 
 
-_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs")
+def _settled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def settled(self: ObservedGraphModule, *args: Any, **kwargs: Any) -> Any:
+        if self.preparation.inputs is None:
+            from hqc.workflow.replan import settle_plan
+
+            settle_plan(self, args)
+        planned: Any = type(self)
+        return planned._planned_forward(self, *args, **kwargs)
+
+    return settled
 
 
 def _parts(module: ObservedGraphModule) -> tuple[Any, ...]:
@@ -83,27 +102,3 @@ def keep_module_tree(module: fx.GraphModule, root: nn.Module) -> None:
     for name, value in vars(root).items():
         if not name.startswith("_") and name not in module.__dict__ and name not in ("training", "forward", "graph"):
             module.__dict__[name] = value
-
-
-def record_and_check_inputs(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook: remember input shapes, and on the first ones judge the plan again with them.
-
-    `SupportError` names the nodes whose device would change.
-    """
-    assert isinstance(module, ObservedGraphModule)
-    preparation = module.preparation
-    if preparation.inputs is not None or not args:
-        return
-    from hqc.workflow.planning import plan_model
-
-    try:
-        fresh = plan_model(preparation.float_model, preparation.options, from_meta(to_meta(args))).plan
-    except ShapeError as error:
-        raise InputError(f"the prepared model cannot take these inputs: {error}") from error
-    changed = preparation.plan.changes(fresh)
-    if changed:
-        raise SupportError(
-            "with the shapes of this first forward the placement differs from the one decided at prepare time without "
-            f"shapes ({'; '.join(map(str, changed))}); pass example_inputs to prepare"
-        )
-    preparation.inputs = to_meta(args)

@@ -87,13 +87,16 @@ class LoweringContext:
         """Append a node with several results, called `names` (see `result_names`)."""
         inputs = [None if operand is None else self.value(operand) for operand in operands]
         location = self._locator.locate(self.node, op)
+        members = self.node.meta.get(ORIGIN_META, {self.node.name: location})
+        if len(members) > 1:
+            self.graph.locations.update(members)
         node = self.graph.add_node(
             op,
             inputs,
             attributes,
             name=list(names),
             loc=location,
-            origin=self.node.meta.get(ORIGIN_META, (self.node.name,)),
+            origin=tuple(members),
             types=types,
         )
         return tuple(node.results)

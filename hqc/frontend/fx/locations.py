@@ -22,7 +22,7 @@ MODULE_META = "hqc_module"
 TYPES_META = "hqc_module_types"
 """Key in `node.meta` of the class names along that path, root first."""
 ORIGIN_META = "hqc_origin"
-"""Key in `node.meta` of an emitted node: names of the nodes of the user's trace that it stands for, in program order."""
+"""Key in `node.meta` of an emitted node: the nodes of the user's trace that it stands for, in program order, with their locations."""
 FORM_META = "hqc_form"
 """Key in `node.meta` of an emitted call that is the torch form of an IR node: `(op name, attributes)`; lowering gives that node back."""
 

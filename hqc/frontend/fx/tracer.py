@@ -160,6 +160,7 @@ class HqcTracer(fx.Tracer):
         self._stop: FrameType | None = None
         self._types: dict[str, tuple[str, ...]] = {}
         self._modules: dict[str, nn.Module] = {}
+        self._paths: dict[int, list[str]] = {}  # of every module: all its names
         self._examples = examples
         self._thread = threading.get_ident()
         self._rewriter: Rewriter | None = None
@@ -283,11 +284,24 @@ class HqcTracer(fx.Tracer):
         opened = self._opened(m, path, (*args, *kwargs.values()))
         if opened is None and not self.is_leaf_module(m, path):
             self.called_classes[type(m)] = None
-        self._stack.append(path)
+        self._stack.append(self._called_as(m, path))
         try:
             return super().call_module(m, forward, args, kwargs) if opened is None else opened(m, *args, **kwargs)
         finally:
             self._stack.pop()
+
+    def _called_as(self, m: nn.Module, path: str) -> str:
+        """The path under which the calling module knows `m`, where a module has several; `path`, its first one, otherwise."""
+        if not self._paths:
+            for name, module in self._modules.items():
+                self._paths.setdefault(id(module), []).append(name)
+        paths = self._paths.get(id(m), [])
+        if len(paths) > 1:
+            for scope in filter(None, reversed(self._stack)):
+                inside = [name for name in paths if name.startswith(f"{scope}.")]
+                if inside:
+                    return min(inside, key=len)
+        return path
 
     def _opened(self, m: nn.Module, path: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
         """What runs in place of a library module's forward, where the user did not ask for a leaf and ranks are known."""
