@@ -217,23 +217,6 @@ def test_graph_input_read_by_the_bpu_without_a_stub() -> None:
     refused(HqcError, "QuantStub", lambda: prepare_qat_fx(model, QAT, hybrid=True))
 
 
-def test_first_forward_names_ops_whose_device_the_shapes_change() -> None:
-    class Wide(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.quant, self.conv, self.tanh = QuantStub(), nn.Conv2d(3, 32, 1), nn.Tanh()
-            self.last = nn.Conv2d(32, 3, 1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.last(self.tanh(self.conv(self.quant(x))))
-
-    set_march(March.BERNOULLI2)  # tanh there: C*H*W at most 8192
-    qat = prepare_qat_fx(Wide(), QAT, hybrid=True)
-    refused(SupportError, "tanh", lambda: qat(torch.rand(1, 3, 64, 64)))
-    fitting = prepare_qat_fx(Wide(), QAT, hybrid=True)
-    assert fitting(torch.rand(1, 3, 8, 8)).shape == (1, 3, 8, 8)
-
-
 def test_export_right_after_prepare_writes_the_structure(tmp_path: Any) -> None:
     path = tmp_path / "structure.onnx"
     export_to_onnx(prepare_qat_fx(Net(), QAT, hybrid=True), DATA[:1], path)

@@ -1,0 +1,138 @@
+"""A model that was prepared without shapes plans again at its first forward: same parameters, same names, states carried over."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hqc.errors import SupportError
+from hqc.march import March, set_march
+from hqc.nn import DeQuantStub, QuantStub
+from hqc.quantization import (
+    FakeQuantState,
+    convert_fx,
+    get_default_lsq_qconfig,
+    get_default_qat_qconfig,
+    prepare_qat_fx,
+    set_fake_quantize,
+)
+from hqc.utils.quant_profiler import check_deploy_device
+
+QAT = {"": get_default_qat_qconfig()}
+SMALL, LARGE = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 64, 64)
+
+
+class Net(nn.Module):
+    """On bernoulli2 tanh is the BPU's up to C*H*W = 8192; the convolution before it can then take no activation behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quant, self.conv, self.tanh = QuantStub(), nn.Conv2d(3, 32, 1), nn.Tanh()
+        self.last, self.dequant = nn.Conv2d(32, 3, 1), DeQuantStub()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dequant(self.last(self.tanh(self.conv(self.quant(x)))))
+
+
+@pytest.fixture(autouse=True)
+def bernoulli2() -> None:
+    set_march(March.BERNOULLI2)
+    torch.manual_seed(0)
+
+
+def prepared(model: nn.Module | None = None, **arguments: Any) -> Any:
+    return prepare_qat_fx(model or Net(), arguments.pop("qconfig", QAT), hybrid=True, **arguments)
+
+
+def tanh_device(model: nn.Module, tmp_path: Any) -> str:
+    return check_deploy_device(model, print_tabulate=False, out_dir=tmp_path)["tanh"][0]
+
+
+def test_the_first_forward_moves_what_only_shapes_decide(tmp_path: Any) -> None:
+    model, known = prepared(), prepared(example_inputs=LARGE)
+    assert tanh_device(model, tmp_path) == "BPU"
+    parameters, conv = dict(model.named_parameters()), model.conv
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen: list[int] = []
+    model.conv.register_forward_hook(lambda module, args, result: seen.append(1))
+    model(LARGE).square().mean().backward()
+    assert tanh_device(model, tmp_path) == tanh_device(known, tmp_path) == "CPU"
+    assert dict(model.named_parameters()).keys() == parameters.keys()
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    assert model.conv is conv
+    assert seen
+    before = model.conv.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(model.conv.weight, before)
+    assert list(model.state_dict()) == list(known.state_dict())
+    assert [node.name for node in model.graph.nodes] == [node.name for node in known.graph.nodes]
+    assert convert_fx(model.eval())(LARGE).shape == (1, 3, 64, 64)
+
+
+def test_nothing_changes_where_the_shapes_change_nothing(tmp_path: Any) -> None:
+    model = prepared()
+    code, modules = model.code, dict(model.named_modules())
+    model(SMALL)
+    assert model.code == code
+    assert all(module is modules[name] for name, module in model.named_modules())
+    assert tanh_device(model, tmp_path) == "BPU"
+
+
+def test_states_and_loaded_scales_are_carried_by_name() -> None:
+    trained = prepared(example_inputs=LARGE)
+    trained(LARGE)
+    model = prepared()
+    model.load_state_dict(trained.state_dict(), strict=False)
+    set_fake_quantize(model, FakeQuantState.VALIDATION)
+    model.conv.eval()
+    model(LARGE)
+    assert torch.equal(model.conv.activation_post_process.scale, trained.conv.activation_post_process.scale)
+    assert torch.equal(model.quant.activation_post_process.scale, trained.quant.activation_post_process.scale)
+    states = {module.state for module in model.modules() if hasattr(module, "set_state")}
+    assert states == {FakeQuantState.VALIDATION}
+    assert not model.conv.training
+
+
+@pytest.mark.parametrize("copying", ["deepcopy", "torch.save"])
+def test_copies_plan_again_too(copying: str, tmp_path: Any) -> None:
+    model = prepared()
+    if copying == "deepcopy":
+        twin = copy.deepcopy(model)
+    else:
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    twin(LARGE)
+    assert tanh_device(twin, tmp_path) == "CPU"
+    assert tanh_device(model, tmp_path) == "BPU"
+
+
+# --- too late ------------------------------------------------------------------------------------------------------------------
+
+
+def refused(model: Any, fragment: str) -> None:
+    with pytest.raises(SupportError, match=r"tanh: bpu -> cpu.*example_inputs") as caught:
+        model(LARGE)
+    assert fragment in str(caught.value)
+
+
+def test_a_scale_that_is_known_is_not_thrown_away() -> None:
+    model = prepared()
+    model.tanh_activation_post_process.assign_scale(torch.tensor([0.5]))
+    refused(model, "tanh_activation_post_process")
+
+
+def test_no_parameter_appears_or_vanishes() -> None:
+    refused(prepared(qconfig={"": get_default_lsq_qconfig()}), "parameters would appear or vanish")
+
+
+def test_not_under_distributed_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DistributedDataParallel, "_active_ddp_module", object())
+    refused(prepared(), "DistributedDataParallel")
