@@ -118,13 +118,13 @@ class Epilogue:
         self.params = parameters(requant, attributes["mode"])
         self.bias = None if bias is None or not bias.any() else bias.astype(np.int64)
         self.residual = None if residual_requant is None else parameters(residual_requant, "multiply")
-        self._residual_small = self.residual is not None and self._residual_fits_float32(residual_range)
+        self.residual_small = self.residual is not None and self._residual_fits_float32(residual_range)
         self._shift = self.params.post_shift - self.params.pre_shift  # n per channel
         self._common_shift = int(self._shift.max())
         self._bounds = self._find_bounds()
-        self._line = None
+        self.line = None
         if self._bounds is not None and self.params.mode == "multiply":
-            self._line = find_line(self.params, self._bounds, acc_range, result_bounds(attributes))
+            self.line = find_line(self.params, self._bounds, acc_range, result_bounds(attributes))
         self._cache: dict[tuple[int, int, int, bool, bool, bool], _Steps] = {}
 
     # --- compile time --------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Epilogue:
             ratio = np.ldexp(self.residual.multiplier.astype(np.float64), -self.residual.post_shift)
             residual_factor = spread(ratio, np.float32)
         bias = None if self.bias is None or biased else spread(self.bias * factor, dtype)
-        if is_float and self._line is not None:
+        if is_float and self.line is not None:
             low, high = result_bounds(self.attributes)
             shifted = bool(self.params.pre_shift.any())
             scale = np.ldexp(1.0, -self.params.pre_shift.astype(np.int32))
@@ -214,8 +214,8 @@ class Epilogue:
                 residual_factor=residual_factor,
                 scale=spread(scale, np.float32) if shifted and not scaled else None,
                 floor=shifted,
-                slope=spread(self._line[0], np.float32),
-                offset=spread(self._line[1], np.float32),
+                slope=spread(self.line[0], np.float32),
+                offset=spread(self.line[1], np.float32),
                 results=(np.array(low, np.float32), np.array(high, np.float32)),
                 floor_result=low < 0,
             )
@@ -258,7 +258,7 @@ class Epilogue:
         """
         channels = channels or slice(0, self.channels)
         fits = self._bounds is not None and acc.dtype.itemsize == 4
-        if not fits or (residual is not None and not (self._residual_small and acc.dtype.kind == "f")):
+        if not fits or (residual is not None and not (self.residual_small and acc.dtype.kind == "f")):
             self._apply_exactly(acc, out, channels, residual)
             return
         rows, width = acc.shape

@@ -74,6 +74,19 @@ class Workers:
             for future in futures:
                 future.result()
 
+    def together(self, function: Callable[[int], None]) -> None:
+        """Call `function(part)` for every part below `threads`, part 0 here. A helper that has not begun when part 0 ends is let off.
+
+        For work that is complete when any one of the calls returns, such as tiles taken from a shared counter.
+        """
+        futures = [self._pool.submit(function, part) for part in range(1, self.threads)] if self._pool else []
+        try:
+            function(0)
+        finally:
+            for future in futures:
+                if not future.cancel():
+                    future.result()
+
     def each(self, function: Callable[[], None]) -> None:
         """Call `function` once on every worker at the same time."""
         barrier = threading.Barrier(self.threads)

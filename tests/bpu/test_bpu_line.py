@@ -19,10 +19,10 @@ def test_line_gives_the_bits_of_requantize_at_every_accumulator(exponent, result
     params = arithmetic.requant_params(ratio)
     attributes = {"mode": "multiply", "dtype": DType.INT8, "clip_min": results[0], "clip_max": results[1]}
     epilogue = Epilogue(params.array, attributes, channels=12, acc_range=(-REACH, REACH))
-    assert epilogue._line is not None, "the line must apply to usual ratios"
+    assert epilogue.line is not None, "the line must apply to usual ratios"
     acc = np.repeat(np.arange(-REACH, REACH + 1)[:, None], 12, axis=1)
     expected = np.clip(arithmetic.requantize(acc, params), *results)
-    np.testing.assert_array_equal(evaluate(acc >> params.pre_shift, *epilogue._line, results), expected)
+    np.testing.assert_array_equal(evaluate(acc >> params.pre_shift, *epilogue.line, results), expected)
     out = np.zeros(acc.shape, np.int8)
     epilogue.apply(acc.astype(np.float32), out, Scratch())
     np.testing.assert_array_equal(out, expected)

@@ -1,0 +1,264 @@
+"""Compiled convolutions: patches, register tiles and the finish of one tile after another, so that sums never leave the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hqc.backends.bpu.engines.jit import fields as f
+from hqc.backends.bpu.engines.jit import products as p
+from hqc.backends.bpu.engines.jit.finish import finish, inlined, word
+from hqc.backends.bpu.engines.jit.vector import (
+    all_ints,
+    copy_4,
+    copy_8,
+    copy_16,
+    copy_32,
+    load_bytes,
+    load_floats,
+    load_i8,
+    multiply_add,
+    store_floats,
+    store_f32,
+    store_i8,
+    store_ints,
+    to_floats,
+    to_ints,
+)
+
+_PANEL = 64  # columns whose sums are finished together
+
+
+@inlined
+def copy_bytes(target: int, source: int, count: int, flip: int) -> None:
+    """`target[i] = source[i] ^ flip`; reads and writes nothing beyond `count` bytes."""
+    if count >= 32:
+        for at in range(0, count - 31, 32):
+            copy_32(target + at, source + at, flip)
+        if count % 32:
+            copy_32(target + count - 32, source + count - 32, flip)
+    elif count >= 16:
+        copy_16(target, source, flip)
+        copy_16(target + count - 16, source + count - 16, flip)
+    elif count >= 8:
+        copy_8(target, source, flip)
+        copy_8(target + count - 8, source + count - 8, flip)
+    elif count >= 4:
+        copy_4(target, source, flip)
+        copy_4(target + count - 4, source + count - 4, flip)
+    else:
+        for at in range(count):
+            store_i8(target + at, load_i8(source + at) ^ flip)
+
+
+@inlined
+def fill_bytes(target: int, count: int, value: int) -> None:
+    for at in range(count):
+        store_i8(target + at, value)
+
+
+@inlined
+def copy_floats(target: int, source: int, count: int, flip: int) -> None:
+    """`target[i] = float(source[i])`; `flip` is not used: the operand stays signed."""
+    if count >= 16:
+        for at in range(0, count - 15, 16):
+            store_floats(target + 4 * at, to_floats(load_bytes(source + at)))
+        store_floats(target + 4 * (count - 16), to_floats(load_bytes(source + count - 16)))
+    else:
+        for at in range(count):
+            store_f32(target + 4 * at, load_i8(source + at))
+
+
+@inlined
+def fill_floats(target: int, count: int, value: int) -> None:
+    for at in range(count):
+        store_f32(target + 4 * at, value)
+
+
+@inlined
+def _patches(d: int, first: int, last: int, target: int, item: int, copy: Any, fill: Any) -> None:
+    """One row per output pixel `first <= i < last`: its window, `[kernel rows, kernel columns, channels]`, `item` bytes an element."""
+    channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
+    columns, per_image = word(d, f.OUT_WIDTH), word(d, f.OUT_HEIGHT) * word(d, f.OUT_WIDTH)
+    kernel_h, kernel_w = word(d, f.KERNEL_H), word(d, f.KERNEL_W)
+    step_h, step_w, apart_h, apart_w = word(d, f.STRIDE_H), word(d, f.STRIDE_W), word(d, f.DILATION_H), word(d, f.DILATION_W)
+    top, left, flip, patch = word(d, f.TOP), word(d, f.LEFT), word(d, f.FLIP), word(d, f.PATCH_STRIDE)
+    run = kernel_w * channels
+    for pixel in range(first, last):
+        image, inside = pixel // per_image, pixel % per_image
+        y, x = inside // columns * step_h - top, inside % columns * step_w - left
+        base, where = word(d, f.X) + image * height * width * channels, target + (pixel - first) * patch
+        whole = apart_w == 1 and x >= 0 and x + kernel_w <= width
+        for i in range(kernel_h):
+            row = y + i * apart_h
+            if row < 0 or row >= height:
+                fill(where, run, flip)
+                where += run * item
+            elif whole:
+                copy(where, base + (row * width + x) * channels, run, flip)
+                where += run * item
+            else:
+                for j in range(kernel_w):
+                    column = x + j * apart_w
+                    if column < 0 or column >= width:
+                        fill(where, channels, flip)
+                    else:
+                        copy(where, base + (row * width + column) * channels, channels, flip)
+                    where += channels * item
+
+
+@inlined
+def _dense(d: int, tile: int, scratch: int, item: int, copy: Any, fill: Any, product: Any) -> None:
+    """One tile of output pixels x output channels."""
+    outputs, pixels, column_tiles = word(d, f.OUT_CHANNELS), word(d, f.PIXELS), word(d, f.COLUMN_TILES)
+    first = tile // column_tiles * word(d, f.ROWS)
+    rows = min(word(d, f.ROWS), pixels - first)
+    left = tile % column_tiles * word(d, f.COLUMNS)
+    right = min(left + word(d, f.COLUMNS), outputs)
+    stride, step, e = word(d, f.PATCH_STRIDE), word(d, f.WEIGHT_STEP), word(d, f.FINISH)
+    if word(d, f.DIRECT):
+        a = word(d, f.X) + first * stride
+    else:
+        a = scratch
+        _patches(d, first, first + rows, a, item, copy, fill)
+    sums, size, residual = scratch + word(d, f.SUMS), word(e, f.F_ITEM), word(d, f.RESIDUAL)
+    for column in range(left, right, _PANEL):
+        count = min(_PANEL, right - column)
+        product(d, a, stride, rows, word(d, f.WEIGHT) + column // 16 * step, step, sums, (count + 15) // 16)
+        at = first * outputs + column
+        addend = residual + at * word(e, f.F_RESIDUAL_ITEM) if residual else 0
+        finish(e, sums, 4 * _PANEL, rows, column, count, word(d, f.OUT) + at * size, outputs * size, addend)
+
+
+@inlined
+def _dot512(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
+    steps = word(d, f.STEPS)
+    if vectors == 4:
+        for row in range(0, rows, 6):
+            p.dot512_6x64(a + row * stride, stride, rows - 1 - row, w, w_step, sums + row * 256, 256, steps)
+    elif vectors == 3:
+        for row in range(0, rows, 8):
+            p.dot512_8x48(a + row * stride, stride, rows - 1 - row, w, w_step, sums + row * 256, 256, steps)
+    elif vectors == 2:
+        for row in range(0, rows, 12):
+            p.dot512_12x32(a + row * stride, stride, rows - 1 - row, w, w_step, sums + row * 256, 256, steps)
+    else:
+        for row in range(0, rows, 14):
+            p.dot512_14x16(a + row * stride, stride, rows - 1 - row, w, w_step, sums + row * 256, 256, steps)
+
+
+@inlined
+def _dot256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
+    steps = word(d, f.STEPS)
+    for pair in range(0, vectors - 1, 2):
+        for row in range(0, rows, 3):
+            at = sums + row * 256 + pair * 64
+            p.dot256_3x32(a + row * stride, stride, rows - 1 - row, w + pair * w_step, w_step, at, 256, steps)
+    if vectors % 2:
+        last = vectors - 1
+        for row in range(0, rows, 6):
+            at = sums + row * 256 + last * 64
+            p.dot256_6x16(a + row * stride, stride, rows - 1 - row, w + last * w_step, w_step, at, 256, steps)
+
+
+@inlined
+def _float256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
+    steps = word(d, f.STEPS)
+    for vector in range(vectors):
+        for row in range(0, rows, 6):
+            at = sums + row * 256 + vector * 64
+            p.float256_6x16(a + row * stride, stride, rows - 1 - row, w + vector * w_step, w_step, at, 256, steps)
+
+
+@inlined
+def _amx(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
+    """Rows and columns are padded to 32 in scratch memory and weights."""
+    steps = word(d, f.STEPS)
+    p.amx_configure(word(d, f.CONFIGURE))
+    for pair in range(0, vectors, 2):
+        for row in range(0, rows, 32):
+            p.amx_32x32(a + row * stride, stride, w + pair * w_step, w_step, sums + row * 256 + pair * 64, 256, steps)
+    p.amx_release(0)
+
+
+def dense_dot512(d: int, tile: int, scratch: int) -> None:
+    _dense(d, tile, scratch, 1, copy_bytes, fill_bytes, _dot512)
+
+
+def dense_dot256(d: int, tile: int, scratch: int) -> None:
+    _dense(d, tile, scratch, 1, copy_bytes, fill_bytes, _dot256)
+
+
+def dense_amx(d: int, tile: int, scratch: int) -> None:
+    _dense(d, tile, scratch, 1, copy_bytes, fill_bytes, _amx)
+
+
+def dense_float256(d: int, tile: int, scratch: int) -> None:
+    _dense(d, tile, scratch, 4, copy_floats, fill_floats, _float256)
+
+
+# --- depthwise -------------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def _columns(kind: int, x: int, x_row: int, pixel: int, w: int, w_tap: int, rows: int, sums: int, step: int) -> None:
+    """Four neighbouring results of sixteen channels."""
+    if kind == 31:
+        p.depthwise_3_1(x, x_row, pixel, w, w_tap, rows, sums, step)
+    elif kind == 32:
+        p.depthwise_3_2(x, x_row, pixel, w, w_tap, rows, sums, step)
+    elif kind == 51:
+        p.depthwise_5_1(x, x_row, pixel, w, w_tap, rows, sums, step)
+
+
+@inlined
+def _column(taps: int, x: int, x_row: int, pixel: int, w: int, w_tap: int, rows: int, sums: int, apart: int) -> None:
+    """One result of sixteen channels, any kernel."""
+    total = to_floats(all_ints(0))
+    for row in range(rows):
+        for tap in range(taps):
+            value = to_floats(load_bytes(x + row * x_row + tap * apart * pixel))
+            total = multiply_add(value, load_floats(w + (row * taps + tap) * w_tap), total)
+    store_ints(sums, to_ints(total))
+
+
+def depthwise(d: int, tile: int, scratch: int) -> None:
+    """One tile: some output rows of one image, all channels. Rows are copied once into scratch memory that has the padding."""
+    channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
+    rows, columns = word(d, f.OUT_HEIGHT), word(d, f.OUT_WIDTH)
+    per_image = (rows + word(d, f.ROWS) - 1) // word(d, f.ROWS)
+    image, first = tile // per_image, tile % per_image * word(d, f.ROWS)
+    last = min(first + word(d, f.ROWS), rows)
+    taps_h, taps_w, apart_h, apart_w = word(d, f.KERNEL_H), word(d, f.KERNEL_W), word(d, f.DILATION_H), word(d, f.DILATION_W)
+    step_h, step_w, left = word(d, f.STRIDE_H), word(d, f.STRIDE_W), word(d, f.LEFT)
+    padded = word(d, f.PATCH_STRIDE)  # bytes of a padded row
+    begin = first * step_h - word(d, f.TOP)
+    seen = (last - first - 1) * step_h + apart_h * (taps_h - 1) + 1
+    right = padded // channels - left - width
+    for row in range(seen):
+        target, y = scratch + row * padded, begin + row
+        if y < 0 or y >= height:
+            fill_bytes(target, padded, 0)
+        else:
+            fill_bytes(target, left * channels, 0)
+            copied = min(width, width + right) * channels
+            copy_bytes(target + left * channels, word(d, f.X) + (image * height + y) * width * channels, copied, 0)
+            fill_bytes(target + left * channels + copied, max(right, 0) * channels, 0)
+    e, weight, step = word(d, f.FINISH), word(d, f.WEIGHT), word(d, f.WEIGHT_STEP)
+    sums, size, residual, kind = scratch + word(d, f.SUMS), word(e, f.F_ITEM), word(d, f.RESIDUAL), word(d, f.DIRECT)
+    for row in range(last - first):
+        source = scratch + row * step_h * padded
+        for channel in range(0, channels, 16):
+            x, w, total = source + channel, weight + 4 * channel, sums + 4 * channel
+            column = 0
+            if kind:
+                while column + 4 <= columns:
+                    at = x + column * step_w * channels
+                    _columns(kind, at, apart_h * padded, channels, w, step, taps_h, total + column * step, step)
+                    column += 4
+            while column < columns:
+                at = x + column * step_w * channels
+                _column(taps_w, at, apart_h * padded, channels, w, step, taps_h, total + column * step, apart_w)
+                column += 1
+        at = ((image * rows + first + row) * columns) * channels
+        addend = residual + at * word(e, f.F_RESIDUAL_ITEM) if residual else 0
+        finish(e, sums, step, columns, 0, channels, word(d, f.OUT) + at * size, channels * size, addend)

@@ -1,0 +1,249 @@
+"""Compiled element-wise kernels, pools and copies. Sums go through `finish`, as those of convolutions do."""
+
+from __future__ import annotations
+
+from hqc.backends.bpu.engines.jit import fields as f
+from hqc.backends.bpu.engines.jit.convolution import copy_bytes, fill_bytes
+from hqc.backends.bpu.engines.jit.finish import finish, inlined, load_item, word
+from hqc.backends.bpu.engines.jit.vector import (
+    add_ints,
+    all_floats,
+    all_ints,
+    any_nan,
+    divide_floats,
+    float_of,
+    larger_floats,
+    larger_ints,
+    load_bytes,
+    load_f32,
+    load_floats,
+    load_i8,
+    load_i64,
+    load_some_bytes,
+    multiply_ints,
+    round_half_even,
+    shift_right,
+    smaller_floats,
+    smaller_ints,
+    store_bytes,
+    store_f32,
+    store_floats,
+    store_i8,
+    store_i64,
+    store_ints,
+    store_some_bytes,
+    to_ints,
+)
+
+
+@inlined
+def _bytes(address: int, count: int) -> int:
+    """Sixteen int8 as int32 lanes, zeros beyond `count`."""
+    return load_bytes(address) if count >= 16 else load_some_bytes(address, count)
+
+
+@inlined
+def _store(address: int, values: int, count: int) -> None:
+    if count >= 16:
+        store_bytes(address, values)
+    else:
+        store_some_bytes(address, values, count)
+
+
+def combine(d: int, tile: int, scratch: int) -> None:
+    """`x * FACTOR_X + y * FACTOR_Y`, `x * y` (ROUNDING 1) or `x` alone (2), finished. Rows of COLUMNS elements.
+
+    FILL says how y runs: 0 like x, 1 a single element, 2 one row for all rows of an image (PIXELS of them).
+    """
+    width, rows = word(d, f.COLUMNS), word(d, f.BLOCK)
+    first = tile * rows
+    size, e, kind, runs = word(d, f.SIZE), word(d, f.FINISH), word(d, f.ROUNDING), word(d, f.FILL)
+    k_x, k_y = all_ints(word(d, f.FACTOR_X)), all_ints(word(d, f.FACTOR_Y))
+    step = (width + 15) // 16 * 64
+    done = 0
+    while done < rows and (first + done) * width < size:
+        at = (first + done) * width
+        x, y = word(d, f.X) + at, word(d, f.Y)
+        count = min(width, size - at)
+        if runs == 0:
+            y += at
+        elif runs == 2:
+            y += (first + done) // word(d, f.PIXELS) * width
+        for c in range(0, count, 16):
+            total = _bytes(x + c, count - c)
+            if kind < 2:
+                other = all_ints(load_i8(y)) if runs == 1 else _bytes(y + c, count - c)
+                if kind == 1:
+                    total = multiply_ints(total, other)
+                else:
+                    total = add_ints(multiply_ints(total, k_x), multiply_ints(other, k_y))
+            store_ints(scratch + done * step + 4 * c, total)
+        done += 1
+    item = word(e, f.F_ITEM)
+    whole = min(done, (size - first * width) // width)
+    out = word(d, f.OUT) + first * width * item
+    finish(e, scratch, step, whole, 0, width, out, width * item, 0)
+    if whole < done:
+        rest = size - (first + whole) * width
+        finish(e, scratch + whole * step, step, 1, 0, rest, out + whole * width * item, width * item, 0)
+
+
+def clip(d: int, tile: int, scratch: int) -> None:
+    """`min(max(x, LOW), HIGH)` of int8."""
+    low, high = all_ints(word(d, f.LOW)), all_ints(word(d, f.HIGH))
+    first = tile * word(d, f.BLOCK)
+    last = min(first + word(d, f.BLOCK), word(d, f.SIZE))
+    for at in range(first, last, 16):
+        values = smaller_ints(larger_ints(_bytes(word(d, f.X) + at, last - at), low), high)
+        _store(word(d, f.OUT) + at, values, last - at)
+
+
+def look_up(d: int, tile: int, scratch: int) -> None:
+    """`table[x + 128]` of int8."""
+    x, out, middle = word(d, f.X), word(d, f.OUT), word(d, f.TABLE) + 128
+    first = tile * word(d, f.BLOCK)
+    for at in range(first, min(first + word(d, f.BLOCK), word(d, f.SIZE))):
+        store_i8(out + at, load_i8(middle + load_i8(x + at)))
+
+
+@inlined
+def _quantized(address: int, scale: int, low: int, high: int) -> int:
+    return to_ints(smaller_floats(larger_floats(round_half_even(divide_floats(load_floats(address), scale)), low), high))
+
+
+def quantize(d: int, tile: int, scratch: int) -> None:
+    """float32 `[N, C, pixels]` to int8 `[N, pixels, C]`, half to even; STATUS becomes 1 where the input has a NaN. A tile: BLOCK pixels."""
+    channels, pixels = word(d, f.CHANNELS), word(d, f.PIXELS)
+    tiles = (pixels + word(d, f.BLOCK) - 1) // word(d, f.BLOCK)
+    image, first = tile // tiles, tile % tiles * word(d, f.BLOCK)
+    last = min(first + word(d, f.BLOCK), pixels)
+    scale, low, high = all_floats(load_f32(word(d, f.SCALE))), all_floats(-128.0), all_floats(127.0)
+    bad = 0
+    for channel in range(channels):
+        x = word(d, f.X) + 4 * (image * channels + channel) * pixels
+        out = word(d, f.OUT) + image * channels * pixels + channel
+        for at in range(first, last, 16):
+            count = min(16, last - at)
+            source = x + 4 * at
+            if count < 16:
+                for i in range(count):
+                    store_f32(scratch + 4 * i, load_f32(source + 4 * i))
+                source = scratch
+                for i in range(count, 16):
+                    store_f32(scratch + 4 * i, 0.0)
+            bad |= any_nan(load_floats(source))
+            values = _quantized(source, scale, low, high)
+            if channels == 1:
+                _store(out + at, values, count)
+            else:
+                store_bytes(scratch + 64, values)
+                for i in range(count):
+                    store_i8(out + (at + i) * channels, load_i8(scratch + 64 + i))
+    if bad:
+        store_i64(word(d, f.STATUS), 1)
+
+
+def dequantize(d: int, tile: int, scratch: int) -> None:
+    """Integers `[N, pixels, C]` times float32 scales (`[C]`, or one where FILL is 0) to `[N, C, pixels]`. A tile: BLOCK pixels."""
+    channels, pixels, item, per_channel = word(d, f.CHANNELS), word(d, f.PIXELS), word(d, f.ITEM), word(d, f.FILL)
+    tiles = (pixels + word(d, f.BLOCK) - 1) // word(d, f.BLOCK)
+    image, first = tile // tiles, tile % tiles * word(d, f.BLOCK)
+    last = min(first + word(d, f.BLOCK), pixels)
+    for channel in range(channels):
+        scale = load_f32(word(d, f.SCALE) + 4 * channel * per_channel)
+        x = word(d, f.X) + (image * pixels * channels + channel) * item
+        out = word(d, f.OUT) + 4 * (image * channels + channel) * pixels
+        for at in range(first, last):
+            store_f32(out + 4 * at, float_of(load_item(x + at * channels * item, item)) * scale)
+
+
+def max_pool(d: int, tile: int, scratch: int) -> None:
+    """Largest int8 of each window; the operand's outside is -128. A tile: one output row."""
+    channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
+    rows, columns = word(d, f.OUT_HEIGHT), word(d, f.OUT_WIDTH)
+    image, row = tile // rows, tile % rows
+    y, apart_h, apart_w = row * word(d, f.STRIDE_H) - word(d, f.TOP), word(d, f.DILATION_H), word(d, f.DILATION_W)
+    for column in range(columns):
+        x = column * word(d, f.STRIDE_W) - word(d, f.LEFT)
+        out = word(d, f.OUT) + ((image * rows + row) * columns + column) * channels
+        for c in range(0, channels, 16):
+            best = all_ints(-128)
+            for i in range(word(d, f.KERNEL_H)):
+                if 0 <= y + i * apart_h < height:
+                    line = word(d, f.X) + (image * height + y + i * apart_h) * width * channels + c
+                    for j in range(word(d, f.KERNEL_W)):
+                        if 0 <= x + j * apart_w < width:
+                            best = larger_ints(best, _bytes(line + (x + j * apart_w) * channels, channels - c))
+            _store(out + c, best, channels - c)
+
+
+def sum_pool(d: int, tile: int, scratch: int) -> None:
+    """Sum of each window, scaled by `STEPS / 512` where STEPS is not 0, finished. A tile: one output row."""
+    channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
+    rows, columns, gain, e = word(d, f.OUT_HEIGHT), word(d, f.OUT_WIDTH), word(d, f.STEPS), word(d, f.FINISH)
+    image, row = tile // rows, tile % rows
+    y, step = row * word(d, f.STRIDE_H) - word(d, f.TOP), (channels + 15) // 16 * 64
+    gains, nine = all_ints(gain), all_ints(9)
+    for column in range(columns):
+        x = column * word(d, f.STRIDE_W) - word(d, f.LEFT)
+        for c in range(0, channels, 16):
+            total = all_ints(0)
+            for i in range(max(y, 0), min(y + word(d, f.KERNEL_H), height)):
+                line = word(d, f.X) + (image * height + i) * width * channels + c
+                for j in range(max(x, 0), min(x + word(d, f.KERNEL_W), width)):
+                    total = add_ints(total, _bytes(line + j * channels, channels - c))
+            if gain:
+                total = shift_right(multiply_ints(total, gains), nine)
+            store_ints(scratch + column * step + 4 * c, total)
+    item = word(e, f.F_ITEM)
+    out = word(d, f.OUT) + (image * rows + row) * columns * channels * item
+    finish(e, scratch, step, columns, 0, channels, out, channels * item, 0)
+
+
+def copy_runs(d: int, tile: int, scratch: int) -> None:
+    """COPY_OUTER runs of COPY_RUN bytes between regularly spaced places. A tile: BLOCK runs."""
+    first = tile * word(d, f.BLOCK)
+    run, source, target = word(d, f.COPY_RUN), word(d, f.COPY_SOURCE_STEP), word(d, f.COPY_TARGET_STEP)
+    x, out = word(d, f.X) + word(d, f.COPY_SOURCE_OFFSET), word(d, f.OUT) + word(d, f.COPY_TARGET_OFFSET)
+    for at in range(first, min(first + word(d, f.BLOCK), word(d, f.COPY_OUTER))):
+        copy_bytes(out + at * target, x + at * source, run, 0)
+
+
+def pick_pixels(d: int, tile: int, scratch: int) -> None:
+    """Output pixel (i, j) is input pixel (rows[i], columns[j]), FILL where either is negative. A tile: one output row."""
+    rows, columns, run = word(d, f.OUT_HEIGHT), word(d, f.OUT_WIDTH), word(d, f.COPY_RUN)
+    image, row = tile // rows, tile % rows
+    y = load_i64(word(d, f.TABLE) + 8 * row)
+    line = word(d, f.X) + (image * word(d, f.HEIGHT) + y) * word(d, f.WIDTH) * run
+    out = word(d, f.OUT) + (image * rows + row) * columns * run
+    for column in range(columns):
+        x = load_i64(word(d, f.TABLE) + 8 * (rows + column))
+        if y < 0 or x < 0:
+            fill_bytes(out + column * run, run, word(d, f.FILL))
+        else:
+            copy_bytes(out + column * run, line + x * run, run, 0)
+
+
+def bilinear(d: int, tile: int, scratch: int) -> None:
+    """Four neighbours with 8-bit weights, `>> 16`, int8. TABLE: first, second and weight of rows, then of columns."""
+    channels, rows, columns = word(d, f.CHANNELS), word(d, f.OUT_HEIGHT), word(d, f.OUT_WIDTH)
+    width, table = word(d, f.WIDTH), word(d, f.TABLE)
+    image, row = tile // rows, tile % rows
+    base = word(d, f.X) + image * word(d, f.HEIGHT) * width * channels
+    upper, lower = load_i64(table + 8 * row), load_i64(table + 8 * (rows + row))
+    down = load_i64(table + 8 * (2 * rows + row))
+    across = table + 8 * 3 * rows
+    out = word(d, f.OUT) + (image * rows + row) * columns * channels
+    sixteen, w_lower, w_upper = all_ints(16), all_ints(down), all_ints(256 - down)
+    for column in range(columns):
+        left, right = load_i64(across + 8 * column), load_i64(across + 8 * (columns + column))
+        weight = load_i64(across + 8 * (2 * columns + column))
+        w_right, w_left = all_ints(weight), all_ints(256 - weight)
+        p, q = base + (upper * width + left) * channels, base + (upper * width + right) * channels
+        r, s = base + (lower * width + left) * channels, base + (lower * width + right) * channels
+        for c in range(0, channels, 16):
+            n = channels - c
+            top = add_ints(multiply_ints(_bytes(p + c, n), w_left), multiply_ints(_bytes(q + c, n), w_right))
+            low = add_ints(multiply_ints(_bytes(r + c, n), w_left), multiply_ints(_bytes(s + c, n), w_right))
+            total = add_ints(multiply_ints(top, w_upper), multiply_ints(low, w_lower))
+            _store(out + column * channels + c, shift_right(total, sixteen), n)

@@ -1,0 +1,33 @@
+"""Descriptors: what a compiled kernel is told, as 64-bit words in memory. One name per word, shared by both sides.
+
+Every descriptor starts with the address of its kernel and its number of tiles; a tile is the unit that threads take. Addresses are
+filled in before each run, everything else when a node is compiled.
+"""
+
+from __future__ import annotations
+
+WORDS = 64  # of one descriptor
+
+KERNEL, TILES, X, Y, OUT, RESIDUAL, FINISH, STATUS, SIZE, BLOCK = range(10)
+"""Words that all kernels share: operands (X, Y, RESIDUAL), result, address of the finish, where a complaint goes, elements, elements a
+tile."""
+
+(
+    CHANNELS, HEIGHT, WIDTH, OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, TOP,
+    LEFT, WEIGHT, WEIGHT_STEP, PIXELS, ROWS, COLUMNS, COLUMN_TILES, DIRECT, PATCH_STRIDE, STEPS, FLIP, SUMS, CONFIGURE, FILL,
+) = range(10, 37)  # fmt: skip
+"""Convolutions and windows. ROWS and COLUMNS of a tile; SUMS: where a tile's accumulators lie in the scratch memory."""
+
+FACTOR_X, FACTOR_Y, SCALE, ROUNDING, LOW, HIGH, TABLE, ITEM = range(37, 45)
+"""Element-wise kernels. SCALE: address of a float32. ITEM: bytes of a result's element."""
+
+COPY_OUTER, COPY_RUN, COPY_SOURCE_STEP, COPY_TARGET_STEP, COPY_SOURCE_OFFSET, COPY_TARGET_OFFSET = range(45, 51)
+
+(
+    F_KIND, F_BIAS, F_PRE, F_SLOPE, F_OFFSET, F_LOW, F_HIGH, F_RESIDUAL_FACTOR, F_RESIDUAL_HALF, F_RESIDUAL_SHIFT, F_ITEM,
+    F_MULTIPLIER, F_POST, F_RESIDUAL_ITEM, F_MIDDLE,
+) = range(15)  # fmt: skip
+"""A finish (bias, residual, requantization, clip). Addresses of per-channel constants, padded to whole vectors."""
+
+LINE, PLAIN, WIDE = range(3)
+"""Kinds of finish: one float32 line per channel; int32 sums as they are; the definition in 64 bits."""
