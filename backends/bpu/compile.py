@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hqc.backends.bpu.engines import get_engine
+from hqc.backends.bpu.engines.jit import JitEngine
 from hqc.backends.bpu.fallback import has_form, opaque_step, segment_step
 from hqc.backends.bpu.kernels import KernelContext, make_kernel
-from hqc.backends.bpu.program import Program, Step
+from hqc.backends.bpu.program import Joiner, Program, Step, kernel_step
 from hqc.backends.bpu.ranges import ValueRanges
 from hqc.backends.bpu.reference import make_reference
 from hqc.backends.bpu.schedule import KERNEL, OPAQUE, Group, schedule
@@ -26,7 +27,7 @@ def compile(
     """Compile an integer-stage graph with static shapes for the simulator.
 
     `opaque`: callables on NumPy arrays for `opaque` nodes, by their `id`; those that offer an ONNX form run in onnxruntime. `engine`:
-    `auto`, `blas`, `onednn` or `reference` (`hqc.backends.bpu.engines`); all give the same bits. `threads`: default all cores of the
+    `auto`, `jit`, `onednn`, `blas` or `reference` (`hqc.backends.bpu.engines`); all give the same bits. `threads`: default all cores of the
     process.
 
     `CompileError` names the node when the graph is not in the integer stage, a shape is unknown, an op has no kernel, a callable
@@ -39,25 +40,30 @@ def compile(
     for value in graph.inputs:
         if value.shape is None:
             raise CompileError(f"the shape of input {value.name} is unknown; lower the model with example inputs")
+    join: Joiner | None = None
     if engine == "reference":
-        make: Callable[[Node], Any] = make_reference
-        chosen = get_engine("blas", threads)
+        name = engine
+        make: Callable[[Node], Step] = lambda node: kernel_step(node, make_reference(node))  # noqa: E731
     else:
         chosen = get_engine(engine, threads)
+        name = chosen.name
         context = KernelContext(chosen, ValueRanges(graph))
-        make = lambda node: make_kernel(node, context)  # noqa: E731
+        if isinstance(chosen, JitEngine):
+            make = lambda node: chosen.step(node, context)  # noqa: E731
+            join = chosen.join
+        else:
+            make = lambda node: kernel_step(node, make_kernel(node, context))  # noqa: E731
     calls = dict(opaque or {})
     written = frozenset(node for node in graph.nodes if node.op.has(Trait.OPAQUE) and has_form(node, calls))
     steps = [_step(group, graph, make, calls) for group in schedule(graph, written)]
-    return Program(graph, steps, engine if engine == "reference" else chosen.name)
+    return Program(graph, steps, name, join)
 
 
-def _step(group: Group, graph: Graph, make: Callable[[Node], Any], opaque: dict[str, Callable[..., Any]]) -> Step:
+def _step(group: Group, graph: Graph, make: Callable[[Node], Step], opaque: dict[str, Callable[..., Any]]) -> Step:
     if group.kind == KERNEL:
         (node,) = group.nodes
         try:
-            device = "bpu" if node.device is None else node.device.value
-            return Step((node,), tuple(node.inputs), tuple(node.results), make(node), device)
+            return make(node)
         except (TypeError, ValueError, IndexError) as error:
             raise CompileError(f"{node.label}: {node.op.name} is malformed ({error})") from error
     if group.kind == OPAQUE:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,29 +15,46 @@ from hqc.backends.bpu.workers import exclusive_blas
 from hqc.errors import InputError
 from hqc.ir import Graph, Node, Value
 
+if TYPE_CHECKING:
+    from hqc.backends.bpu.engines.jit.native import NativeStep
+
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call: operands in, results out. A CPU segment is one step of several nodes."""
+    """One call: operands in, results out. A CPU segment is one step of several nodes.
+
+    `native`: the same as descriptors of compiled kernels, by which a program joins neighbours to one call.
+    """
 
     nodes: tuple[Node, ...]
     inputs: tuple[Value | None, ...]
     results: tuple[Value, ...]
     run: Callable[[Sequence[Any]], Any]
     device: str
+    native: NativeStep | None = None
+
+
+def kernel_step(node: Node, run: Callable[[Sequence[Any]], Any], native: NativeStep | None = None) -> Step:
+    """The step of one node on the BPU (boundaries included)."""
+    device = "bpu" if node.device is None else node.device.value
+    return Step((node,), tuple(node.inputs), tuple(node.results), run, device, native)
 
 
 class Program:
     """An executable model for the shapes it was compiled for. Make one with `hqc.backends.bpu.compile`."""
 
-    def __init__(self, graph: Graph, steps: Sequence[Step], engine: str) -> None:
+    def __init__(self, graph: Graph, steps: Sequence[Step], engine: str, join: Joiner | None = None) -> None:
+        """`join`: makes one step of a run of native steps, given the names of results that others read."""
         self.graph = graph
         self.engine = engine
         self.steps = tuple(steps)
         self._parameters = {name: value.array for name, value in graph.parameters.items()}
-        self._last_use = self._find_last_uses()
+        self._each = _Plan(self.steps, graph)
+        self._joined = self._each if join is None else _Plan(_join(self.steps, graph, join), graph)
+        # NumPy kernels drive BLAS from our threads; a program without any leaves its pool alone.
+        self._uses_blas = any(step.device == "bpu" and step.native is None for step in self.steps)
 
     @property
     def input_names(self) -> list[str]:
@@ -67,12 +85,13 @@ class Program:
 
     def _execute(self, values: dict[str, Array], keep: frozenset[str], timer: Timer | None) -> dict[str, Array]:
         outputs: dict[str, Array] = {}
-        with exclusive_blas():
-            for index, step in enumerate(self.steps):
+        plan = self._each if keep or timer else self._joined
+        with exclusive_blas() if self._uses_blas else nullcontext():
+            for step, freed in zip(plan.steps, plan.freed, strict=True):
                 operands = [self._read(values, value) for value in step.inputs]
                 start = timer.start() if timer else 0.0
                 found = step.run(operands)
-                arrays = found if isinstance(found, tuple) else (found,)
+                arrays = found if isinstance(found, (tuple, list)) else (found,)
                 if timer:
                     timer.stop(start, step.nodes, step.device, step.inputs, step.results)
                 for value, array in zip(step.results, arrays, strict=True):
@@ -80,7 +99,7 @@ class Program:
                     if value.name in keep:
                         outputs[value.name] = np.asarray(array, order="C")
                 del operands, found, arrays
-                for name in self._last_use[index]:
+                for name in freed:
                     del values[name]
         for name, value in zip(self.graph.output_names, self.graph.outputs, strict=True):
             outputs[name] = np.asarray(self._read(values, value), order="C")
@@ -90,20 +109,6 @@ class Program:
         if value is None:
             return None
         return self._parameters[value.name] if value.is_parameter else values[value.name]
-
-    def _find_last_uses(self) -> list[list[str]]:
-        """Per step the names that no later step and no output reads."""
-        last: dict[str, int] = {}
-        for index, step in enumerate(self.steps):
-            for value in (*step.inputs, *step.results):
-                if value is not None and not value.is_parameter:
-                    last[value.name] = index
-        for value in self.graph.outputs:
-            last.pop(value.name, None)
-        freed: list[list[str]] = [[] for _ in self.steps]
-        for name, index in last.items():
-            freed[index].append(name)
-        return freed
 
     # --- checks --------------------------------------------------------------------------------------------------
 
@@ -131,6 +136,56 @@ class Program:
         if unknown:
             raise InputError(f"unknown input {unknown[0]}; the program takes {', '.join(self.input_names)}")
         return {value.name: _checked_array(value, inputs[value.name]) for value in expected}
+
+
+class _Plan:
+    """Steps in order, and after each the names that no later step and no output reads."""
+
+    def __init__(self, steps: Sequence[Step], graph: Graph) -> None:
+        self.steps = tuple(steps)
+        last: dict[str, int] = {}
+        for index, step in enumerate(steps):
+            for value in (*step.inputs, *step.results):
+                if value is not None and not value.is_parameter:
+                    last[value.name] = index
+        for value in graph.outputs:
+            last.pop(value.name, None)
+        self.freed: list[list[str]] = [[] for _ in steps]
+        for name, index in last.items():
+            self.freed[index].append(name)
+
+
+Joiner = Callable[[Sequence[Step], frozenset[str]], Step]
+
+
+def _join(steps: Sequence[Step], graph: Graph, join: Joiner) -> list[Step]:
+    """The steps with every run of native ones made one."""
+    readers: dict[str, set[int]] = {}
+    for index, step in enumerate(steps):
+        for value in step.inputs:
+            if value is not None:
+                readers.setdefault(value.name, set()).add(index)
+    returned = {value.name for value in graph.outputs}
+    joined: list[Step] = []
+    start = 0
+    while start < len(steps):
+        end = start
+        while end < len(steps) and steps[end].native is not None:
+            end += 1
+        if end - start < 2:
+            joined.append(steps[start])
+            start += 1
+            continue
+        inside = set(range(start, end))
+        kept = frozenset(
+            value.name
+            for step in steps[start:end]
+            for value in step.results
+            if value.name in returned or readers.get(value.name, set()) - inside
+        )
+        joined.append(join(steps[start:end], kept))
+        start = end
+    return joined
 
 
 def _checked_array(value: Value, given: npt.ArrayLike) -> Array:

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from hqc import arithmetic
 from hqc.backends.bpu import compile
+from hqc.backends.bpu.engines import jit
 from hqc.ir import Device, DType, Graph, QuantParams, TensorType
 
 INT8, INT16, INT32 = DType.INT8, DType.INT16, DType.INT32
+KERNEL_ENGINES = ("blas", "jit") if jit.available() else ("blas",)
 
 
 class Parameter:
@@ -56,14 +58,15 @@ def one_node(
 def assert_kernel_equals_reference(
     graph: Graph, inputs: Mapping[str, np.ndarray], *, threads: int = 2
 ) -> dict[str, np.ndarray]:
-    """Run both; shapes, dtypes and every bit must agree, and the declared type must be what comes out."""
-    found = compile(graph, engine="blas", threads=threads).run(inputs)
+    """Run every engine that has kernels; shapes, dtypes and every bit must agree, and the declared type must be what comes out."""
     expected = compile(graph, engine="reference", threads=threads).run(inputs)
-    assert list(found) == list(expected)
-    for name, value in zip(graph.output_names, graph.outputs, strict=True):
-        assert found[name].dtype == expected[name].dtype == value.type.dtype.numpy
-        assert found[name].shape == expected[name].shape == value.shape
-        np.testing.assert_array_equal(found[name], expected[name])
+    for engine in KERNEL_ENGINES:
+        found = compile(graph, engine=engine, threads=threads).run(inputs)
+        assert list(found) == list(expected)
+        for name, value in zip(graph.output_names, graph.outputs, strict=True):
+            assert found[name].dtype == expected[name].dtype == value.type.dtype.numpy
+            assert found[name].shape == expected[name].shape == value.shape
+            np.testing.assert_array_equal(found[name], expected[name])
     return found
 
 

@@ -12,7 +12,7 @@ from one_node import Parameter, integers, one_node, rng_of
 
 from hqc import arithmetic
 from hqc.backends.bpu import compile
-from hqc.backends.bpu.engines import ConvSpec, get_engine, onednn
+from hqc.backends.bpu.engines import ConvSpec, get_engine, jit, onednn
 from hqc.backends.bpu.engines.blas import tiles
 from hqc.backends.bpu.epilogue import Epilogue
 from hqc.backends.bpu.proof import exact_chunks, sum_bounds
@@ -128,6 +128,7 @@ def onednn_stand_in(monkeypatch):
     caches = (onednn._exact, onednn._faster)
     for cached in caches:
         cached.cache_clear()
+    monkeypatch.setattr(jit, "available", lambda: False)
     monkeypatch.setattr(onednn, "available", lambda: True)
     monkeypatch.setattr(onednn, "_product", exact_product)
     monkeypatch.setitem(onednn.sys.modules, "torch", onednn.sys.modules.get("torch", onednn))

@@ -159,7 +159,7 @@ def test_graph_of_another_stage_is_refused():
 
 
 def test_unknown_engine_is_refused_with_the_known_ones():
-    with pytest.raises(CompileError, match="unknown engine 'cuda'; known: auto, blas, onednn, reference"):
+    with pytest.raises(CompileError, match="unknown engine 'cuda'; known: auto, jit, onednn, blas, reference"):
         compile(hybrid_graph(), engine="cuda")
 
 

@@ -19,7 +19,7 @@ from hqc.backends.bpu.workers import Workers, shared_workers
 from hqc.errors import CompileError
 
 Array = npt.NDArray[Any]
-ENGINES = ("auto", "blas", "onednn", "reference")
+ENGINES = ("auto", "jit", "onednn", "blas", "reference")
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,17 @@ def get_engine(name: str, threads: int | None = None) -> Engine:
 
     `CompileError` for an unknown name, or when `onednn` is asked for and cannot run here.
     """
-    from hqc.backends.bpu.engines import onednn
+    from hqc.backends.bpu.engines import jit, onednn
     from hqc.backends.bpu.engines.blas import BlasEngine
+    from hqc.backends.bpu.engines.jit import JitEngine
 
     if name not in ENGINES:
         raise CompileError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
     blas = BlasEngine(shared_workers(threads))
+    if name == "jit":
+        return JitEngine(blas)
+    if name == "auto" and jit.probe():
+        return JitEngine(blas)
     if name == "onednn":
         return onednn.OneDnnEngine(blas)
     if name == "auto" and onednn.probe(blas):

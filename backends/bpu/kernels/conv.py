@@ -68,12 +68,11 @@ def accumulator_epilogue(node: Node, context: KernelContext, matrix: Array, chan
     )
 
 
-@kernel("int_conv2d")
-def int_conv2d(node: Node, context: KernelContext) -> Run:
+def conv_problem(node: Node, context: KernelContext) -> tuple[ConvSpec, Epilogue]:
+    """What an engine is asked to compute for an `int_conv2d`."""
     weight = constant(node, "weight")
     n, c, h, w = shape_of(operand(node, 0))
     _, o, ho, wo = shape_of(node.result)
-    matrix = weight.transpose(2, 3, 1, 0).reshape(-1, o)
     spec = ConvSpec(
         x_shape=(n, h, w, c),
         out_shape=(n, ho, wo, o),
@@ -84,7 +83,13 @@ def int_conv2d(node: Node, context: KernelContext) -> Run:
         groups=node.attributes["groups"],
         x_range=context.ranges.of(operand(node, 0)),
     )
-    conv = context.engine.conv(spec, accumulator_epilogue(node, context, matrix, o))
+    return spec, accumulator_epilogue(node, context, weight.transpose(2, 3, 1, 0).reshape(-1, o), o)
+
+
+@kernel("int_conv2d")
+def int_conv2d(node: Node, context: KernelContext) -> Run:
+    spec, epilogue = conv_problem(node, context)
+    conv = context.engine.conv(spec, epilogue)
     dtype = node.result.type.dtype.numpy
 
     def run(operands: Sequence[Any]) -> Array:

@@ -65,30 +65,39 @@ def _product_range(a: Range, b: Range) -> Range:
     return min(ends), max(ends)
 
 
-@kernel("int_add")
-def int_add(node: Node, context: KernelContext) -> Run:
+def sum_range(node: Node, context: KernelContext) -> Range:
+    """Bounds of an `int_add`'s terms as well as of their sum."""
     k_a, k_b = node.attributes["k_a"], node.attributes["k_b"]
     first = _product_range(context.ranges.of(operand(node, 0)), (k_a, k_a))
     second = _product_range(context.ranges.of(operand(node, 1)), (k_b, k_b))
-    # Bounds of the terms as well as of the sum: each is computed on its own first.
-    acc_range = min(0, first[0]) + min(0, second[0]), max(0, first[1]) + max(0, second[1])
+    # each term is computed on its own first
+    return min(0, first[0]) + min(0, second[0]), max(0, first[1]) + max(0, second[1])
+
+
+@kernel("int_add")
+def int_add(node: Node, context: KernelContext) -> Run:
+    k_a, k_b = node.attributes["k_a"], node.attributes["k_b"]
 
     def combine(acc: Array, other: Array) -> None:
         np.multiply(acc, acc.dtype.type(k_a), out=acc)
         np.multiply(other, acc.dtype.type(k_b), out=other)
         np.add(acc, other, out=acc)
 
-    return _binary(node, context, acc_range, combine)
+    return _binary(node, context, sum_range(node, context), combine)
+
+
+def product_range(node: Node, context: KernelContext) -> Range:
+    """Bounds of an `int_mul`'s accumulator."""
+    return _product_range(context.ranges.of(operand(node, 0)), context.ranges.of(operand(node, 1)))
 
 
 @kernel("int_mul")
 def int_mul(node: Node, context: KernelContext) -> Run:
-    acc_range = _product_range(context.ranges.of(operand(node, 0)), context.ranges.of(operand(node, 1)))
 
     def combine(acc: Array, other: Array) -> None:
         np.multiply(acc, other, out=acc)
 
-    return _binary(node, context, acc_range, combine)
+    return _binary(node, context, product_range(node, context), combine)
 
 
 @kernel("int_div")

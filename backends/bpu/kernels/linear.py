@@ -16,11 +16,10 @@ from hqc.backends.bpu.proof import FLOAT32_EXACT
 from hqc.ir import Node
 
 
-@kernel("int_linear")
-def int_linear(node: Node, context: KernelContext) -> Run:
-    """A 1x1 convolution over a column of `M` pixels."""
+def linear_problem(node: Node, context: KernelContext) -> tuple[ConvSpec, Epilogue]:
+    """What an engine is asked to compute for an `int_linear`: a 1x1 convolution over a column of `M` pixels."""
     weight = constant(node, "weight")
-    shape, out_shape = shape_of(operand(node, 0)), shape_of(node.result)
+    shape = shape_of(operand(node, 0))
     outputs, inputs = weight.shape
     rows = math.prod(shape[:-1])
     spec = ConvSpec(
@@ -33,8 +32,14 @@ def int_linear(node: Node, context: KernelContext) -> Run:
         groups=1,
         x_range=context.ranges.of(operand(node, 0)),
     )
-    conv = context.engine.conv(spec, accumulator_epilogue(node, context, weight.T, outputs))
-    dtype = node.result.type.dtype.numpy
+    return spec, accumulator_epilogue(node, context, weight.T, outputs)
+
+
+@kernel("int_linear")
+def int_linear(node: Node, context: KernelContext) -> Run:
+    spec, epilogue = linear_problem(node, context)
+    conv = context.engine.conv(spec, epilogue)
+    out_shape, dtype = shape_of(node.result), node.result.type.dtype.numpy
 
     def run(operands: Sequence[Any]) -> Array:
         residual = operands[4] if len(operands) > 4 else None

@@ -17,8 +17,8 @@ from hqc.backends.bpu.engines.jit.vector import (
     load_floats,
     load_i8,
     multiply_add,
-    store_floats,
     store_f32,
+    store_floats,
     store_i8,
     store_ints,
     to_floats,
@@ -75,61 +75,6 @@ def fill_floats(target: int, count: int, value: int) -> None:
 
 
 @inlined
-def _patches(d: int, first: int, last: int, target: int, item: int, copy: Any, fill: Any) -> None:
-    """One row per output pixel `first <= i < last`: its window, `[kernel rows, kernel columns, channels]`, `item` bytes an element."""
-    channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
-    columns, per_image = word(d, f.OUT_WIDTH), word(d, f.OUT_HEIGHT) * word(d, f.OUT_WIDTH)
-    kernel_h, kernel_w = word(d, f.KERNEL_H), word(d, f.KERNEL_W)
-    step_h, step_w, apart_h, apart_w = word(d, f.STRIDE_H), word(d, f.STRIDE_W), word(d, f.DILATION_H), word(d, f.DILATION_W)
-    top, left, flip, patch = word(d, f.TOP), word(d, f.LEFT), word(d, f.FLIP), word(d, f.PATCH_STRIDE)
-    run = kernel_w * channels
-    for pixel in range(first, last):
-        image, inside = pixel // per_image, pixel % per_image
-        y, x = inside // columns * step_h - top, inside % columns * step_w - left
-        base, where = word(d, f.X) + image * height * width * channels, target + (pixel - first) * patch
-        whole = apart_w == 1 and x >= 0 and x + kernel_w <= width
-        for i in range(kernel_h):
-            row = y + i * apart_h
-            if row < 0 or row >= height:
-                fill(where, run, flip)
-                where += run * item
-            elif whole:
-                copy(where, base + (row * width + x) * channels, run, flip)
-                where += run * item
-            else:
-                for j in range(kernel_w):
-                    column = x + j * apart_w
-                    if column < 0 or column >= width:
-                        fill(where, channels, flip)
-                    else:
-                        copy(where, base + (row * width + column) * channels, channels, flip)
-                    where += channels * item
-
-
-@inlined
-def _dense(d: int, tile: int, scratch: int, item: int, copy: Any, fill: Any, product: Any) -> None:
-    """One tile of output pixels x output channels."""
-    outputs, pixels, column_tiles = word(d, f.OUT_CHANNELS), word(d, f.PIXELS), word(d, f.COLUMN_TILES)
-    first = tile // column_tiles * word(d, f.ROWS)
-    rows = min(word(d, f.ROWS), pixels - first)
-    left = tile % column_tiles * word(d, f.COLUMNS)
-    right = min(left + word(d, f.COLUMNS), outputs)
-    stride, step, e = word(d, f.PATCH_STRIDE), word(d, f.WEIGHT_STEP), word(d, f.FINISH)
-    if word(d, f.DIRECT):
-        a = word(d, f.X) + first * stride
-    else:
-        a = scratch
-        _patches(d, first, first + rows, a, item, copy, fill)
-    sums, size, residual = scratch + word(d, f.SUMS), word(e, f.F_ITEM), word(d, f.RESIDUAL)
-    for column in range(left, right, _PANEL):
-        count = min(_PANEL, right - column)
-        product(d, a, stride, rows, word(d, f.WEIGHT) + column // 16 * step, step, sums, (count + 15) // 16)
-        at = first * outputs + column
-        addend = residual + at * word(e, f.F_RESIDUAL_ITEM) if residual else 0
-        finish(e, sums, 4 * _PANEL, rows, column, count, word(d, f.OUT) + at * size, outputs * size, addend)
-
-
-@inlined
 def _dot512(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
     steps = word(d, f.STEPS)
     if vectors == 4:
@@ -180,20 +125,88 @@ def _amx(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int,
     p.amx_release(0)
 
 
+def _dense(item: int, copy: Any, fill: Any, product: Any) -> Any:
+    """A dense kernel: its patches have `item` bytes an element, `product` multiplies them."""
+
+    @inlined
+    def patches(d: int, first: int, last: int, target: int) -> None:
+        """One row per output pixel `first <= i < last`: its window, `[kernel rows, kernel columns, channels]`, `item` bytes an element."""
+        channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
+        columns, per_image = word(d, f.OUT_WIDTH), word(d, f.OUT_HEIGHT) * word(d, f.OUT_WIDTH)
+        kernel_h, kernel_w = word(d, f.KERNEL_H), word(d, f.KERNEL_W)
+        step_h, step_w, apart_h, apart_w = (
+            word(d, f.STRIDE_H),
+            word(d, f.STRIDE_W),
+            word(d, f.DILATION_H),
+            word(d, f.DILATION_W),
+        )
+        top, left, flip, patch = word(d, f.TOP), word(d, f.LEFT), word(d, f.FLIP), word(d, f.PATCH_STRIDE)
+        run = kernel_w * channels
+        for pixel in range(first, last):
+            image, inside = pixel // per_image, pixel % per_image
+            y, x = inside // columns * step_h - top, inside % columns * step_w - left
+            base, where = word(d, f.X) + image * height * width * channels, target + (pixel - first) * patch
+            whole = apart_w == 1 and x >= 0 and x + kernel_w <= width
+            for i in range(kernel_h):
+                row = y + i * apart_h
+                if row < 0 or row >= height:
+                    fill(where, run, flip)
+                    where += run * item
+                elif whole:
+                    copy(where, base + (row * width + x) * channels, run, flip)
+                    where += run * item
+                else:
+                    for j in range(kernel_w):
+                        column = x + j * apart_w
+                        if column < 0 or column >= width:
+                            fill(where, channels, flip)
+                        else:
+                            copy(where, base + (row * width + column) * channels, channels, flip)
+                        where += channels * item
+
+    @inlined
+    def dense(d: int, tile: int, scratch: int) -> None:
+        """One tile of output pixels x output channels."""
+        outputs, pixels, column_tiles = word(d, f.OUT_CHANNELS), word(d, f.PIXELS), word(d, f.COLUMN_TILES)
+        first = tile // column_tiles * word(d, f.ROWS)
+        rows = min(word(d, f.ROWS), pixels - first)
+        left = tile % column_tiles * word(d, f.COLUMNS)
+        right = min(left + word(d, f.COLUMNS), outputs)
+        stride, step, e = word(d, f.PATCH_STRIDE), word(d, f.WEIGHT_STEP), word(d, f.FINISH)
+        if word(d, f.DIRECT):
+            a = word(d, f.X) + first * stride
+        else:
+            a = scratch
+            patches(d, first, first + rows, a)
+        sums, size, residual = scratch + word(d, f.SUMS), word(e, f.F_ITEM), word(d, f.RESIDUAL)
+        for column in range(left, right, _PANEL):
+            count = min(_PANEL, right - column)
+            product(d, a, stride, rows, word(d, f.WEIGHT) + column // 16 * step, step, sums, (count + 15) // 16)
+            at = first * outputs + column
+            addend = residual + at * word(e, f.F_RESIDUAL_ITEM) if residual else 0
+            finish(e, sums, 4 * _PANEL, rows, column, count, word(d, f.OUT) + at * size, outputs * size, addend)
+
+    return dense
+
+
+_with_dot512, _with_dot256, _with_amx = (_dense(1, copy_bytes, fill_bytes, product) for product in (_dot512, _dot256, _amx))
+_with_float256 = _dense(4, copy_floats, fill_floats, _float256)
+
+
 def dense_dot512(d: int, tile: int, scratch: int) -> None:
-    _dense(d, tile, scratch, 1, copy_bytes, fill_bytes, _dot512)
+    _with_dot512(d, tile, scratch)
 
 
 def dense_dot256(d: int, tile: int, scratch: int) -> None:
-    _dense(d, tile, scratch, 1, copy_bytes, fill_bytes, _dot256)
+    _with_dot256(d, tile, scratch)
 
 
 def dense_amx(d: int, tile: int, scratch: int) -> None:
-    _dense(d, tile, scratch, 1, copy_bytes, fill_bytes, _amx)
+    _with_amx(d, tile, scratch)
 
 
 def dense_float256(d: int, tile: int, scratch: int) -> None:
-    _dense(d, tile, scratch, 4, copy_floats, fill_floats, _float256)
+    _with_float256(d, tile, scratch)
 
 
 # --- depthwise -------------------------------------------------------------------------------------------------------------

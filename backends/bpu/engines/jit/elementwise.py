@@ -19,7 +19,9 @@ from hqc.backends.bpu.engines.jit.vector import (
     load_floats,
     load_i8,
     load_i64,
+    load_ints,
     load_some_bytes,
+    load_some_ints,
     multiply_ints,
     round_half_even,
     shift_right,
@@ -27,7 +29,6 @@ from hqc.backends.bpu.engines.jit.vector import (
     smaller_ints,
     store_bytes,
     store_f32,
-    store_floats,
     store_i8,
     store_i64,
     store_ints,
@@ -43,6 +44,14 @@ def _bytes(address: int, count: int) -> int:
 
 
 @inlined
+def _ints(address: int, count: int, item: int) -> int:
+    """Sixteen int8 or int32 as int32 lanes, zeros beyond `count`."""
+    if item == 1:
+        return _bytes(address, count)
+    return load_ints(address) if count >= 16 else load_some_ints(address, count)
+
+
+@inlined
 def _store(address: int, values: int, count: int) -> None:
     if count >= 16:
         store_bytes(address, values)
@@ -53,11 +62,13 @@ def _store(address: int, values: int, count: int) -> None:
 def combine(d: int, tile: int, scratch: int) -> None:
     """`x * FACTOR_X + y * FACTOR_Y`, `x * y` (ROUNDING 1) or `x` alone (2), finished. Rows of COLUMNS elements.
 
-    FILL says how y runs: 0 like x, 1 a single element, 2 one row for all rows of an image (PIXELS of them).
+    FILL says how y runs: 0 like x, 1 a single element, 2 one row for all rows of an image (PIXELS of them). ITEM: bytes of an
+    element of y, 1 or 4.
     """
     width, rows = word(d, f.COLUMNS), word(d, f.BLOCK)
     first = tile * rows
     size, e, kind, runs = word(d, f.SIZE), word(d, f.FINISH), word(d, f.ROUNDING), word(d, f.FILL)
+    y_item = word(d, f.ITEM)
     k_x, k_y = all_ints(word(d, f.FACTOR_X)), all_ints(word(d, f.FACTOR_Y))
     step = (width + 15) // 16 * 64
     done = 0
@@ -66,13 +77,13 @@ def combine(d: int, tile: int, scratch: int) -> None:
         x, y = word(d, f.X) + at, word(d, f.Y)
         count = min(width, size - at)
         if runs == 0:
-            y += at
+            y += at * y_item
         elif runs == 2:
-            y += (first + done) // word(d, f.PIXELS) * width
+            y += (first + done) // word(d, f.PIXELS) * width * y_item
         for c in range(0, count, 16):
             total = _bytes(x + c, count - c)
             if kind < 2:
-                other = all_ints(load_i8(y)) if runs == 1 else _bytes(y + c, count - c)
+                other = all_ints(load_item(y, y_item)) if runs == 1 else _ints(y + c * y_item, count - c, y_item)
                 if kind == 1:
                     total = multiply_ints(total, other)
                 else:

@@ -78,10 +78,15 @@ def _line(e: int, sums: int, sums_step: int, rows: int, channel: int, channels: 
     low, high = all_floats(load_f32(e + 8 * f.F_LOW)), all_floats(load_f32(e + 8 * f.F_HIGH))
     for c in range(0, channels, 16):
         at = 4 * c
-        bias_v, pre_v, slope_v, offset_v = load_ints(bias + at), load_ints(pre + at), load_floats(slope + at), load_floats(offset + at)
+        bias_v, pre_v, slope_v, offset_v = (
+            load_ints(bias + at),
+            load_ints(pre + at),
+            load_floats(slope + at),
+            load_floats(offset + at),
+        )
         factor_v, half_v, shift_v = load_ints(factor + at), load_ints(half + at), load_ints(shift + at)
         source, target, addend = sums + at, out + c, res + c
-        for row in range(rows):
+        for _ in range(rows):
             total = add_ints(load_ints(source), bias_v)
             if res:
                 term = load_bytes(addend) if c + 16 <= channels else load_some_bytes(addend, channels - c)
@@ -116,7 +121,9 @@ def _wide(e: int, total: int, channel: int) -> int:
 
 
 @inlined
-def finish(e: int, sums: int, sums_step: int, rows: int, channel: int, channels: int, out: int, out_step: int, res: int) -> None:
+def finish(
+    e: int, sums: int, sums_step: int, rows: int, channel: int, channels: int, out: int, out_step: int, res: int
+) -> None:
     """Results of int32 `sums` (rows `sums_step` bytes apart, whole vectors readable) for `channels` channels from `channel`.
 
     `out` and `res` point at the first row's first of these channels; `out_step` bytes lie between rows of `out`.

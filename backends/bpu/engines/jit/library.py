@@ -85,7 +85,7 @@ def _compile(name: str) -> Any:
     source = next(getattr(module, name) for module in (convolution, elementwise, driver) if hasattr(module, name))
     words = 4 if name == "drive" else 3
     signature = sigutils.normalize_signature(types.void(*[types.int64] * words))
-    compiled = CFunc(source, signature, locals={}, options={"error_model": "numpy"})
+    compiled: Any = CFunc(source, signature, locals={}, options={"error_model": "numpy"})
     try:
         cache = _cache(source)
         if cache is not None:
@@ -130,7 +130,9 @@ def _cache(source: Any) -> Any:
     if folder is None:
         return None
 
-    class Locator(caching._CacheLocator):  # type: ignore[misc]
+    class Locator(caching._CacheLocator):
+        _py_file = source.__code__.co_filename  # newer versions record it
+
         def get_cache_path(self) -> str:
             return str(folder)
 
@@ -144,15 +146,13 @@ def _cache(source: Any) -> Any:
         def from_function(cls, py_func: Any, py_file: str) -> Locator:
             return cls()
 
-    class Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
-        _locator_classes = (Locator,)
-
+    class Implementation(caching.CompileResultCacheImpl):
         def __init__(self, py_func: Any) -> None:
             self._lineno = py_func.__code__.co_firstlineno
             self._locator = Locator()
             self._filename_base = f"kernel-{py_func.__name__}.py{sys.version_info[0]}{sys.version_info[1]}"
 
-    class Cache(caching.Cache):  # type: ignore[misc]
-        _impl_class = Implementation
+    class Cache(caching.Cache):
+        _impl_class: Any = Implementation
 
     return Cache(source)

@@ -132,7 +132,9 @@ class Segment:
         self.results = [value for value in produced.values() if value.name in kept]
         self._find_aliases(members)
         homes = {self._root.get(value.name, value.name) for value in self.results}
-        self._outside = {value.name: value for value in produced.values() if value.name in homes and value.name not in self._root}
+        self._outside = {
+            value.name: value for value in produced.values() if value.name in homes and value.name not in self._root
+        }
         self._plan(members, produced)
         self._free: list[_State] = []
         self._lock = threading.Lock()

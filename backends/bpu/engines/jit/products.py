@@ -51,7 +51,9 @@ def _dense_tile(name: str, dot: str, lanes: int, rows: int, vectors: int) -> Any
         name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
         return b.call(function(b, name, whole, [whole] * 3), [total, x, y])
 
-    def build(b: ir.IRBuilder, a: Any, stride: Any, last: Any, w: Any, w_stride: Any, c: Any, c_stride: Any, steps: Any) -> None:
+    def build(
+        b: ir.IRBuilder, a: Any, stride: Any, last: Any, w: Any, w_stride: Any, c: Any, c_stride: Any, steps: Any
+    ) -> None:
         starts = []
         for row in range(rows):
             index = constant(I64, row)
@@ -98,8 +100,7 @@ dot256_3x32, dot256_6x16 = (
     _dense_tile(f"dot256_{rows}x{vectors * 8}", "dot", 8, rows, vectors) for rows, vectors in ((3, 4), (6, 2))
 )
 float512_6x64, float512_12x32, float512_14x16 = (
-    _dense_tile(f"float512_{rows}x{vectors * 16}", "float", 16, rows, vectors)
-    for rows, vectors in ((6, 4), (12, 2), (14, 1))
+    _dense_tile(f"float512_{rows}x{vectors * 16}", "float", 16, rows, vectors) for rows, vectors in ((6, 4), (12, 2), (14, 1))
 )
 float256_6x16 = _dense_tile("float256_6x16", "float", 8, 6, 2)
 

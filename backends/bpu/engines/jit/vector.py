@@ -23,7 +23,7 @@ F32, F64 = ir.FloatType(), ir.DoubleType()
 BYTES_V, INT_V, FLOAT_V = (ir.VectorType(element, LANES) for element in (I8, I32, F32))
 
 
-class VectorType(types.Type):  # type: ignore[misc]
+class VectorType(types.Type):
     """A numba type that lives in one LLVM vector."""
 
     def __init__(self, name: str, llvm: ir.Type) -> None:
@@ -36,7 +36,7 @@ float_v = VectorType("float32x16", FLOAT_V)
 
 
 @register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: VectorType) -> None:
         super().__init__(manager, kind, kind.llvm)
 
@@ -129,9 +129,7 @@ def _masked_store(kind: ir.VectorType, name: str) -> Any:
     def build(b: ir.IRBuilder, address: Any, vector: Any, count: Any) -> None:
         value = b.trunc(vector, kind) if vector.type != kind else vector
         target = kind.as_pointer()
-        masked = function(
-            b, f"llvm.masked.store.{name}.p0", ir.VoidType(), [kind, target, I32, ir.VectorType(I1, LANES)]
-        )
+        masked = function(b, f"llvm.masked.store.{name}.p0", ir.VoidType(), [kind, target, I32, ir.VectorType(I1, LANES)])
         b.call(masked, [value, b.inttoptr(address, target), constant(I32, 1), _mask(b, count)])
 
     return build
@@ -147,14 +145,18 @@ store_some_bytes = emit("store_some_bytes", types.void(_address, int_v, types.in
 store_some_ints = emit("store_some_ints", types.void(_address, int_v, types.int64), _masked_store(INT_V, "v16i32"))
 
 
-def _masked_load(b: ir.IRBuilder, address: Any, count: Any) -> Any:
-    mask, target = ir.VectorType(I1, LANES), BYTES_V.as_pointer()
-    masked = function(b, "llvm.masked.load.v16i8.p0", BYTES_V, [target, I32, mask, BYTES_V])
-    found = b.call(masked, [b.inttoptr(address, target), constant(I32, 1), _mask(b, count), ir.Constant(BYTES_V, None)])
-    return b.sext(found, INT_V)
+def _masked_load(kind: ir.VectorType, name: str) -> Any:
+    def build(b: ir.IRBuilder, address: Any, count: Any) -> Any:
+        mask, target = ir.VectorType(I1, LANES), kind.as_pointer()
+        masked = function(b, f"llvm.masked.load.{name}.p0", kind, [target, I32, mask, kind])
+        found = b.call(masked, [b.inttoptr(address, target), constant(I32, 1), _mask(b, count), ir.Constant(kind, None)])
+        return b.sext(found, INT_V) if kind is BYTES_V else found
+
+    return build
 
 
-load_some_bytes = emit("load_some_bytes", int_v(_address, types.int64), _masked_load)
+load_some_bytes = emit("load_some_bytes", int_v(_address, types.int64), _masked_load(BYTES_V, "v16i8"))
+load_some_ints = emit("load_some_ints", int_v(_address, types.int64), _masked_load(INT_V, "v16i32"))
 
 
 def _copy(width: int) -> Any:

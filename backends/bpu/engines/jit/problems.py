@@ -1,30 +1,36 @@
-"""Which nodes have native steps, and their descriptors. `native_step` returns None for what the NumPy kernels run."""
+"""Convolutions as descriptors: which product, how weights are packed, how the output is cut into tiles."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hqc.backends.bpu.engines.jit import fields as f
-from hqc.backends.bpu.engines.jit import library
-from hqc.backends.bpu.engines.jit.native import NativeOp, NativeStep, aligned_buffer
-from hqc.backends.bpu.engines.jit.requantization import Finish
 from hqc.backends.bpu.engines import ConvSpec
+from hqc.backends.bpu.engines.jit import fields as f
+from hqc.backends.bpu.engines.jit.native import NativeOp, aligned_buffer
+from hqc.backends.bpu.engines.jit.requantization import Finish
 from hqc.backends.bpu.epilogue import Epilogue
-from hqc.backends.bpu.proof import FLOAT32_EXACT
+from hqc.backends.bpu.proof import FLOAT32_EXACT, sum_bounds
 
 Array = npt.NDArray[Any]
 _PATCH_BYTES = 3 << 16  # of one tile: patches stay in the second-level cache beside a panel of weights
 _PANEL = 64
 
 
-def _address(array: Array) -> int:
+def address_of(array: Array) -> int:
     found: int = array.__array_interface__["data"][0]
     return found
+
+
+def _pieces(size: int, piece: int) -> int:
+    return -(-size // piece)
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 # --- dense -----------------------------------------------------------------------------------------------------------------
@@ -38,27 +44,34 @@ def pack_weights(weight: npt.NDArray[np.integer], product: str) -> tuple[Array, 
         step, columns = 1, 16
     else:
         step, columns = (64, 32) if product == "dense_amx" else (4, 16)
-    padded = np.zeros((-(-outputs // columns) * columns, -(-rows.shape[1] // step) * step), np.int8)
+    padded = np.zeros((_round_up(outputs, columns), _round_up(rows.shape[1], step)), np.int8)
     padded[:outputs, : rows.shape[1]] = rows
     if product == "dense_float256":
-        packed = np.ascontiguousarray(padded.reshape(-1, 16, padded.shape[1]).transpose(0, 2, 1), np.float32)
-        return packed, padded.shape[1] * 64, padded.shape[1] * 4
+        return (
+            np.ascontiguousarray(padded.reshape(-1, 16, padded.shape[1]).transpose(0, 2, 1), np.float32),
+            padded.shape[1] * 64,
+            padded.shape[1] * 4,
+        )
     packed = padded.reshape(-1, 16, padded.shape[1] // 4, 4).transpose(0, 2, 1, 3)
     buffer, start = aligned_buffer(packed.size)
-    aligned: Array = np.ndarray(packed.shape, np.int8, buffer, offset=start - _address(buffer))
+    aligned: Array = np.ndarray(packed.shape, np.int8, buffer, offset=start - address_of(buffer))
     np.copyto(aligned, packed)
     return aligned, padded.shape[1] * 16, padded.shape[1]
 
 
-def choose_product(spec: ConvSpec, epilogue: Epilogue, products: list[str]) -> str | None:
+def choose_product(spec: ConvSpec, products: list[str]) -> str | None:
     """The fastest product that is exact for the layer, or None."""
     reduction = math.prod(spec.weight.shape[1:])
     for product in products:
         if product == "dense_amx" and reduction < 128:
             continue  # a step of 64 would be mostly padding, and few steps do not pay for setting tiles up
-        if product != "dense_float256" or max(map(abs, epilogue.acc_range)) <= FLOAT32_EXACT:
+        if product != "dense_float256" or _exact_in_float32(spec):
             return product
     return None
+
+
+def _exact_in_float32(spec: ConvSpec) -> bool:
+    return sum_bounds(spec.weight.reshape(len(spec.weight), -1).T, spec.x_range).within(FLOAT32_EXACT)
 
 
 def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str) -> NativeOp:
@@ -77,31 +90,31 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str) -> Nat
         offset = -128 * spec.weight.reshape(outputs, -1).sum(axis=1, dtype=np.int64)
     finish = Finish(epilogue, offset=offset)
     per_tile = max(multiple, min(_PATCH_BYTES // patch, 384))
-    pieces = -(-pixels // per_tile)
+    pieces = _pieces(pixels, per_tile)
     if pieces > 1 and pieces % threads and pieces < 4 * threads:  # so that the threads end together
-        pieces = -(-pieces // threads) * threads
+        pieces = _round_up(pieces, threads)
     elif pieces == 1 and pixels >= 4 * multiple * threads:
         pieces = threads
-    per_tile = -(-(-(-pixels // pieces)) // multiple) * multiple
-    row_tiles = -(-pixels // per_tile)
+    per_tile = _round_up(_pieces(pixels, pieces), multiple)
+    row_tiles = _pieces(pixels, per_tile)
     column_tiles = 1
     if row_tiles < 2 * threads and threads > 1:
         column_tiles = max(1, min(2 * threads // row_tiles, outputs // _PANEL))
-    per_column = -(-(-(-outputs // column_tiles)) // _PANEL) * _PANEL
-    column_tiles = -(-outputs // per_column)
-    patches = 0 if direct else -(-(per_tile + 32) * patch // 64) * 64
+    per_column = _round_up(_pieces(outputs, column_tiles), _PANEL)
+    column_tiles = _pieces(outputs, per_column)
+    patches = 0 if direct else _round_up((per_tile + 32) * patch, 64)
     words = {
         f.OUT_CHANNELS: outputs, f.CHANNELS: channels, f.HEIGHT: spec.x_shape[1], f.WIDTH: spec.x_shape[2], f.OUT_HEIGHT: rows,
         f.OUT_WIDTH: columns, f.KERNEL_H: spec.kernel[0], f.KERNEL_W: spec.kernel[1], f.STRIDE_H: spec.stride[0],
         f.STRIDE_W: spec.stride[1], f.DILATION_H: spec.dilation[0], f.DILATION_W: spec.dilation[1], f.TOP: spec.padding[0],
-        f.LEFT: spec.padding[1], f.WEIGHT: _address(weights), f.WEIGHT_STEP: block, f.PIXELS: pixels, f.ROWS: per_tile,
+        f.LEFT: spec.padding[1], f.WEIGHT: address_of(weights), f.WEIGHT_STEP: block, f.PIXELS: pixels, f.ROWS: per_tile,
         f.COLUMNS: per_column, f.COLUMN_TILES: column_tiles, f.DIRECT: int(direct), f.PATCH_STRIDE: patch,
         f.STEPS: patch // (64 if product == "dense_amx" else 4), f.FLIP: flip, f.SUMS: patches, f.FINISH: finish.address,
     }  # fmt: skip
     keep: list[Any] = [weights, finish]
     if product == "dense_amx":
         keep.append(_amx_configuration())
-        words[f.CONFIGURE] = _address(keep[-1])
+        words[f.CONFIGURE] = address_of(keep[-1])
     macs = pixels * outputs * math.prod(spec.weight.shape[1:])
     return NativeOp(
         product, row_tiles * column_tiles, words, scratch=patches + (per_tile + 32) * 4 * _PANEL + 256, keep=tuple(keep),
@@ -127,7 +140,7 @@ def depthwise(spec: ConvSpec, epilogue: Epilogue, threads: int) -> NativeOp:
     """groups = channels = outputs."""
     count, rows, columns, channels = spec.out_shape
     kh, kw = spec.kernel
-    padded_channels = -(-channels // 16) * 16
+    padded_channels = _round_up(channels, 16)
     taps = np.zeros((kh, kw, padded_channels), np.float32)
     taps[:, :, :channels] = spec.weight[:, 0].transpose(1, 2, 0)
     finish = Finish(epilogue)
@@ -135,18 +148,18 @@ def depthwise(spec: ConvSpec, epilogue: Epilogue, threads: int) -> NativeOp:
     padded = max(reach, spec.padding[1] + 1) * channels
     kind = _WRITTEN_OUT.get((kw, spec.stride[1]), 0) if spec.dilation[1] == 1 else 0
     total = count * rows * columns * channels
-    per_tile = max(1, min(rows, (1 << 17) // max(1, columns * channels), -(-rows // (2 * threads))))
+    per_tile = max(1, min(rows, (1 << 17) // max(1, columns * channels), _pieces(rows, 2 * threads)))
     seen = (per_tile - 1) * spec.stride[0] + spec.dilation[0] * (kh - 1) + 1
-    image = -(-(seen * padded + 64) // 64) * 64
+    image = _round_up(seen * padded + 64, 64)
     step = 4 * padded_channels
     words = {
         f.CHANNELS: channels, f.HEIGHT: spec.x_shape[1], f.WIDTH: spec.x_shape[2], f.OUT_HEIGHT: rows, f.OUT_WIDTH: columns,
         f.KERNEL_H: kh, f.KERNEL_W: kw, f.STRIDE_H: spec.stride[0], f.STRIDE_W: spec.stride[1], f.DILATION_H: spec.dilation[0],
-        f.DILATION_W: spec.dilation[1], f.TOP: spec.padding[0], f.LEFT: spec.padding[1], f.WEIGHT: _address(taps),
+        f.DILATION_W: spec.dilation[1], f.TOP: spec.padding[0], f.LEFT: spec.padding[1], f.WEIGHT: address_of(taps),
         f.WEIGHT_STEP: step, f.ROWS: per_tile, f.DIRECT: kind, f.PATCH_STRIDE: padded, f.SUMS: image, f.FINISH: finish.address,
     }  # fmt: skip
     return NativeOp(
-        "depthwise", count * -(-rows // per_tile), words, scratch=image + (columns + 4) * step + 256, keep=(taps, finish),
+        "depthwise", count * _pieces(rows, per_tile), words, scratch=image + (columns + 4) * step + 256, keep=(taps, finish),
         nanoseconds=total * (0.3 + 0.05 * kh * kw),
     )  # fmt: skip
 
@@ -156,11 +169,8 @@ def convolution(spec: ConvSpec, epilogue: Epilogue, threads: int, products: list
     if not (spec.x_range[0] >= -128 and spec.x_range[1] <= 127) or max(map(abs, epilogue.acc_range)) >= 2**31:
         return None
     if spec.groups == 1:
-        product = choose_product(spec, epilogue, products)
+        product = choose_product(spec, products)
         return None if product is None else dense(spec, epilogue, threads, product)
-    if spec.groups == spec.x_shape[3] == spec.out_shape[3] and max(map(abs, epilogue.acc_range)) <= FLOAT32_EXACT:
+    if spec.groups == spec.x_shape[3] == spec.out_shape[3] and _exact_in_float32(spec):
         return depthwise(spec, epilogue, threads)
     return None
-
-
-Lower = Callable[..., "NativeStep | None"]

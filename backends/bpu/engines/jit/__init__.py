@@ -1,0 +1,99 @@
+"""The `jit` engine: compiled loops on int8, a run of nodes as one native call. Needs numba (`pip install hqc[fast]`).
+
+Products use the processor's integer dot instructions (AMX, AVX512-VNNI, AVX-VNNI) or float32 multiply-adds where it has none. What
+has no native form goes to `blas`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from hqc.backends.bpu.engines import ConvFunction, ConvSpec
+from hqc.backends.bpu.engines.blas import BlasEngine
+from hqc.backends.bpu.engines.jit import library
+from hqc.backends.bpu.engines.jit.native import Member, Segment
+from hqc.backends.bpu.epilogue import Epilogue
+from hqc.backends.bpu.kernels import KernelContext, make_kernel
+from hqc.backends.bpu.program import Step, kernel_step
+from hqc.errors import CompileError
+from hqc.ir import Node
+
+logger = logging.getLogger("hqc")
+
+
+def available() -> bool:
+    """True when numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+class JitEngine:
+    """Native steps where a node has one, `blas` elsewhere; identical bits."""
+
+    name = "jit"
+
+    def __init__(self, blas: BlasEngine, products: list[str] | None = None) -> None:
+        if not available():
+            raise CompileError(
+                "engine 'jit' needs numba, which is not installed here; pip install 'hqc[fast]' or use engine='blas'"
+            )
+        self.workers = blas.workers
+        self.products = library.products() if products is None else products
+        self._blas = blas
+
+    def conv(self, spec: ConvSpec, epilogue: Epilogue) -> ConvFunction:
+        return self._blas.conv(spec, epilogue)
+
+    def step(self, node: Node, context: KernelContext) -> Step:
+        """A native step where the node has one, else its NumPy kernel's."""
+        from hqc.backends.bpu.engines.jit.nodes import native_step
+
+        native = native_step(node, context, self.products)
+        if native is None:
+            return kernel_step(node, make_kernel(node, context))
+        alone: list[Segment] = []
+
+        def run(operands: Sequence[Any]) -> Any:
+            """The node by itself, for profiles and runs that keep inner values."""
+            if not alone:
+                alone.append(self._segment([step], frozenset(value.name for value in node.results)))
+            named = {value.name: array for value, array in zip(node.inputs, operands, strict=True) if value is not None}
+            return alone[0].run([named[value.name] for value in alone[0].inputs])
+
+        step = kernel_step(node, run, native)
+        return step
+
+    def join(self, steps: Sequence[Step], kept: frozenset[str]) -> Step:
+        """Native steps as one."""
+        segment = self._segment(steps, kept)
+        nodes = tuple(node for step in steps for node in step.nodes)
+        return Step(nodes, tuple(segment.inputs), tuple(segment.results), segment.run, "bpu")
+
+    def _segment(self, steps: Sequence[Step], kept: frozenset[str]) -> Segment:
+        members = [Member(step.native, step.inputs, step.results) for step in steps if step.native is not None]
+        return Segment(members, kept, self.workers)
+
+
+def probe() -> bool:
+    """True when the engine is here and its kernels compile and compute a small layer right. One log line says why it does not.
+
+    Hardware decides speed, never success: an unknown processor or another numba means the next engine.
+    """
+    if not available():
+        return False
+    try:
+        return _exact()
+    except Exception as error:  # whatever numba, LLVM or the system raise
+        logger.warning("engine 'jit' is not used: its probe failed with %s: %s", type(error).__name__, error)
+        return False
+
+
+@functools.cache
+def _exact() -> bool:
+    """Every dense kernel of this processor on the extremes of a small layer."""
+    from hqc.backends.bpu.engines.jit.check import product_is_exact
+
+    return all(product_is_exact(product) for product in library.products()[:1])

@@ -1,0 +1,34 @@
+"""The probe's question: does a dense kernel compute a small layer of extremes right?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hqc.backends.bpu.engines import ConvSpec
+from hqc.backends.bpu.engines.jit import fields as f
+from hqc.backends.bpu.engines.jit import library
+from hqc.backends.bpu.engines.jit.native import aligned_buffer
+from hqc.backends.bpu.engines.jit.problems import dense
+from hqc.backends.bpu.epilogue import Epilogue
+from hqc.ir import DType
+
+
+def product_is_exact(product: str) -> bool:
+    """One pixel row of the largest inputs and weights, against NumPy's int64."""
+    rng = np.random.default_rng(0)
+    x = rng.choice(np.array([-128, 127], np.int8), (1, 1, 37, 140))
+    weight = rng.choice(np.array([-128, 127], np.int8), (70, 140, 1, 1))
+    spec = ConvSpec(x.shape, (1, 1, 37, 70), weight, (1, 1), (0, 0, 0, 0), (1, 1), 1, (-128, 127))
+    attributes = {"mode": "none", "dtype": DType.INT32, "clip_min": DType.INT32.qmin, "clip_max": DType.INT32.qmax}
+    op = dense(spec, Epilogue(None, attributes, channels=70, acc_range=(-(2**23), 2**23)), 1, product)
+    out = np.zeros((37, 70), np.int32)
+    words, counters = np.zeros(f.WORDS, np.int64), np.zeros(64, np.int64)
+    for word, value in op.words.items():
+        words[word] = value
+    words[f.KERNEL], words[f.TILES] = library.address(op.kernel), op.tiles
+    words[f.X], words[f.OUT] = x.ctypes.data, out.ctypes.data
+    table = np.array([words.ctypes.data], np.int64)
+    scratch, start = aligned_buffer(op.scratch)
+    library.driver()(table.ctypes.data, 1, counters.ctypes.data, start)
+    del scratch
+    return bool((out == x.reshape(37, 140).astype(np.int64) @ weight.reshape(70, 140).T.astype(np.int64)).all())
