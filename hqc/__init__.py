@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hqc.analysis.doctor import show_versions
     from hqc.errors import HqcError
     from hqc.frontend.fx import lower
     from hqc.march import March, get_march, set_march
@@ -27,8 +28,9 @@ _HOME = {
     "get_march": "hqc.march",
     "lower": "hqc.frontend.fx",
     "set_march": "hqc.march",
+    "show_versions": "hqc.analysis.doctor",
 }
-__all__ = ["Compiled", "Explanation", "HqcError", "March", "compile", "explain", "get_march", "lower", "set_march"]
+__all__ = ["Compiled", "Explanation", "HqcError", "March", "compile", "explain", "get_march", "lower", "set_march", "show_versions"]
 
 
 def __getattr__(name: str) -> Any:

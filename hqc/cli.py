@@ -345,6 +345,14 @@ def ops(march: str | None, names: tuple[str, ...]) -> None:
     show(support_table(march, names))
 
 
+@main.command(short_help="What this installation can do, and why.")
+def doctor() -> None:
+    """Print versions, the processor's features, threads, and each engine with the reason why it is or is not used."""
+    from hqc.analysis.doctor import doctor_text
+
+    say(doctor_text())
+
+
 @main.command(short_help="Write one HTML page.")
 @compile_options
 @click.option("-o", "--output", type=click.Path(), default="report.html", show_default=True, help="HTML file to write.")

@@ -7,6 +7,7 @@ minima (capped at 0) and the sum of all terms' maxima; these are the numbers che
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from hqc.backends.bpu.ranges import Range
 
 FLOAT32_EXACT = 1 << 24
 FLOAT64_EXACT = 1 << 53
+_BLOCK = 1 << 18  # elements of the int64 blocks that proofs look at: 2 MiB each
 
 
 @dataclass(frozen=True)
@@ -40,24 +42,44 @@ def _bounds(positive: npt.NDArray[np.int64], negative: npt.NDArray[np.int64], x:
     return SumBounds(positive * low + negative * high, positive * high + negative * low)
 
 
+def _row_blocks(weight: npt.NDArray[np.integer], start: int = 0) -> Iterator[tuple[int, npt.NDArray[np.integer]]]:
+    """Rows of `weight[K, O]` from `start` in blocks of about `_BLOCK` elements: proofs never copy a whole weight."""
+    step = max(1, _BLOCK // max(1, weight.shape[1]))
+    for first in range(start, len(weight), step):
+        yield first, weight[first : first + step]
+
+
 def sum_bounds(weight: npt.NDArray[np.integer], x: Range) -> SumBounds:
     """Bounds of partial sums over axis 0 of `weight[K, O]` times inputs in `x`."""
-    positive = np.maximum(weight, 0).sum(axis=0, dtype=np.int64)
-    return _bounds(positive, weight.sum(axis=0, dtype=np.int64) - positive, x)
+    positive, total = np.zeros((2, weight.shape[1]), np.int64)
+    for _, block in _row_blocks(weight):
+        positive += np.maximum(block, 0).sum(axis=0, dtype=np.int64)
+        total += block.sum(axis=0, dtype=np.int64)
+    return _bounds(positive, total - positive, x)
 
 
 def exact_chunks(weight: npt.NDArray[np.integer], x: Range, limit: int = FLOAT32_EXACT) -> list[slice]:
     """Cut the reduction axis (0) of `weight[K, O]` into the fewest runs whose partial sums all stay within `limit`."""
-    if sum_bounds(weight, x).within(limit):
-        return [slice(0, len(weight))]
-    positive = np.maximum(weight, 0).cumsum(axis=0, dtype=np.int64)
-    reach = _bounds(positive, weight.cumsum(axis=0, dtype=np.int64) - positive, x)
-    reach_low, reach_high = (np.vstack([np.zeros_like(array[:1]), array]) for array in (reach.low, reach.high))
     chunks, start = [], 0
     while start < len(weight):
-        # reach grows monotonically, so the last end within the limit is found by counting
-        worst = np.maximum(reach_low[start] - reach_low[start + 1 :], reach_high[start + 1 :] - reach_high[start]).max(axis=1)
-        length = max(1, int(np.count_nonzero(worst <= limit)))
-        chunks.append(slice(start, start + length))
-        start += length
-    return chunks
+        end = _chunk_end(weight, x, limit, start)
+        chunks.append(slice(start, end))
+        start = end
+    return chunks or [slice(0, 0)]
+
+
+def _chunk_end(weight: npt.NDArray[np.integer], x: Range, limit: int, start: int) -> int:
+    """The end of the longest run from `start`, of one row at least, whose partial sums stay within `limit`."""
+    positive, total = np.zeros((2, weight.shape[1]), np.int64)
+    for first, block in _row_blocks(weight, start):
+        rising = np.maximum(block, 0).cumsum(axis=0, dtype=np.int64)
+        rising += positive
+        running = block.cumsum(axis=0, dtype=np.int64)
+        running += total
+        reach = _bounds(rising, running - rising, x)
+        # the reach grows with every row, so the rows within the limit are the first ones
+        within = int(np.count_nonzero(np.maximum(-reach.low, reach.high).max(axis=1) <= limit))
+        if within < len(block):
+            return max(start + 1, first + within)
+        positive, total = rising[-1], running[-1]
+    return len(weight)

@@ -26,9 +26,9 @@ PRODUCTS = library.products() if jit.available() else []
 def alone(monkeypatch):
     """`auto` with the jit engine or none: what oneDNN's probe would answer is not asked."""
     monkeypatch.setattr(onednn, "probe", lambda blas: False)
-    jit._exact.cache_clear()
+    jit.works.cache_clear()
     yield monkeypatch
-    jit._exact.cache_clear()
+    jit.works.cache_clear()
 
 
 # --- products --------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Engines: who computes the heavy products. All give the same bits; they differ in speed and in what must be installed.
 
-`blas`: NumPy on float32 or float64 with a proof of exactness (no torch). `onednn`: torch's int8 convolution. `reference`: the slow
-int64 definitions of `hqc.backends.bpu.reference`, for tests and doubt.
+`jit`: compiled loops and integer dot instructions (numba). `onednn`: torch's int8 convolution. `blas`: NumPy on float32 or float64
+with a proof of exactness. `reference`: the slow int64 definitions of `hqc.backends.bpu.reference`, for tests and doubt.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Engine(Protocol):
 
 
 def get_engine(name: str, threads: int | None = None) -> Engine:
-    """The engine called `name`; `auto` takes `onednn` where torch is loaded and a probe finds it exact and faster, else `blas`.
+    """The engine called `name`. `auto`: `jit` where it works, else `onednn` where torch is loaded and it beats `blas`, else `blas`.
 
-    `CompileError` for an unknown name, or when `onednn` is asked for and cannot run here.
+    `CompileError` for an unknown name, or when the engine that is asked for cannot run here.
     """
     from hqc.backends.bpu.engines import jit, onednn
     from hqc.backends.bpu.engines.blas import BlasEngine
@@ -69,8 +69,8 @@ def get_engine(name: str, threads: int | None = None) -> Engine:
     blas = BlasEngine(shared_workers(threads))
     if name == "jit":
         return JitEngine(blas)
-    if name == "auto" and jit.probe():
-        return JitEngine(blas)
+    if name == "auto" and (found := jit.probe(blas)) is not None:
+        return found
     if name == "onednn":
         return onednn.OneDnnEngine(blas)
     if name == "auto" and onednn.probe(blas):

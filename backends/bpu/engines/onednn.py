@@ -48,7 +48,7 @@ class OneDnnEngine:
             raise CompileError(
                 "engine 'onednn' needs torch with oneDNN's quantized convolution, which is not installed here; use engine='blas'"
             )
-        if not _exact():
+        if not exact():
             raise CompileError(
                 "engine 'onednn' is not exact on this processor (it has no VNNI instructions, so int16 sums saturate); "
                 "use engine='blas'"
@@ -117,8 +117,8 @@ def _probe_spec() -> ConvSpec:
 
 
 @functools.cache
-def _exact() -> bool:
-    """Largest weights and inputs: what a saturating int16 sum would get wrong."""
+def exact() -> bool:
+    """True when oneDNN is right on the largest weights and inputs, where a saturating int16 sum is wrong."""
     spec = _probe_spec()
     x = np.random.default_rng(1).choice(np.array([-128, 127], np.int8), spec.x_shape)
     try:
@@ -139,7 +139,7 @@ def probe(blas: BlasEngine) -> bool:
     if "torch" not in sys.modules or not available():
         return False
     try:
-        return _exact() and _faster(blas.workers.threads)
+        return exact() and _faster(blas.workers.threads)
     except Exception as error:  # whatever an unknown processor, torch or BLAS raises: `blas` gives the same bits
         logger.warning("engine 'onednn' is not used: its probe failed with %s: %s", type(error).__name__, error)
         return False

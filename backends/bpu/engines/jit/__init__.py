@@ -77,23 +77,23 @@ class JitEngine:
         return Segment(members, kept, self.workers)
 
 
-def probe() -> bool:
-    """True when the engine is here and its kernels compile and compute a small layer right. One log line says why it does not.
+def probe(blas: BlasEngine) -> JitEngine | None:
+    """The engine where it is installed and its kernels compile and compute a small layer right. One log line says why not.
 
     Hardware decides speed, never success: an unknown processor or another numba means the next engine.
     """
     if not available():
-        return False
+        return None
     try:
-        return _exact()
+        return JitEngine(blas) if works() else None
     except Exception as error:  # whatever numba, LLVM or the system raise
         logger.warning("engine 'jit' is not used: its probe failed with %s: %s", type(error).__name__, error)
-        return False
+        return None
 
 
 @functools.cache
-def _exact() -> bool:
-    """Every dense kernel of this processor on the extremes of a small layer."""
+def works() -> bool:
+    """The fastest dense kernel of this processor is right on the extremes of a small layer. Raises what its compilation raises."""
     from hqc.backends.bpu.engines.jit.check import product_is_exact
 
-    return all(product_is_exact(product) for product in library.products()[:1])
+    return product_is_exact(library.products()[0])
