@@ -13,6 +13,7 @@ from .registry import MODELS, ModelEntry, build, model, seeded, settle_batch_nor
 from .repvgg import repvgg_a2
 from .resnet import resnet18, resnet50
 from .small import cifar_image_classifier, densenet_small, hrnet_small, simplenet
+from .unet import readme_net, unet_small
 from .yolo import (
     yolo11n,
     yolov8n,
@@ -33,6 +34,7 @@ __all__ = [
     "hrnet_small",
     "mobilenet_v2",
     "model",
+    "readme_net",
     "repvgg_a2",
     "resnet18",
     "resnet50",
@@ -40,6 +42,7 @@ __all__ = [
     "settle_batch_norm",
     "simplenet",
     "ufld",
+    "unet_small",
     "yolo11n",
     "yolov8n",
     "yolov8n_decode",
