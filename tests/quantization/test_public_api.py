@@ -13,7 +13,7 @@ import pytest
 from hqc.march import March
 
 NAMES = {
-    "hqc": "Compiled Explanation HqcError March compile explain get_march lower set_march",
+    "hqc": "Compiled Explanation HqcError March compile explain get_march lower set_march show_versions",
     "hqc.march": "March MarchSpec all_specs get_march get_spec set_march",
     "hqc.quantization": (
         "BoundaryFakeQuantize CalibFakeQuantize CalibObserver FakeQuantState FakeQuantize FakeQuantizeBase FixedScaleObserver "
@@ -67,6 +67,7 @@ SIGNATURES = {
         "activation_fake_quant='fake_quant', weight_fake_quant='fake_quant', activation_observer='min_max', "
         "weight_observer='min_max', activation_qkwargs=None, weight_qkwargs=None"
     ),
+    "hqc.show_versions": "",
     "hqc.nn.QuantStub": "scale=None, zero_point=None, qconfig=None",
     "hqc.nn.DeQuantStub": "qconfig=None",
     "hqc.utils.quant_profiler.check_deploy_device": "model, print_tabulate=True, out_dir=None",

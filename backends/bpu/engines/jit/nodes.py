@@ -266,8 +266,8 @@ def int_resize2d(node: Node, context: KernelContext, products: list[str]) -> Nat
     x = operand(node, 0)
     _, channels, height, width = shape_of(x)
     h, w = node.attributes["size"]
-    top, bottom, down = source_positions(height, h, node)
-    left, right, across = source_positions(width, w, node)
+    top, bottom, down = source_positions(height, 0, node)
+    left, right, across = source_positions(width, 1, node)
     words = {f.CHANNELS: channels, f.HEIGHT: height, f.WIDTH: width, f.OUT_HEIGHT: h, f.OUT_WIDTH: w}
     if node.attributes["mode"] == "nearest":
         return _picked(node, words, np.concatenate([top, left]), 0)
