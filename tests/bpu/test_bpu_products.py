@@ -154,24 +154,29 @@ def test_conv_transpose2d_equals_reference(case):
     assert_kernel_equals_reference(*case)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_linear_equals_reference(data):
-    rng = rng_of(data.draw)
-    lead = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
-    inputs, outputs = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 40))
-    dtype = data.draw(st.sampled_from([INT8, INT8, INT16]))
-    mode = data.draw(st.sampled_from(MODES if dtype is INT8 else ("multiply64",)))
+@st.composite
+def linear_cases(draw: st.DrawFn):
+    rng = rng_of(draw)
+    lead = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    inputs, outputs = draw(st.integers(1, 70)), draw(st.integers(1, 40))
+    dtype = draw(st.sampled_from([INT8, INT8, INT16]))
+    mode = draw(st.sampled_from(MODES if dtype is INT8 else ("multiply64",)))
     operands = [
         integers(rng, (*lead, inputs), dtype),
         Parameter(integers(rng, (outputs, inputs))),
         Parameter(rng.integers(-(2**20), 2**20, outputs).astype(np.int32)),
         None if mode == "none" else Parameter(requant(rng, (outputs,), mode)),
     ]
-    if data.draw(st.booleans()):
+    if draw(st.booleans()):
         ratio = 2.0 ** rng.uniform(-6, 11, outputs)
         operands += [integers(rng, (*lead, outputs), dtype), Parameter(arithmetic.requant_params(ratio).array)]
-    assert_kernel_equals_reference(*one_node("int_linear", operands, output_attributes(rng, mode)))
+    return one_node("int_linear", operands, output_attributes(rng, mode))
+
+
+@settings(max_examples=60, deadline=None)
+@given(linear_cases())
+def test_linear_equals_reference(case):
+    assert_kernel_equals_reference(*case)
 
 
 @settings(max_examples=60, deadline=None)

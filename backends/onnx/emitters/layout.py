@@ -9,7 +9,7 @@ from hqc.ir import DType, Node
 
 # Element types that onnxruntime moves with these ops at opset 11; others pass through the first that holds them.
 _PAD = (DType.FLOAT32, DType.FLOAT64, DType.INT8, DType.UINT8, DType.INT32, DType.INT64)
-_DEPTH_TO_SPACE = (DType.FLOAT32,)  # onnxruntime 1.18 to 1.23 has no other kernel
+_DEPTH_TO_SPACE = (DType.FLOAT32, DType.FLOAT64)  # onnxruntime 1.18 to 1.23 has no other kernels
 
 
 @emitter("identity", "dropout")

@@ -1,0 +1,86 @@
+"""Many random layers on every engine, bit for bit beside the int64 reference.
+
+    python tests/bpu/many_cases.py [--cases 10000] [--seed 0]
+
+Dense, depthwise, grouped, dilated and pointwise convolutions with any padding, linear layers, transposed convolutions, int8 and int16, all
+modes of requantization, residuals, sums beyond 2^24. `make test` runs the same generators on fewer cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_bpu_products import conv_cases, linear_cases, transpose_cases
+
+from hqc.backends.bpu import compile
+from hqc.backends.bpu.engines import jit, onednn
+
+
+def engines() -> list[tuple[str, list[str] | None]]:
+    """Engines, `jit` once per product of this processor."""
+    found: list[tuple[str, list[str] | None]] = [("blas", None)]
+    if onednn.available() and onednn.exact():
+        found.append(("onednn", None))
+    if jit.available():
+        from hqc.backends.bpu.engines.jit import library
+
+        found += [("jit", [product]) for product in library.products()]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    compared: Counter[str] = Counter()
+    native: Counter[str] = Counter()
+
+    @seed(options.seed)
+    @settings(
+        max_examples=options.cases,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.one_of(conv_cases(), conv_cases(), conv_cases(), linear_cases(), transpose_cases()))
+    def run(case):
+        graph, inputs = case
+        expected = compile(graph, engine="reference").run(inputs)["y"]
+        for name, products in contenders:
+            if products:
+                jit.library.products = lambda products=products: products
+            program = compile(graph, engine=name, threads=2)
+            found = program.run(inputs)["y"]
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+            label = name if products is None else f"{name} {products[0]}"
+            compared[label] += 1
+            native[label] += program.steps[0].native is not None
+
+    contenders = engines()
+    before = jit.library.products
+    start = time.perf_counter()
+    try:
+        run()
+    finally:
+        jit.library.products = before
+    for label, count in compared.items():
+        extra = f", {native[label]} of them native" if label.startswith("jit") else ""
+        print(f"{label}: {count} cases equal the reference bit for bit{extra}")
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
