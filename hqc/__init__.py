@@ -30,7 +30,18 @@ _HOME = {
     "set_march": "hqc.march",
     "show_versions": "hqc.analysis.doctor",
 }
-__all__ = ["Compiled", "Explanation", "HqcError", "March", "compile", "explain", "get_march", "lower", "set_march", "show_versions"]
+__all__ = [
+    "Compiled",
+    "Explanation",
+    "HqcError",
+    "March",
+    "compile",
+    "explain",
+    "get_march",
+    "lower",
+    "set_march",
+    "show_versions",
+]
 
 
 def __getattr__(name: str) -> Any:
