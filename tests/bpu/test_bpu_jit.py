@@ -282,8 +282,26 @@ def test_kernels_are_kept_on_disk_and_a_damaged_file_is_compiled_over(monkeypatc
     for path in tmp_path.glob("*.nbc"):
         path.write_bytes(b"not a pickle")
     assert library._compile("clip").address
-    monkeypatch.setattr(library, "_stamp", lambda: "another version of the sources")
+
+
+@needs_numba
+def test_versions_share_a_folder_and_sources_that_change_meanwhile_are_not_kept(monkeypatch, tmp_path):
+    """A checkout during a run once stored kernels under the hash of other sources: wrong results, then a crash."""
+    monkeypatch.setattr(library, "cache_folder", lambda: tmp_path)
+    functions, stamp = library._sources()
+    for version in (stamp, "another version", stamp, "another version"):
+        monkeypatch.setattr(library, "_sources", lambda version=version: (functions, version))
+        library._compile("clip")
+    assert library._compile("clip").cache_hits == 1
+    assert len(list(tmp_path.glob("*.nbc"))) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(library, "cache_folder", lambda: tmp_path / "empty")
+    stamps = iter(["before", "after"])
+    monkeypatch.setattr(library, "_stamp", lambda: next(stamps))
+    library._sources.cache_clear()
     assert library._compile("clip").cache_hits == 0
+    library._sources.cache_clear()
+    assert not (tmp_path / "empty").exists()
 
 
 @needs_numba

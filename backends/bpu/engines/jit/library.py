@@ -1,8 +1,9 @@
 """Compiled kernels by name: built on first use, kept on disk, one address each for the life of the process.
 
-numba's disk cache looks at the file of the compiled function alone; kernels are spread over several files, so entries carry a hash
-of this folder. The folder is the package's own `__pycache__`, else the user's cache; where neither can be written, kernels are
-compiled anew in each process. Files are replaced whole and a damaged one is compiled over, so processes may share the folder.
+numba's disk cache looks at the file of the compiled function alone; kernels are spread over several files, so names and entries carry
+a hash of this folder. It is taken before and after the sources are imported: a process that runs while they change (an update, a
+checkout) keeps nothing. The folder is the package's own `__pycache__`, else the user's cache; where neither can be written, kernels
+are compiled anew in each process. Files are replaced whole and a damaged one is compiled over, so processes may share the folder.
 """
 
 from __future__ import annotations
@@ -74,20 +75,29 @@ def _function(name: str) -> Any:
         return found
 
 
+@functools.cache
+def _sources() -> tuple[dict[str, Any], str]:
+    """The kernels' Python functions, and the hash of the files they came from ("" where those changed meanwhile)."""
+    stamp = _stamp()
+    from hqc.backends.bpu.engines.jit import convolution, driver, elementwise
+
+    functions = {name: item for module in (convolution, elementwise, driver) for name, item in vars(module).items()}
+    return functions, stamp if _stamp() == stamp else ""
+
+
 def _compile(name: str) -> Any:
     from numba import types
     from numba.core import sigutils
     from numba.core.caching import NullCache
     from numba.core.ccallback import CFunc
 
-    from hqc.backends.bpu.engines.jit import convolution, driver, elementwise
-
-    source = next(getattr(module, name) for module in (convolution, elementwise, driver) if hasattr(module, name))
+    functions, stamp = _sources()
+    source = functions[name]
     words = 4 if name == "drive" else 3
     signature = sigutils.normalize_signature(types.void(*[types.int64] * words))
     compiled: Any = CFunc(source, signature, locals={}, options={"error_model": "numpy"})
     try:
-        cache = _cache(source)
+        cache = _cache(source, stamp) if stamp else None
         if cache is not None:
             compiled._cache = cache
             compiled.compile()
@@ -114,7 +124,6 @@ def cache_folder() -> Path | None:
     return None
 
 
-@functools.cache
 def _stamp() -> str:
     """Hash of every file that kernels are built from."""
     digest = hashlib.sha256()
@@ -123,7 +132,7 @@ def _stamp() -> str:
     return digest.hexdigest()
 
 
-def _cache(source: Any) -> Any:
+def _cache(source: Any, stamp: str) -> Any:
     from numba.core import caching
 
     folder = cache_folder()
@@ -137,7 +146,7 @@ def _cache(source: Any) -> Any:
             return str(folder)
 
         def get_source_stamp(self) -> str:
-            return _stamp()
+            return stamp
 
         def get_disambiguator(self) -> str:
             return ""
@@ -150,7 +159,7 @@ def _cache(source: Any) -> Any:
         def __init__(self, py_func: Any) -> None:
             self._lineno = py_func.__code__.co_firstlineno
             self._locator = Locator()
-            self._filename_base = f"kernel-{py_func.__name__}.py{sys.version_info[0]}{sys.version_info[1]}"
+            self._filename_base = f"kernel-{py_func.__name__}.py{sys.version_info[0]}{sys.version_info[1]}-{stamp[:12]}"
 
     class Cache(caching.Cache):
         _impl_class: Any = Implementation
