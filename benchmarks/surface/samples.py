@@ -6,7 +6,7 @@ is part of the model. Losses are left out: nobody deploys them.
 
 from __future__ import annotations
 
-import inspect
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -115,11 +115,15 @@ def op_samples(names: tuple[str, ...] = OP_NAMES, count: int = OP_SAMPLES) -> It
                 yield Sample(f"{variant}/{index}", _op_maker(info, item))
 
 
+def _operator(name: str, x: torch.Tensor, *args: Any) -> Any:
+    return getattr(x, name)(*args)
+
+
 def _op_maker(info: Any, item: Any) -> Callable[[], tuple[nn.Module, tuple[torch.Tensor, ...]]]:
     def make() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         call = info.op
-        if inspect.ismethoddescriptor(call) or isinstance(call, torch._ops.OpOverload):
-            call = getattr(torch, info.name, call)
+        if info.name.startswith("__"):  # an operator: asked of the tensor, as Python does
+            call = functools.partial(_operator, info.name)
         return model_of(call, (item.input, *item.args), dict(item.kwargs))
 
     return make

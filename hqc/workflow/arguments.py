@@ -124,7 +124,7 @@ def as_tensor(value: Any, name: str) -> Any:
     array = as_numpy(value, name)
     if array.dtype.kind not in "fiub":
         raise InputError(f"input {name} must hold numbers, got {array.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32 if array.dtype.kind == "f" else array.dtype))
+    return torch.from_numpy(np.asarray(array, dtype=np.float32 if array.dtype.kind == "f" else array.dtype, order="C"))
 
 
 def as_numpy(value: Any, name: str) -> np.ndarray[Any, Any]:

@@ -56,7 +56,7 @@ def calibrate(prepared: nn.Module, data: Iterable[Any], *, progress: Progress | 
 def as_float32(value: Any) -> Any:
     """float32 for floating arrays, tensors as they are, anything else unchanged."""
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32 if value.dtype.kind == "f" else value.dtype))
+        return torch.from_numpy(np.asarray(value, dtype=np.float32 if value.dtype.kind == "f" else value.dtype, order="C"))
     if isinstance(value, torch.Tensor) and value.dtype in (torch.float64, torch.float16, torch.bfloat16):
         return value.float()
     return value

@@ -119,7 +119,7 @@ class LayerBuilder:
             module = qat_module.unit_convolution(module, kept=kept)
             if kept:
                 weight, bias = _as_parameter(module.weight), None
-        return qat_module.build(
+        layer = qat_module.build(
             module,
             weight=weight,
             bias=bias,
@@ -130,6 +130,10 @@ class LayerBuilder:
             march=self.march,
             batch_norm=norm if kept else None,
         )
+        if "output_padding" in group.node.attributes:  # what the call's output_size makes of it, when there is one
+            axes = len(module.kernel_size)
+            layer.output_padding = group.node.attributes["output_padding"][-axes:]
+        return layer
 
     def _keeps(self, group: LayerGroup) -> bool:
         module, norm = group.module, group.norm

@@ -130,7 +130,7 @@ def _as_returned(returned: Any, filled: Any) -> Any:
 
 def as_tensors(structure: Any, device: torch.device) -> Any:
     """NumPy arrays of a structure as tensors on `device`."""
-    return _map_arrays(structure, lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device))
+    return _map_arrays(structure, lambda array: torch.from_numpy(np.asarray(array, order="C")).to(device))
 
 
 def as_arrays(structure: Any) -> Any:

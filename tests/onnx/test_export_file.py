@@ -251,7 +251,5 @@ def test_a_yaml_that_a_person_changed_is_kept_with_a_sentence_unless_it_is_to_be
 
 
 def test_where_the_reference_is_no_number_nothing_is_compared() -> None:
-    from hqc.backends.onnx.verify import compare_output
-
     found = compare_output("y", np.array([1.0, 5.0, np.nan]), np.array([1.0, np.nan, 2.0]), step=0.5)
     assert (found.unequal, found.over_one) == (1, 1)
