@@ -139,6 +139,7 @@ def fake_quantize_off_grid(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
 
 def _fake_quantize(x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float) -> Tensor:
     values = x if x.dtype is torch.float32 else x.float()
+    scale = scale.reshape(()) if x.dim() == 0 else scale  # a tensor without axes gets none from its scale
     if torch.is_grad_enabled() and x.requires_grad:
         result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding, margin)  # type: ignore[no-untyped-call]
     else:

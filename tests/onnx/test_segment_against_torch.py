@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from hqc.backends.onnx import emit, emit_segment
+from hqc.errors import ExportError
 from hqc.ir import Device, DType, Graph, Node, TensorType
 
 
@@ -251,6 +252,15 @@ def test_conv_transpose2d(bias: bool) -> None:
     )
     attributes = {"stride": (2, 2), "padding": (1, 0, 1, 0), "output_padding": (1, 1), "groups": 2, "dilation": (2, 1)}
     close(run_op("conv_transpose2d", [x, w, b] if bias else [x, w], attributes, (1, 2))[0], expected)
+
+
+def test_output_padding_as_large_as_the_stride() -> None:
+    x, w, b = rand(1, 4, 5, 6), rand(4, 3, 3, 3, seed=1), rand(3, seed=2)
+    expected = F.conv_transpose2d(t(x), t(w), t(b), padding=2, output_padding=(1, 0), dilation=2)
+    attributes = {"padding": (2, 2, 2, 2), "output_padding": (1, 0), "dilation": (2, 2)}
+    close(run_op("conv_transpose2d", [x, w, b], attributes, (1, 2))[0], expected)
+    with pytest.raises(ExportError, match="no output padding of"):
+        run_op("conv_transpose2d", [x, w, b], {"output_padding": (1, 1), "dilation": (2, 2)}, (1, 2))
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (2, 2, 3, 5)])

@@ -9,6 +9,7 @@ import numpy as np
 from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.emitters._operands import operand_shape, operand_type, shapes
 from hqc.backends.onnx.registry import emitter
+from hqc.errors import ExportError
 from hqc.ir import Node
 from hqc.ir.types import Shape
 
@@ -47,11 +48,11 @@ def _convolution(node: Node, b: Builder, onnx_op: str, **attributes: Any) -> str
     x, weight, bias = b.operand(node, 0), b.operand(node, 1), b.optional(node, "bias")
     given, result = shapes(node)
     if len(given) == 4:
-        return _finish(node, b, b(onnx_op, x, weight, bias, **window(node), **attributes))
+        return _finish(node, b, b(onnx_op, x, weight, bias, **{**window(node), **attributes}))
     x = b("Reshape", x, b.ints(as_image(given), "image"))
     kernel = as_image(operand_shape(node, 1))
     weight = b.transformed(weight, lambda array: array.reshape(kernel), "image") or b("Reshape", weight, b.ints(kernel))
-    convolved = b(onnx_op, x, weight, bias, **window(node), **attributes)
+    convolved = b(onnx_op, x, weight, bias, **{**window(node), **attributes})
     return _finish(node, b, b("Reshape", convolved, b.ints(result, "rows")))
 
 
@@ -62,7 +63,17 @@ def conv2d(node: Node, b: Builder) -> str:
 
 @emitter("conv_transpose2d")
 def conv_transpose2d(node: Node, b: Builder) -> str:
-    return _convolution(node, b, "ConvTranspose", output_padding=list(node.attributes["output_padding"]))
+    """Runtimes refuse an output padding as large as the stride; crop less at the end instead, where there is enough to crop."""
+    extra, attributes = list(node.attributes["output_padding"]), node.attributes
+    if all(more < step for more, step in zip(extra, attributes["stride"], strict=True)):
+        return _convolution(node, b, "ConvTranspose", output_padding=extra)
+    ends = [end - more for end, more in zip(attributes["padding"][2:], extra, strict=True)]
+    if min(ends) < 0:
+        raise ExportError(
+            f"{node.label}: ONNX's transposed convolution has no output padding of {extra} with a stride of "
+            f"{list(attributes['stride'])} and a padding of {list(attributes['padding'][:2])}; pad less, or crop the result instead"
+        )
+    return _convolution(node, b, "ConvTranspose", pads=[*attributes["padding"][:2], *ends])
 
 
 @emitter("linear")
