@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from hqc.errors import InputError
 from hqc.files import make_parent, write_file
+from hqc.frontend.fx.training import IDENTITY_META
 from hqc.ir import Device
 from hqc.quantization.off_grid import OffGridFakeQuantize
 from hqc.workflow.prepared import ObservedGraphModule
@@ -44,7 +45,7 @@ def check_deploy_device(
 def _rows(model: ObservedGraphModule) -> Iterator[tuple[str, str, str]]:
     devices = model.preparation.plan.devices
     for node in model.graph.nodes:
-        if node.op not in _TYPES or node.target == "result_like":
+        if node.op not in _TYPES or node.target == "result_like" or node.meta.get(IDENTITY_META):
             continue
         name = node.name
         if node.op == "call_module":

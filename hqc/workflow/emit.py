@@ -17,9 +17,10 @@ from torch import fx, nn
 from hqc.errors import LoweringError
 from hqc.frontend.fx.calls import written_out_of_place
 from hqc.frontend.fx.forms import torch_form
-from hqc.frontend.fx.locations import FORM_META, ORIGIN_META
+from hqc.frontend.fx.locations import FORM_META, MODULE_META, ORIGIN_META
 from hqc.frontend.fx.lowering import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
+from hqc.frontend.fx.training import training_argument
 from hqc.frontend.fx.weights import WeightArgument, weight_argument
 from hqc.ir import Device, Node, Trait, Value
 from hqc.march.spec import MarchSpec
@@ -150,10 +151,26 @@ class _Emitter:
             op, target, args, kwargs = written_out_of_place(old)
             if old.op == "call_module":
                 self.tree.write_out_of_place(str(old.target))
-        new = self.graph.create_node(op, target, operands.map(args), operands.map(kwargs), old.name, old.type)
+        args, kwargs = operands.map(args), operands.map(kwargs)
+        if training_argument(old) is not None:
+            args, kwargs = self._in_the_modules_mode(old, args, kwargs)
+        new = self.graph.create_node(op, target, args, kwargs, old.name, old.type)
         new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
         self.env[old] = new
         return new
+
+    def _in_the_modules_mode(
+        self, old: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a dropout, which the trace saw in eval mode, so that it acts while its module trains."""
+        argument = training_argument(old)
+        assert argument is not None
+        name, position = argument
+        path = ".".join(filter(None, (str(old.meta.get(MODULE_META, "")), "training")))
+        mode = self.graph.create_node("get_attr", path, (), {}, self.free_name(f"{old.name}_training"))
+        if position < len(args):
+            return (*args[:position], mode, *args[position + 1 :]), kwargs
+        return args, {**kwargs, name: mode}
 
     def _output(self, old: fx.Node) -> None:
         new = self.graph.output(fx.node.map_arg(old.args[0], self.env.__getitem__), old.type)

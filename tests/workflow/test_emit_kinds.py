@@ -18,6 +18,7 @@ from hqc.march import March, set_march
 from hqc.nn import QuantStub
 from hqc.nn.quantized import FloatFunctional
 from hqc.quantization import FakeQuantState, convert_fx, get_default_qat_qconfig, prepare_qat_fx, set_fake_quantize
+from hqc.utils.quant_profiler import check_deploy_device
 
 KINDS: dict[str, type[nn.Module]] = {}
 Pair = namedtuple("Pair", "main aux")
@@ -428,6 +429,23 @@ class Dropouts(Base):
         return F.dropout(self.drop(self.b(y)), 0.5, self.training) + F.dropout2d(y, 0.5, training=self.training)
 
 
+class DropPath(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * (torch.rand(x.shape[0], 1, 1, 1) > 0.5)
+
+
+@kind
+class DropPaths(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = DropPath()
+
+    def body(self, y: Tensor) -> Tensor:
+        return self.path(torch.relu(self.b(y))) + y
+
+
 # --- the checks ---------------------------------------------------------------------------------------------------------------
 
 
@@ -481,3 +499,44 @@ def test_float_results_gradients_batches_and_conversion(name: str, shapes: bool)
     for one, other in zip(tensors(convert_fx(prepared)(x)), tensors(quantized), strict=True):
         far = float((one - other).abs().max())
         assert far <= 0.1 * float(other.abs().max()), far
+
+
+@pytest.mark.parametrize("name", ["Dropouts", "DropPaths"])
+def test_what_drops_acts_in_training_only(name: str, tmp_path: Any) -> None:
+    set_march(March.BAYES)
+    torch.manual_seed(0)
+    x = torch.rand(4, 3, 8, 8)
+    prepared = prepare_qat_fx(KINDS[name](), {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=x).train()
+    prepared(x)
+    set_fake_quantize(prepared, FakeQuantState.VALIDATION)
+    assert not torch.equal(prepared(x), prepared(x))
+    assert torch.equal(prepared.eval()(x), prepared(x))
+    prepared.train()
+    converted = convert_fx(prepared)(x)
+    assert torch.equal(converted, convert_fx(prepared.eval())(x))
+    assert "path" not in check_deploy_device(prepared, print_tabulate=False, out_dir=tmp_path)
+
+
+def test_hooks_on_kept_modules_survive() -> None:
+    set_march(March.BAYES)
+    model, seen = ReluModuleInPlace(), list[str]()
+    model.act.register_forward_hook(lambda module, args, result: seen.append(type(module).__name__))
+    prepared = prepare_qat_fx(model, {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=torch.rand(1, 3, 8, 8))
+    seen.clear()
+    prepared(torch.rand(1, 3, 8, 8))
+    assert seen == ["ReLU"]
+
+
+def test_names_are_those_of_a_trace_without_shapes() -> None:
+    set_march(March.BAYES)
+    x = torch.rand(1, 3, 8, 8)
+    for name in sorted(set(KINDS) - NEEDS_SHAPES):
+        torch.manual_seed(0)
+        model = KINDS[name]().eval()
+        plain, shaped = (
+            prepare_qat_fx(model, {"": get_default_qat_qconfig()}, hybrid=True, **given)
+            for given in ({}, {"example_inputs": x})
+        )
+        plain(x)
+        assert [node.name for node in plain.graph.nodes] == [node.name for node in shaped.graph.nodes], name
+        assert list(plain.state_dict()) == list(shaped.state_dict()), name

@@ -28,6 +28,7 @@ from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functi
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
 from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
 from hqc.frontend.fx.tracer import WARNINGS_META, LeafSpec, is_functional, trace
+from hqc.frontend.fx.training import IDENTITY_META
 from hqc.ir import Graph, Value, get_op
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class _GraphLowering:
     def _get_attr(self, node: fx.Node) -> None:
         target: Any = self.gm
         for part in str(node.target).split("."):
-            target = getattr(target, part)
+            target = getattr(target, part) if part != "training" else False  # the graph is that of inference
         self.aliases.add(node)
         if isinstance(target, torch.Tensor):
             self.aliases.mark_state(node)
@@ -179,6 +180,9 @@ class _GraphLowering:
     def _call_module(self, node: fx.Node) -> None:
         module = self.gm.get_submodule(str(node.target))
         args, kwargs = self._arguments(node)
+        if node.meta.get(IDENTITY_META):
+            self._assign(node, self.ctx.emit("dropout", args[0]), Alias.SAME)
+            return
         name = type(module).__name__
         if module._forward_hooks or module._forward_pre_hooks:
             self.ctx.warn(f"hooks of the module {node.target} are not part of the graph")

@@ -33,6 +33,7 @@ from hqc.frontend.fx.rewriting import Rewriter
 from hqc.frontend.fx.state import restored
 from hqc.frontend.fx.torch_ao import DEQUANT_STUBS, FUNCTIONALS, QUANT_STUBS
 from hqc.frontend.fx.trace_errors import ProxyUse, explain
+from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
 from hqc.frontend.fx.user_code import in_assertion, training_branches
 
 logger = logging.getLogger(__name__)
@@ -286,7 +287,11 @@ class HqcTracer(fx.Tracer):
             self.called_classes[type(m)] = None
         self._stack.append(self._called_as(m, path))
         try:
-            return super().call_module(m, forward, args, kwargs) if opened is None else opened(m, *args, **kwargs)
+            result = super().call_module(m, forward, args, kwargs) if opened is None else opened(m, *args, **kwargs)
+            if args and result is args[0] and isinstance(result, fx.Proxy) and looks_at_training(m):
+                result = self.create_proxy("call_module", path, args, kwargs)  # a drop path, which acts in training
+                result.node.meta[IDENTITY_META] = True
+            return result
         finally:
             self._stack.pop()
 
