@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hqc.ir import Graph, Node
+from hqc.ir import Graph, Node, Trait
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.canonical_rules import rules_of
 from hqc.passes.constant_folding import fold_constant
@@ -18,10 +18,12 @@ class Canonicalize(Pass):
     """Drop what does nothing, compute what is constant, and bring the rest to one form.
 
     Values keep their names; where several nodes become one, the origin lists all of them and the name is the last one's. In
-    float32 the results stay bit for bit the same but for the exceptions that the rules name.
+    float32 the results stay bit for bit the same but for the exceptions that the rules name. With `training`, what acts in training
+    only (dropout) stays where it is, so that nothing is fused across it.
     """
 
     name: ClassVar[str] = "canonicalize"
+    training: bool = field(default=False, metadata={"help": "keep what acts in training only"})
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         changed = graph.remove_dead_code()
@@ -29,11 +31,14 @@ class Canonicalize(Pass):
         while nodes:  # each sweep visits what the sweep before it changed, and the users of that
             touched: dict[Node, None] = {}
             for node in nodes:
-                if node.graph is graph and _rewrite(graph, node, touched):
+                if node.graph is graph and not self.keeps(node) and _rewrite(graph, node, touched):
                     changed = True
             nodes = sorted((node for node in touched if node.graph is graph), key=lambda node: node._order)
         changed |= graph.remove_dead_code()
         return PassResult(changed)
+
+    def keeps(self, node: Node) -> bool:
+        return self.training and node.op.has(Trait.TRAINING)
 
 
 def _rewrite(graph: Graph, node: Node, touched: dict[Node, None]) -> bool:

@@ -63,6 +63,7 @@ class Trait(enum.Enum):
     BOUNDARY = "moves a value between the real and the quantized world"
     INTEGER_RESULT = "its result is an index or a truth value, not a real number"
     REMOVED = "does nothing in inference; canonicalization removes it"
+    TRAINING = "acts in training, where inference has nothing to do"
     INTEGER = "an op of the integer stage, with the arithmetic of ARITHMETIC.md"
     OPAQUE = "a call of the framework that the model comes from, which the IR does not look into"
     SELECTS = "moves, selects or compares elements: on integers of one grid it computes what it computes on the reals"

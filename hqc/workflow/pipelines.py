@@ -15,7 +15,9 @@ from hqc.passes.pipeline import PassPipeline, parse_pipeline
 from hqc.passes.registry import get_pass
 from hqc.workflow.options import PIPELINES, CompileOptions, Edit
 
-PLACE = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,partition"
+# Dropout acts in training: it stays until fusion is done, so that no layer swallows it, and goes before placement, which it has no
+# part in.
+PLACE = "canonicalize{training=true},apply-overrides,fold-batch-norm,fuse-conv,canonicalize,analyze-support,partition"
 # What has no QAT module (a functional convolution with its batch norm) is folded and fused again, as the plan says.
 # Absorbing the fake quants between BPU nodes makes subgraphs adjacent that they kept apart: partition once more.
 DEPLOY = (

@@ -73,7 +73,9 @@ def within_power_of_two(node: Node, march: MarchSpec, arrays: Iterable[tuple[Val
 
 def conv_like(node: Node, march: MarchSpec) -> Reason | None:
     """Finite weights and biases within the march's scales, and an accumulator of 32 bits that holds the sum."""
-    weight, bias = node.operand("weight"), node.operand("bias")
+    weight, bias, residual = node.operand("weight"), node.operand("bias"), node.operand("residual")
+    if residual is not None and residual.is_parameter:
+        return Reason("the residual of a layer is computed at run time", f"{residual.name} is constant", id="constant-operands")
     for value in (weight, bias):
         if value is not None and value.array is not None and not np.isfinite(value.array).all():
             return Reason("weight and bias are finite", f"{value.name} holds infinite values or NaN", id="finite-constants")

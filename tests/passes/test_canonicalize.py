@@ -378,3 +378,19 @@ def test_a_part_that_something_else_reads_stays(name: str) -> None:
     graph = canonical(_written(SPELLED_OUT[name]) + "\noutput %b")
     assert "b" in [node.name for node in graph.nodes]
     assert len(list(graph.nodes)) > 1
+
+
+def test_dropout_stays_while_the_model_is_prepared_for_training_so_that_no_layer_swallows_it() -> None:
+    body = """
+    input %x: f32[1,3,8,8]
+    param @w = #random(0, [4,3,1,1])
+    %conv = conv2d(%x, @w) from(conv)
+    %drop = dropout(%conv) {p=0.3} from(drop)
+    %same = identity(%drop) from(same)
+    %relu = relu(%same) from(relu)
+    output %relu
+    """
+    for passes, fused in (("canonicalize{training=true},fuse-conv,canonicalize", False), ("canonicalize,fuse-conv", True)):
+        text = str(transform(body, passes, stage="lowered"))
+        assert ("activation=relu" in text) == fused, text
+        assert "dropout" not in text and "identity" not in text

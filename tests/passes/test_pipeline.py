@@ -135,7 +135,7 @@ def test_the_default_pipelines_are_in_order_and_reach_their_stages() -> None:
     assert deploy_pipeline().check_order() == "scaled"
     options = CompileOptions("bayes", optimize_graph=True, cat_policy="largest")
     assert deploy_pipeline(options, integer=True).check_order() == "integer"
-    text = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support,partition{min-nodes=2},"
+    text = "canonicalize{training=true},apply-overrides,fold-batch-norm,fuse-conv,canonicalize,analyze-support,partition{min-nodes=2},"
     text += "insert-boundaries,place-observers,settle-rounding"
     assert str(prepare_pipeline(CompileOptions("bayes", form="qat", min_nodes=2))) == text
 

@@ -18,7 +18,7 @@ dropout = op(
     "dropout",
     operands="x",
     attributes=(Attr("p", "float", 0.5),),
-    traits={Trait.PASS_THROUGH, Trait.PASSIVE, Trait.REMOVED, Trait.SELECTS},
+    traits={Trait.PASS_THROUGH, Trait.PASSIVE, Trait.REMOVED, Trait.SELECTS, Trait.TRAINING},
     compute=lambda arrays, a: arrays[0],
     bounds=first_range,
     doc="The operand itself in inference.",
