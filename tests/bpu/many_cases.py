@@ -63,9 +63,9 @@ def main() -> None:
                 jit.library.products = lambda products=products: products
             program = compile(graph, engine=name, threads=2)
             found = program.run(inputs)["y"]
-            assert found.dtype == expected.dtype
-            np.testing.assert_array_equal(found, expected)
             label = name if products is None else f"{name} {products[0]}"
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected, err_msg=f"{label}: {graph}")
             compared[label] += 1
             native[label] += program.steps[0].native is not None
 

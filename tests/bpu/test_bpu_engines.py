@@ -195,3 +195,16 @@ def test_auto_compiles_and_runs_with_the_stand_in(onednn_stand_in):
     graph, inputs = one_node("int_conv2d", operands, {"padding": (1, 1, 1, 1)})
     program = compile(graph, engine="auto")
     np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine="reference").run(inputs)["y"])
+
+
+def test_a_layer_that_onednn_computes_wrong_goes_to_blas(onednn_stand_in):
+    """Found by 10,000 random layers: oneDNN of torch 2.13 is wrong on a dilated layer with stride 3 and one output column."""
+    onednn_stand_in.setattr(onednn, "_faster", lambda threads: True)
+    assert onednn.exact()
+    onednn_stand_in.setattr(onednn, "_product", _off_by_one)
+    rng = np.random.default_rng(10)
+    rows = Parameter(arithmetic.requant_params(np.float64(0.01)).array)
+    operands = [integers(rng, (1, 2, 5, 7)), Parameter(integers(rng, (4, 2, 3, 4))), None, rows]
+    graph, inputs = one_node("int_conv2d", operands, {"stride": (1, 3), "padding": (2, 0, 2, 2), "dilation": (2, 2)})
+    found = compile(graph, engine="onednn").run(inputs)["y"]
+    np.testing.assert_array_equal(found, compile(graph, engine="reference").run(inputs)["y"])
