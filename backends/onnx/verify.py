@@ -146,6 +146,15 @@ def compare(graph: Graph, names: list[str], results: Arrays, expected: Arrays) -
     return comparisons
 
 
+def worst(comparisons: list[OutputComparison]) -> list[OutputComparison]:
+    """Of the comparisons of each output on several samples, the one that is furthest off."""
+    found: dict[str, OutputComparison] = {}
+    for each in comparisons:
+        if each.name not in found or (each.over_one, each.max_steps) > (found[each.name].over_one, found[each.name].max_steps):
+            found[each.name] = each
+    return list(found.values())
+
+
 def compare_output(
     name: str, result: npt.NDArray[Any], expected: npt.NDArray[Any], step: float | None = None
 ) -> OutputComparison:

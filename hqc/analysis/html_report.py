@@ -17,7 +17,7 @@ from hqc.workflow.compile import Compiled
 
 
 def write_report(compiled: Compiled, path: str | os.PathLike[str]) -> Path:
-    """Write the page; `InputError` when jinja2 is missing or the path is not writable. Layer errors are on random inputs."""
+    """Write the page; `InputError` when jinja2 is missing or the path is not writable. Layer errors are on a calibration sample."""
     try:
         import jinja2
     except ImportError:
@@ -31,7 +31,7 @@ def write_report(compiled: Compiled, path: str | os.PathLike[str]) -> Path:
 
 
 def _facts(compiled: Compiled) -> dict[str, Any]:
-    arrays = sample_arrays(compiled.graph, None)
+    arrays = sample_arrays(compiled.graph, compiled.samples[0] if compiled.samples else None)
     errors = {row.name: row for row in layer_errors(compiled.deployment, arrays)}
     placement = compiled.placement
     scales = [

@@ -44,7 +44,7 @@ def qat_layer(ctx: LoweringContext, module: QATLayer, input: Value, *residual: V
     tensor, bias = module.deployed_parameters()
     if tensor.data_ptr() == module.weight.data_ptr():
         tensor, bias = module.weight, module.bias
-    weight = ctx.parameter(tensor, "weight", module.weight_fake_quant.ir_quant())
+    weight = ctx.parameter(tensor, "weight", module.weight_fake_quant.weight_quant(tensor))
     offset = None if bias is None else ctx.parameter(bias, "bias")
     fused: dict[str, Any] = {
         "residual": residual[0] if residual else None,
@@ -109,7 +109,8 @@ def qat_quant_stub(ctx: LoweringContext, module: QATQuantStub, x: Value) -> Valu
 def fake_quantize(ctx: LoweringContext, module: nn.Module, x: Value | torch.Tensor) -> Value:
     """A `quantize`; of a constant (a weight), a parameter with its scale."""
     if isinstance(x, torch.Tensor):
-        return ctx.parameter(x, "weight", result_quant(module))
+        fake_quant = fake_quant_of(module)
+        return ctx.parameter(x, "weight", None if fake_quant is None else fake_quant.weight_quant(x))
     return _quantize(ctx, module, x)
 
 
@@ -135,6 +136,8 @@ def _quantize(ctx: LoweringContext, module: nn.Module, x: Value, *, stub: bool =
     fake_quant = fake_quant_of(module)
     if fake_quant is None:
         raise ctx.error(f"{type(module).__name__} is no fake quant of hqc")
+    if isinstance(fake_quant, CalibFakeQuantize) and fake_quant.of_weights:
+        return x  # a computed weight: its scale is that of its range, found when it is a constant
     quant = fake_quant.ir_quant()
     return ctx.emit("quantize", x, dtype=quant.dtype, rounding=fake_quant.rounding, stub=stub, quant=quant)
 

@@ -10,6 +10,7 @@ _WORKFLOW = {
     "calibration": ("calibrate",),
     "convert": ("convert_fx",),
     "fuse": ("fuse_fx",),
+    "states": ("load_observer_params",),
 }
 """Entry points that users know under this package and that live above it (the one door upwards)."""
 _EXPORTS = {

@@ -45,7 +45,6 @@ class FakeQuantizeBase(WithArgs, nn.Module):
     fake_quant_enabled: Tensor
     observer_enabled: Tensor
     zero_point: Tensor
-    switchable = True  # `set_state` means something here
 
     def __init__(
         self,
@@ -83,6 +82,8 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         self.register_buffer("fake_quant_enabled", torch.tensor([1], dtype=torch.uint8))
         self.register_buffer("observer_enabled", torch.tensor([1], dtype=torch.uint8))
         self._quantizes = self._observes = True
+        self._stale = False  # observers have seen more than the scale in force says
+        self._group: list[FakeQuantizeBase] = []  # those whose values share one scale with this one's, this one included
 
     # --- what it is ------------------------------------------------------------------------------------------------------
 
@@ -107,7 +108,12 @@ class FakeQuantizeBase(WithArgs, nn.Module):
     @property
     def calibrated(self) -> bool:
         """True once the scale comes from data, from the user or from another fake quant."""
-        return self.activation_post_process.calibrated
+        return any(member.activation_post_process.calibrated for member in self.members)
+
+    @property
+    def members(self) -> list[FakeQuantizeBase]:
+        """The fake quants that share one scale with this one, itself included."""
+        return self._group or [self]
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """`(scale, zero_point)` in force, float32 and int64, `[1]` or `[C]`."""
@@ -123,7 +129,8 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         scale = self.calculate_qparams()[0].detach().cpu().numpy().astype(np.float32)
         if not np.isfinite(scale).all():
             raise self.activation_post_process._not_finite()
-        return ScaleInfo(scale, self.dtype, None if self.ch_axis < 0 else self.ch_axis, self.fixed)
+        fixed = any(member.fixed for member in self.members)
+        return ScaleInfo(scale, self.dtype, None if self.ch_axis < 0 else self.ch_axis, fixed)
 
     quant_params = scale_info
 
@@ -134,13 +141,52 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         scale, dtype, axis, fixed = self.scale_info()
         return QuantParams(scale, IR_DTYPES[dtype], axis, fixed=fixed, rounding=self.rounding)
 
+    def weight_quant(self, weight: Tensor) -> QuantParams:
+        """The scale as the IR's QuantParams, of a fake quant whose values are this parameter."""
+        return self.ir_quant()
+
     def assign_scale(self, scale: Tensor) -> None:
         """Take over a scale found elsewhere, e.g. in calibration; observers continue from the range that gives it."""
         raise NotImplementedError
 
     def unrounded_scale(self) -> Tensor:
-        """The scale before the march's rule (power of two) is applied; `CalibrationError` when it is unknown."""
-        return self.activation_post_process.scale()
+        """The scale before the march's rule (power of two) is applied; `CalibrationError` when it is unknown.
+
+        In a group that is the fixed scale, or that of the widest member: whoever has seen the largest values decides.
+        """
+        if not self._group:
+            return self.activation_post_process.scale()
+        observers = [member.activation_post_process for member in self.members if member.activation_post_process.calibrated]
+        fixed = next((observer for observer in observers if isinstance(observer, FixedScaleObserver)), None)
+        if fixed is not None:
+            return fixed.scale()
+        if not observers:
+            return self.activation_post_process.scale()
+        scales = [observer.scale() for observer in observers]
+        return torch.stack([scale.to(scales[0].device) for scale in scales]).amax(0)
+
+    def join(self, group: list[FakeQuantizeBase]) -> None:
+        """Share one scale with those in `group`; each has an observer of its own, the widest range decides."""
+        group.append(self)
+        self._group = group
+        self._mark_stale()
+
+    def _mark_stale(self) -> None:
+        """The scale in force, of every member, is to be taken from the observers anew."""
+        for member in self.members:
+            member._stale = True
+
+    def _ruled(self, scale: Tensor) -> Tensor:
+        """`scale` by the march's rule."""
+        return torch_arithmetic.power_of_two_scale(scale) if self.power_of_two else scale
+
+    def _require_scale(self) -> None:
+        """`CalibrationError` where values are to be quantized with a scale that was never set."""
+        if not self.calibrated:
+            raise CalibrationError(
+                f"{self.activation_post_process.what} has no scale yet, so the model cannot quantize it; run calibration batches in "
+                "the state CALIBRATION (or training steps) before VALIDATION"
+            )
 
     def take_over(self, other: FakeQuantizeBase) -> None:
         """Continue from the range of another fake quant, which may have another dtype or rule. A fixed scale stays."""
@@ -220,7 +266,6 @@ class FakeQuantize(FakeQuantizeBase):
         super().__init__(*args, **kwargs)
         self.register_buffer("scale", torch.ones(1))
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int64))
-        self._stale = False  # the observer has seen more than `scale` says
         if self.activation_post_process.calibrated:
             self._refresh()
         self.enable_observer(True)
@@ -228,13 +273,15 @@ class FakeQuantize(FakeQuantizeBase):
     def forward(self, x: Tensor) -> Tensor:
         if self._observes:
             self.activation_post_process.observe(x)
-            self._stale = True
+            self._mark_stale()
             if self.activation_post_process.cheap:
                 self._refresh()
         if not self._quantizes:
             return x
         if self._stale:
             self._refresh()
+        if not self._observes:
+            self._require_scale()
         return torch_arithmetic.fake_quantize(x, self.scale, self.bits, self.rounding, self.ch_axis)
 
     @torch.inference_mode(False)
@@ -242,11 +289,9 @@ class FakeQuantize(FakeQuantizeBase):
     def _refresh(self) -> None:
         """Renew `scale` from the observer; nothing before the first observation."""
         self._stale = False
-        if not self.activation_post_process.calibrated:
+        if not self.calibrated:
             return
-        scale = self.activation_post_process.scale()
-        if self.power_of_two:
-            scale = torch_arithmetic.power_of_two_scale(scale)
+        scale = self._ruled(self.unrounded_scale())
         if self.scale.shape == scale.shape:
             self.scale.copy_(scale)
         else:
@@ -260,10 +305,12 @@ class FakeQuantize(FakeQuantizeBase):
 
     def assign_scale(self, scale: Tensor) -> None:
         self.activation_post_process.assign_scale(scale.detach().float().reshape(-1))
+        self._mark_stale()
         self._refresh()
 
     def initialize(self, x: Tensor) -> None:
         self.activation_post_process.observe(x)
+        self._mark_stale()
         self._refresh()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -40,9 +40,9 @@ class _LearnedFakeQuantize(torch.autograd.Function):
 class LearnedScaleFakeQuantize(FakeQuantizeBase):
     """Fake quant whose `scale` is a parameter with the gradient scaled by 1 / sqrt(N Qp).
 
-    N is the number of elements that share a scale: of a weight channel, or of one sample of an activation. The first batch (or
-    the weights, or calibration) sets it to 2 mean|x| / sqrt(Qp). In the state CALIBRATION the observer decides, in VALIDATION
-    the scale is as trained. Parameter `scale`: float32 `[1]` or `[C]`.
+    N is the number of elements that share a scale: of a weight channel, or of one sample of an activation. Calibration sets it, or
+    the first batch to 2 mean|x| / sqrt(Qp); of weights, their range does. In the state CALIBRATION the observer decides, in
+    VALIDATION the scale is as trained. Parameter `scale`: float32 `[1]` or `[C]`; members of a group have one.
     """
 
     initialized: Tensor
@@ -60,15 +60,24 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
 
     @property
     def calibrated(self) -> bool:
-        return self._known or self.activation_post_process.calibrated
+        return super().calibrated or any(isinstance(member, type(self)) and member._known for member in self.members)
+
+    def join(self, group: list[FakeQuantizeBase]) -> None:
+        super().join(group)
+        if isinstance(group[0], LearnedScaleFakeQuantize):
+            self.scale = group[0].scale
 
     def forward(self, x: Tensor) -> Tensor:
         if self._observes and not self._quantizes:
             self.activation_post_process.observe(x)
-            self._known = False  # calibration decides anew
+            for member in self.members:
+                if isinstance(member, LearnedScaleFakeQuantize):
+                    member._known = False  # calibration decides anew
             return x
         if not self._quantizes:
             return x
+        if not self._observes:
+            self._require_scale()
         if not self._known:
             self._start(x.detach())
         scale = torch_arithmetic.along(self._effective_scale(), self.ch_axis, x.dim())
@@ -93,9 +102,9 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
     @torch.inference_mode(False)
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
-        """From calibration where there was one, else from `x`."""
-        if self.activation_post_process.calibrated:
-            self.assign_scale(self.activation_post_process.scale())
+        """From calibration where there was one, else from `x`; in a group the widest first batch decides."""
+        if super().calibrated:
+            self.assign_scale(super().unrounded_scale())
         else:
             self._start_from(x.float())
 
@@ -110,7 +119,17 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
             mean /= dist.get_world_size()
         if mean.device.type == "cpu" and not bool(mean.isfinite().all()):
             raise self.activation_post_process._not_finite()
-        self.assign_scale((2.0 * mean / math.sqrt(self.quant_max)).clamp(min=FLOAT32_EPS))
+        scale = (2.0 * mean / math.sqrt(self.quant_max)).clamp(min=FLOAT32_EPS)
+        if self._others_know():
+            scale = torch.maximum(scale, self._positive_scale())
+        self.assign_scale(scale)
+
+    def _others_know(self) -> bool:
+        """Another member of the group has set the scale."""
+        return any(isinstance(member, type(self)) and member._known for member in self.members if member is not self)
+
+    def _positive_scale(self) -> Tensor:
+        return self.scale.detach().abs().clamp(min=FLOAT32_EPS)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -127,18 +146,18 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
     def unrounded_scale(self) -> Tensor:
         if not self._known:
             return super().unrounded_scale()
-        return self.scale.detach().abs().clamp(min=FLOAT32_EPS)
+        return self._positive_scale()
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        self._start_from(x.detach().float())
+        self.assign_scale(torch_arithmetic.scale_of_values(x, self.bits, self.ch_axis))
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         if not self.calibrated:
             raise CalibrationError(
                 f"{self.activation_post_process.what} has no scale yet; run a batch through the prepared model first"
             )
-        if not self._known:
+        if not self._known and super().calibrated:
             self._start(self.scale)
         return self._effective_scale().detach(), self.zero_point
 

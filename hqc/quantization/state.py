@@ -44,5 +44,5 @@ def fake_quantize_state(model: nn.Module) -> FakeQuantState | None:
     """The state all fake quants of the model are in; None when there are none or somebody switched single ones."""
     from hqc.quantization.fake_quantize import FakeQuantizeBase
 
-    states = {module.state for module in model.modules() if isinstance(module, FakeQuantizeBase) and module.switchable}
+    states = {module.state for module in model.modules() if isinstance(module, FakeQuantizeBase)}
     return states.pop() if len(states) == 1 else None

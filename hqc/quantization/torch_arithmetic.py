@@ -39,6 +39,13 @@ def weight_scale(minimum: Tensor, maximum: Tensor, bits: int = 8) -> Tensor:
     return torch.where((minimum == 0) & (maximum == 0), scale.max(), scale)
 
 
+@torch.no_grad()
+def scale_of_values(x: Tensor, bits: int = 8, axis: int = -1) -> Tensor:
+    """Scale `[1]` of the range of `x`, or `[C]` of its slices along `axis`; an all-zero slice takes the largest."""
+    rows = x.detach().float().reshape(1, -1) if axis < 0 else x.detach().float().transpose(0, axis).flatten(1)
+    return weight_scale(rows.amin(1), rows.amax(1), bits)
+
+
 def power_of_two_scale(scale: Tensor) -> Tensor:
     """`2^-k`, `k = clamp(floor(-log2 s), 1, 14)`: `arithmetic.power_of_two_scale`."""
     mantissa, exponent = torch.frexp(scale.float())

@@ -11,19 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.onnx import OperatorExportTypes, TrainingMode
-from torch.utils import _pytree as pytree
 
 from hqc.backends import onnx
 from hqc.errors import ExportError, InputError
+from hqc.frontend.fx.structures import map_structure
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.quantization.state import FakeQuantState, set_fake_quantize
-from hqc.workflow.arguments import as_numpy, as_tuple, to_meta
+from hqc.workflow.arguments import as_numpy, as_tuple, tensors_of, to_meta
 from hqc.workflow.convert import QuantizedGraphModule
 from hqc.workflow.deploy import deploy
 from hqc.workflow.prepared import ObservedGraphModule
+from hqc.workflow.runner import arrays_of, as_arrays
 
 logger = logging.getLogger("hqc")
 
@@ -71,19 +73,20 @@ def export_to_onnx(
         raise ExportError(f"training must be TrainingMode.EVAL, got {training}")
     inputs = as_tuple(args) or ()
     if isinstance(model, QuantizedGraphModule):
-        model(*inputs)
-        graph, opaque, flavour, reference = model.graph, model.opaque, "integer", _reference(model, model.graph)
+        deployment, flavour = model.deployment(*inputs), "integer"
+        graph = deployment.integer
     elif isinstance(model, ObservedGraphModule):
         model = _calibrated_copy(model, inputs)
         deployment = deploy(model, inputs, integer=False)
-        graph, opaque, flavour = deployment.scaled, deployment.opaque, "horizon"
-        reference = _reference(model, graph)
+        graph, flavour = deployment.scaled, "horizon"
     else:
         raise InputError(f"export_to_onnx takes a model from prepare_*_fx or convert_fx, got {type(model).__name__}")
+    opaque = deployment.opaque
     graph = _renamed(graph, input_names, output_names)
+    reference = _reference(model, graph, inputs)
     if verbose:
         logger.info("%s", graph)
-    arrays = [as_numpy(leaf, str(i)) for i, leaf in enumerate(pytree.tree_leaves(list(inputs)))]
+    arrays = [as_numpy(leaf, str(i)) for i, leaf in enumerate(tensors_of(inputs))]
     samples = dict(zip((value.name for value in graph.inputs), arrays, strict=True))
     if isinstance(f, (str, os.PathLike)):
         return onnx.export(graph, f, flavour=flavour, reference=reference, sample_inputs=samples, opaque=opaque)
@@ -118,18 +121,19 @@ def _calibrated_copy(model: ObservedGraphModule, inputs: tuple[Any, ...]) -> Obs
     return model
 
 
-def _reference(model: nn.Module, graph: Any) -> Any:
-    """The model as a callable on named NumPy arrays, for the comparison that export makes."""
-    count = len(graph.outputs)
-
-    def run(arrays: Mapping[str, Any]) -> dict[str, Any]:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        with torch.no_grad():
-            outputs = pytree.tree_leaves(model(*(torch.from_numpy(array).to(device) for array in arrays.values())))
-        return {str(index): output.cpu().numpy() for index, output in enumerate(outputs[:count])}
+def _reference(model: nn.Module, graph: Any, inputs: tuple[Any, ...]) -> Any:
+    """The model as a callable on named NumPy arrays, for the comparison that export makes; `inputs`: of the structure it takes."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def named(arrays: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(zip(graph.output_names, run(arrays).values(), strict=True))
+        given = iter(arrays.values())
+        arguments = map_structure(
+            inputs,
+            lambda leaf: torch.from_numpy(next(given)).to(device) if isinstance(leaf, (torch.Tensor, np.ndarray)) else leaf,
+        )
+        with torch.no_grad():
+            outputs = arrays_of(as_arrays(model(*arguments)))
+        return dict(zip(graph.output_names, outputs, strict=True))
 
     return named
 

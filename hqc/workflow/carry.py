@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hqc.errors import CalibrationError
 from hqc.nn.qat.kept_batch_norm import KeptBatchNorm
 from hqc.nn.qat.layer import QATLayer
-from hqc.quantization.fake_quantize import fake_quants
 from hqc.workflow.prepared import ObservedGraphModule
+from hqc.workflow.states import reset_weight_scales, take_over_scales
 
 
 def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None:
@@ -24,19 +23,8 @@ def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None
     target.load_state_dict(
         {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}, strict=False
     )
-    scales = {_key(name): fake_quant for name, fake_quant in fake_quants(source)}
-    for name, fake_quant in fake_quants(target):
-        calibrated = scales.get(_key(name))
-        if calibrated is None or name.endswith(("weight_fake_quant", "bias_fake_quant")):
-            continue
-        if not calibrated.calibrated:
-            raise CalibrationError(
-                f"{name} was never calibrated: run a few forwards of the calibration model in eval mode before prepare_qat_fx"
-            )
-        fake_quant.take_over(calibrated)
-    for module in target.modules():
-        if isinstance(module, QATLayer):
-            module.reset_weight_scale()
+    take_over_scales(source, target)
+    reset_weight_scales(target)
 
 
 def _fit_batch_norm(state: dict[str, Tensor], name: str, layer: QATLayer, target: nn.Module) -> None:
@@ -56,8 +44,3 @@ def _fit_batch_norm(state: dict[str, Tensor], name: str, layer: QATLayer, target
         if bias is not None:
             state[f"{name}.bias"] = bias
     # Folded parameters cannot be told apart again: the layer that keeps its batch norm starts from the float model's.
-
-
-def _key(name: str) -> str:
-    """Path of a fake quant without the wrapper that boundary fake quants print in."""
-    return name.removesuffix(".activation_post_process") if name.count("activation_post_process") > 1 else name

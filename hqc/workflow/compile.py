@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
@@ -17,17 +18,17 @@ from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError
 from hqc.frontend.fx.structures import map_structure
-from hqc.ir import Graph
+from hqc.ir import Graph, Value
 from hqc.march import March
 from hqc.metrics.placement import PlacementReport, placement_report
 from hqc.passes.base import Remark
 from hqc.workflow.arguments import as_tuple, tensors_of
-from hqc.workflow.calibration import Progress, as_float32, calibrate
+from hqc.workflow.calibration import Progress, as_float32, observe
 from hqc.workflow.deploy import Deployment, deploy
 from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
 from hqc.workflow.prepare import prepare
 from hqc.workflow.prepared import ObservedGraphModule
-from hqc.workflow.runner import Runner, as_arrays
+from hqc.workflow.runner import Runner, arrays_of, as_arrays
 
 Array = npt.NDArray[Any]
 
@@ -35,9 +36,19 @@ Array = npt.NDArray[Any]
 class Compiled:
     """A compiled model. `prepared`: the fake-quant torch model; `deployment`: what the back ends take."""
 
-    def __init__(self, prepared: ObservedGraphModule, deployment: Deployment, dump_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        prepared: ObservedGraphModule,
+        deployment: Deployment,
+        calibration: Sequence[tuple[Any, ...]] = (),
+        dump_dir: Path | None = None,
+    ) -> None:
+        """`calibration`: some batches of calibration data; what fits the compiled shapes is kept as `samples`."""
         self.prepared = prepared
         self.deployment = deployment
+        self.samples = [
+            found for batch in calibration if (found := _sample(deployment.scaled.inputs, tensors_of(batch))) is not None
+        ]
         self.dump_dir = dump_dir
         self.runner = Runner(prepared, deployment)
 
@@ -105,20 +116,23 @@ class Compiled:
 
         `flavour`: horizon, runnable, qdq or integer.
 
-        `verify`: run the file in onnxruntime on random inputs and compare with the fake-quant model (integer: with the
-        simulator) before returning. A yaml that is not as hqc wrote it is kept unless
-        `overwrite_configuration`. `ExportError` when it cannot be written or differs.
+        `verify`: run the file in onnxruntime on calibration samples (at most 4 are kept) and compare it with the fake-quant model and
+        the simulator before returning; of the flavour integer the simulator's numbers are what counts. A yaml that is not as hqc
+        wrote it is kept unless `overwrite_configuration`. `ExportError` when it cannot be written or differs.
         """
         from hqc.backends import onnx
 
         graph = self.integer_graph if flavour == "integer" else self.graph
-        reference = self.runner.run_named if flavour == "integer" else self._fake_quantized
+        references = [self._fake_quantized, self.runner.run_named]
+        reference, other = references if flavour != "integer" else reversed(references)
         return onnx.export(
             graph,
             path,
             flavour=flavour,
             verify=verify,
             reference=reference if verify else None,
+            simulator=other if verify else None,
+            sample_inputs=self.samples or None,
             overwrite_configuration=overwrite_configuration,
             opaque=self.deployment.opaque,
         )
@@ -133,7 +147,20 @@ class Compiled:
         arrays = iter(inputs.values())
         planned = self.prepared.preparation.inputs
         arguments = map_structure(planned, lambda leaf: next(arrays) if isinstance(leaf, torch.Tensor) else leaf)
-        return dict(zip(self.graph.output_names, tensors_of(self.fake_quant(*arguments)), strict=True))
+        return dict(zip(self.graph.output_names, arrays_of(self.fake_quant(*arguments)), strict=True))
+
+
+def _sample(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[str, Array] | None:
+    """A calibration batch as inputs of the compiled shapes: its first samples, repeated where it has fewer; None where it cannot be."""
+    found = {}
+    for value, tensor in zip(values, tensors, strict=True):
+        shape, array = value.shape or (), tensor.numpy()
+        if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
+            return None
+        if shape:
+            array = array[np.arange(shape[0]) % len(array)]
+        found[value.name] = array.astype(value.type.dtype.numpy, copy=False)
+    return found
 
 
 def compile(
@@ -187,7 +214,7 @@ def compile(
     dumps = None if dump_dir is None else Path(dump_dir)
     prepared = prepare(model, options, inputs, dump_dir=None if dumps is None else dumps / "prepare")
     prepared.eval()
-    calibrate(prepared, calibration_data, progress=progress)
+    calibration = observe(prepared, calibration_data, progress=progress)
     deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
     deployment.remarks[:0] = prepared.preparation.remarks
-    return Compiled(prepared, deployment, dumps)
+    return Compiled(prepared, deployment, calibration, dumps)

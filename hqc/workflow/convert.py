@@ -32,6 +32,10 @@ class QuantizedGraphModule(nn.Module):
         deployment = self._runner.deployment
         return None if deployment is None else deployment.integer
 
+    def deployment(self, *args: Any) -> Deployment:
+        """The graphs for inputs of these shapes."""
+        return self._runner.program(self._runner.arguments(args))[0]
+
     @property
     def opaque(self) -> Mapping[str, Any]:
         """Callables of the graph's opaque operations."""

@@ -244,7 +244,7 @@ class _Emitter:
         nodes = [value.producer] if old.name in self.composites else self.values.nodes_of(old)
         off_grid = [node for node in nodes if node is not None and node.results[0].off_grid]
         source = self.observers.behind(off_grid[0].operands[0]) if off_grid else None
-        if source is None or not source.switchable:
+        if source is None:
             return new
         name = f"{value.name}_on_grid"
         pools = [node for node in off_grid if "gain" in node.attributes]

@@ -14,13 +14,13 @@ from hqc.workflow.activation_configs import ActivationConfigs
 
 
 class Observers:
-    """Makes fake quants, once per value; values of one scale group have one."""
+    """Makes fake quants, one per value; those of one scale group share their scale, which the widest of them decides."""
 
     def __init__(self, march: MarchSpec, configs: ActivationConfigs, device: torch.device) -> None:
         self.march = march
         self._configs = configs
         self._device = device
-        self._shared: dict[str, FakeQuantizeBase] = {}
+        self._groups: dict[str, list[FakeQuantizeBase]] = {}
         self._made: dict[str, FakeQuantizeBase] = {}
 
     @staticmethod
@@ -39,12 +39,10 @@ class Observers:
         """The fake quant of an observed value; errors call it `name`."""
         observation = value.observation
         assert observation is not None, value
-        fake_quant = self._shared.get(observation.group)
-        if fake_quant is None:
-            factory = self._configs.qconfigs[observation.qconfig].activation
-            fake_quant = make_fake_quant(factory, self.march, name=name, dtype=observation.dtype).to(self._device)
-            if observation.group:
-                self._shared[observation.group] = fake_quant
+        factory = self._configs.qconfigs[observation.qconfig].activation
+        fake_quant = make_fake_quant(factory, self.march, name=name, dtype=observation.dtype).to(self._device)
+        if observation.group:
+            fake_quant.join(self._groups.setdefault(observation.group, []))
         self._made[value.name] = fake_quant
         return fake_quant
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from hqc.metrics.placement import MarchComparison, PlacementReport, placement_re
 from hqc.passes.base import Remark
 from hqc.quantization.qconfig import get_default_calib_qconfig, get_default_qat_qconfig
 from hqc.workflow.arguments import as_tuple
+from hqc.workflow.model_copy import copy_model
 from hqc.workflow.opaque_onnx import note_opaque
 from hqc.workflow.options import CompileOptions, Edit, Form
 from hqc.workflow.pipelines import explain_pipeline
@@ -67,7 +67,7 @@ def explain(
     hybrid: bool = True,
     hybrid_dict: Mapping[str, Sequence[Any]] | None = None,
     qconfig_dict: Mapping[str, Any] | None = None,
-    optimize_graph: bool = False,
+    optimize_graph: bool | None = None,
     keep_batch_norm: bool = False,
     min_macs: float = 0.0,
     min_nodes: int = 0,
@@ -77,8 +77,8 @@ def explain(
 
     `form`: `ptq` shows what `hqc.compile` does, `qat` and `calibration` what `prepare_*_fx` does (stubs are then the model's own).
     `example_inputs`: a tensor or tuple that fixes the shapes; None where only what does not depend on shapes is asked. The other
-    arguments are those of `hqc.compile` and `prepare_qat_fx`; without `qconfig_dict` the form's default is in force everywhere. What
-    this accepts, the entry points of that form accept; it raises what they raise.
+    arguments, and their defaults in each form, are those of `hqc.compile` and `prepare_qat_fx`; without `qconfig_dict` the form's
+    default is in force everywhere. What this accepts, the entry points of that form accept; it raises what they raise.
     """
     defaults = {"qat": get_default_qat_qconfig, "calibration": get_default_calib_qconfig}
     options = CompileOptions.of(
@@ -87,7 +87,7 @@ def explain(
         hybrid=hybrid,
         hybrid_dict=hybrid_dict,
         qconfig=qconfig_dict or ({"": defaults[form]()} if form in defaults else None),
-        optimize_graph=optimize_graph,
+        optimize_graph=form == "ptq" if optimize_graph is None else optimize_graph,
         keep_batch_norm=keep_batch_norm,
         min_macs=min_macs,
         min_nodes=min_nodes,
@@ -100,7 +100,7 @@ def explain_model(model: nn.Module, example_inputs: Any, options: CompileOptions
     """`explain` for options that are at hand."""
     if not isinstance(model, nn.Module):
         raise InputError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
-    planned = plan_model(copy.deepcopy(model), options, as_tuple(example_inputs))
+    planned = plan_model(copy_model(model), options, as_tuple(example_inputs))
     return Explanation(options, planned.graph, tuple(planned.remarks))
 
 

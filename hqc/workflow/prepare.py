@@ -44,7 +44,7 @@ def prepare_qat_fx(
 
     `model`: a float module, the result of `fuse_fx`, or a calibrated model from `prepare_calibration_fx` (its scales are
     carried over). `qconfig_dict`: keys `""`, `module_type`, `module_name` in rising priority; `module.qconfig` wins over all.
-    `optimize_graph`: members of a shared-scale group share one fake quant (effective on bernoulli). `hybrid`: operations the
+    `optimize_graph`: members of a shared-scale group share one scale (effective on bernoulli). `hybrid`: operations the
     BPU cannot run go to the CPU; without it they are an error. `hybrid_dict`: operations to place on the CPU
     (`module_name`, `module_type`, and more: see docs). `example_inputs`: a tensor or tuple; with it shape limits are judged
     now, otherwise at the first forward. `keep_batch_norm`: batch norms behind convolutions stay inside the fused layer and go on

@@ -17,6 +17,7 @@ from torch import fx, nn
 from hqc.passes.base import Remark
 from hqc.passes.plan import Plan
 from hqc.workflow.options import CompileOptions
+from hqc.workflow.states import reset_weight_scales, translate_calibration_state
 
 
 @dataclass
@@ -42,6 +43,13 @@ class ObservedGraphModule(fx.GraphModule):
     def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str, preparation: Preparation) -> None:
         super().__init__(root, graph, class_name)
         self.preparation = preparation
+        self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
+        self._calibration_loaded = False
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """The entries of a calibration model fit too, strictly: its scales are taken over, and weights keep those of their ranges."""
+        self._calibration_loaded = translate_calibration_state(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def recompile(self) -> Any:
         """Compile the graph. The first forward of a model that was prepared without shapes plans again before it runs."""
@@ -71,6 +79,13 @@ def _settled(forward: Callable[..., Any]) -> Callable[..., Any]:
         return planned._planned_forward(self, *args, **kwargs)
 
     return settled
+
+
+def _after_load(module: nn.Module, incompatible_keys: Any) -> None:
+    """Weights came in with the state of a calibration model: their scales follow."""
+    if isinstance(module, ObservedGraphModule) and module._calibration_loaded:
+        module._calibration_loaded = False
+        reset_weight_scales(module)
 
 
 def _parts(module: ObservedGraphModule) -> tuple[Any, ...]:

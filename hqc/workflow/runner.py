@@ -34,11 +34,18 @@ class Runner:
 
     def __init__(self, prepared: ObservedGraphModule, deployment: Deployment | None = None) -> None:
         self.prepared = prepared
-        self.deployment = deployment
+        self._deployed = deployment
         self._cache: OrderedDict[tuple[tuple[int, ...], ...], tuple[Deployment, bpu.Program]] = OrderedDict()
 
+    @property
+    def deployment(self) -> Deployment | None:
+        """For the shapes the model was planned for; None while they are unknown."""
+        if self._deployed is None and self.prepared.preparation.inputs is not None:
+            self._deployed = deploy(self.prepared)
+        return self._deployed
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict()}  # programs are made again where they are needed
+        return {**self.__dict__, "_cache": OrderedDict(), "_deployed": None}  # made again where they are needed
 
     def run(self, args: Sequence[Any]) -> Any:
         """The outputs, as NumPy arrays, in the structure that the model returns. `args`: as for the model's forward."""
@@ -82,7 +89,7 @@ class Runner:
     def _deployment(self, arguments: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> Deployment:
         base = self.deployment
         if base is None:
-            self.deployment = base = deploy(self.prepared, arguments)
+            self._deployed = base = deploy(self.prepared, arguments)
         known = tuple(tuple(value.shape or ()) for value in base.scaled.inputs)
         if shapes == known:
             return base
@@ -136,6 +143,13 @@ def as_tensors(structure: Any, device: torch.device) -> Any:
 def as_arrays(structure: Any) -> Any:
     """Tensors of a structure as NumPy arrays."""
     return _map_arrays(structure, lambda tensor: tensor.detach().cpu().numpy())
+
+
+def arrays_of(structure: Any) -> list[Any]:
+    """The arrays and tensors of a structure, in the order of the graph's outputs."""
+    found: list[Any] = []
+    _map_arrays(structure, lambda item: found.append(item) or item)  # type: ignore[func-returns-value]
+    return found
 
 
 def _map_arrays(structure: Any, function: Any) -> Any:

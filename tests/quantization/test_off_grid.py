@@ -164,6 +164,12 @@ def test_prepared_models_train_on_what_the_simulator_computes(case: str, monkeyp
     off = ((y - simulated).abs() / step).round()
     assert off.max() <= 1
     assert (off == 0).float().mean() > 0.9
-    calibration = prepare_calibration_fx(Net(tail).eval(), {"": get_default_calib_qconfig()}, hybrid=True, example_inputs=x)
-    assert not any(isinstance(module, OffGridFakeQuantize) for module in calibration.modules())
+    network = Net(tail).eval()
+    calibration = prepare_calibration_fx(network, {"": get_default_calib_qconfig()}, hybrid=True, example_inputs=x).eval()
+    with torch.no_grad():
+        assert torch.allclose(calibration(x), network(x), atol=1e-6)  # while it calibrates, it rounds nothing
+        set_fake_quantize(calibration, FakeQuantState.VALIDATION)
+        validated = calibration(x)
+    step = calibration.last.activation_post_process.calculate_qparams()[0].item()
+    assert ((validated - convert_fx(calibration)(x)).abs() / step).round().max() <= 1
     assert not any("on_grid" in name for name in check_deploy_device(model, print_tabulate=False, out_dir=tempfile.mkdtemp()))

@@ -22,7 +22,7 @@ NAMES = {
         "calibrate convert_fx default_calib_8bit_fake_quant_qconfig default_qat_8bit_fake_quant_qconfig "
         "default_qat_8bit_lsq_quant_qconfig default_qat_out_8bit_fake_quant_qconfig fake_quantize_state fuse_fx "
         "get_default_calib_qconfig get_default_lsq_qconfig get_default_qat_out_qconfig get_default_qat_qconfig get_default_qconfig "
-        "prepare_calibration_fx prepare_qat_fx set_fake_quantize"
+        "load_observer_params prepare_calibration_fx prepare_qat_fx set_fake_quantize"
     ),
     "hqc.nn": "DeQuantStub QuantStub",
     "hqc.nn.quantized": "FloatFunctional",
@@ -58,6 +58,7 @@ SIGNATURES = {
     "hqc.quantization.fuse_fx": "model, fuse_custom_config_dict=None",
     "hqc.quantization.calibrate": "prepared, data, *, progress=False",
     "hqc.quantization.set_fake_quantize": "model, state",
+    "hqc.quantization.load_observer_params": "source, target",
     "hqc.quantization.fake_quantize_state": "model",
     "hqc.quantization.get_default_qat_qconfig": "dtype='qint8', weight_dtype='qint8'",
     "hqc.quantization.get_default_lsq_qconfig": "dtype='qint8', weight_dtype='qint8'",

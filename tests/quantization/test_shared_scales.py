@@ -52,15 +52,18 @@ def warnings(model: ObservedGraphModule) -> list[str]:
     return [str(remark) for remark in deploy(model).remarks if remark.severity == "warning"]
 
 
-def test_members_share_one_fake_quant_with_optimize_graph() -> None:
+def test_members_share_one_scale_with_optimize_graph_each_with_its_own_observer() -> None:
     model = observed(March.BERNOULLI, optimize_graph=True)
-    assert model.small.activation_post_process is model.large.activation_post_process
+    small, large = model.small.activation_post_process, model.large.activation_post_process
+    assert small in large.members and small.members is large.members
+    assert small.activation_post_process.max_val < large.activation_post_process.max_val
+    assert small.calculate_qparams()[0] == large.calculate_qparams()[0] >= large.activation_post_process.scale() / 2
     assert not warnings(model)
 
 
 def test_deployment_unifies_and_warns_without_it() -> None:
     model = observed(March.BERNOULLI, optimize_graph=False)
-    assert model.small.activation_post_process is not model.large.activation_post_process
+    assert model.small.activation_post_process not in model.large.activation_post_process.members
     (warning,) = warnings(model)
     assert "small" in warning
     assert "SQNR" in warning
@@ -69,7 +72,7 @@ def test_deployment_unifies_and_warns_without_it() -> None:
 
 def test_other_marches_requantize_and_do_not_share() -> None:
     model = observed(March.BERNOULLI2, optimize_graph=True)
-    assert model.small.activation_post_process is not model.large.activation_post_process
+    assert model.small.activation_post_process not in model.large.activation_post_process.members
 
 
 @pytest.mark.parametrize("optimize_graph", [True, False])
