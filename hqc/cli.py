@@ -94,12 +94,6 @@ input_option = click.option(
     metavar="N,C,H,W",
     help="Shape of one input (repeat per input); default: the file's example_inputs.",
 )
-cpu_option = click.option(
-    "--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module, or every op:NAME, on the CPU (repeatable)."
-)
-bpu_option = click.option(
-    "--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for a module, or for every op:NAME (repeatable)."
-)
 
 
 def hybrid_dict(on_cpu: tuple[str, ...], on_bpu: tuple[str, ...]) -> dict[str, Any]:
@@ -115,15 +109,44 @@ def _by_kind(names: tuple[str, ...]) -> dict[str, list[str]]:
     return kinds
 
 
+plan_options = (
+    click.option("--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module, or every op:NAME, on the CPU (repeatable)."),
+    click.option(
+        "--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for a module, or every op:NAME (repeatable)."
+    ),
+    click.option("--no-hybrid", is_flag=True, help="The whole model must run on the BPU."),
+    click.option("--min-macs", type=click.FloatRange(0), default=0.0, metavar="N", help="BPU subgraphs with less go to the CPU."),
+    click.option("--min-nodes", type=click.IntRange(0), default=0, metavar="N", help="BPU subgraphs with fewer operations go to the CPU."),
+    click.option(
+        "--pass", "passes", multiple=True, metavar="FILE.py:NAME[{OPTIONS}][@after=PASS]",
+        help="Run a pass of your own in hqc's pipelines; @before=PASS too (repeatable).",
+    ),
+)  # fmt: skip
+
+
+def plan_arguments(
+    on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], no_hybrid: bool, min_macs: float, min_nodes: int, passes: tuple[str, ...]
+) -> dict[str, Any]:
+    """`plan_options` as arguments of `hqc.compile` and `hqc.explain`."""
+    from hqc.analysis.user_files import load_edit
+
+    return {
+        "hybrid_dict": hybrid_dict(on_cpu, on_bpu),
+        "hybrid": not no_hybrid,
+        "min_macs": min_macs,
+        "min_nodes": min_nodes,
+        "edits": [load_edit(spec) for spec in passes],
+    }
+
+
 def compile_model(
     model: str,
     march: str,
     shapes: tuple[str, ...],
-    on_cpu: tuple[str, ...],
-    on_bpu: tuple[str, ...],
     calibration: str | None,
     samples: int,
     dump_dir: str | None = None,
+    **plan: Any,
 ) -> Compiled:
     """What `compile`, `run`, `bench` and `report` share."""
     import hqc
@@ -132,12 +155,12 @@ def compile_model(
     module, default = load_model(model)
     inputs = example_inputs(shapes, default)
     batches = calibration_batches(calibration, inputs, samples)
+    arguments = plan_arguments(**plan)
     if calibration is None:
         note("No --calibration file: scales come from random inputs, good for structure and speed, not for accuracy.")
     with counted("calibrating", len(batches)) as advance:
         return hqc.compile(
-            module, inputs, march=march, calibration_data=batches, hybrid_dict=hybrid_dict(on_cpu, on_bpu), dump_dir=dump_dir,
-            progress=advance,
+            module, inputs, march=march, calibration_data=batches, dump_dir=dump_dir, progress=advance, **arguments
         )  # fmt: skip
 
 
@@ -148,8 +171,15 @@ def compile_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--samples", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Calibration batches at most."
         ),
         click.option("--calibration", type=click.Path(), metavar="FILE", help=".npy or .npz file with real inputs; first axis: samples."),
-        bpu_option, cpu_option, input_option, march_option, model_argument,
+        *reversed(plan_options), input_option, march_option, model_argument,
     ):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+def with_plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the arguments of `plan_arguments`."""
+    for decorator in reversed(plan_options):
         function = decorator(function)
     return function
 
@@ -176,15 +206,12 @@ def demo(march: str, out: str) -> None:
 )
 @click.option("--force", is_flag=True, help="Overwrite a yaml beside the model that was changed by hand.")
 @click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
-def compile_command(
-    model: str, march: str, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], calibration: str | None,
-    samples: int, output: str, flavour: str, force: bool, dump_dir: str | None,
-) -> None:  # fmt: skip
+def compile_command(output: str, flavour: str, force: bool, **given: Any) -> None:
     """Quantize a model after training and write its ONNX file and the yaml for hb_mapper beside it."""
     from hqc.files import check_file_target, make_parent
 
     check_file_target(output)
-    compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples, dump_dir)
+    compiled = compile_model(**given)
     make_parent(output)
     report = compiled.export(output, flavour=flavour, overwrite_configuration=force)
     say(compiled.placement.summary())
@@ -195,8 +222,7 @@ def compile_command(
 @model_argument
 @click.option("--march", type=click.Choice(MARCHES), help="Chip family; without it all are compared.")
 @input_option
-@cpu_option
-@bpu_option
+@with_plan_options
 @click.option("--all", "everything", is_flag=True, help="List BPU operations too.")
 @click.option("--thresholds", is_flag=True, help="What sending small BPU subgraphs to the CPU would give (needs --march).")
 @click.option(
@@ -207,9 +233,8 @@ def compile_command(
     help="ptq: as hqc.compile does it; qat, calibration: as prepare_qat_fx, prepare_calibration_fx do (needs --march).",
 )
 def explain(
-    model: str, march: str | None, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], everything: bool,
-    thresholds: bool, form: Form,
-) -> None:  # fmt: skip
+    model: str, march: str | None, shapes: tuple[str, ...], everything: bool, thresholds: bool, form: Form, **plan: Any
+) -> None:
     """Where every operation runs, why, and what would have to change. Needs no training and no data."""
     import hqc
     from hqc.analysis.explain import threshold_table
@@ -222,9 +247,9 @@ def explain(
         raise click.UsageError("--all, --thresholds and --form are about one chip family; give --march")
     module, default = load_model(model)
     inputs = example_inputs(shapes, default)
-    wishes = hybrid_dict(on_cpu, on_bpu)
+    arguments = plan_arguments(**plan)
     if march is None:
-        comparison = compare(module, inputs, CompileOptions.of(MARCHES[0], hybrid_dict=wishes))
+        comparison = compare(module, inputs, CompileOptions.of(MARCHES[0], **arguments))
         show(comparison.table())
         if comparison.differences:
             show(comparison.difference_table())
@@ -232,7 +257,7 @@ def explain(
             say("Every operation runs on the same device on all of them.")
         say("For the reasons on one of them, and what would change them: add --march.")
         return
-    explanation = hqc.explain(module, inputs, march=march, form=form, hybrid_dict=wishes)
+    explanation = hqc.explain(module, inputs, march=march, form=form, **arguments)
     report = explanation.placement
     show(report.table(everything=everything))
     say(report.summary())
@@ -258,7 +283,11 @@ def explain(
     "-o", "--output", type=click.Path(), metavar="FILE", help="Write there, large parameters beside it; default: text out."
 )
 @click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
-def opt(file: str, pipeline: str, march: str | None, parameters: str | None, output: str | None, dump_dir: str | None) -> None:
+@click.option("--load", "files", multiple=True, metavar="FILE.py", help="File that registers passes of your own (repeatable).")
+def opt(
+    file: str, pipeline: str, march: str | None, parameters: str | None, output: str | None, dump_dir: str | None,
+    files: tuple[str, ...],
+) -> None:  # fmt: skip
     """Run passes on IR text: text in, text out; remarks go to standard error."""
     from hqc.files import check_file_target, make_parent
     from hqc.ir import save
@@ -267,6 +296,11 @@ def opt(file: str, pipeline: str, march: str | None, parameters: str | None, out
 
     if output is not None:
         check_file_target(output)
+    if files:
+        from hqc.analysis.user_files import load_passes
+
+        for each in files:
+            load_passes(each)
     passes = parse_pipeline(pipeline)
     graph = _read_graph(file, parameters)
     chosen = march or graph.march
@@ -308,28 +342,22 @@ def _read_graph(file: str, parameters: str | None) -> Graph:
 @main.command(short_help="Simulate, compare with the float model.")
 @compile_options
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Batch size.")
-def run(
-    model: str, march: str, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], calibration: str | None,
-    samples: int, batch: int,
-) -> None:  # fmt: skip
+def run(batch: int, **given: Any) -> None:
     """Simulate the deployed model and compare it with the float model, output by output."""
     from hqc.analysis.compare import compare_outputs
 
-    compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples)
+    compiled = compile_model(**given)
     show(compare_outputs(compiled, batch))
 
 
 @main.command(short_help="Time the simulator beside PyTorch.")
 @compile_options
 @click.option("--top", type=click.IntRange(1), default=15, show_default=True, metavar="N", help="Slowest operations to list.")
-def bench(
-    model: str, march: str, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], calibration: str | None,
-    samples: int, top: int,
-) -> None:  # fmt: skip
+def bench(top: int, **given: Any) -> None:
     """Time the simulator beside float32 eager PyTorch, and list the slowest operations."""
     from hqc.analysis.compare import time_simulator
 
-    compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples)
+    compiled = compile_model(**given)
     ratio, slowest = time_simulator(compiled, top)
     say(ratio)
     show(slowest)
@@ -356,15 +384,12 @@ def doctor() -> None:
 @main.command(short_help="Write one HTML page.")
 @compile_options
 @click.option("-o", "--output", type=click.Path(), default="report.html", show_default=True, help="HTML file to write.")
-def report(
-    model: str, march: str, shapes: tuple[str, ...], on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], calibration: str | None,
-    samples: int, output: str,
-) -> None:  # fmt: skip
+def report(output: str, **given: Any) -> None:
     """Write one HTML page: placement with reasons, error per layer, scales."""
     from hqc.files import check_file_target, make_parent
 
     check_file_target(output)
-    compiled = compile_model(model, march, shapes, on_cpu, on_bpu, calibration, samples)
+    compiled = compile_model(**given)
     make_parent(output)
     compiled.report(output)
     say(f"wrote {output}")

@@ -15,9 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hqc.errors import HqcError, InputError
+from hqc.errors import HqcError, InputError, PassError
 from hqc.near_names import suggest
+from hqc.passes.base import Pass
+from hqc.passes.pipeline_text import parse_passes
+from hqc.passes.registry import register_pass
 from hqc.workflow.arguments import as_tuple
+from hqc.workflow.options import Edit
+from hqc.workflow.pipelines import edit
 
 Array = npt.NDArray[Any]
 
@@ -45,6 +50,37 @@ def load_model(spec: str) -> tuple[nn.Module, Any]:
     if not isinstance(built, nn.Module):
         raise InputError(f"{name} in {path} gives a {type(built).__name__}, not a torch.nn.Module")
     return built, _guarded(inputs, path, f"example_inputs() in {path} failed") if callable(inputs) else inputs
+
+
+def load_passes(file: str) -> None:
+    """Run a Python file whose `@register_pass` classes then have a place in pipeline text. `InputError` for what it raises."""
+    _import(Path(file))
+
+
+def load_edit(spec: str) -> Edit:
+    """`FILE.py:NAME`, `FILE.py:NAME{option=value}`, with `@after=PASS` or `@before=PASS` behind it -> an edit of the pipelines.
+
+    NAME is a pass class (with default options, or those in braces) or a pass; without a place it goes where its stage is reached.
+    """
+    text, _, place = spec.partition("@")
+    where, _, anchor = place.partition("=")
+    if place and (where not in ("after", "before") or not anchor):
+        raise InputError(f"give the place of a pass as @after=PASS or @before=PASS, got @{place}")
+    text, brace, options = text.partition("{")
+    path, _, name = text.rpartition(":")
+    if not path or not name:
+        raise InputError(f"give a pass as FILE.py:NAME, got {spec}")
+    found = getattr(_import(Path(path)), name, None)
+    if isinstance(found, type) and issubclass(found, Pass):
+        try:
+            (item,) = parse_passes(f"{register_pass(found).name}{brace}{options}")
+        except PassError as error:
+            raise InputError(f"{name} in {path}: {error}") from error
+    elif isinstance(found, Pass) and not brace:
+        item = found
+    else:
+        raise InputError(f"{name} in {path} is no pass; a pass is a frozen dataclass derived from hqc.passes.Pass")
+    return edit(item=item, after=anchor if where == "after" else "", before=anchor if where == "before" else "")
 
 
 def _import(file: Path) -> ModuleType:

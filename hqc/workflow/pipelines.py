@@ -3,7 +3,7 @@
     from hqc.workflow.pipelines import edit
     hqc.compile(model, x, march="bayes", calibration_data=data, edits=[edit(after="fuse-conv", item=MyPass())])
 
-The command line's `--pass file.py:MyPass` makes the same edits. No torch here.
+The command line's `--pass file.py:MyPass@after=fuse-conv` makes the same edits. No torch here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,20 @@ INTEGER = "lower-to-integer"
 def edit(*, item: Pass | str, after: str = "", before: str = "", pipeline: str = "") -> Edit:
     """A pass (or pipeline text) for the pipelines: behind the last pass called `after`, or before the first called `before`.
 
+    Without either, a pass goes behind the one that establishes the stage it requires (`partition` for `partitioned`), and a pass
+    for lowered graphs behind `fuse-conv`, where the float graph has its final form and is not judged yet.
     `pipeline`: `prepare` (which explain runs too) or `deploy` alone; by default each that has such a pass. `PassError` for
     anything else.
     """
+    if not (after or before) and isinstance(item, Pass):
+        after = _place_of(item)
     return Edit(item, after, before, pipeline)
+
+
+def _place_of(item: Pass) -> str:
+    """Name of the pass that makes a graph ready for `item`."""
+    names = [known.name for name in PIPELINES for known in _plain(name, None, False) if known.establishes == item.requires]
+    return names[0] if item.requires and names else "fuse-conv"
 
 
 def prepare_pipeline(options: CompileOptions | None = None, *, verify: bool = True) -> PassPipeline:
