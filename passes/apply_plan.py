@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from hqc.errors import PassError, SupportError
 from hqc.ir import Device, Graph, Node, Trait
+from hqc.march.rules import check_node
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.plan import Placement, Plan
 from hqc.passes.registry import register_pass
@@ -97,7 +98,7 @@ def _check_conditions(graph: Graph, context: PassContext) -> None:
     refused = []
     for node in _without_boundaries(graph).nodes:
         if node.name in conditions:
-            verdict = context.march.check(node, hybrid=context.plan.hybrid)
+            verdict = check_node(context.march, node, hybrid=context.plan.hybrid)
             broken = [reason for reason in verdict.reasons if reason.id in conditions[node.name]]
             if not verdict.accepted and broken:
                 refused.append(f"{node.label}: {'; '.join(map(str, broken))}")

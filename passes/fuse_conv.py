@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hqc.ir import Graph, Node, Trait, Value
+from hqc.march.rules import check_node
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.registry import register_pass
 from hqc.passes.rewrite import absorb_origin, become, may_join, morph, only_user
@@ -87,7 +88,7 @@ def _choose(graph: Graph, node: Node, context: PassContext) -> Node | None:
     found = [conv for conv in found if conv.operand("residual") is None]
     found.sort(key=lambda conv: conv._order)
     if len(found) == 2:
-        accepted = [conv for conv in found if context.march.check(conv, hybrid=context.hybrid).accepted]
+        accepted = [conv for conv in found if check_node(context.march, conv, hybrid=context.hybrid).accepted]
         found = accepted or found
     return found[-1] if found else None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hqc.ir import DType, Node, Support, Trait
+from hqc.ir import DType, Node, Trait
 
 if TYPE_CHECKING:
     from hqc.march.rules import NodeRule, OpRules
@@ -65,9 +65,3 @@ class MarchSpec:
             return False
         count = shape[2] * shape[3]
         return count & (count - 1) != 0
-
-    def check(self, node: Node, *, hybrid: bool = True) -> Support:
-        """Capability of this march for one node, by the rule table alone (no context)."""
-        from hqc.march.rules import check_node
-
-        return check_node(self, node, hybrid=hybrid)

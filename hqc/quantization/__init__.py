@@ -14,7 +14,8 @@ _WORKFLOW = {
 }
 """Entry points that users know under this package and that live above it (the one door upwards)."""
 _EXPORTS = {
-    "state": ("FakeQuantState", "fake_quantize_state", "set_fake_quantize"),
+    "state": ("FakeQuantState",),
+    "switches": ("fake_quantize_state", "set_fake_quantize"),
     "fake_quantize": ("BoundaryFakeQuantize", "FakeQuantize", "FakeQuantizeBase"),
     "calib_fake_quantize": ("CalibFakeQuantize",),
     "lsq": ("LearnedScaleFakeQuantize",),

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from hqc.errors import CalibrationError, InputError
-from hqc.quantization.state import FakeQuantState, set_fake_quantize
+from hqc.quantization.state import FakeQuantState
+from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import as_tuple, bind, input_names, tensors_of
 from hqc.workflow.prepared import ObservedGraphModule
 

@@ -7,6 +7,7 @@ import textwrap
 from hqc.ir import Node, Support
 from hqc.ir.parser import parse
 from hqc.march import get_spec
+from hqc.march.rules import check_node
 
 
 def last_node(body: str) -> Node:
@@ -17,7 +18,7 @@ def last_node(body: str) -> Node:
 
 def ask(march: str, body: str, *, hybrid: bool = True) -> Support:
     """The capability of `march` for the last node of `body`."""
-    return get_spec(march).check(last_node(body), hybrid=hybrid)
+    return check_node(get_spec(march), last_node(body), hybrid=hybrid)
 
 
 def conv(size: int = 32, *, weight: str = "8,8,3,3", attributes: str = "", extra: str = "") -> str:

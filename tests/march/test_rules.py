@@ -9,7 +9,7 @@ from hqc.ir import Device, DType, Reason, Request, Trait, all_ops
 from hqc.march import all_specs, get_spec
 from hqc.march.bindings import BINDINGS
 from hqc.march.predicates import CONDITIONS, MEASURES
-from hqc.march.rules import Checker
+from hqc.march.rules import Checker, check_node
 from hqc.march.table import find_row
 
 FEATURE = "input %x: f32[1,8,16,16]\n"
@@ -186,14 +186,14 @@ def test_fused_only_ops_alone_run_as_an_inserted_unit_convolution() -> None:
 def test_opt_in_ops_run_on_the_cpu_unless_asked_for(op: str) -> None:
     text = unary(op, "axis=1") if op == "softmax" else binary(op, "1,8,4,4", "1,8,4,4")
     node = last_node(text)
-    refused = get_spec("bayes").check(node)
+    refused = check_node(get_spec("bayes"), node)
     assert not refused.accepted and "only on request" in refused.reasons[0].rule and op in refused.reasons[0].hint
     node.request = Request(Device.BPU, "test")
-    assert get_spec("bayes").check(node).accepted
+    assert check_node(get_spec("bayes"), node).accepted
 
 
 def test_an_opt_in_op_names_the_limits_that_asking_would_meet() -> None:
-    reasons = get_spec("bayes").check(last_node(unary("softmax", "axis=1", "1,8,16"))).reasons
+    reasons = check_node(get_spec("bayes"), last_node(unary("softmax", "axis=1", "1,8,16"))).reasons
     assert "only on request" in reasons[0].rule and reasons[0].hint.startswith("then ask for it with")
     assert reasons[1].rule == "rank 4 on bayes"
 
@@ -201,18 +201,18 @@ def test_an_opt_in_op_names_the_limits_that_asking_would_meet() -> None:
 def test_an_opt_in_op_has_its_limits_when_asked_for() -> None:
     node = last_node(unary("softmax", "axis=1", "1,8,16"))
     node.request = Request(Device.BPU, "test")
-    assert get_spec("bayes").check(node).reasons[0].rule == "rank 4 on bayes"
+    assert check_node(get_spec("bayes"), node).reasons[0].rule == "rank 4 on bayes"
 
 
 def test_int16_is_for_the_marches_and_ops_that_have_it() -> None:
     node = last_node(unary("sigmoid"))
     node.request = Request(Device.BPU, "test", DType.INT16)
-    assert get_spec("bayes").check(node).accepted
-    refused = get_spec("bernoulli2").check(node)
+    assert check_node(get_spec("bayes"), node).accepted
+    refused = check_node(get_spec("bernoulli2"), node)
     assert (refused.reasons[0].actual, refused.reasons[0].limit) == ("i16", "i8")
     product = last_node(binary("matmul", "1,2,4,8", "1,2,8,4"))
     product.request = Request(Device.BPU, "test", DType.INT16)
-    assert not get_spec("bernoulli2").check(product).accepted
+    assert not check_node(get_spec("bernoulli2"), product).accepted
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_dequantize_does_not_hide_the_end_of_the_model() -> None:
         producer = node.operands[0].producer
         assert producer is not None
         producer.request = Request(Device.BPU, "test")
-        assert get_spec("bernoulli2").check(producer).accepted is accepted
+        assert check_node(get_spec("bernoulli2"), producer).accepted is accepted
 
 
 # --- which table governs -------------------------------------------------------------------------------------------------------
