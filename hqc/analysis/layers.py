@@ -89,15 +89,20 @@ def _real(value: Value, kept: Mapping[str, Array]) -> Array:
 
 
 def _difference(node: Node, value: Value, real: Array, simulated: Array) -> npt.NDArray[np.int64]:
-    """How many LSBs each element is off."""
-    if value.quant is None or node.op.has(Trait.INTEGER_RESULT):
-        return np.abs(real.astype(np.int64) - simulated.astype(np.int64))
+    """How many LSBs each element is off. `simulated`: integers, or reals where the program keeps the result dequantized."""
     quant = value.quant
-    if quant.dtype is DType.INT32:
-        other = simulated if simulated.dtype.kind == "f" else arithmetic.dequantize(simulated, quant.scale, quant.axis)
+    if node.op.has(Trait.INTEGER_RESULT) or (quant is None and simulated.dtype.kind != "f"):
+        return np.abs(real.astype(np.int64) - simulated.astype(np.int64))
+    if quant is None or quant.dtype is DType.INT32:
+        other = simulated
+        if quant is not None and simulated.dtype.kind != "f":
+            other = arithmetic.dequantize(simulated, quant.scale, quant.axis)
         step = max(float(np.abs(real).max(initial=0.0)) / 127.5, arithmetic.FLOAT32_EPS)
         return np.floor(np.abs(real - other) / step + 0.5).astype(np.int64)
+    if simulated.dtype.kind == "f":  # on the grid already: whatever the rounding, dividing by the scale gives the integer back
+        simulated = arithmetic.quantize(simulated, quant.scale, quant.dtype.bits, axis=quant.axis)
     if value.off_grid:
-        return np.abs(arithmetic.quantize_off_grid(real, quant.scale, quant.dtype.bits) - simulated.astype(np.int64))
-    q = arithmetic.quantize(real, quant.scale, quant.dtype.bits, quant.rounding, quant.axis)
-    return np.abs(q - simulated.astype(np.int64))
+        q = arithmetic.quantize_off_grid(real, quant.scale, quant.dtype.bits)
+    else:
+        q = arithmetic.quantize(real, quant.scale, quant.dtype.bits, quant.rounding, quant.axis)
+    return np.abs(q.astype(np.int64) - simulated.astype(np.int64))
