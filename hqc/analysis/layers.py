@@ -98,7 +98,7 @@ def _difference(node: Node, value: Value, real: Array, simulated: Array) -> npt.
         if quant is not None and simulated.dtype.kind != "f":
             other = arithmetic.dequantize(simulated, quant.scale, quant.axis)
         step = max(float(np.abs(real).max(initial=0.0)) / 127.5, arithmetic.FLOAT32_EPS)
-        return np.floor(np.abs(real - other) / step + 0.5).astype(np.int64)
+        return np.asarray(np.floor(np.abs(real - other) / step + 0.5), np.int64)
     if simulated.dtype.kind == "f":  # on the grid already: whatever the rounding, dividing by the scale gives the integer back
         simulated = arithmetic.quantize(simulated, quant.scale, quant.dtype.bits, axis=quant.axis)
     if value.off_grid:

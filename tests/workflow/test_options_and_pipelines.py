@@ -291,3 +291,30 @@ def test_opt_loads_passes(files: Path) -> None:
     (files / "net.hqc").write_text(textwrap.dedent(graph))
     assert "op-to-cpu" in run("opt", "net.hqc", "--load", "mine.py", "-p", "op-to-cpu")
     assert "there is no pass" in run("opt", "net.hqc", "-p", "op-to-cpuu", status=1)
+
+
+# --- one report ----------------------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.d, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.bn(self.d(torch.relu(self.c(x)))) + x)
+
+
+@pytest.mark.parametrize("march", ["bernoulli", "bernoulli2", "bayes", "bayes-e"])
+def test_a_fused_group_answers_for_every_module_in_it_before_and_after(march: str) -> None:
+    model = nn.Sequential()
+    model.a, model.b, model.head = nn.Conv2d(3, 4, 1), Block(), nn.Conv2d(4, 2, 1)
+    model.eval()
+    explained = hqc.explain(model, X, march=march)
+    compiled = hqc.compile(model, X, march=march, calibration_data=[X])
+    for name in ("a", "b", "b.c", "b.d", "b.bn", "head"):
+        assert explained.device_of(name) == compiled.placement.device_of(name) == "bpu", name
+    assert "b.d" in compiled.explain() and "b.d" in str(explained)
+    assert [(row.where, row.device) for row in compiled.placement.rows] == [
+        (row.where, row.device) for row in explained.placement.rows
+    ]
