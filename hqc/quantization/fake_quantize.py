@@ -426,6 +426,12 @@ def _qscheme(qscheme: torch.qscheme | None, ch_axis: int) -> torch.qscheme:
     return expected
 
 
+def scale_groups_of(module: nn.Module) -> list[list[FakeQuantizeBase]]:
+    """The groups of fake quants of a model that share one scale, in tree order."""
+    groups = {id(each._group): each._group for _, each in fake_quants(module) if len(each._group) > 1}
+    return list(groups.values())
+
+
 def fake_quants(module: nn.Module) -> Iterator[tuple[str, FakeQuantizeBase]]:
     """`(path, fake quant)` of every fake quant, in tree order."""
     for name, child in module.named_modules():

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hqc.errors import InputError, ShapeError, SupportError
 from hqc.ir import Graph, Trait
 from hqc.nn.qat.weights import BiasFakeQuantize, FoldedWeightFakeQuantize
-from hqc.quantization.fake_quantize import FakeQuantizeBase, fake_quants
+from hqc.quantization.fake_quantize import FakeQuantizeBase, fake_quants, scale_groups_of
 from hqc.quantization.off_grid import OffGridFakeQuantize
 from hqc.workflow.arguments import from_meta, to_meta
 from hqc.workflow.planning import PlannedModel, plan_model
@@ -69,7 +69,9 @@ def _adopt(model: ObservedGraphModule, planned: PlannedModel) -> None:
     _refuse_too_late(model, root, changes)
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     merger = _Merger(model)
+    groups = scale_groups_of(root)
     merger.merge(model, root)
+    merger.regroup(root, groups)
     root.to(device)
     for module in root.modules():
         merger.follow(module)
@@ -107,7 +109,7 @@ class _Merger:
 
     def __init__(self, model: nn.Module) -> None:
         self._kept: dict[int, nn.Module] = {}
-        self._state = next((each.state for _, each in fake_quants(model) if each.switchable), None)
+        self._state = next((each.state for _, each in fake_quants(model)), None)
 
     def merge(self, old: nn.Module | None, new: nn.Module) -> nn.Module:
         """The module for `new`'s place: `old` with the children that `new` has, where it is of the same kind."""
@@ -135,6 +137,17 @@ class _Merger:
     def _start(self, new: nn.Module) -> None:
         if isinstance(new, FakeQuantizeBase) and self._state is not None:
             new.set_state(self._state)
+
+    def regroup(self, root: nn.Module, groups: list[list[FakeQuantizeBase]]) -> None:
+        """Let the fake quants that are there now share scales as those of the new tree did."""
+        for _, fake_quant in fake_quants(root):
+            fake_quant.join([])
+        for members in groups:
+            shared: list[FakeQuantizeBase] = []
+            for member in members:
+                kept = self._kept.get(id(member), member)
+                assert isinstance(kept, FakeQuantizeBase)
+                kept.join(shared)
 
     def follow(self, module: nn.Module) -> None:
         """Let a module that refers to another one refer to the one that was kept."""

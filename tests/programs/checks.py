@@ -123,7 +123,7 @@ def check_entry_points(program: Program, march: str) -> None:
 
 
 def devices(report: Any) -> dict[str, str]:
-    return {node.name: node.device for node in report.nodes}
+    return {row.name: row.device for row in getattr(report, "placement", report).rows}
 
 
 def check_training_flow(program: Program, march: str) -> None:
