@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hqc.errors import SupportError
+from hqc.errors import CalibrationError, SupportError
 from hqc.march import March, set_march
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.quantization import (
@@ -91,7 +91,8 @@ def test_states_and_loaded_scales_are_carried_by_name() -> None:
     model.load_state_dict(trained.state_dict(), strict=False)
     set_fake_quantize(model, FakeQuantState.VALIDATION)
     model.conv.eval()
-    model(LARGE)
+    with pytest.raises(CalibrationError, match="tanh has no scale yet"):  # a boundary that no state dict had
+        model(LARGE)
     assert torch.equal(model.conv.activation_post_process.scale, trained.conv.activation_post_process.scale)
     assert torch.equal(model.quant.activation_post_process.scale, trained.quant.activation_post_process.scale)
     states = {module.state for module in model.modules() if hasattr(module, "set_state")}
@@ -136,3 +137,29 @@ def test_no_parameter_appears_or_vanishes() -> None:
 def test_not_under_distributed_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DistributedDataParallel, "_active_ddp_module", object())
     refused(prepared(), "DistributedDataParallel")
+
+
+def test_scale_groups_follow_what_is_kept() -> None:
+    class Cat(nn.Module):
+        """`Net` with a cat, whose members share one scale on bernoulli, before the tanh that moves."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.quant, self.a, self.b, self.head = QuantStub(), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(8, 32, 1)
+            self.last, self.dequant = nn.Conv2d(32, 3, 1), DeQuantStub()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.quant(x)
+            y = self.head(torch.cat([torch.relu(self.a(x)), torch.relu(self.b(x))], 1))
+            return self.dequant(self.last(torch.tanh(y)))
+
+    set_march(March.BERNOULLI)
+    model = prepare_qat_fx(Cat(), QAT, hybrid=True, optimize_graph=True)
+    graph, kept = str(model.graph), model.a.activation_post_process
+    model(LARGE)
+    assert str(model.graph) != graph, "nothing was planned again"
+    assert model.a.activation_post_process is kept
+    members = kept.members
+    present = {id(module) for module in model.modules()}
+    assert model.b.activation_post_process in members and all(id(member) in present for member in members)
+    assert all(member.members is members for member in members)
