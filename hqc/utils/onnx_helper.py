@@ -26,6 +26,7 @@ from hqc.workflow.arguments import as_numpy, as_tuple, tensors_of, to_meta
 from hqc.workflow.convert import QuantizedGraphModule
 from hqc.workflow.deploy import deploy
 from hqc.workflow.prepared import ObservedGraphModule
+from hqc.workflow.replan import settle_plan
 from hqc.workflow.runner import arrays_of, as_arrays
 
 logger = logging.getLogger("hqc")
@@ -103,10 +104,7 @@ def export_to_onnx(
 def _calibrated_copy(model: ObservedGraphModule, inputs: tuple[Any, ...]) -> ObservedGraphModule:
     """A frozen copy; fake quants that have seen nothing take their scale from `inputs`."""
     model = copy.deepcopy(model).eval()
-    if model.preparation.inputs is None:
-        with torch.no_grad():
-            set_fake_quantize(model, FakeQuantState.CALIBRATION)
-            model(*inputs)
+    settle_plan(model, inputs)  # before any scale is asked for: with the shapes there may be other fake quants
     fresh = [fake_quant for _, fake_quant in fake_quants(model) if not fake_quant.calibrated]
     if fresh:
         logger.warning("%d fake quants were never calibrated; their scales in the file come from the given inputs", len(fresh))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 
 from hqc.errors import InputError
 from hqc.frontend.fx import lower_graph_module, trace
-from hqc.ir import Graph
+from hqc.ir import Graph, Observation
 from hqc.march import March, all_specs, get_spec
 from hqc.march.spec import MarchSpec
 from hqc.metrics.placement import MarchComparison, PlacementReport, placement_report
@@ -50,12 +51,20 @@ class Explanation:
         hybrid = "" if options.hybrid else ", without CPU fallback (hybrid=False)"
         return f"form {options.form} on {options.march}: {FORMS[options.form]}{hybrid}"
 
+    @property
+    def observers(self) -> dict[str, Observation]:
+        """What is observed, by value: its dtype, rounding and scale group, and the qconfig entry that decided."""
+        values = (value for node in self.graph.nodes for value in node.results)
+        return {value.name: value.observation for value in values if value.observation is not None and not value.off_grid}
+
     def device_of(self, name: str) -> str:
         """`bpu`, `cpu` or `mixed` for a module path, a traced node or a value; `InputError` with near names for another."""
         return self.placement.device_of(name)
 
     def __str__(self) -> str:
-        return f"{self.placement}\n{self.shown}"
+        kinds = Counter(observation.dtype.value for observation in self.observers.values())
+        found = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(kinds.items())) or "nothing"
+        return f"{self.placement}\nobserved: {found}\n{self.shown}"
 
 
 def explain(

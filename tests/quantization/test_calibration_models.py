@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from hqc.quantization import (
 )
 from hqc.quantization.calib_fake_quantize import CalibFakeQuantize
 from hqc.quantization.fake_quantize import fake_quants
+from hqc.utils.onnx_helper import export_to_onnx
 from hqc.workflow.states import canonical
 
 OBSERVERS = ("min_max", "absolute_min_max", "percentile", "kl", "mse", "mix", "calib")
@@ -197,3 +199,25 @@ def test_a_fixed_scale_fixes_its_group() -> None:
         member.join(group)
     free(torch.full((3,), 1000.0))
     assert free.calculate_qparams()[0] == 0.5 and free.scale_info().fixed
+
+
+# --- export right after prepare ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["calibration", "qat", "lsq"])
+def test_export_right_after_prepare_sets_scales_in_a_copy_and_says_so(
+    form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    qconfig = {"calibration": get_default_calib_qconfig, "qat": get_default_qat_qconfig, "lsq": get_default_lsq_qconfig}[form]()
+    prepare = prepare_calibration_fx if form == "calibration" else prepare_qat_fx
+    model = prepare(Net(), {"": qconfig}, hybrid=True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = fake_quantize_state(model)
+    report = export_to_onnx(model, X[:1], tmp_path / "net.onnx")
+    assert report.executed and report.comparisons
+    assert "their scales in the file come from the given inputs" in caplog.text
+    assert fake_quantize_state(model) is state and not any(
+        each.calibrated for name, each in fake_quants(model) if "weight" not in name
+    )
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(value, before[key]) for key, value in after.items())

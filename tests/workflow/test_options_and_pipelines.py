@@ -26,6 +26,7 @@ from hqc.nn import DeQuantStub, QuantStub
 from hqc.passes import Pass, PassContext, PassResult
 from hqc.passes.plan import Plan
 from hqc.quantization import get_default_qat_qconfig, prepare_qat_fx
+from hqc.quantization.fake_quantize import fake_quants
 from hqc.workflow.explain import explain_graph
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.pipelines import deploy_pipeline, edit, explain_pipeline, integer_pipeline, prepare_pipeline
@@ -184,6 +185,8 @@ def test_explain_says_its_form_and_shows_the_plan_of_it(form: Any, monkeypatch: 
     if form == "qat":
         prepared = prepare_qat_fx(Net(), {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=X)
         assert Plan.from_graph(explained.graph) == prepared.preparation.plan
+        named = {name.removesuffix(".activation_post_process") for name, each in fake_quants(prepared) if "weight" not in name}
+        assert len(named) == len(explained.observers) and "observed: " in str(explained)
 
 
 # --- command line --------------------------------------------------------------------------------------------------------------
