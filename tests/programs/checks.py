@@ -123,7 +123,9 @@ def check_entry_points(program: Program, march: str) -> None:
 
 
 def devices(report: Any) -> dict[str, str]:
-    return {row.name: row.device for row in getattr(report, "placement", report).rows}
+    """Device of every traced operation; those of a fused group are named one by one."""
+    rows = getattr(report, "placement", report).rows
+    return {name: row.device for row in rows for name in row.origin or (row.name,)}
 
 
 def check_training_flow(program: Program, march: str) -> None:
