@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from hqc.frontend.fx import lower
     from hqc.march import March, get_march, set_march
     from hqc.workflow.compile import Compiled, compile
-    from hqc.workflow.explain import Explanation, explain
+    from hqc.workflow.explain import explain
+    from hqc.workflow.explanation import Explanation
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Compiled": "hqc.workflow.compile",
-    "Explanation": "hqc.workflow.explain",
+    "Explanation": "hqc.workflow.explanation",
     "HqcError": "hqc.errors",
     "March": "hqc.march",
     "compile": "hqc.workflow.compile",

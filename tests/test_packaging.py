@@ -65,6 +65,7 @@ def test_installed_wheel_parses_and_runs_passes_outside_the_tree(wheel: Path, tm
         ("hqc", ("torch", "onnx", "onnxruntime")),
         ("hqc.ir", ("torch", "onnx", "onnxruntime")),
         ("hqc.workflow.pipelines", ("torch", "onnx", "onnxruntime")),
+        ("hqc.workflow.explanation", ("torch", "onnx", "onnxruntime")),
         ("hqc.march", ("torch", "onnx", "onnxruntime")),
         ("hqc.backends.bpu", ("torch",)),
         ("hqc.backends.onnx", ("torch",)),

@@ -15,7 +15,7 @@ from hqc.march import get_spec
 from hqc.metrics.placement import MarchComparison, PlacementReport, placement_report, what_to_change
 from hqc.passes import PassContext
 from hqc.passes.overrides import parse_hybrid_dict
-from hqc.workflow.explain import compare_marches
+from hqc.workflow.explanation import compare_marches
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.pipelines import explain_pipeline
 

@@ -27,7 +27,7 @@ from hqc.passes import Pass, PassContext, PassResult
 from hqc.passes.plan import Plan
 from hqc.quantization import get_default_qat_qconfig, prepare_qat_fx
 from hqc.quantization.fake_quantize import fake_quants
-from hqc.workflow.explain import explain_graph
+from hqc.workflow.explanation import explain_graph
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.pipelines import deploy_pipeline, edit, explain_pipeline, integer_pipeline, prepare_pipeline
 
