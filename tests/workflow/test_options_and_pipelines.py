@@ -121,8 +121,8 @@ def test_an_edit_goes_into_every_pipeline_that_has_the_pass() -> None:
     options = CompileOptions(
         "bayes", edits=(edit(after="fuse-conv", item=ReluToCpu()), edit(before="lower-to-integer", item=Count()))
     )
-    assert "fuse-conv,relu-to-cpu,analyze-support" in str(prepare_pipeline(options)) == str(explain_pipeline(options))
-    assert re.search(r"fuse-conv,relu-to-cpu,apply-plan.*count$", str(deploy_pipeline(options)))
+    assert "fuse-conv,relu-to-cpu," in str(prepare_pipeline(options)) == str(explain_pipeline(options))
+    assert re.search(r"fuse-conv,relu-to-cpu,(.*,)?apply-plan,.*count$", str(deploy_pipeline(options)))
     assert str(integer_pipeline(options)) == "lower-to-integer"
     assert str(deploy_pipeline(options, integer=True)).endswith(",count,lower-to-integer")
     alone = CompileOptions("bayes", edits=(edit(after="fuse-conv", item="constant-folding", pipeline="deploy"),))
