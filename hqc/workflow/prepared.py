@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +67,45 @@ class ObservedGraphModule(fx.GraphModule):
     def __reduce__(self) -> tuple[Any, ...]:
         state, graph, class_name = _parts(self)
         # A copy has no owner: the graph's own would lead pickle back to this module before the graph exists.
-        return _rebuild, (state, copy.deepcopy(graph), class_name)
+        return _rebuild, (state, _with_functions(graph, _importable), class_name)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function that pickle does not find under its qualified name (`F.max_pool2d`), by where it can be imported from."""
+
+    module: str
+    name: str
+
+    def load(self) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # a graph takes only what can be called
+        return self.load()(*args, **kwargs)
+
+
+def _importable(function: Any) -> Any:
+    found = _Function(str(getattr(function, "__module__", "")), str(getattr(function, "__name__", "")))
+    if "<locals>" in getattr(function, "__qualname__", "") and found.module in sys.modules:
+        return found if getattr(sys.modules[found.module], found.name, None) is function else function
+    return function
+
+
+def _loaded(function: Any) -> Any:
+    return function.load() if isinstance(function, _Function) else function
+
+
+def _with_functions(graph: fx.Graph, change: Callable[[Any], Any]) -> fx.Graph:
+    """A copy of `graph` whose calls of functions are changed."""
+    copied = fx.Graph(tracer_cls=graph._tracer_cls)
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        target = change(node.target) if node.op == "call_function" else node.target
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), nodes.__getitem__)
+        nodes[node] = copied.create_node(node.op, target, args, kwargs, node.name, node.type)
+        nodes[node].meta = dict(node.meta)
+    copied.set_codegen(graph._codegen)
+    return copied
 
 
 def _settled(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,6 +137,7 @@ def _parts(module: ObservedGraphModule) -> tuple[Any, ...]:
 
 
 def _rebuild(state: dict[str, Any], graph: fx.Graph, class_name: str) -> ObservedGraphModule:
+    graph = _with_functions(graph, _loaded)
     root = nn.Module()
     for key in ("_modules", "_parameters", "_buffers"):
         root.__dict__[key] = state[key]

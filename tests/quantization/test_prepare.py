@@ -54,6 +54,13 @@ class Net(nn.Module):
         return self.dequant(self.last(x))
 
 
+class Pooled(Net):
+    """With a function that pickle does not find by its name."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dequant(nn.functional.max_pool2d(self.conv1(self.quant(x)), 2))
+
+
 DATA = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 QAT = {"": get_default_qat_qconfig()}
 
@@ -82,9 +89,10 @@ def test_plain_attributes_are_preserved() -> None:
     assert convert_fx(prepared()).note == "kept"
 
 
+@pytest.mark.parametrize("program", [Net, Pooled])
 @pytest.mark.parametrize("copying", ["deepcopy", "pickle", "torch.save"])
-def test_plan_and_outputs_survive_copies(copying: str) -> None:
-    qat = prepared().eval()
+def test_plan_and_outputs_survive_copies(copying: str, program: type[nn.Module]) -> None:
+    qat = prepared(program()).eval()
     if copying == "deepcopy":
         twin = copy.deepcopy(qat)
     elif copying == "pickle":
@@ -95,7 +103,7 @@ def test_plan_and_outputs_survive_copies(copying: str) -> None:
         buffer.seek(0)
         twin = torch.load(buffer, weights_only=False)
     assert twin.preparation.plan == qat.preparation.plan
-    assert type(twin).__name__ == type(qat).__name__ == "Net"
+    assert type(twin).__name__ == type(qat).__name__ == program.__name__
     set_fake_quantize(qat, FakeQuantState.VALIDATION)
     set_fake_quantize(twin, FakeQuantState.VALIDATION)
     assert torch.equal(twin(DATA), qat(DATA))
