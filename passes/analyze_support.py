@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from hqc.errors import OverrideError, SupportError
 from hqc.ir import STAGES, Device, Graph, Node, Reason, Support
-from hqc.march.rules import Checker
+from hqc.march.rules import ADVISED, Checker
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.fuse_conv import is_fused, is_one_operation, split_activation, unfuse
 from hqc.passes.lower_to_integer import accepts
 from hqc.passes.lower_to_integer.acceptance import SATURATES
 from hqc.passes.registry import register_pass
 from hqc.passes.support_context import (
-    ABSORBED,
     Placement,
+    absorbed_reason,
     float_regions,
-    is_nhwc_head,
     is_stub,
     tail_reason,
 )
@@ -51,8 +51,12 @@ class AnalyzeSupport(Pass):
         if context.hybrid:
             placement.settle()
             remarks += self._split_tails(graph, placement, context)
+            remarks += [
+                self.remark(f"on the BPU by request, although {reason}", node) for node, reason in placement.overridden()
+            ]
         else:
             _require_all(placement)
+        remarks += [self.remark(str(reason), node) for node, reason in _advice(placement)]
         changed = False
         for node in graph.nodes:
             node.support = placement.support.get(node)
@@ -104,6 +108,13 @@ class AnalyzeSupport(Pass):
         return remarks
 
 
+def _advice(placement: Placement) -> Iterator[tuple[Node, Reason]]:
+    """What nodes on the BPU had better keep to."""
+    for node, support in placement.support.items():
+        if support.accepted:
+            yield from ((node, reason) for reason in support.reasons if reason.id.startswith(ADVISED))
+
+
 def _is_judged(node: Node) -> bool:
     return node.support is not None or is_stub(node)
 
@@ -121,8 +132,9 @@ def _judge(node: Node, placement: Placement, context: PassContext) -> Support:
     if verdict.accepted:
         reason = accepts(node, context.march)
         verdict = verdict if reason is None else Support(False, (reason,))
-    if context.hybrid and is_nhwc_head(placement, node):
-        return Support(True, (ABSORBED,))
+    absorbed = absorbed_reason(placement, node) if context.hybrid else None
+    if absorbed is not None:
+        return Support(True, (absorbed,))
     if verdict.accepted and context.hybrid and node.results[0].shape is None:
         verdict = Support(True, (*verdict.reasons, *_conditions(placement, node)))
     if verdict.accepted and _wants(node, Device.BPU):

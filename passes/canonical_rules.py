@@ -423,6 +423,36 @@ def mean_to_pool(graph: Graph, node: Node) -> bool:
     return True
 
 
+@rule(layout.transpose)
+def transposed_product(graph: Graph, node: Node) -> bool:
+    """`(w @ x.T).T` with a constant matrix `w` is `linear` of `x`, where nothing else reads what lies between."""
+    product = _sole_producer(graph, node, conv.matmul)
+    matrix = None if product is None else _constant(product, 0)
+    data = None if product is None else product.inputs[1]
+    before = None if data is None else data.producer
+    if (
+        product is None
+        or matrix is None
+        or matrix.ndim != 2
+        or data is None
+        or before is None
+        or before.op is not layout.transpose
+    ):
+        return False
+    if not (_swaps_last_axes(node) and _swaps_last_axes(before)) or only_user(graph, data) is not product or _own_scale(before):
+        return False
+    absorb_origin(graph, node, product, before)
+    morph(node, conv.linear, [before.inputs[0], product.inputs[0]])
+    graph.erase(product)
+    graph.erase(before)
+    return True
+
+
+def _swaps_last_axes(node: Node) -> bool:
+    perm = list(node.attributes["perm"])
+    return len(perm) >= 2 and perm == [*range(len(perm) - 2), len(perm) - 1, len(perm) - 2]
+
+
 @rule(conv.matmul)
 def matmul_to_linear(graph: Graph, node: Node) -> bool:
     """A product with a constant matrix on the right is `linear` (sums may be rounded in another order)."""

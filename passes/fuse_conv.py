@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hqc.ir import Graph, Node, Trait, Value
-from hqc.march.rules import check_node
+from hqc.march.rules import Checker
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.registry import register_pass
 from hqc.passes.rewrite import absorb_origin, become, may_join, morph, only_user
@@ -24,21 +24,23 @@ ACTIVATIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
 class FuseConv(Pass):
     """Join conv, conv-transpose or linear x {add} x {relu, relu6} into one operation with one rounding.
 
-    A member joins when it is the only user of the value before it, that value has no scale of its own and is not returned,
-    and the user's wishes agree; operations wished on the CPU stay as they were written. The other operand of an addition must
-    be data of the same shape. An addition with two candidates takes the one last in program order that the march accepts.
-    The result has the last member's name, place and location; its origin lists all members.
+    A member joins when it is the only user of the value before it, that value has no scale of its own and is not returned, and
+    the user's wishes agree; operations wished on the CPU stay as they were written. The other operand of an addition must be
+    data of the same shape, and the march must be able to add tensors of their rank on its BPU. An addition with two candidates
+    takes the one last in program order that the march accepts. The result has the last member's name, place and location; its
+    origin lists all members.
     """
 
     name: ClassVar[str] = "fuse-conv"
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         changed = False
+        checker = Checker(context.march, hybrid=context.hybrid, hints=False)
         for node in graph.nodes:
             if len(node.origin) > 1:
                 continue  # `unfuse` could not tell its parts from the convolution's
             if node.op.has(Trait.SUM):
-                conv = _choose(graph, node, context)
+                conv = _choose(graph, node, context, checker)
                 if conv is not None:
                     _join_sum(graph, conv, node)
                     changed = True
@@ -77,7 +79,7 @@ def _took_the_sum_of(conv: Node, node: Node) -> bool:
     return conv.operand("residual") is not None and conv.origin[-1:] == node.origin
 
 
-def _choose(graph: Graph, node: Node, context: PassContext) -> Node | None:
+def _choose(graph: Graph, node: Node, context: PassContext, checker: Checker) -> Node | None:
     """The convolution that takes an addition."""
     a, b = node.inputs
     if a is None or b is None or a is b or a.is_parameter or b.is_parameter:
@@ -86,9 +88,12 @@ def _choose(graph: Graph, node: Node, context: PassContext) -> Node | None:
         return None
     found = [conv for index in (0, 1) if (conv := _candidate(graph, node, index, context)) is not None]
     found = [conv for conv in found if conv.operand("residual") is None]
+    # On a prepared model the plan has decided, perhaps before shapes were known.
+    if found and context.hybrid and context.plan is None and not checker.observe(node).accepted:
+        return None
     found.sort(key=lambda conv: conv._order)
     if len(found) == 2:
-        accepted = [conv for conv in found if check_node(context.march, conv, hybrid=context.hybrid).accepted]
+        accepted = [conv for conv in found if checker.check(conv).accepted]
         found = accepted or found
     return found[-1] if found else None
 

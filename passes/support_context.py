@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from hqc.ir import Device, Graph, Node, OpDef, Reason, Support, Trait, Value
-from hqc.march.facts import Facts, kept_4d_source
+from hqc.march.facts import (
+    LARGEST_FLATTENED,
+    Facts,
+    absorbed_flatten,
+    is_part_of_product,
+    is_scalar,
+    kept_4d_source,
+    shifted_convolution,
+)
+from hqc.march.predicates.products import FEATURES
 from hqc.march.rules import Checker
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import PassContext
@@ -89,6 +98,23 @@ class Placement:
                     return True
         return False
 
+    def has_computing_user(self, node: Node, *, through_cats: bool) -> bool:
+        """True when a node on the BPU that does more than move data reads what becomes of the results there: behind passive ops, and
+        with `through_cats` behind cats. Ops that move data never hold each other on the BPU."""
+        seen, waiting = {node}, [node]
+        while waiting:
+            for user in waiting.pop().users:
+                support = self.support.get(user)
+                if user in seen or support is None or not support.accepted:
+                    continue
+                cat = user.op.has(Trait.SAME_SCALE)
+                if not (cat or user.op.has(Trait.PASSIVE)):
+                    return True
+                seen.add(user)
+                if through_cats or not cat:
+                    waiting.append(user)
+        return False
+
     def is_output(self, node: Node) -> bool:
         return any(id(value) in self.outputs for value in node.results)
 
@@ -111,16 +137,27 @@ class Placement:
             queued.discard(node)
             if not self.on_bpu(node) or _is_asked(node):
                 continue
-            reason = self._reason_to_leave(node)
+            reason = self.reason_to_leave(node)
             if reason is None:
                 continue
             self.support[node] = Support(False, (reason,))
-            for neighbour in self._affected(node):
+            affected = deque(self._affected(node))
+            while affected:
+                neighbour = affected.popleft()
                 if neighbour in self.support and neighbour not in queued:
                     waiting.append(neighbour)
                     queued.add(neighbour)
+                    if _moves_data(neighbour):  # what it reads may have been held through it
+                        affected.extend(neighbour.producers)
 
-    def _reason_to_leave(self, node: Node) -> Reason | None:
+    def overridden(self) -> Iterable[tuple[Node, Reason]]:
+        """The nodes that only a request keeps on the BPU, with the reasons that they would have to leave it."""
+        for node in self.support:
+            reason = self.reason_to_leave(node) if _is_asked(node) and self.on_bpu(node) else None
+            if reason is not None:
+                yield node, reason
+
+    def reason_to_leave(self, node: Node) -> Reason | None:
         rules = self._rules.get(node.op)
         if rules is None:
             rules = self._rules[node.op] = [rule.check for rule in RULES if rule.concerns(node.op, self.spec)]
@@ -138,8 +175,22 @@ class Placement:
 
     def _affected(self, node: Node) -> Iterable[Node]:
         yield from node.users
+        if node.op.has(Trait.CONV_LIKE):
+            yield from _steps_behind(node)
         yield from node.producers
         yield from self.peers(node)
+
+
+def _steps_behind(layer: Node) -> Iterable[Node]:
+    """The chain of nodes of one user each that starts behind a layer, as far as its steps may belong to the layer."""
+    users = layer.users
+    while len(users) == 1 and shifted_convolution(users[0]) is layer:
+        yield users[0]
+        users = users[0].users
+
+
+def _moves_data(node: Node) -> bool:
+    return node.op.has(Trait.PASSIVE) or node.op.has(Trait.SAME_SCALE)
 
 
 def _is_asked(node: Node) -> bool:
@@ -215,41 +266,68 @@ def _source(value: Value) -> Value | None:
 
 @context_rule(lambda op, spec: op.has(Trait.PASSIVE))
 def passive_follows_producer(placement: Placement, node: Node) -> Reason | None:
-    """A passive op stays with its producer; one that reads the model's input or a constant goes to the BPU with its users,
+    """A passive op stays with its producer; one that reads the model's input or a constant goes to the BPU with users that compute,
     on bayes-e also one behind a CPU node."""
     value = node.operands[0]
     producer = value.producer
     if producer is not None:
-        follows_user = placement.spec.passive_follows_user and placement.has_bpu_user(node)
+        follows_user = placement.spec.passive_follows_user and placement.has_computing_user(node, through_cats=False)
         if placement.on_bpu(producer) or follows_user:
             return None
         return _reason("a passive op stays with its producer", f"{producer.name} is on the CPU")
-    if placement.has_bpu_user(node):
+    if placement.has_computing_user(node, through_cats=True):
         return None
     what = "a constant" if value.is_parameter else "the model's input"
-    return _reason(f"a passive op that reads {what} runs on the BPU only for a user there", "no user on the BPU")
+    return _reason(f"a passive op that reads {what} runs on the BPU only for a user there", "no user on the BPU computes")
 
 
 @context_rule(lambda op, spec: op.has(Trait.SAME_SCALE))
-def cat_between_cpu_nodes(placement: Placement, node: Node) -> Reason | None:
-    """A cat joins the CPU when all its operands are there, or one is and no user is on the BPU."""
-    producers = node.producers
-    on_cpu = [producer for producer in producers if not placement.on_bpu(producer)]
+def cat_of_bpu_values(placement: Placement, node: Node) -> Reason | None:
+    """A cat runs on the BPU only if every operand comes from the BPU, the model's input or a constant; a request overrides this."""
+    on_cpu = [producer.name for producer in node.producers if not placement.on_bpu(producer)]
     if not on_cpu:
         return None
-    fed_by_cpu = len(on_cpu) == len(producers) and all(value.producer or value.is_parameter for value in node.operands)
-    names = ", ".join(producer.name for producer in on_cpu)
-    if fed_by_cpu:
-        return _reason("a cat of values from the CPU stays there", names)
-    if not placement.has_bpu_user(node):
-        return _reason("a cat with a value from the CPU and no user on the BPU stays on the CPU", names)
-    return None
+    rule = "every operand of a cat comes from the BPU, the model's input or a constant"
+    actual = f"{', '.join(on_cpu)} {'is' if len(on_cpu) == 1 else 'are'} on the CPU"
+    return _reason(rule, actual, hint=f'or ask for it with hybrid_dict={{"bpu": {{"node_name": ["{node.name}"]}}}}')
+
+
+@context_rule(lambda op, spec: spec.four_d and op.name == "reshape")
+def absorbed_reshape(placement: Placement, node: Node) -> Reason | None:
+    """On marches that hold 4-D tensors only, a flatten runs on the BPU only inside the linear layers behind it."""
+    on_cpu = [user.name for user in node.users if not placement.on_bpu(user)]
+    if is_part_of_product(node) or not on_cpu:
+        return None
+    return _reason("a flatten runs on the BPU only inside the linear layers behind it", f"{on_cpu[0]} is on the CPU")
+
+
+@context_rule(lambda op, spec: spec.four_d and op.has(Trait.SUM))
+def scalar_behind_layer(placement: Placement, node: Node) -> Reason | None:
+    """On marches that hold 4-D tensors only, a sum with a scalar runs on the BPU only as part of the convolution before it."""
+    layer = shifted_convolution(node)
+    if layer is None or not any(map(is_scalar, node.operands)) or placement.on_bpu(layer):
+        return None
+    return _reason(
+        "a sum with a scalar runs on the BPU only as part of the convolution before it", f"{layer.name} is on the CPU"
+    )
+
+
+@context_rule(lambda op, spec: spec.four_d and op.name == "linear")
+def map_of_features(placement: Placement, node: Node) -> Reason | None:
+    """A linear layer of more input features than its row admits needs its flatten on the BPU."""
+    producer = node.operands[0].producer
+    if producer is None or absorbed_flatten(producer) is None or placement.on_bpu(producer):
+        return None
+    features = node.operands[0].shape
+    if features is None or features[-1] <= FEATURES:
+        return None
+    return _reason("a linear layer of that many features takes a map from the BPU", f"{features[-1]} features", str(FEATURES))
 
 
 @context_rule(lambda op, spec: spec.passive_needs_consumer and (op.has(Trait.PASSIVE) or op.has(Trait.SAME_SCALE)))
 def passive_without_user(placement: Placement, node: Node) -> Reason | None:
     """In a calibrated model, ops that move data have no scale of their own: without a user on the BPU they are float."""
-    if not placement.context.calibrated_only or is_nhwc_head(placement, node) or placement.has_bpu_user(node):
+    if not placement.context.calibrated_only or absorbed_reason(placement, node) is not None or placement.has_bpu_user(node):
         return None
     return _reason(f"ops that only move data need a user on the BPU on {placement.spec.name}", "none of the users is there")
 
@@ -314,7 +392,19 @@ def is_nhwc_head(placement: Placement, node: Node) -> bool:
     return placement.is_output(node) and all(is_stub(user) for user in node.users)
 
 
-ABSORBED = _reason("a permute to NHWC behind a convolution that ends the model is absorbed into the output's layout")
+def absorbed_reason(placement: Placement, node: Node) -> Reason | None:
+    """Why a change of layout costs nothing on the BPU, whatever the tables say of the op; None where it does."""
+    if is_nhwc_head(placement, node):
+        return _reason("a permute to NHWC behind a convolution that ends the model is absorbed into the output's layout")
+    if not placement.spec.four_d:
+        return None
+    if absorbed_flatten(node) is not None:
+        return _reason(
+            f"a flatten of at most {LARGEST_FLATTENED}x{LARGEST_FLATTENED} is absorbed into the linear layer behind it"
+        )
+    if is_part_of_product(node):
+        return _reason("the change of rank behind a product with a vector belongs to the product")
+    return None
 
 
 def _all_lead(node: Node, leads_to_stub: Mapping[Node, str]) -> bool:

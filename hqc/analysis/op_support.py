@@ -148,6 +148,8 @@ def _march_section(spec: MarchSpec) -> str:
     lines = [f"## {spec.name}", "", f"{spec.title}: {', '.join(spec.chips)}.", ""]
     flags = {
         "Holds 4-D tensors only; results of products with constant weights stay 4-D.": spec.four_d,
+        "A flatten of maps of at most 7x7 before a linear layer, and the change of rank behind a product with a vector, belong to the "
+        "product.": spec.four_d,
         "Ops that only move data need a user on the BPU (calibrated models).": spec.passive_needs_consumer,
         "A passive op between the CPU and a user on the BPU runs on the BPU.": spec.passive_follows_user,
         "Strided slices of the model's input are the CPU's.": spec.strided_input_slices_on_cpu,

@@ -57,6 +57,22 @@ def _maximum(facts: Facts) -> tuple[str, ...]:
     return _pool(facts, "MaxPool", "GlobalMaxPool")
 
 
+def _quotient(facts: Facts) -> tuple[str, ...]:
+    """A quotient by a constant is the product with its reciprocal."""
+    return ("Mul",) if facts.divides_by_constant else ("Div",)
+
+
+def _quotient_in_torch(facts: Facts) -> tuple[str, ...]:
+    return ("torch.mul",) if facts.divides_by_constant else ("torch.div",)
+
+
+def _mean(facts: Facts) -> tuple[str, ...]:
+    """A mean over height and width is a global average pool, whether it keeps the axes or not."""
+    axes = tuple(sorted(facts.node.attributes["axes"])) if facts.sizes is None else facts.axes
+    whole = axes == (2, 3) and (facts.sizes is None or len(facts.sizes) == 4)
+    return ("GlobalAveragePool",) if whole else ("ReduceMean",)
+
+
 def _clamp(facts: Facts) -> tuple[str, ...]:
     bounds = (facts.node.attributes["min"], facts.node.attributes["max"])
     return ("torch.nn.ReLU6",) if bounds == (0.0, 6.0) else ("torch.clamp",)
@@ -130,7 +146,7 @@ _TABLE: dict[str, Binding] = {
     "add": Binding(("Add",), ("torch.add",)),
     "sub": Binding(("Sub",), ("torch.sub",)),
     "mul": Binding(("Mul",), ("torch.mul",)),
-    "div": Binding(("Div",), ("torch.div",)),
+    "div": Binding(("Div", "Mul"), ("torch.div", "torch.mul"), choose=_quotient, choose_torch=_quotient_in_torch),
     "maximum": Binding(("Max",), ("torch.maximum",)),
     "minimum": Binding(("Min",), ("torch.minimum",)),
     "pow": Binding(("Pow",), ("torch.pow",)),
@@ -163,7 +179,7 @@ _TABLE: dict[str, Binding] = {
     "adaptive_avg_pool2d": Binding(("AveragePool", "GlobalAveragePool"), ("torch.nn.AdaptiveAvgPool2d",), choose=_average),
     "resize2d": Binding(("Resize",), ("F.interpolate",)),
     # reductions
-    "mean": Binding(("ReduceMean",), ("torch.mean",)),
+    "mean": Binding(("ReduceMean", "GlobalAveragePool"), ("torch.mean",), choose=_mean),
     "sum": Binding(("ReduceSum",), ("torch.sum",)),
     "reduce_max": Binding(("ReduceMax",), ("torch.max",)),
     "reduce_min": Binding(("ReduceMin",), ("torch.min",)),

@@ -70,6 +70,24 @@ DECISIONS = (
         "hqc.march.observed.CONSTANT_MATRIX",
     ),
     Decision(
+        "Add on bernoulli2: the form NC11",
+        "the table wants both operands computed; the compiler puts adds with a constant [1,C,1,1] on the BPU, adds of a scalar not",
+        "the form may be a constant; an add of a scalar is the CPU's but behind a convolution on the BPU, which takes it in",
+        "hqc.march.predicates.elementwise",
+    ),
+    Decision(
+        "Look-up tables on bernoulli2: at most 8192 elements",
+        "the table has the limit; the compiler lists larger ones on the BPU and remarks that they may run on the CPU at run time",
+        "the BPU, with that remark; SiLU, which the ONNX table lacks, has the remark of Sigmoid",
+        "hqc.march.rules.Rule.advice",
+    ),
+    Decision(
+        "Reshape on bernoulli2: flatten before a linear layer",
+        "the table has Reshape and Flatten on the CPU; Gemm is a convolution where height and width are at most 7, without a reshape",
+        "such a flatten belongs to the linear layer and is on the BPU with it",
+        "hqc.march.facts.absorbed_flatten",
+    ),
+    Decision(
         "5-D add and mul with a constant on bayes",
         "the table admits those whose axes merge to four, the logs have them on the CPU",
         "the CPU by default; a request for the BPU is granted within the table",

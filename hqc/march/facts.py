@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,6 +45,68 @@ def is_constant_product(node: Node) -> bool:
     return node.op.name == "matmul" and len(node.data_operands) == 1
 
 
+LARGEST_FLATTENED = 7
+"""Largest height and width of the maps that a linear layer may take in place of their flattened features."""
+
+
+def absorbed_flatten(node: Node | None) -> Shape | None:
+    """The shape `[N,C,H,W]` that a reshape to `[N,C*H*W]` reads, where height and width are at most 7 and only products with constant
+    weights read the result: those are then convolutions over the map. Else None."""
+    if node is None or node.op.name != "reshape" or not node.users or not ends_in_products(node):
+        return None
+    shape, flat = node.operands[0].shape, node.results[0].shape
+    if shape is None or flat is None or len(shape) != 4 or flat != (shape[0], math.prod(shape[1:])):
+        return None
+    return shape if max(shape[2:]) <= LARGEST_FLATTENED else None
+
+
+def ends_in_products(node: Node) -> bool:
+    """True when only products with constant weights read the result of `node`, as their data, and the model does not return it."""
+    graph, value = node.graph, node.results[0]
+    if graph is None or graph.is_output(value):
+        return False
+    return all(is_constant_product(user) and index == 0 for user, index in value._uses.values())
+
+
+def is_part_of_product(node: Node) -> bool:
+    """True for the change of rank behind a product with a vector: both are one operation of the model."""
+    product = node.operands[0].producer if node.op.name == "reshape" else None
+    if product is None or not is_constant_product(product) or set(product.origin).isdisjoint(node.origin):
+        return False
+    before, after = node.operands[0].shape, node.results[0].shape
+    if before is None or after is None:
+        return False
+    return [size for size in before if size != 1] == [size for size in after if size != 1]
+
+
+def shifted_convolution(node: Node) -> Node | None:
+    """The layer that a sum with a constant shifts, perhaps behind more products and sums with constants (`conv(x) * k + b`): the chip
+    folds them into the layer. None where there is no such layer, or another node reads a value on the way."""
+    for _ in range(_STEPS_BEHIND_A_LAYER):
+        if node.op.name not in ("add", "mul", "div") or len(node.data_operands) != 1:
+            return None
+        value = node.data_operands[0]
+        producer = value.producer
+        if producer is None or len(value._uses) > 1 or (node.graph is not None and node.graph.is_output(value)):
+            return None
+        if producer.op.has(Trait.CONV_LIKE):
+            return producer if producer.attributes["activation"] == "none" else None
+        node = producer
+    return None
+
+
+_STEPS_BEHIND_A_LAYER = 8
+
+
+def divides_by_constant(node: Node) -> bool:
+    """True for a quotient by constants whose reciprocals are normal float32 numbers: it is the product with them."""
+    array = node.operands[1].array if node.op.name == "div" else None
+    if array is None or not np.isfinite(array).all() or not array.all():
+        return False
+    _, exponents = np.frexp(array)
+    return bool((np.abs(exponents) < 120).all())
+
+
 def kept_4d_source(value: Value) -> Node | None:
     """The constant-weight product whose result `value` still is in the chip's 4-D layout, or None.
 
@@ -59,6 +122,7 @@ def kept_4d_source(value: Value) -> Node | None:
         data = list(dict.fromkeys(node.data_operands))
         one_input = node.op.has(Trait.LUT) or node.op.has(Trait.ACTIVATION) or node.op.name == "slice"
         scaled = node.op.name == "mul" and (len(node.data_operands) == 2 or any(map(is_scalar, node.operands)))
+        scaled |= divides_by_constant(node) and is_scalar(node.operands[1])
         if len(data) != 1 or not (one_input or scaled):
             return None
         value = data[0]
@@ -174,6 +238,10 @@ class Facts:
         rank = len(self.sizes)
         raw = self.ints("axes") if "axes" in self.node.attributes else self.ints("axis")
         return tuple(sorted(axis % rank for axis in raw)) if raw else tuple(range(rank))
+
+    @functools.cached_property
+    def divides_by_constant(self) -> bool:
+        return divides_by_constant(self.node)
 
     @functools.cached_property
     def has_zero_constant(self) -> bool:

@@ -58,8 +58,8 @@ def _five_axes_without_constant(facts: Facts) -> Outcome:
 
 
 NO_CONSTANT_IN_5D = NodeRule(
-    "5-D add and mul have no constant operand",
-    frozenset({"add", "mul"}),
+    "5-D sums, products and quotients have no constant operand",
+    frozenset({"add", "mul", "div"}),
     _five_axes_without_constant,
     _LOGS_J5,
     "no-constant-in-5d",
@@ -75,8 +75,8 @@ def _constant_of_equal_rank(facts: Facts) -> Outcome:
 
 
 EQUAL_RANK_IN_3D = NodeRule(
-    "the constant operand of a 3-D mul is a scalar or 3-D",
-    frozenset({"mul"}),
+    "the constant operand of a 3-D product or quotient is a scalar or 3-D",
+    frozenset({"mul", "div"}),
     _constant_of_equal_rank,
     _LOGS_J5,
     "equal-rank-in-3d",

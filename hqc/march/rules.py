@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from hqc.ir import DType, Graph, Node, Reason, Support, Trait, Value, all_ops
 from hqc.march.bindings import BINDINGS, Binding
-from hqc.march.facts import Facts, ends_model, graph_batch
+from hqc.march.facts import (
+    Facts,
+    absorbed_flatten,
+    divides_by_constant,
+    ends_model,
+    graph_batch,
+    is_constant_product,
+    shifted_convolution,
+)
 from hqc.march.predicates import (
     CONDITIONS,
     HOLDS,
@@ -34,14 +42,21 @@ if TYPE_CHECKING:
 
 _PAIRED = ("kernel", "stride", "dilation", "output padding")  # quantities written 3x3
 
+_ADVICE = {"CHW", "aligned_CHW"}
+"""Limits that the compiler only remarks on (see contradictions.py): look-up tables on larger tensors may run on the CPU at run time."""
+ADVISED = "advice-"
+"""How the ids of reasons begin that say what an accepted node had better keep to."""
+
 
 @dataclass(frozen=True)
 class Rule:
-    """A statement about a node and the predicate that decides it. `id`: what it is about, for code."""
+    """A statement about a node and the predicate that decides it. `id`: what it is about, for code. `advice`: a node that breaks the
+    rule runs on the BPU all the same, with a remark."""
 
     statement: str
     check: Condition
     id: str = ""
+    advice: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,15 @@ def _number_rule(limit: Limit) -> Rule:
 
 def _limit_rule(limit: Limit) -> Rule:
     """The rule of one limit; its id is the limit's key."""
-    return replace(_worded_rule(limit), id=limit.key)
+    rule = replace(_worded_rule(limit), id=limit.key)
+    if limit.key not in _ADVICE:
+        return rule
+    return replace(
+        rule,
+        statement=f"{rule.statement} (larger ones may run on the CPU at run time)",
+        id=f"{ADVISED}{limit.key}",
+        advice=True,
+    )
 
 
 def _worded_rule(limit: Limit) -> Rule:
@@ -163,7 +186,18 @@ def _entry(row: Row, rows: MarchRows) -> Entry:
     rules = {rule.statement: rule for rule in map(_limit_rule, limits)}  # kernel_h and kernel_w are one statement
     if row.note in NOTES:
         rules[row.note] = Rule(*NOTES[row.note], id="note")
+    rules |= {rule.statement: rule for rule in map(_limit_rule, _limits_of_parts(row, rows))}
     return Entry(row, tuple(rules.values()))
+
+
+def _limits_of_parts(row: Row, rows: MarchRows) -> tuple[Limit, ...]:
+    """Limits of the table that a composed function (SiLU) looks its result up in: those of the ONNX ops that it consists of."""
+    part = rows.find("onnx", _LOOKED_UP[row.op]) if row.op in _LOOKED_UP else None
+    return tuple(limit for limit in part.limits if limit.key in _ADVICE) if part is not None else ()
+
+
+_LOOKED_UP = {"torch.nn.SiLU": "Sigmoid"}
+"""Rows of functions that are looked up in the table of another row's op."""
 
 
 def build_rules(march: str, *, assumed_from: str = "") -> Mapping[str, OpRules]:
@@ -275,14 +309,16 @@ class Checker:
         if node.graph is not self._batch[0]:
             self._batch = (node.graph, graph_batch(node.graph))
         batch = self._batch[1]
-        zero = keeps_4d = False
+        zero = keeps_4d = quotient = shifts = False
         if node.op.has(Trait.ELEMENTWISE) and any(operand is not None and operand[2] for operand in operands):
-            zero = Facts(node).has_zero_constant
+            zero, quotient = Facts(node).has_zero_constant, divides_by_constant(node)
+            shifts = shifted_convolution(node) is not None
+        flattened = absorbed_flatten(node.operands[0].producer) if is_constant_product(node) else None
         if self.spec.four_d and (results[0][1] is None or len(results[0][1]) != 4):
             keeps_4d = Facts(node, four_d=True).keeps_4d
         return (
             node.op, tuple(node.attributes.values()), operands, results, batch,
-            ends_model(node), keeps_4d, zero, node.request,
+            ends_model(node), keeps_4d, zero, quotient, shifts, flattened, node.request,
         )  # fmt: skip
 
     def _judge(self, node: Node, facts: Facts) -> Support:
@@ -314,8 +350,9 @@ class Checker:
         for rule in (*entry.rules, *EVERYWHERE):
             outcome = rule.check(facts)
             if outcome.state is State.BROKEN:
-                refused.append(Reason(f"{rule.statement}{on}{assumed}", outcome.actual, outcome.limit, id=rule.id))
-            elif outcome.state is State.UNKNOWN:
+                said = conditions if rule.advice else refused
+                said.append(Reason(f"{rule.statement}{on}{assumed}", outcome.actual, outcome.limit, id=rule.id))
+            elif outcome.state is State.UNKNOWN and not rule.advice:
                 conditions.append(Reason(rule.statement, id=rule.id, condition=True))
         if row.device == "BPU_OPT_IN" and not asked:
             # Asking alone does not help where a limit is broken too: say both at once.

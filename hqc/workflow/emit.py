@@ -365,7 +365,11 @@ class _Emitter:
         """The call with its weight (and an int8 bias) fake-quantized; a product becomes the `F.linear` that it is in the plan."""
         operands = Operands(self, old)
         tensor, now = self.tensors[weight.name], self.env[weight]
-        if argument.is_matrix:
+        is_vector = tensor.ndim == 1  # a matrix of one column: the layer has one output feature
+        if is_vector:
+            tensor = tensor.unsqueeze(0)
+            now = self.graph.create_node("call_method", "unsqueeze", (now, 0), {}, self.free_name(f"{old.name}_row"))
+        elif argument.is_matrix:
             tensor = tensor.t()
             now = self.graph.create_node("call_method", "t", (now,), {}, self.free_name(f"{old.name}_transposed"))
         norm, axis = self._norm_behind(node), 0 if argument.is_matrix else argument.axis
@@ -377,9 +381,17 @@ class _Emitter:
             if self.march.int8_bias and norm is None and bias.name in self.tensors:
                 fake_quant = BiasFakeQuantize(module)  # type: ignore[arg-type]  # without a batch norm it is the fake quant itself
                 new_bias = self._insert(f"{old.name}_bias_fake_quant", fake_quant, (new_bias,), old)
-        if argument.is_matrix:
+        if argument.is_matrix or is_vector:
+            if is_vector and new_bias is not None:
+                new_bias = self.graph.create_node(
+                    "call_method", "reshape", (new_bias, 1), {}, self.free_name(f"{old.name}_offset")
+                )
             args = (operands(argument.data_of(old)), quantized, *(() if new_bias is None else (new_bias,)))
-            new = self.graph.create_node("call_function", nn.functional.linear, args, {}, old.name)
+            name = self.free_name(f"{old.name}_product") if is_vector else old.name
+            new = self.graph.create_node("call_function", nn.functional.linear, args, {}, name)
+            if is_vector:
+                new.meta = {**old.meta, ORIGIN_META: (old.name,)}
+                new = self.graph.create_node("call_method", "squeeze", (new, -1), {}, old.name)
         else:
             replaced = {self.env[weight]: quantized, **({self.env[bias]: new_bias} if isinstance(bias, fx.Node) else {})}
             mapped = (operands.map(old.args), operands.map(old.kwargs))
@@ -425,12 +437,24 @@ class _Emitter:
                         self.observed[value.name] = value
                     self._settle(value, new, old)
 
+    def _laid_out(self, value: Value, holder: fx.Node) -> fx.Node:
+        """The tensor that `holder` holds in the layout of the planned parameter: a vector as a row or column, a matrix transposed."""
+        now, tensor = self.env[holder], self.tensors.get(holder.name)
+        if tensor is None or value.array is None or np.array_equal(tensor.detach().cpu().numpy(), value.array):
+            return now
+        if tensor.ndim == 1:
+            name = self.free_name(f"{value.name}_reshaped")
+            return self.graph.create_node("call_method", "reshape", (now, value.array.shape), {}, name)
+        if tensor.ndim == 2 and np.array_equal(tensor.detach().cpu().numpy().T, value.array):
+            return self.graph.create_node("call_method", "t", (now,), {}, self.free_name(f"{value.name}_transposed"))
+        return now
+
     def _operand_of_step(self, value: Value, operands: Operands) -> Any:
         if not value.is_parameter:
             return operands.of_value(value)
         holder = self.values.holder(value)
         if holder is not None and holder in self.env:
-            return self.env[holder]
+            return self._laid_out(value, holder)
         array = value.array
         assert array is not None
         if array.ndim == 0:

@@ -143,23 +143,208 @@ def test_in_qat_they_carry_a_fake_quant_and_stay() -> None:
     assert devices(analyzed(DATA_MOVERS, "bayes")[0]) == "c=bpu s=bpu k=bpu y=bpu"
 
 
-def test_a_cat_of_cpu_values_is_the_cpus_and_a_mixed_one_follows_its_users() -> None:
+CAT = """
+    input %x: f32[1,8,16,16]
+    %c = conv2d(%x, @w1)
+    %a = selu(%c)
+    %b = selu(%a)
+    %k = cat(OPERANDS) {axis=2}
+    %y = conv2d(%k, @w)
+    output %y
+"""
+
+
+@pytest.mark.parametrize("march", ["bernoulli2", "bayes", "bayes-e"])
+@pytest.mark.parametrize(
+    ("operands", "device", "on_cpu"),
+    [("%c, %c", "bpu", ""), ("%c, %x", "bpu", ""), ("%a, %b", "cpu", "a, b are"), ("%c, %b", "cpu", "b is"), ("%x, %a", "cpu", "a is")],
+)  # fmt: skip
+def test_a_cat_takes_values_of_the_bpu_and_the_models_input_only(march: str, operands: str, device: str, on_cpu: str) -> None:
+    graph, _ = analyzed(CAT.replace("OPERANDS", operands), march)
+    assert f"k={device} y=bpu" in devices(graph)
+    if on_cpu:
+        assert why(graph, "k").actual == f"{on_cpu} on the CPU" and '"bpu": {"node_name": ["k"]}' in why(graph, "k").hint
+
+
+@pytest.mark.parametrize("march", ["bernoulli2", "bayes", "bayes-e"])
+def test_a_request_keeps_a_cat_on_the_bpu_with_a_boundary_and_a_remark(march: str) -> None:
+    text, asked = CAT.replace("OPERANDS", "%c, %b"), {"bpu": {"node_name": ["k"]}}
+    graph, remarks = analyzed(text, march, hybrid_dict=asked)
+    assert "k=bpu y=bpu" in devices(graph)
+    (remark,) = remarks
+    assert (remark.node, remark.severity) == ("k", "note")
+    assert remark.message.startswith("on the BPU by request, although every operand of a cat comes from the BPU")
+    passes = "apply-overrides,analyze-support,partition,insert-boundaries{auto-stub=true}"
+    graph, _ = analyzed(text, march, hybrid_dict=asked, passes=passes)
+    (boundary,) = [each for each in node(graph, "k").producers if each.op.name == "quantize"]
+    assert boundary.operands[0].name == "b"
+
+
+HELD = """
+    input %x: f32[1,8,16,16]
+    %p = softmax(%x) {axis=3}
+    %r = reshape(%p) {shape=[1,8,8,32]}
+    %t = transpose(%r) {perm=[0,1,3,2]}
+    %k = cat(%t, %t) {axis=1}
+    %y = OP(%k)
+    output %y
+"""
+
+
+@pytest.mark.parametrize("op", ["sigmoid", "softmax"])
+def test_a_cat_and_a_reshape_do_not_hold_each_other_on_the_bpu(op: str) -> None:
+    graph, _ = analyzed(HELD.replace("OP(%k)", f"{op}(%k) {{axis=3}}" if op == "softmax" else f"{op}(%k)"), "bayes-e")
+    assert devices(graph).startswith("p=cpu r=cpu t=cpu k=cpu")
+    chain = HELD.replace("%k = cat(%t, %t) {axis=1}\n", "").replace("OP(%k)", "OP(%t)")
+    graph, _ = analyzed(chain.replace("OP(%t)", "conv2d(%t, @w)"), "bayes-e")
+    assert devices(graph) == "p=cpu r=bpu t=bpu y=bpu", "a user that computes holds both"
+    graph, _ = analyzed(chain.replace("OP(%t)", "softmax(%t) {axis=3}"), "bayes-e")
+    assert devices(graph) == "p=cpu r=cpu t=cpu y=cpu", "nor do two passive ops"
+
+
+@pytest.mark.parametrize("march", ["bayes", "bayes-e"])
+def test_movers_of_the_input_run_on_the_bpu_only_for_a_user_that_computes(march: str) -> None:
     text = """
         input %x: f32[1,8,16,16]
-        %c = conv2d(%x, @w1)
-        %a = selu(%c)
-        %b = selu(%a)
-        %k = cat(OPERANDS) {axis=2}
+        %r = reshape(%x) {shape=[1,8,8,32]}
+        %k = cat(%r, %r) {axis=2}
+        %t = transpose(%k) {perm=[0,1,3,2]}
         %y = OP
         output %y
     """
-    both = text.replace("OPERANDS", "%a, %b").replace("OP", "conv2d(%k, @w)")
-    assert "k=cpu y=bpu" in devices(analyzed(both)[0])
-    mixed = text.replace("OPERANDS", "%c, %b")
-    assert "k=bpu y=bpu" in devices(analyzed(mixed.replace("OP", "conv2d(%k, @w)"))[0])
-    graph, _ = analyzed(mixed.replace("OP", "selu(%k)"))
-    assert "k=cpu y=cpu" in devices(graph)
-    assert why(graph, "k").actual == "b"
+    assert devices(analyzed(text.replace("OP", "conv2d(%t, @w)"), march)[0]) == "r=bpu k=bpu t=bpu y=bpu"
+    assert devices(analyzed(text.replace("OP", "selu(%t)"), march)[0]) == "r=cpu k=cpu t=cpu y=cpu"
+
+
+# --- what bernoulli2's listing shows beyond its table ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("constant", "device"), [("[1,8,1,1]", "bpu"), ("[8,1,1]", "bpu"), ("[1,8,16,16]", "bpu"), ("[]", "cpu"), ("[16]", "cpu")]
+)
+def test_an_add_with_a_constant_per_channel_is_the_bpus_and_a_scalar_one_the_cpus(constant: str, device: str) -> None:
+    text = f"""
+        input %x: f32[1,8,16,16]
+        param @k: f32{constant} = #random(0, {constant})
+        %a = sigmoid(%x)
+        %y = add(%a, @k)
+        %z = conv2d(%y, @w)
+        output %z
+    """
+    for march in ("bernoulli", "bernoulli2"):
+        assert devices(analyzed(text, march)[0]) == f"a=bpu y={device} z=bpu"
+    assert devices(analyzed(text, "bayes")[0]) == "a=bpu y=bpu z=bpu"
+
+
+def test_a_scalar_add_is_the_bpus_only_behind_a_convolution_there() -> None:
+    text = """
+        input %x: f32[1,8,16,16]
+        param @k = 0.5
+        %c = conv2d(%x, @w)
+        %m = mul(%c, @k)
+        %y = add(%m, @k)
+        %z = conv2d(%y, @w)
+        output %z
+    """
+    assert devices(analyzed(text, "bernoulli2")[0]) == "c=bpu m=bpu y=bpu z=bpu"
+    graph, _ = analyzed(text, "bernoulli2", hybrid_dict={"node_name": ["c"]})
+    assert devices(graph) == "c=cpu m=bpu y=cpu z=bpu" and why(graph, "y").actual == "c is on the CPU"
+    forked = text.replace("output %z", "output %z, %m")
+    assert devices(analyzed(forked, "bernoulli2")[0]) == "c=bpu m=bpu y=cpu z=bpu"
+    activated = text.replace("conv2d(%x, @w)", "conv2d(%x, @w) {activation=relu}")
+    assert devices(analyzed(activated, "bernoulli2")[0]) == "c=bpu m=bpu y=cpu z=bpu"
+
+
+@pytest.mark.parametrize("op", ["sigmoid", "sin", "cos", "tanh", "silu"])
+def test_a_large_table_is_the_bpus_with_a_remark(op: str) -> None:
+    text = f"input %x: f32[1,8,64,64]\n%c = conv2d(%x, @w) {{activation=relu}} from(c, r)\n%y = {op}(%c)\n%z = conv2d(%y, @w)\noutput %z"
+    graph, remarks = analyzed(text, "bernoulli2")
+    assert devices(graph) == "c=bpu y=bpu z=bpu", "the convolution before it ends no BPU run"
+    (remark,) = remarks
+    assert remark.node == "y" and "may run on the CPU at run time" in remark.message and "limit 8192" in remark.message
+    assert analyzed(text.replace("64,64", "16,16"), "bernoulli2")[1] == []
+    assert analyzed(text, "bayes")[1] == []
+
+
+FLATTEN = """
+    input %x: f32[1,8,SIZE]
+    param @f: f32[4,FEATURES] = #random(3, [4,FEATURES])
+    %c = OP
+    %r = reshape(%c) {shape=[1,-1]}
+    %y = linear(%r, @f)
+    output %y
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "features", "op", "expected"),
+    [
+        ("9,9", 392, "conv2d(%x, @w)", "c=bpu r=bpu y=bpu"),
+        ("9,3", 56, "conv2d(%x, @w)", "c=bpu r=bpu y=bpu"),
+        ("10,9", 448, "conv2d(%x, @w)", "c=bpu r=cpu y=bpu"),
+        ("7,7", 392, "selu(%x)", "c=cpu r=cpu y=bpu"),
+    ],
+)  # fmt: skip
+def test_a_flatten_of_at_most_7x7_is_absorbed_into_the_linear_layer(size: str, features: int, op: str, expected: str) -> None:
+    text = FLATTEN.replace("SIZE", size).replace("FEATURES", str(features)).replace("OP", op)
+    for march in ("bernoulli", "bernoulli2"):
+        assert devices(analyzed(text, march)[0]) == expected
+    if "r=bpu" in expected:
+        graph, _ = analyzed(text, "bernoulli2", passes="analyze-support,partition")
+        assert {each.subgraph for each in graph.nodes} == {0}
+        assert devices(analyzed(text, "bernoulli2", hybrid_dict={"op": ["linear"]})[0]) == "c=bpu r=cpu y=cpu"
+        both = text.replace("output %y", "output %y, %r")
+        assert devices(analyzed(both, "bernoulli2")[0]) == "c=bpu r=cpu y=bpu", "the model returns the features"
+
+
+def test_a_flattened_map_may_have_more_features_than_a_vector() -> None:
+    text = """
+        input %x: f32[1,512,7,7]
+        param @f: f32[2,25088] = #random(3, [2,25088])
+        %c = OP(%x)
+        %r = reshape(%c) {shape=[1,-1]}
+        %y = linear(%r, @f)
+        output %y
+    """
+    assert devices(analyzed(text.replace("OP", "relu"), "bernoulli2")[0]) == "c=bpu r=bpu y=bpu"
+    graph, _ = analyzed(text.replace("OP", "selu"), "bernoulli2")
+    assert devices(graph) == "c=cpu r=cpu y=cpu"
+    assert (why(graph, "y").actual, why(graph, "y").limit) == ("25088 features", "16384")
+
+
+def test_a_residual_below_rank_four_is_not_fused_into_a_linear_layer() -> None:
+    text = """
+        input %x: f32[4,8]
+        param @f: f32[8,8] = #random(3, [8,8])
+        %l = linear(%x, @f)
+        %y = add(%l, %x)
+        output %y
+    """
+    graph, _ = analyzed(text, "bernoulli2", passes="fuse-conv,analyze-support")
+    assert devices(graph) == "l=bpu y=cpu" and why(graph, "y").actual == "rank 2"
+    assert devices(analyzed(text, "bayes", passes="fuse-conv,analyze-support")[0]) == "y=bpu"
+
+
+def test_a_product_with_a_vector_is_a_convolution_whose_change_of_rank_belongs_to_it() -> None:
+    text = """
+        input %x: f32[4,8]
+        param @v: f32[1,8] = #random(3, [1,8])
+        %p = linear(%x, @v) from(y)
+        %y = reshape(%p) {shape=[4]} from(y)
+        output %y
+    """
+    for march in ("bernoulli", "bernoulli2", "bayes"):
+        assert devices(analyzed(text, march)[0]) == "p=bpu y=bpu"
+    apart = text.replace("[4,8]\n", "[4,8]\n", 1).replace("from(y)\n        %y", "from(p)\n        %y")
+    assert devices(analyzed(apart, "bernoulli2")[0]) == "p=bpu y=cpu"
+
+
+@pytest.mark.parametrize("march", [spec.name for spec in all_specs()])
+@pytest.mark.parametrize("shape", ["", "1", "1,8,1,1", "1,8,4,4", "4"])
+def test_a_quotient_by_a_constant_goes_where_the_product_goes(march: str, shape: str) -> None:
+    text = f"input %x: f32[1,8,4,4]\nparam @k: f32[{shape}] = #random(3, [{shape}])\n%y = OP(%x, @k)\n%z = conv2d(%y, @w)\noutput %z"
+    product, quotient = (devices(analyzed(text.replace("OP", op), march)[0]) for op in ("mul", "div"))
+    assert product == quotient
 
 
 def test_an_add_between_a_cpu_operand_and_cpu_users_is_float_on_bernoulli2() -> None:

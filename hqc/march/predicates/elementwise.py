@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hqc.ir.types import Shape
-from hqc.march.facts import Facts, is_scalar
+from hqc.march.facts import Facts, is_scalar, shifted_convolution
 from hqc.march.predicates.base import HOLDS, UNKNOWN, Numbers, Outcome, broken, condition, measure
 
 
@@ -14,12 +14,12 @@ def _pair_form(facts: Facts, shape: Shape, result: Shape) -> str:
     padded = (1,) * (len(result) - len(shape)) + shape
     if padded == result:
         return "CHW"
-    if padded[1:] == (result[1], 1, 1):
+    if shape and padded[1:] == (result[1], 1, 1):
         return "C11"
     return "111" if math.prod(padded) == 1 else "other"
 
 
-def _pairs(facts: Facts, allowed: tuple[str, ...], *, constant_channels: bool) -> Outcome:
+def _pairs(facts: Facts, allowed: tuple[str, ...]) -> Outcome:
     result = facts.out_shape
     if result is None or facts.data_shapes is None:
         return UNKNOWN
@@ -28,17 +28,14 @@ def _pairs(facts: Facts, allowed: tuple[str, ...], *, constant_channels: bool) -
     forms = [_pair_form(facts, view or (), result) for view in map(facts.view, facts.node.operands)]
     small = [form for form in forms if form != "CHW"]
     shapes = " and ".join(str(list(value.shape or ())) for value in facts.node.operands)
-    if len(small) > 1 or any(form not in allowed for form in small):
-        return broken(shapes)
-    if "C11" in small and not constant_channels and facts.constants:
-        return broken(f"{shapes}, one of them constant")
-    return HOLDS
+    return broken(shapes) if len(small) > 1 or any(form not in allowed for form in small) else HOLDS
 
 
 @condition("shape_pairs", "NCHW+NCHW,NCHW+NC11")
 def _add_pairs(facts: Facts) -> Outcome:
-    """operands NCHW and NCHW, or NCHW and NC11 where neither is a constant"""
-    return _pairs(facts, ("C11",), constant_channels=False)
+    """operands NCHW and NCHW, or NCHW and NC11, or a scalar behind a convolution, which takes it in"""
+    # See contradictions.py: NC11 may be a constant.
+    return _pairs(facts, ("C11", "111") if shifted_convolution(facts.node) is not None else ("C11",))
 
 
 @condition("shape_pairs", "1CHW*1CHW,1CHW*1C11,1CHW*1111", "1CHW/1CHW,1CHW/1C11,1CHW/1111")
@@ -46,7 +43,7 @@ def _mul_pairs(facts: Facts) -> Outcome:
     """operands 1CHW with 1CHW, 1C11 or 1111"""
     if facts.out_shape is not None and len(facts.out_shape) != 4:
         return HOLDS  # these rows have a limit on the rank beside this one
-    return _pairs(facts, ("C11", "111"), constant_channels=True)
+    return _pairs(facts, ("C11", "111"))
 
 
 @condition("both_inputs", "featuremap")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from hqc.ir.types import Shape
-from hqc.march.facts import Facts
+from hqc.march.facts import Facts, absorbed_flatten
 from hqc.march.predicates.base import HOLDS, UNKNOWN, Condition, Numbers, Outcome, broken, condition, measure
 
 
@@ -38,13 +38,20 @@ def product_forms(words: str, kind: str) -> Condition:
     return check
 
 
+FEATURES = 16384
+"""Largest number of input features of a linear layer on bernoulli2."""
+_MAP_CHANNELS = 2048
+
+
 @condition("rule", "lowered to Conv; H,W<=7: Conv limits; H=W=1: C<=16384 else C<=2048")
 def _gemm_channels(facts: Facts) -> Outcome:
-    """at most 16384 input features"""
-    # A linear layer of the IR reads features, that is H = W = 1.
+    """at most 16384 input features, or a flattened map of at most 7x7 and 2048 channels"""
     if facts.weight is None:
         return UNKNOWN
-    return HOLDS if facts.weight[1] <= 16384 else broken(facts.weight[1], 16384)
+    flattened = absorbed_flatten(facts.node.operands[0].producer)
+    if flattened is not None and flattened[2:] != (1, 1):
+        return HOLDS if flattened[1] <= _MAP_CHANNELS else broken(flattened[1], _MAP_CHANNELS)
+    return HOLDS if facts.weight[1] <= FEATURES else broken(facts.weight[1], FEATURES)
 
 
 def _gemm_result(facts: Facts, fits: Callable[[float], bool], limit: str) -> Outcome:

@@ -52,6 +52,7 @@ def _positions(facts: Facts) -> Numbers | None:
     return () if factorizable(height) and factorizable(width) else (height * width,)
 
 
+# See contradictions.py: the limits on elements are advice.
 @measure("elements (channels x height x width)", "CHW")
 def _elements(facts: Facts) -> Numbers | None:
     return None if facts.shape is None else (math.prod(facts.shape[1:]),)

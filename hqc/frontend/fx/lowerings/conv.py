@@ -300,4 +300,10 @@ def linear_module(ctx: LoweringContext, module: nn.Linear, input: Value) -> Valu
 
 @lower_function(F.linear)
 def linear(ctx: LoweringContext, input: Value, weight: Operand, bias: Operand | None = None) -> Value:
+    """A weight of rank 1 is a matrix of one row, whose output feature has no axis."""
+    if isinstance(weight, torch.Tensor) and weight.ndim == 1:
+        row = ctx.derived(weight, weight.unsqueeze(0), "row")
+        offset = ctx.derived(bias, bias.reshape(1), "row") if isinstance(bias, torch.Tensor) else bias
+        product = ctx.emit("linear", input, row, offset, what="product")
+        return ctx.reshape(product, list(ctx.sizes(product))[:-1])
     return ctx.emit("linear", input, weight, bias)

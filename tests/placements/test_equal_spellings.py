@@ -1,0 +1,161 @@
+"""Equal spellings of one computation get equal plans, and what they compile to computes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import hqc
+from hqc.frontend.fx import lower_graph_module, trace
+from hqc.ir import Trait
+from hqc.march import all_specs, get_spec
+from hqc.passes import PassContext
+from hqc.passes.pipeline_text import parse_passes
+
+MARCHES = [spec.name for spec in all_specs()]
+Spelling = Callable[["Net", torch.Tensor], torch.Tensor]
+IMAGE, ROWS = (1, 3, 16, 16), (4, 16)
+
+
+class Net(nn.Module):
+    """A spelling and the tensors it may use."""
+
+    def __init__(self, spelling: Spelling) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.tail, self.layer = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Linear(16, 16)
+        self.matrix, self.vector = nn.Parameter(torch.randn(8, 16)), nn.Parameter(torch.randn(16))
+        self.gain, self.shift = nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5), nn.Parameter(torch.randn(1, 8, 1, 1))
+        self.spelling = spelling
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.spelling(self, x)
+
+
+def plan(spelling: Spelling, shape: tuple[int, ...], march: str) -> Counter[tuple[str, str]]:
+    """What computes, and where: ops that only move data, and the axes that a mean keeps, are no difference."""
+    graph = lower_graph_module(trace(Net(spelling).eval()), (torch.zeros(shape),)).graph
+    context = PassContext(get_spec(march))
+    for item in parse_passes("canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support"):
+        item.run(graph, context)
+    same = {"div": "mul", "mean": "adaptive_avg_pool2d"}
+    return Counter(
+        (same.get(node.op.name, node.op.name), "bpu" if node.support.accepted else "cpu")
+        for node in graph.nodes
+        if node.support is not None and not node.op.has(Trait.LAYOUT_ONLY)
+    )
+
+
+EQUAL: dict[str, tuple[tuple[int, ...], list[Spelling]]] = {
+    "hardswish": (
+        IMAGE,
+        [
+            lambda n, x: n.tail(F.hardswish(n.conv(x))),
+            lambda n, x: n.tail((y := n.conv(x)) * F.relu6(y + 3) / 6),
+            lambda n, x: n.tail((y := n.conv(x)) * (F.relu6(y + 3) * (1 / 6))),
+        ],
+    ),
+    "gelu": (
+        IMAGE,
+        [
+            lambda n, x: n.tail(F.gelu(n.conv(x))),
+            lambda n, x: n.tail((y := n.conv(x)) * 0.5 * (1.0 + torch.erf(y / 2**0.5))),
+        ],
+    ),
+    "quotient": (
+        IMAGE,
+        [
+            lambda n, x: n.tail(torch.sigmoid(n.conv(x)) * 0.3),
+            lambda n, x: n.tail(torch.sigmoid(n.conv(x)) / 3.33),
+            lambda n, x: n.tail(0.3 * torch.sigmoid(n.conv(x))),
+        ],
+    ),
+    "mean": (
+        IMAGE,
+        [
+            lambda n, x: F.linear(n.conv(x).mean((2, 3)), n.matrix.T),
+            lambda n, x: F.linear(n.conv(x).mean((2, 3), keepdim=True).flatten(1), n.matrix.T),
+            lambda n, x: F.linear(n.conv(x).mean((-1, -2), keepdim=True).squeeze(-1).squeeze(-1), n.matrix.T),
+            lambda n, x: F.linear(F.adaptive_avg_pool2d(n.conv(x), 1).flatten(1), n.matrix.T),
+        ],
+    ),
+    "mean at the end": (
+        IMAGE,
+        [lambda n, x: n.conv(x).mean((2, 3)), lambda n, x: n.conv(x).mean((2, 3), keepdim=True)],
+    ),
+    "product with a matrix": (
+        ROWS,
+        [
+            lambda n, x: x @ n.matrix.T,
+            lambda n, x: (n.matrix @ x.T).T,
+            lambda n, x: torch.einsum("bi,oi->bo", x, n.matrix),
+            lambda n, x: F.linear(x, n.matrix),
+            lambda n, x: torch.matmul(n.matrix, x.transpose(0, 1)).t(),
+        ],
+    ),
+    "product of two tensors": (
+        ROWS,
+        [lambda n, x: n.layer(x) @ x.T, lambda n, x: torch.einsum("bi,ci->bc", n.layer(x), x)],
+    ),
+    "product with a vector": (
+        ROWS,
+        [
+            lambda n, x: x @ n.vector,
+            lambda n, x: torch.mv(x, n.vector),
+            lambda n, x: F.linear(x, n.vector),
+            lambda n, x: F.linear(x, n.vector[None])[:, 0],
+        ],
+    ),
+    "cat": (
+        IMAGE,
+        [
+            lambda n, x: n.tail(torch.cat((n.conv(x), n.tail(n.conv(x))), 1)[:, 4:12]),
+            lambda n, x: n.tail(torch.hstack((n.conv(x), n.tail(n.conv(x))))[:, 4:12]),
+            lambda n, x: n.tail(torch.concat([n.conv(x), n.tail(n.conv(x))], dim=-3)[:, 4:12]),
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("march", MARCHES)
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_spellings_have_equal_plans(name: str, march: str) -> None:
+    shape, spellings = EQUAL[name]
+    plans = [plan(spelling, shape, march) for spelling in spellings]
+    assert plans[0] and plans == [plans[0]] * len(plans)
+
+
+AFFINE: list[Spelling] = [
+    lambda n, x: n.tail(F.relu(n.conv(x) * 0.5 + 0.1)),
+    lambda n, x: n.tail(F.relu(n.conv(x) * n.gain + n.shift)),
+    lambda n, x: n.tail(F.relu((n.conv(x) - n.shift) / 3.3)),
+    lambda n, x: n.tail(F.relu(F.conv2d(x, n.conv.weight, padding=1) * 0.5 + n.shift)),
+]
+
+
+@pytest.mark.parametrize("march", MARCHES)
+@pytest.mark.parametrize("spelling", AFFINE)
+def test_constants_behind_a_convolution_run_on_the_bpu_with_it(spelling: Spelling, march: str) -> None:
+    assert all(device == "bpu" for _, device in plan(spelling, IMAGE, march))
+
+
+@pytest.mark.parametrize("march", ["bernoulli2", "bayes"])
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("quotient", 1), ("mean", 0), ("mean", 3), ("product with a matrix", 1), ("product with a vector", 0),
+     ("product with a vector", 2)],
+)  # fmt: skip
+def test_a_spelling_compiles_to_what_it_computes(name: str, index: int, march: str) -> None:
+    shape, spellings = EQUAL[name]
+    net: Any = Net(spellings[index]).eval()
+    data = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    found = np.asarray(hqc.compile(net, data[0], march=march, calibration_data=data).simulate(data[0]))
+    expected = net(data[0]).detach().numpy()
+    assert np.abs(found - expected).max() <= 0.04 * np.abs(expected).max()
