@@ -26,6 +26,7 @@ from hqc.workflow.arguments import as_tuple, tensors_of
 from hqc.workflow.calibration import Progress, as_float32, observe
 from hqc.workflow.deploy import Deployment, deploy
 from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
+from hqc.workflow.planning import given_model
 from hqc.workflow.prepare import prepare
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.runner import Runner, arrays_of, as_arrays
@@ -178,6 +179,8 @@ def compile(
     cat_policy: CatPolicy = "output",
     conflict_policy: ConflictPolicy = "requantize",
     edits: Sequence[Edit] = (),
+    concrete_args: Mapping[str, Any] | None = None,
+    leaf_modules: Sequence[Any] = (),
     dump_dir: str | os.PathLike[str] | None = None,
     progress: Progress | bool = False,
 ) -> Compiled:
@@ -190,9 +193,12 @@ def compile(
     for prepare_qat_fx; default: min-max. `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`:
     BPU subgraphs with less go to the CPU, with the reason. `cat_policy`: `output` or `largest`, which scale a cat takes that
     cannot requantize. `conflict_policy`: `requantize` or `error` where a result was observed with another scale than it keeps. `edits`:
-    passes of your own, from `hqc.workflow.pipelines.edit`. `dump_dir`: write the IR after every pass there. `progress`: True for a
+    passes of your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their
+    values. `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU. `dump_dir`:
+    write the IR after every pass there. `progress`: True for a
     progress bar, or a callable that gets `(batches done, total)`.
     """
+    model, leaves = given_model(model, leaf_modules)
     options = CompileOptions.of(
         march,
         hybrid=hybrid,
@@ -204,9 +210,9 @@ def compile(
         cat_policy=cat_policy,
         conflict_policy=conflict_policy,
         edits=tuple(edits),
+        concrete_args=concrete_args,
+        leaf_modules=leaves,
     )
-    if not isinstance(model, nn.Module):
-        raise InputError(f"hqc.compile needs a torch.nn.Module, got {type(model).__name__}")
     inputs = as_tuple(example_inputs)
     if not inputs:
         raise InputError("hqc.compile needs example_inputs: a tensor or a tuple of tensors")

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from hqc.errors import LoweringError
+from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
 from hqc.frontend.fx.calls import written_out_of_place
 from hqc.frontend.fx.forms import torch_form
 from hqc.frontend.fx.locations import FORM_META, MODULE_META, ORIGIN_META
@@ -71,6 +72,9 @@ class _Emitter:
         keep_batch_norm: bool,
     ) -> None:
         self.traced = traced.graph
+        self.assumptions: dict[str, list[Assumption]] = {}
+        for assumed in traced.meta.get(ASSUMPTIONS_META, ()):
+            self.assumptions.setdefault(assumed.node, []).append(assumed)
         self.tensors = lowered.tensors
         self.graph = fx.Graph(tracer_cls=getattr(traced.graph, "_tracer_cls", None))
         self.values = PlannedValues(traced.graph, lowered)
@@ -115,6 +119,9 @@ class _Emitter:
                 self._after(old)
                 for name in self.values.write(old):
                     self.env[name] = self.env[old]
+                for assumed in self.assumptions.get(old.name, ()):
+                    what = (self.env[old], assumed.value, assumed.truth, assumed.text)
+                    self.graph.call_function(check_assumption, what).meta = dict(old.meta)
         self._erase_unread()
         self._strip_cpu_qconfigs()
         self.tree.finish(self.graph, plain_calls)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-from hqc.errors import InputError
 from hqc.frontend.fx import lower_graph_module, trace
 from hqc.march import March, all_specs, get_spec
 from hqc.metrics.placement import MarchComparison
@@ -17,7 +17,7 @@ from hqc.workflow.explanation import Explanation, compare_marches
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.opaque_onnx import note_opaque
 from hqc.workflow.options import CompileOptions, Edit, Form
-from hqc.workflow.planning import plan_model
+from hqc.workflow.planning import given_model, plan_model
 
 
 def explain(
@@ -34,6 +34,8 @@ def explain(
     min_macs: float = 0.0,
     min_nodes: int = 0,
     edits: Sequence[Edit] = (),
+    concrete_args: Mapping[str, Any] | None = None,
+    leaf_modules: Sequence[Any] = (),
 ) -> Explanation:
     """Where every operation of a float model will run and why; no data, no training, and the model is left untouched.
 
@@ -42,6 +44,8 @@ def explain(
     arguments, and their defaults in each form, are those of `hqc.compile` and `prepare_qat_fx`; without `qconfig_dict` the form's
     default is in force everywhere. What this accepts, the entry points of that form accept; it raises what they raise.
     """
+    exported = isinstance(model, torch.export.ExportedProgram)  # export takes stubs for the identity that they are
+    model, leaves = given_model(model, leaf_modules)
     defaults = {"qat": get_default_qat_qconfig, "calibration": get_default_calib_qconfig}
     options = CompileOptions.of(
         march,
@@ -54,20 +58,23 @@ def explain(
         min_macs=min_macs,
         min_nodes=min_nodes,
         edits=tuple(edits),
+        concrete_args=concrete_args,
+        leaf_modules=leaves,
+        stub_inputs=exported,
     )
     return explain_model(model, example_inputs, options)
 
 
 def explain_model(model: nn.Module, example_inputs: Any, options: CompileOptions) -> Explanation:
     """`explain` for options that are at hand."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
+    model, _ = given_model(model)
     planned = plan_model(copy_model(model), options, as_tuple(example_inputs))
     return Explanation(options, planned.graph, tuple(planned.remarks))
 
 
 def compare(model: nn.Module, example_inputs: Any, options: CompileOptions | None = None) -> MarchComparison:
     """The same model on every march."""
+    model, _ = given_model(model)
     lowered = lower_graph_module(trace(model, example_inputs), example_inputs)
     note_opaque(lowered)
     return compare_marches(lowered.graph, options, specs=[get_spec(spec.name) for spec in all_specs()])

@@ -58,7 +58,10 @@ class CompileOptions:
     `qconfig`: a torch `qconfig_dict` (None: min-max for `ptq`, nothing otherwise). `optimize_graph`: members of a shared-scale group
     are trained with one scale. `keep_batch_norm`: QAT layers keep the batch norm behind them. `min_macs`, `min_nodes`,
     `horizontal_merge`: options of `partition`. `cat_policy`: of `unify-cat-scales`; `conflict_policy`: of `propagate-scales`.
-    `edits`: passes of the user. Errors: `MarchError`, `OverrideError`, `InputError`.
+    `edits`: passes of the user. `concrete_args`: arguments of forward that are constants, with their values; `leaf_modules`: modules
+    (classes or paths) that run as they are, on the CPU; both as for `trace`.
+    `stub_inputs`: stubs are put in where the BPU reads a graph input in every form, for models that cannot have stubs of their own.
+    Errors: `MarchError`, `OverrideError`, `InputError`.
     """
 
     march: str
@@ -74,6 +77,9 @@ class CompileOptions:
     cat_policy: CatPolicy = "output"
     conflict_policy: ConflictPolicy = "requantize"
     edits: tuple[Edit, ...] = ()
+    concrete_args: Mapping[str, Any] | None = None
+    leaf_modules: tuple[Any, ...] = ()
+    stub_inputs: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "march", get_spec(self.march).name)

@@ -93,7 +93,7 @@ def _plain(name: str, options: CompileOptions | None, verify: bool) -> PassPipel
         min_nodes=options.min_nodes,
     )
     pipeline = parse_pipeline(PLACE, verify=verify).replace("partition", partition)
-    pipeline.append(_pass("insert-boundaries", form="qat", auto_stub=options.form == "ptq"))
+    pipeline.append(_pass("insert-boundaries", form="qat", auto_stub=options.form == "ptq" or options.stub_inputs))
     pipeline.append(_pass("place-observers", share=options.optimize_graph))
     return pipeline.append("settle-rounding")
 

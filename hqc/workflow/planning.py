@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import fx, nn
 
-from hqc.frontend.fx import LoweredModel, lower_graph_module, trace
+from hqc.frontend.fx import LoweredModel, as_traceable, leaf_paths, lower_graph_module, trace
+from hqc.frontend.fx.assumptions import ASSUMPTIONS_META
+from hqc.frontend.fx.leaf_modules import LeafSpec
 from hqc.ir import Graph
 from hqc.passes.base import Remark
 from hqc.passes.plan import Plan
@@ -18,6 +22,8 @@ from hqc.workflow.activation_configs import ActivationConfigs, activation_config
 from hqc.workflow.opaque_onnx import note_opaque, unwritable_remarks
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.pipelines import prepare_pipeline
+
+logger = logging.getLogger("hqc")
 
 
 @dataclass
@@ -48,7 +54,7 @@ def plan_model(
     root: nn.Module, options: CompileOptions, inputs: tuple[Any, ...] | None, *, dump_dir: str | Path | None = None
 ) -> PlannedModel:
     """The plan of the float model `root` (not changed) for inputs of these shapes; without them, where shapes do not matter."""
-    traced = trace(root, inputs)
+    traced = trace(root, inputs, leaf_modules=options.leaf_modules, concrete_args=options.concrete_args)
     lowered = lower_graph_module(traced, inputs)
     note_opaque(lowered)
     output_names = tuple(lowered.graph.output_names)
@@ -60,4 +66,17 @@ def plan_model(
     lowered.graph.march = options.march
     context = options.context(high_precision=high_precision, qconfigs=configs.table)
     report = prepare_pipeline(options).run(lowered.graph, context, dump_dir=dump_dir)
-    return PlannedModel(root, traced, lowered, configs, output_names, [*unwritable_remarks(lowered.graph), *report.remarks])
+    assumed = [Remark("trace", str(item), item.node) for item in traced.meta.get(ASSUMPTIONS_META, ())]
+    remarks = [*assumed, *unwritable_remarks(lowered.graph), *report.remarks]
+    return PlannedModel(root, traced, lowered, configs, output_names, remarks)
+
+
+def given_model(model: Any, leaf_modules: Sequence[LeafSpec] = ()) -> tuple[nn.Module, tuple[LeafSpec, ...]]:
+    """What the user gave as a model as a torch module, and `leaf_modules` as they hold for copies of it.
+
+    Says (as a warning) what was converted; `InputError` for what cannot be traced at all.
+    """
+    module, sentences = as_traceable(model)
+    for sentence in sentences:
+        logger.warning("%s", sentence)
+    return module, tuple(leaf_paths(module, leaf_modules))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from hqc.errors import InputError
@@ -20,7 +21,7 @@ from hqc.workflow.carry import carry_over
 from hqc.workflow.emit import emit
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.options import CompileOptions, Edit
-from hqc.workflow.planning import PlannedModel, plan_model
+from hqc.workflow.planning import PlannedModel, given_model, plan_model
 from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree
 from hqc.workflow.replan import emission_of
 
@@ -39,6 +40,8 @@ def prepare_qat_fx(
     example_inputs: Any = None,
     keep_batch_norm: bool = False,
     edits: Sequence[Edit] = (),
+    concrete_args: Mapping[str, Any] | None = None,
+    leaf_modules: Sequence[Any] = (),
 ) -> ObservedGraphModule:
     """A copy of `model` with fake quants where the deployed model quantizes, ready to train.
 
@@ -49,10 +52,15 @@ def prepare_qat_fx(
     (`module_name`, `module_type`, and more: see docs). `example_inputs`: a tensor or tuple; with it shape limits are judged
     now, otherwise at the first forward. `keep_batch_norm`: batch norms behind convolutions stay inside the fused layer and go on
     following the batches' statistics, until conversion and export fold them; by default prepare folds them. `edits`: passes of
-    your own, from `hqc.workflow.pipelines.edit`.
+    your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their values.
+    `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU.
+
+    `model` may also be a `torch.export.ExportedProgram`, or an `fx.GraphModule`.
 
     Raises `HqcError` subclasses with one sentence about the model.
     """
+    exported = isinstance(model, torch.export.ExportedProgram)  # export takes stubs for the identity that they are
+    model, leaves = given_model(model, leaf_modules)
     _check_custom_config(prepare_custom_config_dict, model)
     options = CompileOptions.of(
         get_march(),
@@ -63,6 +71,9 @@ def prepare_qat_fx(
         optimize_graph=optimize_graph,
         keep_batch_norm=keep_batch_norm,
         edits=tuple(edits),
+        concrete_args=concrete_args,
+        leaf_modules=leaves,
+        stub_inputs=exported,
     )
     return prepare(model, options, example_inputs)
 
@@ -77,8 +88,12 @@ def prepare_calibration_fx(
     *,
     example_inputs: Any = None,
     edits: Sequence[Edit] = (),
+    concrete_args: Mapping[str, Any] | None = None,
+    leaf_modules: Sequence[Any] = (),
 ) -> ObservedGraphModule:
     """As `prepare_qat_fx`, for calibration: use a calibration qconfig and run a few forwards in eval mode."""
+    exported = isinstance(model, torch.export.ExportedProgram)  # export takes stubs for the identity that they are
+    model, leaves = given_model(model, leaf_modules)
     _check_custom_config(prepare_custom_config_dict, model)
     options = CompileOptions.of(
         get_march(),
@@ -88,6 +103,9 @@ def prepare_calibration_fx(
         qconfig=qconfig_dict,
         optimize_graph=optimize_graph,
         edits=tuple(edits),
+        concrete_args=concrete_args,
+        leaf_modules=leaves,
+        stub_inputs=exported,
     )
     return prepare(model, options, example_inputs)
 
@@ -96,8 +114,7 @@ def prepare(
     model: nn.Module, options: CompileOptions, example_inputs: Any = None, *, dump_dir: str | Path | None = None
 ) -> ObservedGraphModule:
     """The one way from a float model (or a calibrated one, whose scales are carried over) to a prepared one."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"prepare needs a torch.nn.Module, got {type(model).__name__}")
+    model, _ = given_model(model)
     calibrated = model if isinstance(model, ObservedGraphModule) else None
     inputs = as_tuple(example_inputs)
     if calibrated is not None:

@@ -138,7 +138,7 @@ def test_wrong_input_shape_names_the_node_and_line() -> None:
 
 
 def test_model_must_be_a_module() -> None:
-    with pytest.raises(InputError, match=r"lower needs a torch\.nn\.Module, got int"):
+    with pytest.raises(InputError, match=r"the model must be a torch\.nn\.Module or a torch\.export\.ExportedProgram, got int"):
         hqc.lower(3)  # type: ignore[arg-type]
 
 
@@ -193,22 +193,30 @@ def test_in_place_relu_module_changes_the_shortcut_too() -> None:
     assert add.inputs[0] is add.inputs[1]
 
 
+SHARED_WRITES = {
+    "view_read_later": "y = x + 1\nz = y.view(2, -1)\ny += 1\nreturn z + y.view(2, -1)",
+    "base_read_later": "y = x + 1\ny[:, 0].mul_(2)\nreturn y",
+    "other_name": "y = x + 1\nz = y\ny += 1\nreturn y * z",
+    "chunk": "a, b = (x + 1).chunk(2, 1)\na.add_(1)\nreturn a + b",
+}
+
+
+@pytest.mark.parametrize("name", SHARED_WRITES)
+def test_write_into_shared_memory_is_made_explicit(name: str) -> None:
+    """Without example inputs too; see test_views.py for programs of views."""
+    model = user_model(SHARED_WRITES[name])
+    check(model, IMAGE)
+    lower_graph_module(trace(model), IMAGE)
+
+
 REFUSED_WRITES = {
-    "view_read_later": (
-        "y = x + 1\nz = y.view(2, -1)\ny += 1\nreturn z + y.view(2, -1)",
-        "add_1 (user_net.py:5): writes in place into add, which shares memory with view, read later by add_2 at user_net.py:6",
+    "view_without_inverse": (
+        "y = x + 1\ny.diagonal(dim1=2, dim2=3).mul_(2)\nreturn y",
+        "mul_ (user_net.py:4): writes in place into diagonal, which shares memory with add, read later by output",
     ),
-    "base_read_later": (
-        "y = x + 1\ny[:, 0].mul_(2)\nreturn y",
-        "mul_ (user_net.py:4): writes in place into getitem, which shares memory with add, read later by output",
-    ),
-    "other_name": (
-        "y = x + 1\nz = y\ny += 1\nreturn y * z",
-        "add_1 (user_net.py:5): writes in place into add, which is read later by mul at user_net.py:6; write into a copy",
-    ),
-    "chunk": (
-        "a, b = (x + 1).chunk(2, 1)\na.add_(1)\nreturn a + b",
-        "shares memory with getitem_1, read later by add_1 at user_net.py:5",
+    "view_or_copy": (
+        "y = x + 1\nz = y.reshape(2, -1)\nz += 1\nreturn z.sum() + y",
+        "add_1 (user_net.py:5): writes in place into reshape, which shares memory with add, read later by add_2 at user_net.py:6",
     ),
     "buffer": (
         "self.norm.running_mean.add_(x.mean())\nreturn x",
@@ -221,7 +229,7 @@ REFUSED_WRITES = {
 def test_write_that_renaming_cannot_express_is_refused(name: str) -> None:
     body, expected = REFUSED_WRITES[name]
     with pytest.raises(LoweringError) as caught:
-        lower_model(user_model(body, norm=nn.BatchNorm2d(4)), IMAGE)
+        lower_graph_module(trace(user_model(body, norm=nn.BatchNorm2d(4))), IMAGE)  # no shapes: who knows what reshape does
     assert expected in str(caught.value)
 
 

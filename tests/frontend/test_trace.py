@@ -278,7 +278,9 @@ def test_assignment_to_a_slice_is_recorded() -> None:
 
 
 def test_input_that_is_no_module_is_refused() -> None:
-    with pytest.raises(InputError, match=r"trace needs a torch\.nn\.Module, got function"):
+    with pytest.raises(
+        InputError, match=r"the model must be a torch\.nn\.Module or a torch\.export\.ExportedProgram, got function"
+    ):
         trace(lambda x: x)  # type: ignore[arg-type]
 
 

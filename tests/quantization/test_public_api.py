@@ -52,8 +52,8 @@ PREPARE = (
 SIGNATURES = {
     "hqc.march.set_march": "march",
     "hqc.march.get_march": "",
-    "hqc.quantization.prepare_calibration_fx": f"{PREPARE}edits=()",
-    "hqc.quantization.prepare_qat_fx": f"{PREPARE}keep_batch_norm=False, edits=()",
+    "hqc.quantization.prepare_calibration_fx": f"{PREPARE}edits=(), concrete_args=None, leaf_modules=()",
+    "hqc.quantization.prepare_qat_fx": f"{PREPARE}keep_batch_norm=False, edits=(), concrete_args=None, leaf_modules=()",
     "hqc.quantization.convert_fx": "graph_module, convert_custom_config_dict=None, _remove_qconfig=True",
     "hqc.quantization.fuse_fx": "model, fuse_custom_config_dict=None",
     "hqc.quantization.calibrate": "prepared, data, *, progress=False",

@@ -1,7 +1,9 @@
 """The front end: tracing torch models, and lowering FX graphs to the IR."""
 
 from hqc.frontend.fx.context import LoweringContext
+from hqc.frontend.fx.leaf_modules import leaf_paths
 from hqc.frontend.fx.lowering import LoweredModel, OutputRef, lower, lower_graph_module
+from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.registry import Alias, lower_function, lower_functional, lower_method, lower_module
 from hqc.frontend.fx.tracer import HqcTracer, trace, wrap
 
@@ -11,6 +13,8 @@ __all__ = [
     "LoweredModel",
     "LoweringContext",
     "OutputRef",
+    "as_traceable",
+    "leaf_paths",
     "lower",
     "lower_function",
     "lower_functional",

@@ -14,7 +14,6 @@ from typing import Any
 from torch import fx
 
 from hqc.errors import ShapeError
-from hqc.frontend.fx.locations import SOURCE_META
 
 ASSUMPTIONS_META = "hqc_assumptions"
 """Key in `graph_module.meta` of the list of `Assumption`s of a trace."""
@@ -57,6 +56,7 @@ class Assumption:
         return self.text
 
 
+@fx.node.has_side_effect
 def check_assumption(value: Any, expected: Any, truth: bool, text: str) -> None:
     """Raise `ShapeError` with the assumption's sentence unless `value` is what the trace assumed."""
     if (bool(value) if truth else value) != expected:
@@ -166,8 +166,3 @@ def _index(index: Any, inner: Callable[[Any], str]) -> str:
         parts = ["" if part is None else inner(part) for part in (index.start, index.stop)]
         return ":".join(parts) + (f":{inner(index.step)}" if index.step is not None else "")
     return inner(index)
-
-
-def source_of(node: fx.Node) -> str:
-    """The user's line at which `node` was recorded."""
-    return str(node.meta.get(SOURCE_META, ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,23 +26,35 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     return (example_inputs,), {}
 
 
-def argument_examples(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Any] | None:
+def argument_examples(model: nn.Module, example_inputs: ExampleInputs, optional: Collection[str] = ()) -> dict[str, Any] | None:
     """The example of each argument that is given, by name: a tuple for `*args`, a dict for `**kwargs`. None without examples.
 
+    `optional`: arguments without a default that need no example all the same.
     A dict that names no argument of `forward` is the one positional input. `InputError` when `forward` cannot be called so.
     """
     if example_inputs is None:
         return None
     args, kwargs = split_inputs(example_inputs)
     signature = inspect.signature(model.forward)
+    try:
+        bound = signature.bind_partial(*args, **kwargs) if optional else None
+    except TypeError:
+        bound = None
     if kwargs and not args and not _names_arguments(signature, kwargs):
         args, kwargs = (example_inputs,), {}
     try:
-        bound = signature.bind(*args, **kwargs)
+        if bound is None or not _is_complete(signature, bound, optional):
+            bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise InputError(_binding_error(signature, args, kwargs, error)) from None
     tensors = lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf  # noqa: E731 (one line)
     return {name: map_structure(example, tensors) for name, example in bound.arguments.items()}
+
+
+def _is_complete(signature: inspect.Signature, bound: inspect.BoundArguments, optional: Collection[str]) -> bool:
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = {p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds}
+    return required <= {*bound.arguments, *optional}
 
 
 def _names_arguments(signature: inspect.Signature, names: Mapping[str, Any]) -> bool:

@@ -34,6 +34,8 @@ def add_inputs(
             result[node] = given[node] if fixed else _add(ctx, node, given[node])
         elif node.args and (example_inputs is not None or not node.users):
             result[node] = node.args[0]
+        elif example_inputs is not None and not node.users:  # a constant of the trace
+            result[node] = None
         elif name.startswith("*") and (example_inputs is not None or not node.users):
             result[node] = {} if name.startswith("**") else ()
         else:
@@ -68,5 +70,7 @@ def _type_of(ctx: LoweringContext, node: fx.Node, example: Any) -> TensorType:
 def _bind(root: nn.Module, placeholders: list[fx.Node], example_inputs: ExampleInputs) -> dict[fx.Node, Any]:
     """The example of each placeholder that is given, by the signature of the traced module."""
     by_name = {str(node.target).lstrip("*"): node for node in placeholders}
-    examples = argument_examples(root, example_inputs) or {}
+    examples = (
+        argument_examples(root, example_inputs, optional=[name for name, node in by_name.items() if not node.users]) or {}
+    )
     return {by_name[name]: example for name, example in examples.items()}

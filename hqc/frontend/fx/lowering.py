@@ -16,25 +16,30 @@ from torch import fx, nn
 
 from hqc.errors import HqcError, InputError, LoweringError, ShapeError
 from hqc.frontend.fx.aliases import Aliases
+from hqc.frontend.fx.assumptions import check_assumption
 from hqc.frontend.fx.attributes import tensor_attribute, tensor_query
 from hqc.frontend.fx.calls import FrozenModule, call_functional, call_method, out_of_place, set_item_of_copy
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.examples import ExampleInputs
 from hqc.frontend.fx.inputs import add_inputs
+from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META
+from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
+from hqc.frontend.fx.retrace import WARNINGS_META
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
 from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
-from hqc.frontend.fx.tracer import WARNINGS_META, LeafSpec, is_functional, trace
+from hqc.frontend.fx.tracer import trace
 from hqc.frontend.fx.training import IDENTITY_META
+from hqc.frontend.fx.views import FUNCTIONAL_META, SharedWrite
 from hqc.ir import Graph, Value, get_op
 
 logger = logging.getLogger(__name__)
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}
 _RANDOM |= {"randint_like", "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
-_ASSERTIONS = {torch._assert}
+_ASSERTIONS = {torch._assert, check_assumption}
 
 
 @dataclass
@@ -83,8 +88,9 @@ def lower(
     march: str | None = None,
 ) -> Graph:
     """Trace `model` and lower it. See `trace` and `lower_graph_module`."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"lower needs a torch.nn.Module, got {type(model).__name__}")
+    model, sentences = as_traceable(model)
+    for sentence in sentences:
+        logger.warning("%s", sentence)
     traced = trace(model, example_inputs, leaf_modules=leaf_modules, concrete_args=concrete_args)
     return lower_graph_module(traced, example_inputs, name=name, march=march).graph
 
@@ -117,6 +123,7 @@ class _GraphLowering:
         self.gm = gm
         self.ctx = LoweringContext(gm, graph, gm.graph)
         self.aliases = Aliases(gm.graph)
+        self.functional = gm.meta.get(FUNCTIONAL_META) is True
         self.env: dict[fx.Node, Any] = {}
         self.result = LoweredModel(graph, warnings=list(gm.meta.get(WARNINGS_META, [])))
 
@@ -145,6 +152,11 @@ class _GraphLowering:
     # --- nodes ---------------------------------------------------------------------------------------------------
 
     def _node(self, node: fx.Node) -> None:
+        refused = self.gm.meta.get(FUNCTIONAL_META)
+        if isinstance(refused, SharedWrite) and refused.write == node.name:
+            named = {other.name: other for other in self.gm.graph.nodes}
+            if {refused.written, refused.sharer, refused.reader} <= named.keys():
+                raise self._shared_write(named[refused.written], named[refused.sharer], named[refused.reader])
         try:
             if node.op == "get_attr":
                 self._get_attr(node)
@@ -195,12 +207,16 @@ class _GraphLowering:
         name = getattr(function, "__name__", str(function))
         if FORM_META in node.meta:
             self._assign(node, self._node_of_form(args, *node.meta[FORM_META]))
+        elif node.meta.get(IDENTITY_META):
+            self._assign(node, self.ctx.emit("dropout", next(iter((*args, *kwargs.values())))), Alias.SAME)
         elif function in _ASSERTIONS or name == "_assert_is_none":
             self.env[node] = None
         elif function is getattr:
             self._assign(node, _attribute(self.ctx, *args), Alias.VIEW)
         elif function is operator.setitem:
             self._set_item(node, args)
+        elif function is len:
+            self._assign(node, self.ctx.sizes(args[0])[0] if isinstance(args[0], Value) else len(args[0]))
         elif function is operator.getitem and not isinstance(args[0], Value) and not _has_value(args[1]):
             self._assign(node, self._static(operator.getitem, args, {}), Alias.VIEW)
         elif isinstance(function, type) and hasattr(function, "_fields"):
@@ -290,7 +306,7 @@ class _GraphLowering:
 
     def _finish(self, node: fx.Node, result: Any, alias: Alias, in_place: bool) -> None:
         if not in_place:
-            if node.meta.get(IN_PLACE_META):
+            if node.meta.get(IN_PLACE_META) and not self.functional:
                 self._refuse_shared_write(node)
             self._assign(node, result, alias)
             return
@@ -326,7 +342,7 @@ class _GraphLowering:
             raise self.ctx.error(
                 f"writes in place into the parameter or buffer behind {written.name}; a deployed graph has no state"
             )
-        for sharer, reader in self.aliases.read_after_write(written, write, renamed=True):
+        for sharer, reader in () if self.functional else self.aliases.read_after_write(written, write, renamed=True):
             raise self._shared_write(written, sharer, reader)
         names = self.aliases.names_of(written)
         for name in names:
@@ -462,4 +478,9 @@ def _shares_memory(result: torch.Tensor, base: Any) -> bool:
 def _attribute(ctx: LoweringContext, obj: Any, name: str, *default: Any) -> Any:
     if isinstance(obj, Value):
         return tensor_attribute(ctx, obj, name)
-    return getattr(obj, name, *default)
+    if isinstance(obj, tuple) and name in ("values", "indices") and not hasattr(obj, name):
+        return obj[("values", "indices").index(name)]  # torch's pairs of results become plain tuples
+    try:
+        return getattr(obj, name, *default)
+    except AttributeError as error:
+        raise ctx.error(str(error)) from None

@@ -38,13 +38,17 @@ class RecordingProxy(fx.Proxy):
 
     tracer: Any
 
-    def __getattr__(self, name: str) -> _Attribute:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith(_NO_ATTRIBUTES):
             raise AttributeError(name)
         known = self.tracer.known
         value = known.early(self.node) if hasattr(torch.Tensor, name) else known.of(self.node)
         if value is not UNKNOWN and not hasattr(value, name):
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
+        if self.tracer.is_argument(self.node) and isinstance(
+            getattr(value, name, UNKNOWN), (bool, int, float, str, type(None))
+        ):
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return _Attribute(self, name)
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -53,8 +57,13 @@ class RecordingProxy(fx.Proxy):
     def _written(self, function: Callable[..., Any], other: Any) -> Any:
         """`x op= y` is recorded as stock FX does, as `x = x op y`; lowering refuses it where the difference shows."""
         result = self.tracer.create_proxy("call_function", function, (self, other), {})
-        result.node.meta[IN_PLACE_META] = True
+        if not self._is_number():
+            result.node.meta[IN_PLACE_META] = True
         return result
+
+    def _is_number(self) -> bool:
+        value = self.tracer.known.early(self.node)
+        return isinstance(value, (int, float)) or is_size(self.node) or self.node.target == "item"
 
     def __iadd__(self, other: Any) -> Any:
         return self._written(operator.add, other)
@@ -170,7 +179,7 @@ class _Attribute(RecordingProxy, fx.proxy.Attribute):
     @property
     def node(self) -> fx.Node:  # type: ignore[override]  # fx.proxy.Attribute does the same
         if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
+            self._node = fx.Tracer.create_proxy(self.tracer, "call_function", getattr, (self.root, self.attr), {}).node
             self._node.meta[SOURCE_META] = self._source
         return self._node
 
@@ -247,6 +256,21 @@ def record_factories(patches: Patches) -> None:
     for name in _FACTORIES:
         factory = getattr(torch, name)
         patches.attribute(torch, name, recorded(factory, factory))
+    patches.attribute(torch, "is_tensor", lambda item: traced_isinstance(item, torch.Tensor))
+    patches.attribute(torch.autocast, "__init__", _with_plain_arguments(torch.autocast.__init__))
+
+
+def _with_plain_arguments(original: Any) -> Callable[..., None]:
+    """A constructor that takes the values of proxies of devices and flags."""
+
+    def plain(item: Any) -> Any:
+        return item._plain("a context needs") if isinstance(item, RecordingProxy) else item
+
+    @functools.wraps(original)
+    def initialize(context: Any, *args: Any, **kwargs: Any) -> None:
+        original(context, *map(plain, args), **{name: plain(item) for name, item in kwargs.items()})
+
+    return initialize
 
 
 # --- builtins, as the rewritten code of a trace calls them -----------------------------------------------------------------
@@ -296,9 +320,22 @@ def traced_isinstance(*args: Any) -> bool:
     return builtins.isinstance(value, kinds)
 
 
+def traced_is(left: Any, right: Any) -> bool:
+    """`left is right`; a proxy of a dtype, a device or None is what it stands for."""
+    return _meant(left) is _meant(right)
+
+
+def _meant(item: Any) -> Any:
+    if not isinstance(item, fx.Proxy):
+        return item
+    value = item.tracer.known.of(item.node)  # type: ignore[attr-defined]
+    return value if value is None or isinstance(value, (torch.dtype, torch.layout, bool)) else item
+
+
 BUILTINS: dict[str, Callable[..., Any]] = {
     "int": traced_int,
     "float": traced_float,
     "len": traced_len,
     "isinstance": traced_isinstance,
+    "is": traced_is,
 }

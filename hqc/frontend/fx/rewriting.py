@@ -1,4 +1,4 @@
-"""Calls of `int`, `float`, `len` and `isinstance` in the user's code, which Python answers itself and no proxy can record.
+"""Calls of `int`, `float`, `len` and `isinstance`, and `is`, in the user's code: Python answers them itself, no proxy can record.
 
 While a trace runs, the functions it may reach run from code in which these calls go to `proxies`: `int(x.size(0))` stays a size,
 `len(x)` is one, `isinstance(x, torch.Tensor)` is true of a traced tensor. The code is compiled from the same source with the
@@ -9,6 +9,7 @@ readable source stay as they are.
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import linecache
 import os
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from hqc.frontend.fx.locations import is_user_file
@@ -38,9 +40,9 @@ class Rewriter:
 
     def module(self, module: nn.Module) -> None:
         """Swap the code of all methods of a module's class, and of what they call by name."""
-        forward = module.__dict__.get("forward")
-        if forward is not None:
-            self.reach(forward)
+        for item in list(module.__dict__.values()):
+            if isinstance(item, (FunctionType, types.MethodType, functools.partial)):
+                self.reach(item)
         self._class(type(module))
 
     def _class(self, cls: type) -> None:
@@ -98,6 +100,9 @@ class Rewriter:
                         yield inner
             elif isinstance(found, (FunctionType, type, functools.partial)):
                 yield found
+            elif isinstance(found, torch.jit.ScriptFunction) and hasattr(found, "_torchdynamo_inline"):
+                self._patches.item(function.__globals__, name, _unscripted(found))
+                yield found._torchdynamo_inline
             elif isinstance(found, _CACHED) and is_user_file(found.__wrapped__.__code__.co_filename):
                 self._patches.item(function.__globals__, name, _uncached(found))
                 yield found.__wrapped__
@@ -112,6 +117,17 @@ def _uncached(cached: Any) -> Callable[..., Any]:
     @functools.wraps(cached.__wrapped__)
     def function(*args: Any, **kwargs: Any) -> Any:
         return cached(*args, **kwargs) if find_proxy((args, kwargs)) is None else cached.__wrapped__(*args, **kwargs)
+
+    return function
+
+
+def _unscripted(scripted: Any) -> Callable[..., Any]:
+    """A scripted function, whose C++ takes no proxies: on them, the Python function that it was made of."""
+    original = scripted._torchdynamo_inline
+
+    @functools.wraps(original)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return (scripted if find_proxy((args, kwargs)) is None else original)(*args, **kwargs)
 
     return function
 
@@ -143,13 +159,20 @@ def _filled(code: CodeType, replacements: Mapping[str, Callable[..., Any]]) -> C
 @functools.cache
 def rewritten_code(code: CodeType) -> CodeType | None:
     """The code with marks for the calls, or None where there is none, or no source that it certainly came from."""
-    if not _names(code) & set(CALLS):
+    if not _names(code) & set(CALLS) and not _tests_identity(code):
         return None
     stamp = os.stat(code.co_filename).st_mtime_ns if os.path.exists(code.co_filename) else 0
     for candidate in _file_codes(code.co_filename, stamp).get((code.co_name, code.co_firstlineno), ()):
         if _same_program(candidate, code):
             return candidate
     return None
+
+
+def _tests_identity(code: CodeType) -> bool:
+    """True where code has the instruction of `is` on something else than None (of which Python has its own)."""
+    if any(instruction.opname == "IS_OP" for instruction in dis.get_instructions(code)):
+        return True
+    return any(_tests_identity(constant) for constant in code.co_consts if isinstance(constant, CodeType))
 
 
 def _same_program(candidate: CodeType, code: CodeType) -> bool:
@@ -161,6 +184,7 @@ def _same_program(candidate: CodeType, code: CodeType) -> bool:
 
 
 CALLS = ("int", "float", "len", "isinstance")
+IS = "is"
 
 
 @functools.cache
@@ -189,3 +213,11 @@ class _MarkCalls(ast.NodeTransformer):
         if isinstance(node.func, ast.Name) and node.func.id in CALLS and not node.keywords:
             node.func = ast.copy_location(ast.Constant(_MARK.format(node.func.id)), node.func)
         return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        if len(node.ops) != 1 or not isinstance(node.ops[0], (ast.Is, ast.IsNot)):
+            return node
+        mark = ast.copy_location(ast.Constant(_MARK.format(IS)), node)
+        same: ast.expr = ast.copy_location(ast.Call(mark, [node.left, node.comparators[0]], []), node)
+        return same if isinstance(node.ops[0], ast.Is) else ast.copy_location(ast.UnaryOp(ast.Not(), same), node)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import functools
 import inspect
 import logging
-import math
 import operator
 import sys
 import threading
@@ -23,28 +21,30 @@ from torch.nn.utils.weight_norm import WeightNorm
 from hqc.errors import InputError
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, assumption, depends_on_sizes, has_fixed_length
 from hqc.frontend.fx.autograd_functions import open_autograd_functions
+from hqc.frontend.fx.codegen import CarefulCodeGen, needs_care
 from hqc.frontend.fx.examples import argument_examples
+from hqc.frontend.fx.exported import is_aten, module_of, plain
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
-from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, class_name, types_along, user_source
+from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_functional, is_library_module, is_stub
+from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, types_along, user_source
+from hqc.frontend.fx.models import refuse_untraceable
 from hqc.frontend.fx.opened import opened_forward
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
-from hqc.frontend.fx.proxies import BUILTINS, RecordingProxy, find_proxy, record_factories, recorded, shape_slice_length
+from hqc.frontend.fx.proxies import BUILTINS, RecordingProxy, record_factories, recorded, shape_slice_length
+from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wrapped_calls
+from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
 from hqc.frontend.fx.rewriting import Rewriter
-from hqc.frontend.fx.state import restored
-from hqc.frontend.fx.torch_ao import DEQUANT_STUBS, FUNCTIONALS, QUANT_STUBS
+from hqc.frontend.fx.state import unchanged_in_eval
 from hqc.frontend.fx.trace_errors import ProxyUse, explain
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
 from hqc.frontend.fx.user_code import in_assertion, training_branches
+from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
 
 logger = logging.getLogger(__name__)
-LeafSpec = type[nn.Module] | str | nn.Module
-WARNINGS_META = "hqc_warnings"
-"""Key in `graph_module.meta` of the sentences that the trace has to say about the model."""
 _WEIGHT_HOOKS = (WeightNorm, SpectralNorm)
 """Forward pre-hooks of torch.nn.utils that compute a module's weight, of the style before parametrizations."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SPECIALIZED = (bool, int, float, str, type(None))
-_HARMLESS_OVERRIDES = {"__init__", "__repr__", "extra_repr", "reset_parameters", "_load_from_state_dict"}
 
 
 def trace(
@@ -77,19 +77,20 @@ def trace(
     One trace runs at a time; what it patches works as before in other threads. Raises `TraceError` with the user's line when
     the Python code cannot be traced, `InputError` for example inputs that `forward` does not take.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"trace needs a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.export.ExportedProgram):
+        model = module_of(model)
+    refuse_untraceable(model)
     if isinstance(model, fx.GraphModule):
-        return _retrace(model)
-    examples = argument_examples(model, example_inputs)
+        return retrace(plain(model) if is_aten(model.graph) else model)
     constants = dict(concrete_args or {})
+    examples = argument_examples(model, example_inputs, optional=constants)
     tracer = HqcTracer(
         leaf_modules=leaf_modules,
         concrete_args=constants,
         symbolic_args=(*symbolic_args, *(name for name in examples or () if name not in constants)),
         examples=examples,
     )
-    with TRACE_LOCK, _unchanged(model) as warnings:
+    with TRACE_LOCK, unchanged_in_eval(model) as warnings:
         stop = sys._getframe()
         try:
             graph = tracer.trace(model)
@@ -97,8 +98,11 @@ def trace(
             raise
         except Exception as error:
             raise explain(error, type(model).__name__, stop) from error
+        functional = functionalize(graph, model, tracer.known)
+        if any(map(needs_care, tracer.called_paths)):
+            graph.set_codegen(CarefulCodeGen())
         traced = fx.GraphModule(model, graph, type(model).__name__)
-    _adopt_tree(traced, model)
+    adopt_tree(traced, model)
     traced.training = model.training
     for cls in tracer.called_classes:
         warnings.extend(
@@ -108,6 +112,7 @@ def trace(
     for warning in warnings:
         logger.warning("%s", warning)
     traced.meta[WARNINGS_META] = warnings
+    traced.meta[FUNCTIONAL_META] = functional
     traced.meta[ASSUMPTIONS_META] = list(tracer.assumptions.values())
     return traced
 
@@ -116,29 +121,6 @@ def wrap(function: _F) -> _F:
     """Decorator: calls of `function` on traced tensors become one node, which runs as it is, on the CPU."""
 
     return recorded(function)  # type: ignore[return-value]
-
-
-def is_stub(module: nn.Module) -> bool:
-    """True for torch's quantization stubs; hqc's own declare `_hqc_leaf`."""
-    return isinstance(module, (*QUANT_STUBS, *DEQUANT_STUBS))
-
-
-def is_functional(module: nn.Module) -> bool:
-    """True for FloatFunctional and its kin: modules whose methods, not `forward`, are the ops."""
-    cls = type(module)
-    return bool(getattr(cls, "_hqc_functional", False)) or isinstance(module, FUNCTIONALS)
-
-
-def is_library_module(module: nn.Module) -> bool:
-    """True when torch.nn's own code runs in `forward`: a torch.nn class, or a subclass that only has a constructor."""
-    for cls in type(module).__mro__:
-        if cls.__module__.startswith(("torch.nn.", "torch.ao.nn.")):
-            return not issubclass(cls, nn.Sequential) and cls is not nn.Module
-        if any(
-            isinstance(item, (FunctionType, property)) and name not in _HARMLESS_OVERRIDES for name, item in vars(cls).items()
-        ):
-            return False
-    return False
 
 
 class HqcTracer(fx.Tracer):
@@ -169,6 +151,7 @@ class HqcTracer(fx.Tracer):
         self._tensor_paths: dict[int, str] = {}
         self.known = KnownValues(nn.Module())
         self.called_classes: dict[type, None] = {}
+        self.called_paths: set[str] = set()
         self.asserted: list[fx.Node] = []
         self.assumptions: dict[Any, Assumption] = {}
 
@@ -197,10 +180,19 @@ class HqcTracer(fx.Tracer):
                 self.create_node("output", "output", (self.create_arg(function(*args)),), {}, type_expr=returned)
             for node in self.asserted:
                 _erase_unread(self.graph, node)
+            self._mark_identities()
             return self.graph
         finally:
             self._stop = None
             self.submodule_paths = None
+
+    def _mark_identities(self) -> None:
+        """Find the wrapped functions of the user's that return their first operand, such as a drop path in eval."""
+        for node in self.graph.nodes:
+            if node.meta.get(WRAPPED_META) and isinstance(_first(node), fx.Node):
+                value = self.known.of(node)
+                if isinstance(value, torch.Tensor) and value is self.known.of(_first(node)):
+                    node.meta[IDENTITY_META] = True
 
     def _patch(self, patches: Patches) -> None:
         """What stock FX patches (module calls and attributes, wrapped functions, `math`), and what takes no proxies."""
@@ -213,7 +205,7 @@ class HqcTracer(fx.Tracer):
                 return original_call(module, *args, **kwargs)
             if self._rewriter is not None:
                 self._rewriter.module(module)
-            _record_math(patches, getattr(module.forward, "__globals__", {}))
+            record_math(patches, getattr(module.forward, "__globals__", {}))
             return self.call_module(module, functools.partial(original_call, module), args, kwargs)
 
         @functools.wraps(original_getattr)
@@ -226,13 +218,7 @@ class HqcTracer(fx.Tracer):
         patches.attribute(fx._symbolic_trace, "_is_fx_tracing_flag", True)
         patches.attribute(nn.Module, "__call__", call)
         patches.attribute(nn.Module, "__getattr__", attribute)
-        for (_, name), table in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
-            function = table.get(name, getattr(builtins, name, None))
-            if function is not None:
-                patches.item(table, name, recorded(function, function))
-        for cls, name in list(fx._symbolic_trace._wrapped_methods_to_patch):
-            patches.attribute(cls, name, _recorded_method(cls, name))
-        _record_math(patches, vars(math))
+        record_wrapped_calls(patches)
         record_factories(patches)
         open_autograd_functions(patches)
 
@@ -252,7 +238,7 @@ class HqcTracer(fx.Tracer):
         names: list[tuple[nn.Module, str]] = []
         try:
             for path, module in patched:
-                for name in _functional_method_names(type(module)):
+                for name in functional_method_names(type(module)):
                     if name not in module.__dict__:
                         module.__dict__[name] = functools.partial(self._functional_call, module, path, name)
                         names.append((module, name))
@@ -274,7 +260,9 @@ class HqcTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if any(isinstance(hook, _WEIGHT_HOOKS) for hook in m._forward_pre_hooks.values()):
             return False  # the weight is computed from parameters that train
-        return is_stub(m) or is_library_module(m) or self._asked_for_leaf(m, module_qualified_name)
+        if is_stub(m) or is_library_module(m) or isinstance(m, torch.jit.ScriptModule):
+            return True
+        return self._asked_for_leaf(m, module_qualified_name)
 
     def _asked_for_leaf(self, m: nn.Module, path: str) -> bool:
         declared = bool(getattr(type(m), "_hqc_leaf", False))
@@ -312,12 +300,15 @@ class HqcTracer(fx.Tracer):
         """What runs in place of a library module's forward, where the user did not ask for a leaf and ranks are known."""
         if self._asked_for_leaf(m, path) or not args or not isinstance(args[0], fx.Proxy):
             return None
-        return opened_forward(m) if isinstance(self.known.of(args[0].node), torch.Tensor) else None
+        forward = opened_forward(m)
+        return forward if forward is not None and isinstance(self.known.of(args[0].node), torch.Tensor) else None
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(kind, *args, **kwargs)
         if isinstance(node.type, str):  # an annotation under `from __future__ import annotations`; pickling chokes on it
             node.type = None
+        if kind in ("call_module", "get_attr"):
+            self.called_paths.add(str(node.target))
         path = self._stack[-1]
         if path not in self._types and self._modules:
             self._types[path] = types_along(path, self._modules)
@@ -342,7 +333,17 @@ class HqcTracer(fx.Tracer):
         for index, arg in enumerate(args):
             if isinstance(arg, fx.Proxy) and arg.node.op == "placeholder":
                 args[index] = self._argument(arg, parameters[str(arg.node.target).lstrip("*")])
+        self._default_constants()
         return function, args
+
+    def _default_constants(self) -> None:
+        """Arguments that are constants need not be given to the traced module, where Python's grammar allows it."""
+        for node in reversed([node for node in self.graph.nodes if node.op == "placeholder"]):
+            constant = self._constants.get(str(node.target))
+            if str(node.target) in self._constants and isinstance(constant, _SPECIALIZED):
+                node.args = (constant,)
+            if not node.args and not str(node.target).startswith("*"):
+                return
 
     def _argument(self, arg: fx.Proxy, parameter: inspect.Parameter) -> Any:
         """What forward gets for an argument: a proxy, or a constant."""
@@ -409,10 +410,15 @@ class HqcTracer(fx.Tracer):
         """The None, bool, number or string that `node` reads from a structure of the example inputs, or UNKNOWN."""
         base = node.args[0]
         holder = self.known.early(base) if isinstance(base, fx.Node) else UNKNOWN
-        if holder is UNKNOWN or isinstance(holder, (torch.Tensor, torch.Size)) or not _from_placeholder(base):
+        if not isinstance(base, fx.Node) or holder is UNKNOWN or not self.is_argument(base):
             return UNKNOWN
         value = self.known.of(node)
         return value if value is None or isinstance(value, (bool, int, float, str)) else UNKNOWN
+
+    def is_argument(self, node: fx.Node) -> bool:
+        """True for a structure of the example inputs: an argument of forward or what is taken out of one, no tensor."""
+        value = self.known.early(node)
+        return not isinstance(value, (torch.Tensor, torch.Size)) and value is not UNKNOWN and _from_placeholder(node)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         length = shape_slice_length(obj.node)
@@ -455,22 +461,8 @@ def _forward_of(root: nn.Module) -> tuple[Any, bool]:
     )
 
 
-def _record_math(patches: Patches, table: dict[str, Any]) -> None:
-    """Calls of functions of `math` become nodes where they get proxies, as in stock FX."""
-    for name, value in list(table.items()):
-        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") == "math":
-            patches.item(table, name, recorded(value, value))
-
-
-def _recorded_method(cls: type, name: str) -> Callable[..., Any]:
-    original = getattr(cls, name)
-
-    @functools.wraps(original)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        proxy = find_proxy((args, kwargs))
-        return original(*args, **kwargs) if proxy is None else proxy.tracer.create_proxy("call_method", name, args, kwargs)
-
-    return method
+def _first(node: fx.Node) -> Any:
+    return node.args[0] if node.args else next(iter(node.kwargs.values()), None)
 
 
 def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
@@ -482,71 +474,3 @@ def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
         graph.erase_node(node)
         for operand in operands:
             _erase_unread(graph, operand)
-
-
-def _functional_method_names(cls: type) -> list[str]:
-    names: dict[str, None] = {}
-    for base in cls.__mro__:
-        if base is nn.Module:
-            break
-        names.update(
-            (name, None)
-            for name, item in vars(base).items()
-            if isinstance(item, FunctionType) and not name.startswith("_") and name not in ("forward", "extra_repr")
-        )
-    return list(names)
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[list[str]]:
-    """Put the model into eval mode, and everything about it back afterwards. Yields the list of warnings to fill."""
-    modules = list(model.modules())
-    buffers = [(name, buffer, buffer._version, buffer.detach().clone()) for name, buffer in model.named_buffers()]
-    warnings: list[str] = []
-    with restored(modules):
-        for module in modules:
-            module.training = False
-        yield warnings
-        for name, buffer, version, copied in buffers:
-            if buffer._version != version:
-                with torch.no_grad():
-                    buffer.copy_(copied)
-                warnings.append(f"forward changes the buffer {name} at every call; the graph keeps its present value")
-
-
-def _adopt_tree(traced: fx.GraphModule, model: nn.Module) -> None:
-    """Give the traced module the model's whole tree, in its order and with its classes, not only what the graph uses."""
-    traced._modules.clear()
-    traced._modules.update(model._modules)
-    traced._parameters.update(model._parameters)
-    traced._buffers.update(model._buffers)
-    traced._non_persistent_buffers_set |= model._non_persistent_buffers_set
-
-
-def _retrace(model: fx.GraphModule) -> fx.GraphModule:
-    """The same graph under the same names, as a module of its own that shares the submodules."""
-    graph = fx.Graph(tracer_cls=HqcTracer)
-    copied: dict[fx.Node, fx.Node] = {}
-    output = graph.graph_copy(model.graph, copied)
-    graph.output(output)
-    graph.set_codegen(model.graph._codegen)
-    next(iter(reversed(graph.nodes))).meta.update(next(iter(reversed(model.graph.nodes))).meta)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for node in graph.nodes:
-        path = node.meta.setdefault(MODULE_META, _stock_path(node))
-        node.meta.setdefault(TYPES_META, types_along(path, modules, class_name(type(model))))
-        node.meta.setdefault(SOURCE_META, "")
-    result = fx.GraphModule(model, graph, type(model).__name__)
-    _adopt_tree(result, model)
-    result.training = model.training
-    result.meta.update(model.meta)
-    result.meta.setdefault(WARNINGS_META, [])
-    return result
-
-
-def _stock_path(node: fx.Node) -> str:
-    """Module path of a node that stock FX traced."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = node.meta.get("nn_module_stack")
-    return str(next(reversed(stack.values()))[0]) if stack else ""

@@ -12,14 +12,16 @@ from hqc.frontend.fx.registry import Alias, lower_function, lower_method
 from hqc.ir import Value
 
 
-def _to(ctx: LoweringContext, input: Value, dtype: torch.dtype | None) -> Value:
+def _to(ctx: LoweringContext, input: Value | torch.Tensor, dtype: torch.dtype | None) -> Value | torch.Tensor:
+    if isinstance(input, torch.Tensor):  # a constant beside a traced tensor: `constant.type_as(x)`
+        return input.to(dtype)
     if dtype is None or ctx.ir_dtype(dtype) is input.type.dtype:
         return ctx.emit("identity", input)
     return ctx.emit("cast", input, dtype=ctx.ir_dtype(dtype))
 
 
 def _named(name: str, dtype: torch.dtype) -> None:
-    def lower(ctx: LoweringContext, input: Value, memory_format: Any = None) -> Value:
+    def lower(ctx: LoweringContext, input: Value, memory_format: Any = None) -> Value | torch.Tensor:
         return _to(ctx, input, dtype)
 
     lower_method(name, alias=Alias.VIEW)(lower)
@@ -41,7 +43,7 @@ for _name, _dtype in (
 
 
 @lower_method("to", alias=Alias.VIEW)
-def to(ctx: LoweringContext, input: Value, *args: Any, **kwargs: Any) -> Value:
+def to(ctx: LoweringContext, input: Value | torch.Tensor, *args: Any, **kwargs: Any) -> Value | torch.Tensor:
     """Only the dtype matters: of an argument, or of a tensor given as an argument."""
     for item in (*args, *kwargs.values()):
         if isinstance(item, torch.dtype):
@@ -59,14 +61,14 @@ def move(ctx: LoweringContext, input: Value, *args: Any, **kwargs: Any) -> Value
 
 
 @lower_method("type", alias=Alias.VIEW)
-def type_(ctx: LoweringContext, input: Value, dtype: Any) -> Value:
+def type_(ctx: LoweringContext, input: Value | torch.Tensor, dtype: Any) -> Value | torch.Tensor:
     if not isinstance(dtype, torch.dtype):
         raise ctx.cannot(f"type {dtype!r}")
     return _to(ctx, input, dtype)
 
 
 @lower_method("type_as", alias=Alias.VIEW)
-def type_as(ctx: LoweringContext, input: Value, other: Value | torch.Tensor) -> Value:
+def type_as(ctx: LoweringContext, input: Value | torch.Tensor, other: Value | torch.Tensor) -> Value | torch.Tensor:
     return _to(ctx, input, to_torch_dtype(other.type.dtype) if isinstance(other, Value) else other.dtype)
 
 

@@ -1,0 +1,60 @@
+"""What users bring as a model, turned into a float32 torch module that can be traced."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from hqc.errors import InputError
+from hqc.frontend.fx.exported import module_of
+
+_CONVERTED = (torch.float16, torch.bfloat16, torch.float64)
+
+
+def as_traceable(model: Any) -> tuple[nn.Module, list[str]]:
+    """The module to trace, and what should be said about it.
+
+    A `torch.export.ExportedProgram` becomes a GraphModule of ordinary torch calls that shares its parameters; a compiled module
+    the module behind it; a model with half, bfloat16 or double tensors a float32 copy. Other modules are returned as they are.
+    `InputError` for scripted modules and for lazy modules that were never run.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        return as_traceable(module_of(model))
+    refuse_untraceable(model)
+    if "torch._dynamo" in sys.modules and isinstance(model, torch._dynamo.OptimizedModule):
+        return as_traceable(model._orig_mod)
+    return _as_float32(model)
+
+
+def refuse_untraceable(model: Any) -> None:
+    """Raise `InputError` for what has no Python code or no sizes yet."""
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise InputError(
+            f"the model is a {type(model).__name__}, whose Python code is gone; give the torch.nn.Module that was scripted or traced"
+        )
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module or a torch.export.ExportedProgram, got {type(model).__name__}")
+    lazy = [name for name, module in model.named_modules() if _is_unborn(module)]
+    if lazy:
+        names = ", ".join(filter(None, lazy[:5])) or type(model).__name__
+        raise InputError(f"{names}: lazy modules whose sizes are not known yet; run the model once, then give it to hqc")
+
+
+def _is_unborn(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params()
+
+
+def _as_float32(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    counts = Counter(tensor.dtype for _, tensor in tensors if tensor.dtype in _CONVERTED)
+    if not counts:
+        return model, []
+    found = ", ".join(f"{count} in {str(dtype).removeprefix('torch.')}" for dtype, count in counts.items())
+    return copy.deepcopy(model).float(), [
+        f"the model has tensors that are not float32 ({found}); hqc works on a float32 copy of it"
+    ]
