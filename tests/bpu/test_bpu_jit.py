@@ -158,6 +158,24 @@ def test_a_network_is_one_native_call_and_gives_the_bits_of_the_reference(thread
 
 
 @needs_numba
+@pytest.mark.parametrize("first", [True, False])
+def test_a_constant_part_of_a_cat_is_in_the_result(first):
+    """A class token before the patches: a constant is no operand of a native step, and must not be left out for that."""
+    graph = Graph("tokens", "bayes")
+    unit = QuantParams(np.float32(0.05), DType.INT8)
+    x = graph.add_input("x", TensorType(DType.FLOAT32, (1, 6, 8)))
+    tokens = graph.add_node("quantize", [x], {"integer": True}, name="q").result
+    token = graph.add_parameter("token", np.arange(-4, 4, dtype=np.int8).reshape(1, 1, 8), unit)
+    joined = graph.add_node("cat", [token, tokens] if first else [tokens, token], {"axis": 1}, name="joined").result
+    tokens.quant = joined.quant = unit
+    y = graph.add_node("dequantize", [joined], name="y").result
+    graph.set_outputs([y])
+    inputs = _finished(graph, {"x": np.random.default_rng(0).standard_normal((1, 6, 8)).astype(np.float32)})
+    expected = compile(graph, engine="reference").run(inputs)["y"]
+    np.testing.assert_array_equal(compile(graph, engine="jit").run(inputs)["y"], expected)
+
+
+@needs_numba
 def test_threads_of_the_user_may_run_one_program_at_the_same_time(monkeypatch):
     monkeypatch.setattr(native, "_SHARE_NS", 0)
     graph, _ = _network(np.random.default_rng(1), batch=1)

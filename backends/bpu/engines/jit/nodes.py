@@ -325,8 +325,8 @@ def _memory_axis(shape: tuple[int, ...], axis: int) -> int:
 
 @NATIVE.register("cat")
 def cat(node: Node, context: KernelContext, products: list[str]) -> NativeStep | None:
-    if not _is_integer(node.result) or any(value is None for value in node.inputs):
-        return None
+    if not _is_integer(node.result) or len(node.data_operands) != len(node.inputs):
+        return None  # a constant among the operands is no operand of a native step
     target = memory_shape(node.result)
     axis = _memory_axis(shape_of(node.result), node.attributes["axis"])
     outer, whole = math.prod(target[:axis]), math.prod(target[axis:])
