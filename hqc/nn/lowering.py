@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hqc.frontend.fx.context import LoweringContext, Operand
-from hqc.frontend.fx.lowerings.conv import emit_conv1d, emit_conv2d, emit_conv_transpose2d
+from hqc.frontend.fx.lowerings.conv import emit_conv1d, emit_conv2d, emit_conv_transpose2d, output_padding_for
 from hqc.frontend.fx.registry import find_function, lower_functional, lower_module
 from hqc.ir import QuantParams, Value
 from hqc.nn.qat.conv import Conv1d, Conv2d
@@ -39,7 +39,7 @@ def result_quant(module: nn.Module | None) -> QuantParams | None:
 
 
 @lower_module(QATLayer)
-def qat_layer(ctx: LoweringContext, module: QATLayer, input: Value, *residual: Value) -> Value:
+def qat_layer(ctx: LoweringContext, module: QATLayer, input: Value, *residual: Value, output_size: Any = None) -> Value:
     """Weights are named and kept as the user's (or as folded); their integers come from the scale when the IR is lowered."""
     tensor, bias = module.deployed_parameters()
     if tensor.data_ptr() == module.weight.data_ptr():
@@ -51,11 +51,17 @@ def qat_layer(ctx: LoweringContext, module: QATLayer, input: Value, *residual: V
         "activation": module.activation,
         "quant": result_quant(module.activation_post_process),
     }
-    return _emit_layer(ctx, module, input, weight, offset, fused)
+    return _emit_layer(ctx, module, input, weight, offset, fused, output_size)
 
 
 def _emit_layer(
-    ctx: LoweringContext, module: QATLayer, x: Value, weight: Value, bias: Value | None, fused: dict[str, Any]
+    ctx: LoweringContext,
+    module: QATLayer,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    fused: dict[str, Any],
+    output_size: Any = None,
 ) -> Value:
     if isinstance(module, Conv2d):
         return emit_conv2d(
@@ -66,8 +72,9 @@ def _emit_layer(
             ctx, x, weight, bias, module.stride, module.padding, module.dilation, module.groups, module.padding_mode, **fused
         )
     if isinstance(module, ConvTranspose2d):
+        extra = module.output_padding if output_size is None else output_padding_for(ctx, module, x, output_size)
         return emit_conv_transpose2d(
-            ctx, x, weight, bias, module.stride, module.padding, module.output_padding, module.groups, module.dilation, **fused
+            ctx, x, weight, bias, module.stride, module.padding, extra, module.groups, module.dilation, **fused
         )
     assert isinstance(module, Linear)
     residual = fused.pop("residual")

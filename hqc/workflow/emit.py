@@ -319,7 +319,7 @@ class _Emitter:
             ordered = args if layer.conv_position == 0 else args[::-1]
             new = self.graph.create_node("call_method", "add", (self.env[owner], *ordered), {}, anchor.name)
         else:
-            new = self.call(path, args, anchor.name)
+            new = self.graph.create_node("call_module", path, args, self._size_asked_for(group.conv), anchor.name)
         locations = self.values.graph.locations
         members = {name: locations.get(name, group.node.loc) for name in group.node.origin}
         new.meta = {**anchor.meta, ORIGIN_META: members}
@@ -329,6 +329,11 @@ class _Emitter:
             self.env[member] = new
             self.pending.pop(member, None)
         self.now[group.node.result.name] = new
+
+    def _size_asked_for(self, conv: fx.Node) -> dict[str, Any]:
+        """The `output_size` of the call of a transposed convolution, where it has one."""
+        sizes = conv.kwargs.get("output_size", conv.args[1] if conv.op == "call_module" and len(conv.args) > 1 else None)
+        return {} if sizes is None else {"output_size": Operands(self, conv).map(sizes)}
 
     def _is_asked_early(self, group: LayerGroup) -> bool:
         """True when the model asks for the size of a member's result before the residual exists, often to make it."""

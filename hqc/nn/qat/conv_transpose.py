@@ -30,6 +30,16 @@ class ConvTranspose2d(QATLayer, nn.ConvTranspose2d):  # type: ignore[misc]
             "padding_mode": mod.padding_mode,
         }
 
+    def _of_size(self, x: Tensor, output_size: Any) -> Tensor:
+        """The output padding that `output_size` means holds for this call."""
+        own = self.output_padding
+        sizes: Any = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
+        self.output_padding = tuple(self._output_padding(x, list(output_size), *sizes))
+        try:
+            return self._linear_part(x)
+        finally:
+            self.output_padding = own
+
     def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)  # type: ignore[arg-type]
 

@@ -145,11 +145,15 @@ class QATLayer(nn.Module):
         result: Tensor = self.activation_post_process(y)
         return result
 
-    def forward(self, input: Tensor, *residual: Tensor) -> Tensor:
+    def _of_size(self, x: Tensor, output_size: Any) -> Tensor:
+        """The layer without residual and activation, with a result of the size that a transposed convolution is asked for."""
+        raise InputError(f"{type(self).__name__} takes no output_size")
+
+    def forward(self, input: Tensor, *residual: Tensor, output_size: Any = None) -> Tensor:
         if len(residual) != self.residual:
             takes = "an input and a residual" if self.residual else "one input"
             raise InputError(f"{type(self).__name__} takes {takes}, got {1 + len(residual)} tensors")
-        y = self._linear_part(input)
+        y = self._linear_part(input) if output_size is None else self._of_size(input, output_size)
         return self._finish(y + residual[0] if residual else y)
 
 

@@ -196,13 +196,18 @@ def conv_transpose2d_module(ctx: LoweringContext, module: nn.ConvTranspose2d, in
     m = module
     extra = m.output_padding
     if output_size is not None:
-        extra = _output_padding(ctx, m, input, output_size)
+        extra = output_padding_for(ctx, m, input, output_size)
     return emit_conv_transpose2d(ctx, input, m.weight, m.bias, m.stride, m.padding, extra, m.groups, m.dilation)
 
 
-def _output_padding(ctx: LoweringContext, module: Any, input: Value, output_size: Any) -> tuple[int, ...]:
-    """The padding of the result that gives it the size that the call asks for."""
-    given, axes = [int(size) for size in output_size], len(module.kernel_size)
+def output_padding_for(ctx: LoweringContext, module: Any, input: Value, output_size: Any) -> tuple[int, ...]:
+    """The padding of the result that gives it the size that the call asks for; the module's own until sizes are known."""
+    axes, shape = len(module.kernel_size), ctx.shape(input)
+    asked = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size]
+    if shape is None or None in shape[-axes:] or not all(isinstance(size, int) for size in asked[-axes:]):
+        own: tuple[int, ...] = tuple(module.output_padding)
+        return own
+    given = [int(size) for size in asked]
     given = given[len(given) - axes :]
     extra = []
     for i in range(axes):
@@ -258,7 +263,7 @@ def conv_transpose1d_module(ctx: LoweringContext, module: nn.ConvTranspose1d, in
     m = module
     extra = m.output_padding
     if output_size is not None:
-        extra = _output_padding(ctx, m, input, output_size)
+        extra = output_padding_for(ctx, m, input, output_size)
     return conv_transpose1d(ctx, input, m.weight, m.bias, m.stride, m.padding, extra, m.groups, m.dilation)
 
 
