@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import hqc
+from hqc.analysis.layers import layer_errors
 from hqc.errors import HqcError
+from hqc.ir import QuantParams
 from hqc.march import set_march
 from hqc.quantization import (
     FakeQuantState,
@@ -24,6 +27,9 @@ from hqc.quantization import (
     prepare_qat_fx,
     set_fake_quantize,
 )
+from hqc.workflow.options import CompileOptions
+from hqc.workflow.pipelines import deploy_pipeline
+from hqc.workflow.planning import plan_model
 
 MARCHES = ("bernoulli", "bernoulli2", "bayes", "bayes-e")
 
@@ -111,7 +117,7 @@ def check_entry_points(program: Program, march: str) -> None:
     """I1 and I3: what explain accepts every entry point accepts, with the same device for every operation."""
     model = program.build()
     with told(program, f"explain on {march}"):
-        explained = devices(hqc.explain(model, program.inputs(), march=march))
+        explained = devices(hqc.explain(model, program.inputs(), march=march).placement)
     with told(program, f"I3 on {march}"):
         calibration = [program.inputs(2, seed=seed) for seed in range(3)]
         compiled = hqc.compile(model, program.inputs(), march=march, calibration_data=calibration)
@@ -126,6 +132,24 @@ def devices(report: Any) -> dict[str, str]:
     """Device of every traced operation; those of a fused group are named one by one."""
     rows = getattr(report, "placement", report).rows
     return {name: row.device for row in rows for name in row.origin or (row.name,)}
+
+
+def check_accepted_is_lowerable(program: Program, march: str) -> None:
+    """I2, on the IR alone: what the plan puts on the BPU goes through every later pass, whatever scales calibration finds."""
+    with told(program, f"I2 on {march}"):
+        options = CompileOptions.of(march, optimize_graph=True)
+        planned = plan_model(program.build(), options, program.inputs())
+        graph, rng, scales = planned.graph.clone(), random.Random(program.seed), {}
+        for node in graph.nodes:
+            for value in node.results:
+                seen = value.observation
+                if seen is not None and seen.policy != "operand":
+                    scale = scales.setdefault(seen.group or value.name, 2.0 ** rng.randint(-7, -2))
+                    value.quant = QuantParams(scale, seen.dtype, rounding=seen.rounding)
+                    value.observation = None
+        context = options.context(plan=planned.plan)
+        deploy_pipeline(options, integer=True).run(graph, context)
+        assert graph.stage == "integer"
 
 
 def check_training_flow(program: Program, march: str) -> None:
@@ -160,10 +184,34 @@ def check_calibration_order(program: Program, march: str) -> None:
         assert scales[0] == scales[1], "scales depend on the order of the calibration batches"
 
 
+def check_files(program: Program, march: str) -> None:
+    """I5 between files and models: each flavour is written and onnxruntime computes what its reference computes (`verify`)."""
+    with told(program, f"files on {march}"), tempfile.TemporaryDirectory() as folder:
+        calibration = [program.inputs(2, seed=seed) for seed in range(3)]
+        compiled = hqc.compile(program.build(), program.inputs(), march=march, calibration_data=calibration)
+        for flavour in ("horizon", "qdq", "integer"):
+            compiled.export(f"{folder}/{flavour}.onnx", flavour=flavour)
+
+
+def check_single_operations(program: Program, march: str) -> None:
+    """I5 between simulator and fake quant: each operation fed the same integers differs by at most one step."""
+    with told(program, f"I5 on {march}"):
+        calibration = [program.inputs(2, seed=seed) for seed in range(3)]
+        compiled = hqc.compile(program.build(), program.inputs(), march=march, calibration_data=calibration)
+        names = [value.name for value in compiled.graph.inputs]
+        arrays = {name: tensor.numpy() for name, tensor in zip(names, program.inputs(seed=1), strict=True)}
+        off = [error for error in layer_errors(compiled.deployment, arrays) if error.max_lsb > 1]
+        exempt = {remark.node for remark in compiled.remarks if "1/8 pixel" in remark.message}  # ARITHMETIC section 8
+        assert not [error for error in off if error.name not in exempt], ", ".join(map(str, off))
+
+
 CHECKS: dict[str, tuple[Callable[[Program, str], None], bool]] = {
+    "lowerable": (check_accepted_is_lowerable, False),
     "entry-points": (check_entry_points, False),
     "emitted-model": (check_emitted_model, True),
     "training-flow": (check_training_flow, True),
+    "files": (check_files, False),
+    "single-operations": (check_single_operations, False),
     "calibration-order": (check_calibration_order, False),
 }
 """Check, and whether it takes programs with stubs."""
