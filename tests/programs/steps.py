@@ -266,7 +266,7 @@ def arithmetic(draft: Draft) -> bool:
         [
             "{x} + {y}", "{x} - {y}", "{x} * {y}", "torch.maximum({x}, {y})", "torch.add({x}, {y}, alpha=2)",
             "torch.add(input={x}, other={y})",
-            "{x} * 0.3", "{x} / 3.33", "-{x}", "1.0 - {x}", "{x} + 3", "{x} * 100.0", "({x} > 0.1).float() * {y}", "{x} // 0.5",
+            "{x} * 0.3", "{x} / 3.33", "-{x}", "1.0 - {x}", "{x} + 3", "{x} * 100.0", "({x} > 0.1).float() * {y}", "{x}.detach() // 0.5",
             "{x}.abs()",
             "({x} ** 2)", "torch.sqrt({x} ** 2 + 1.0)", "{x}.clamp(-0.5, 0.5)", "torch.clamp({x}, min=0)", "{x}.clone().clamp_(min=0)",
         ]
@@ -478,7 +478,7 @@ def linear(draft: Draft) -> bool:
     return True
 
 
-@step(1)
+@step(5)
 def tokens(draft: Draft) -> bool:
     """A class token, a position table, layer norm and attention."""
     x = draft.pick(lambda tensor: len(tensor.shape) == 2 and tensor.shape[1] % 4 == 0 and tensor.shape[0] <= 80)
@@ -502,7 +502,7 @@ def tokens(draft: Draft) -> bool:
     return True
 
 
-@step(1)
+@step(4)
 def recurrent(draft: Draft) -> bool:
     x = draft.pick(lambda tensor: len(tensor.shape) == 2 and tensor.shape[1] <= 64 and tensor.shape[0] <= 80)
     if x is None:
@@ -514,7 +514,7 @@ def recurrent(draft: Draft) -> bool:
     return True
 
 
-@step(1)
+@step(2)
 def best_of(draft: Draft) -> bool:
     """topk: values and indices, of which only the values go on."""
     x = draft.pick(lambda tensor: len(tensor.shape) in (1, 2) and tensor.shape[-1] >= 4)
@@ -528,7 +528,7 @@ def best_of(draft: Draft) -> bool:
     return True
 
 
-@step(1)
+@step(2)
 def normalized(draft: Draft) -> bool:
     x = draft.pick(lambda tensor: len(tensor.shape) in (1, 2, 3))
     if x is None:
@@ -544,7 +544,7 @@ def normalized(draft: Draft) -> bool:
     return True
 
 
-@step(1)
+@step(2)
 def group_norm(draft: Draft) -> bool:
     x = draft.pick(lambda tensor: len(tensor.shape) == 3 and tensor.channels % 2 == 0 and tensor.shape[1] * tensor.shape[2] > 1)
     if x is None:
