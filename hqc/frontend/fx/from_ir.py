@@ -1,0 +1,208 @@
+"""A torch module that computes an IR graph: how models of other front ends are calibrated, trained and compiled.
+
+Convolutions and linear layers become the modules of torch.nn that they are, everything else a call of its torch form; parameters of
+reals train, other constants are buffers. Names are those of the graph, spelled as Python takes them.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from hqc.errors import LoweringError
+from hqc.frontend.fx.forms import torch_form
+from hqc.frontend.fx.locations import MODULE_META, SOURCE_META
+from hqc.ir import Graph, Node, Trait, Value
+
+OpaqueModule = Callable[[Node], nn.Module]
+
+
+def graph_module_of(graph: Graph, opaque: OpaqueModule | None = None) -> fx.GraphModule:
+    """An FX GraphModule over the float graph: inputs in order, one output bare, several as a tuple.
+
+    `opaque`: makes the module that computes an opaque node. `LoweringError` names a node that has no torch form.
+    """
+    return _Writer(graph, opaque).run()
+
+
+class _Writer:
+    def __init__(self, graph: Graph, opaque: OpaqueModule | None) -> None:
+        self.ir, self.opaque = graph, opaque
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        self.made: dict[str, fx.Node] = {}  # value name -> FX node
+        self.taken: set[str] = set()
+
+    def run(self) -> fx.GraphModule:
+        for value in self.ir.inputs:
+            self.made[value.name] = self.graph.create_node("placeholder", self.name(value.name))
+        for node in self.ir.nodes:
+            self.write(node)
+        outputs = [self.read(value) for value in self.ir.outputs]
+        self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+        return fx.GraphModule(self.root, self.graph, "OnnxModel").eval()
+
+    # --- nodes -------------------------------------------------------------------------------------------------------------
+
+    def write(self, node: Node) -> None:
+        module = self.layer(node)
+        if module is not None:
+            operands = [value for value in node.inputs if value is not None and not value.is_parameter]
+            if node.op.has(Trait.OPAQUE):
+                operands = node.operands
+            path = self.place(node.loc.module or node.name, module)
+            call = self.graph.create_node("call_module", path, tuple(map(self.read, operands)), name=self.name(node.name))
+        else:
+            form = torch_form(node)
+            args = tuple(None if value is None else self.read(value) for value in node.inputs)
+            call = self.graph.create_node("call_function", form.function, args, form.attributes, name=self.name(node.name))
+        call.meta[SOURCE_META], call.meta[MODULE_META] = node.loc.source, node.loc.module
+        if len(node.results) == 1:
+            self.made[node.name] = call
+            return
+        for index, value in enumerate(node.results):
+            part = self.graph.create_node("call_function", operator.getitem, (call, index), name=self.name(value.name))
+            part.meta.update(call.meta)
+            self.made[value.name] = part
+
+    def layer(self, node: Node) -> nn.Module | None:
+        """The torch.nn module of a layer with constant weights; None for what is written as a call."""
+        if node.op.has(Trait.OPAQUE):
+            if self.opaque is None:
+                raise LoweringError(f"{node.label} is an operation that only the model's own framework can run")
+            return self.opaque(node)
+        if node.op.name == "batch_norm":
+            return _batch_norm(node)
+        make = _LAYERS.get(node.op.name)
+        weight = node.operand("weight") if make is not None else None
+        bias = node.operand("bias") if make is not None else None
+        if make is None or weight is None or weight.array is None or (bias is not None and bias.array is None):
+            return None
+        module = make(node, weight.array, bias is not None)
+        if module is not None:
+            module.weight = nn.Parameter(_tensor(weight.array))
+            if bias is not None and bias.array is not None:
+                module.bias = nn.Parameter(_tensor(bias.array))
+        return module
+
+    def place(self, wanted: str, module: nn.Module) -> str:
+        """Put `module` into the tree at the dotted path `wanted`, or beside it where that is taken; returns the path."""
+        *parents, last = [re.sub(r"\W", "_", part) or "_" for part in wanted.split(".")]
+        owner, path = self.root, []
+        for part in parents:
+            part = f"_{part}" if hasattr(nn.Module, part) else part
+            if not isinstance(owner._modules.get(part), _Container):
+                part = _free(part, owner) if part in owner._modules else part
+                owner.add_module(part, _Container())
+            owner, path = owner.get_submodule(part), [*path, part]
+        last = _free(last, owner)
+        owner.add_module(last, module)
+        return ".".join([*path, last])
+
+    # --- operands ----------------------------------------------------------------------------------------------------------
+
+    def read(self, value: Value) -> Any:
+        """The node that holds `value`; a constant becomes a parameter or buffer when it is first read, a scalar a number."""
+        if value.name not in self.made:
+            assert value.array is not None
+            if value.array.ndim == 0:
+                return value.array.item()
+            path, tensor = self.name(value.name), _tensor(value.array)
+            if value.type.dtype.is_float:
+                self.root.register_parameter(path, nn.Parameter(tensor))
+            else:
+                self.root.register_buffer(path, tensor)
+            self.made[value.name] = self.graph.create_node("get_attr", path, name=path)
+        return self.made[value.name]
+
+    def name(self, wanted: str) -> str:
+        """`wanted` as an identifier that nothing has yet."""
+        base = re.sub(r"\W", "_", wanted)
+        base = f"_{base}" if not base or base[0].isdigit() else base
+        name, count = base, 0
+        while name in self.taken or hasattr(nn.Module, name):
+            count += 1
+            name = f"{base}_{count}"
+        self.taken.add(name)
+        return name
+
+
+class _Container(nn.Module):
+    """A step on the way to a module, as in the paths of the exported model."""
+
+
+def _free(base: str, owner: nn.Module) -> str:
+    """`base`, or `base_1`, ...: a name that `owner` has not."""
+    name, count = base, 0
+    while hasattr(owner, name):
+        count += 1
+        name = f"{base}_{count}"
+    return name
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def _image_layer(
+    cls: Any, node: Node, weight: np.ndarray[Any, Any], bias: bool, inputs: int, outputs: int, **more: Any
+) -> nn.Module | None:
+    """A layer whose padding torch can say: the same at both ends."""
+    a = node.attributes
+    top, left, bottom, right = a["padding"]
+    if (top, left) != (bottom, right) or a["activation"] != "none" or node.operand("residual") is not None or weight.ndim != 4:
+        return None
+    module: nn.Module = cls(
+        inputs, outputs, weight.shape[2:], stride=a["stride"], padding=(top, left), dilation=a["dilation"], groups=a["groups"],
+        bias=bias, device="meta", **more,
+    )  # fmt: skip
+    return module
+
+
+def _conv(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:
+    return _image_layer(nn.Conv2d, node, weight, bias, weight.shape[1] * node.attributes["groups"], weight.shape[0])
+
+
+def _conv_transpose(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:
+    extra = node.attributes["output_padding"]
+    if any(more >= max(stride, 1) for more, stride in zip(extra, node.attributes["stride"], strict=True)):
+        return None
+    outputs = weight.shape[1] * node.attributes["groups"]
+    return _image_layer(nn.ConvTranspose2d, node, weight, bias, weight.shape[0], outputs, output_padding=extra)
+
+
+def _linear(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:
+    if node.attributes["activation"] != "none" or node.operand("residual") is not None:
+        return None
+    return nn.Linear(weight.shape[1], weight.shape[0], bias=bias, device="meta")
+
+
+def _batch_norm(node: Node) -> nn.Module | None:
+    """A batch norm over constant statistics, for tensors of two to four axes."""
+    x, *statistics = node.inputs
+    rank = None if x is None else x.type.rank
+    if rank not in (2, 3, 4) or any(value is not None and value.array is None for value in statistics):
+        return None
+    mean, var, weight, bias = ([*statistics, None, None])[:4]
+    assert mean is not None and mean.array is not None and var is not None and var.array is not None
+    cls = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
+    norm = cls(mean.array.size, eps=node.attributes["eps"])
+    norm.running_mean, norm.running_var = _tensor(mean.array), _tensor(var.array)
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and value.array is not None:
+            setattr(norm, name, nn.Parameter(_tensor(value.array)))
+    return norm
+
+
+_LAYERS: dict[str, Callable[[Node, np.ndarray[Any, Any], bool], nn.Module | None]] = {
+    "conv2d": _conv,
+    "conv_transpose2d": _conv_transpose,
+    "linear": _linear,
+}
+"""torch.nn's modules of the IR's conv-like ops; None from one of them means that torch.nn cannot say this layer."""
