@@ -94,7 +94,8 @@ class _Writer:
     def place(self, wanted: str, module: nn.Module) -> str:
         """Put `module` into the tree at the dotted path `wanted`, or beside it where that is taken; returns the path."""
         *parents, last = [re.sub(r"\W", "_", part) or "_" for part in wanted.split(".")]
-        owner, path = self.root, []
+        owner: nn.Module = self.root
+        path: list[str] = []
         for part in parents:
             part = f"_{part}" if hasattr(nn.Module, part) else part
             if not isinstance(owner._modules.get(part), _Container):
