@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_node import integers, rng_of
+from one_node import Parameter, integers, one_node, rng_of
 from test_bpu_products import conv_cases
 
 from hqc import arithmetic
@@ -333,3 +333,19 @@ def test_cache_folder_is_the_users_where_the_package_is_read_only(monkeypatch, t
     monkeypatch.setattr(library.Path, "home", lambda: tmp_path / "file")
     assert library.cache_folder() is None
     library.cache_folder.cache_clear()
+
+
+@needs_numba
+@pytest.mark.parametrize("shape", [(1, 5, 6), (2, 3, 5, 4)], ids=["tokens", "images"])
+@pytest.mark.parametrize("constant", [0, 1])
+@pytest.mark.parametrize("op", ["cat", "maximum", "int_add", "int_mul"])
+def test_a_constant_operand_is_read_in_its_own_order_and_place(op, constant, shape):
+    """A class token joined to the tokens of an image: the constant was left out of the native copy, and no test had one."""
+    rng = np.random.default_rng(11)
+    operands = [integers(rng, shape), integers(rng, shape)]
+    operands[constant] = Parameter(operands[constant])
+    if op.startswith("int_"):
+        operands.append(Parameter(arithmetic.requant_params(np.float64(0.01)).array))
+    graph, inputs = one_node(op, operands, {"axis": 1} if op == "cat" else {})
+    expected = compile(graph, engine="reference").run(inputs)["y"]
+    np.testing.assert_array_equal(compile(graph, engine="jit").run(inputs)["y"], expected)

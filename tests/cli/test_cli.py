@@ -178,7 +178,7 @@ def test_a_model_file_may_have_the_name_of_a_module(name: str, folder: Path, mon
         (["net.py:Detector", "--input", "abc"], "--input takes sizes like 1,3,224,224, got abc"),
         (["net.py:Detector", "--input", "1,0,4,4"], "--input takes positive sizes"),
         (["net.py:Detector", "--input", "1,4,64,64"], r"net.py:\d+\)\]: the input has 4 channels, the weight expects 3"),
-        (["net.py:Detector", "--input", "1,3"], "the input must have rank 3 or 4"),
+        (["net.py:Detector", "--input", "1,3"], "the input must have rank 4, got"),
         (["net.py:Detector", "--input", "1,3,64,64", "--input", "1"], r"takes 1 input\(s\) .*got 2"),
         (["net.py:Detector", "--march", "bayes", "--cpu", "body.fist"], "names no module .*did you mean body.first"),
         (["net.py:Detector", "--march", "bayes", "--cpu", "op:softmix"], "softmix"),

@@ -11,7 +11,7 @@ from hqc.backends.bpu import compile
 from hqc.ir import Device, DType, Graph, QuantParams, TensorType, Value
 from hqc.march import March, get_spec
 
-DEPLOY = "insert-boundaries{form=deployed},propagate-scales,unify-cat-scales,lower-to-integer"
+DEPLOY = "insert-boundaries{form=deployed},settle-rounding,propagate-scales,unify-cat-scales,lower-to-integer"
 KINDS = (
     "conv2d",
     "add",
