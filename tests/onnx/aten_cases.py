@@ -343,12 +343,12 @@ DIRECT: dict[str, Case] = {
         y.new_zeros(2),
         y.new_ones(2),
         y.new_full((2,), 4.0),
-        torch.empty_like(y) * 0,
-        y.new_empty(2) * 0,
+        A.fill.Scalar(torch.empty_like(y), 0.5),  # memory nobody wrote may hold NaN, which no product with 0 removes
+        A.fill.Scalar(y.new_empty(2), 0.5),
         A.fill.Scalar(y, 2.0),
         A.zero(y),
         A.copy(y, y * 2),
-        A.new_empty_strided(y, [2], [1]) * 0,
+        A.fill.Scalar(A.new_empty_strided(y, [2], [1]), 0.5),
     ],
     "dropouts": lambda y: [
         F.dropout(y, 0.5, False),
