@@ -271,18 +271,17 @@ def test_jit_without_numba_is_refused_with_what_to_install(monkeypatch):
 
 @needs_numba
 @pytest.mark.parametrize(
-    ("features", "granted", "expected"),
+    ("features", "expected"),
     [
-        (set(), False, ["dense_float256"]),
-        ({"avx2", "fma"}, False, ["dense_float256"]),
-        ({"avxvnni"}, False, ["dense_dot256", "dense_float256"]),
-        ({"avx512vnni", "avx512vl"}, False, ["dense_dot512", "dense_dot256", "dense_float256"]),
-        ({"avx512vnni"}, True, ["dense_amx", "dense_dot512", "dense_float256"]),
+        (set(), ["dense_float256"]),
+        ({"avx2", "fma"}, ["dense_float256"]),
+        ({"avxvnni"}, ["dense_dot256", "dense_float256"]),
+        ({"avx512vnni", "avx512vl"}, ["dense_dot512", "dense_dot256", "dense_float256"]),
+        ({"avx512vnni", "amx-tile", "amx-int8"}, ["dense_dot512", "dense_float256"]),
     ],
 )
-def test_products_follow_the_features_of_the_processor(monkeypatch, features, granted, expected):
+def test_products_follow_the_features_of_the_processor(monkeypatch, features, expected):
     monkeypatch.setattr(library, "features", lambda: frozenset(features))
-    monkeypatch.setattr(library, "amx_granted", lambda: granted)
     assert library.products() == expected
 
 

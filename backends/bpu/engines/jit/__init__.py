@@ -1,6 +1,6 @@
 """The `jit` engine: compiled loops on int8, a run of nodes as one native call. Needs numba (`pip install hqc[fast]`).
 
-Products use the processor's integer dot instructions (AMX, AVX512-VNNI, AVX-VNNI) or float32 multiply-adds where it has none. What
+Products use the processor's integer dot instructions (AVX512-VNNI, AVX-VNNI) or float32 multiply-adds where it has none. What
 has no native form goes to `blas`.
 """
 

@@ -44,10 +44,12 @@ def amx_granted() -> bool:
 
 
 def products() -> list[str]:
-    """Dense kernels that this processor can run, fastest first."""
+    """Dense kernels that this processor can run, fastest first.
+
+    `dense_amx` is not among them: on a virtual machine with AMX its sums were right for hours and wrong from one moment on, while the
+    other kernels stayed right. Until that is understood no program uses it.
+    """
     found = []
-    if amx_granted():
-        found.append("dense_amx")
     if "avx512vnni" in features():
         found.append("dense_dot512")
     if "avxvnni" in features() or {"avx512vnni", "avx512vl"} <= features():
