@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("hqc", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("hqc")
+
+
+@pytest.fixture(autouse=True)
+def hqc_logs_as_for_a_user() -> Iterator[None]:
+    """Harnesses that many tests share silence the library's log; the next test hears it again."""
+    logger = logging.getLogger("hqc")
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.setLevel(logging.NOTSET)

@@ -161,6 +161,13 @@ def div(node: Node, low: Lowering) -> None:
     if number is not None and constant is node.inputs[0] and constant is not None and broadcasts_only(constant, x):
         table(low, x, lambda real: number / real)
         return
+    if constant is not None and constant is node.inputs[1] and not low.march.power_of_two and constant_array(constant).all():
+        # The steps of an int8 divisor are coarse where it is small; those of its reciprocal are not.
+        reciprocal = low.graph.add_parameter(f"{node.name}_reciprocal", np.float32(1) / constant_array(constant))
+        (left, left_scale), (right, right_scale) = low.factor(x), low.factor(reciprocal)
+        requant, attributes = low.requant(left_scale * right_scale)
+        low.become("int_mul", [left, right, requant], attributes)
+        return
     operands, scales = zip(*map(low.factor, node.operands), strict=True)
     ratio = scales[0] / (scales[1] * float(low.result_quant.scale))
     low.become("int_div", operands, {"ratio": ratio, "dtype": low.result_quant.dtype})

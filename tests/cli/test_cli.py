@@ -134,7 +134,9 @@ def test_explain_ends_with_the_change_that_brings_most() -> None:
     lines = succeeds("explain", "net.py:Detector", "--march", "bayes", "--cpu", "body.second", "--cpu", "op:resize2d").stdout
     advice = lines.split("What would help most:\n")[1].splitlines()
     assert re.fullmatch(r"1\. body\.second\.conv .*drop the entry module_name 'body\.second'.*\(589,824 MACs .*\)", advice[0])
-    assert re.fullmatch(r"2\. interpolate \(resize2d\): drop the entry op 'resize2d' .*\(crossings 9 -> 7\)", advice[1])
+    assert re.fullmatch(
+        r"2\. interpolate \(resize2d\), cat_1 \(cat\): drop the entry op 'resize2d' .*\(crossings 10 -> 7\)", advice[1]
+    )
 
 
 def test_explain_shows_what_thresholds_would_give() -> None:

@@ -13,7 +13,6 @@ LARGE = {"resnet", "mobilenet_v2"}  # seconds each: the benchmark's, and tests/e
 
 IN_WORK: dict[str, str] = {
     # network: who is at work on what it needs
-    "pan_detector": "trace: len of what was unpacked",
 }
 
 
