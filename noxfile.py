@@ -44,7 +44,7 @@ def constraints(session: nox.Session, *without: str) -> str:
 
 
 def run_tests(session: nox.Session, *paths: str) -> None:
-    session.run("python", "-m", "hqc.cli", "doctor")
+    session.run("python", "-m", "hqc", "doctor")
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-q", *paths, *session.posargs, env=one_thread)
 

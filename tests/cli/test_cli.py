@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,14 +90,22 @@ def refuses(*arguments: str, text: str | None = None, status: int = 1) -> str:
 # --- help ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", sorted(main.commands))
+@pytest.mark.parametrize("command", main.list_commands(None))
 def test_every_command_and_every_option_has_help(command: str) -> None:
-    assert "Usage: main" in succeeds(command, "--help").output
-    assert all(option.help for option in main.commands[command].params if option.param_type_name == "option")
+    assert f"Usage: hqc {command} " in succeeds(command, "--help").output
+    found = main.get_command(None, command)
+    assert found is not None and all(option.help for option in found.params if option.param_type_name == "option")
 
 
 def test_the_list_of_commands_is_not_cut() -> None:
     assert "..." not in succeeds("--help").output.split("Commands:")[1]
+
+
+def test_the_module_is_the_command_and_help_loads_no_torch() -> None:
+    script = "import sys, runpy; sys.argv = ['hqc', '--help']\ntry: runpy.run_module('hqc', run_name='__main__')\n"
+    script += "finally: print([name for name in ('torch', 'onnx', 'onnxruntime') if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "Usage: hqc" in printed and printed.splitlines()[-1] == "[]"
 
 
 # --- explain -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""`hqc compile`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hqc.cli.console import say
+from hqc.cli.options import FLAVOURS, compile_model, compile_options
+
+
+@click.command("compile", short_help="Quantize after training, write the ONNX file.")
+@compile_options
+@click.option("-o", "--output", type=click.Path(), default="model.onnx", show_default=True, help="ONNX file to write.")
+@click.option(
+    "--flavour",
+    type=click.Choice(FLAVOURS),
+    default="horizon",
+    show_default=True,
+    help="horizon: for hb_mapper; runnable: the same nodes for onnxruntime; qdq: standard ops; integer: the simulator's.",
+)
+@click.option("--force", is_flag=True, help="Overwrite a yaml beside the model that was changed by hand.")
+@click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
+def command(output: str, flavour: str, force: bool, **given: Any) -> None:
+    """Quantize a model after training and write its ONNX file and the yaml for hb_mapper beside it."""
+    from hqc.files import check_file_target, make_parent
+
+    check_file_target(output)
+    compiled = compile_model(**given)
+    make_parent(output)
+    report = compiled.export(output, flavour=flavour, overwrite_configuration=force)
+    say(compiled.placement.summary())
+    say(str(report))

@@ -1,0 +1,20 @@
+"""`hqc demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hqc.cli.console import console
+from hqc.cli.options import MARCHES
+
+
+@click.command("demo", short_help="See it all on handwritten digits.")
+@click.option("--march", type=click.Choice(MARCHES), default="bayes", show_default=True, help="Chip family.")
+@click.option("--out", type=click.Path(), default="out/demo", show_default=True, help="Where dumps and the ONNX file go.")
+def command(march: str, out: str) -> None:
+    """Train a small CNN on handwritten digits, compile it, and show what happened."""
+    from hqc.analysis.demo import run_demo
+
+    run_demo(console(), march, Path(out))

@@ -1,0 +1,67 @@
+"""`hqc explain`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hqc.cli.console import say, show
+from hqc.cli.options import MARCHES, input_option, model_argument, plan_arguments, with_plan_options
+
+if TYPE_CHECKING:
+    from hqc.workflow.options import Form
+
+
+@click.command("explain", short_help="Where every operation runs, and why.")
+@model_argument
+@click.option("--march", type=click.Choice(MARCHES), help="Chip family; without it all are compared.")
+@input_option
+@with_plan_options
+@click.option("--all", "everything", is_flag=True, help="List BPU operations too.")
+@click.option("--thresholds", is_flag=True, help="What sending small BPU subgraphs to the CPU would give (needs --march).")
+@click.option(
+    "--form",
+    type=click.Choice(("ptq", "qat", "calibration")),
+    default="ptq",
+    show_default=True,
+    help="ptq: as hqc.compile does it; qat, calibration: as prepare_qat_fx, prepare_calibration_fx do (needs --march).",
+)
+def command(
+    model: str, march: str | None, shapes: tuple[str, ...], everything: bool, thresholds: bool, form: Form, **plan: Any
+) -> None:
+    """Where every operation runs, why, and what would have to change. Needs no training and no data."""
+    import hqc
+    from hqc.analysis.explain import threshold_table
+    from hqc.analysis.user_files import example_inputs, load_model
+    from hqc.metrics.advice import advice
+    from hqc.workflow.explain import compare
+    from hqc.workflow.options import CompileOptions
+
+    if march is None and (everything or thresholds or form != "ptq"):
+        raise click.UsageError("--all, --thresholds and --form are about one chip family; give --march")
+    module, default = load_model(model)
+    inputs = example_inputs(shapes, default)
+    arguments = plan_arguments(**plan)
+    if march is None:
+        comparison = compare(module, inputs, CompileOptions.of(MARCHES[0], **arguments))
+        show(comparison.table())
+        if comparison.differences:
+            show(comparison.difference_table())
+        else:
+            say("Every operation runs on the same device on all of them.")
+        say("For the reasons on one of them, and what would change them: add --march.")
+        return
+    explanation = hqc.explain(module, inputs, march=march, form=form, **arguments)
+    report = explanation.placement
+    show(report.table(everything=everything))
+    say(report.summary())
+    say(explanation.shown)
+    if steps := advice(explanation.graph):
+        say("\nWhat would help most:")
+        for number, step in enumerate(steps, start=1):
+            say(f"{number}. {step}")
+    elif report.totals.cpu_nodes:
+        say("\nNo single change brings more multiply-accumulates to the BPU or saves a crossing.")
+    if thresholds:
+        show(threshold_table(explanation.graph))

@@ -1,0 +1,42 @@
+"""The group `hqc`: its commands are the modules of `hqc.cli.commands`, imported when they are asked for."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+import click
+from rich.text import Text
+
+import hqc.cli.commands
+from hqc.cli.console import console
+from hqc.errors import HqcError
+
+
+class Group(click.Group):
+    """Finds its commands as files, and turns hqc's errors into one sentence and exit status 1.
+
+    `hqc/cli/commands/some_name.py` is `hqc some-name`; the module's `command` is the click command.
+    """
+
+    def list_commands(self, ctx: click.Context | None = None) -> list[str]:
+        """Names of all commands, sorted."""
+        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(hqc.cli.commands.__path__))
+
+    def get_command(self, ctx: click.Context | None, name: str) -> click.Command | None:
+        """The command of this name, or None."""
+        if name not in self.list_commands():
+            return None
+        found = importlib.import_module(f"hqc.cli.commands.{name.replace('-', '_')}").command
+        assert isinstance(found, click.Command) and found.name == name, f"hqc.cli.commands.{name} holds no command of its name"
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that `ctx` names."""
+        try:
+            return super().invoke(ctx)
+        except HqcError as error:
+            message = Text.assemble(("error: ", "bold red"), str(error))
+            console(stderr=True).print(message, soft_wrap=True)
+            ctx.exit(1)

@@ -1,0 +1,115 @@
+"""Options and arguments that several commands share, and what they become in the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hqc.cli.console import counted, note
+from hqc.march import March
+
+if TYPE_CHECKING:
+    from hqc.workflow.compile import Compiled
+
+MARCHES = tuple(march.value for march in March)
+FLAVOURS = ("horizon", "runnable", "qdq", "integer")
+
+march_option = click.option("--march", type=click.Choice(MARCHES), required=True, help="Chip family.")
+model_argument = click.argument("model", metavar="FILE.py:NAME")
+input_option = click.option(
+    "--input",
+    "shapes",
+    multiple=True,
+    metavar="N,C,H,W",
+    help="Shape of one input (repeat per input); default: the file's example_inputs.",
+)
+
+
+def hybrid_dict(on_cpu: tuple[str, ...], on_bpu: tuple[str, ...]) -> dict[str, Any]:
+    """`--cpu` and `--bpu` as the library's `hybrid_dict`; `op:softmax` is every softmax, anything else a module path."""
+    return {device: wishes for device, names in (("cpu", on_cpu), ("bpu", on_bpu)) if (wishes := _by_kind(names))}
+
+
+def _by_kind(names: tuple[str, ...]) -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        is_op = name.startswith("op:")
+        kinds.setdefault("op" if is_op else "module_name", []).append(name.removeprefix("op:") if is_op else name)
+    return kinds
+
+
+plan_options = (
+    click.option("--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module, or every op:NAME, on the CPU (repeatable)."),
+    click.option(
+        "--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for a module, or every op:NAME (repeatable)."
+    ),
+    click.option("--no-hybrid", is_flag=True, help="The whole model must run on the BPU."),
+    click.option("--min-macs", type=click.FloatRange(0), default=0.0, metavar="N", help="BPU subgraphs with less go to the CPU."),
+    click.option("--min-nodes", type=click.IntRange(0), default=0, metavar="N", help="BPU subgraphs with fewer operations go to the CPU."),
+    click.option(
+        "--pass", "passes", multiple=True, metavar="FILE.py:NAME[{OPTIONS}][@after=PASS]",
+        help="Run a pass of your own in hqc's pipelines; @before=PASS too (repeatable).",
+    ),
+)  # fmt: skip
+
+
+def plan_arguments(
+    on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], no_hybrid: bool, min_macs: float, min_nodes: int, passes: tuple[str, ...]
+) -> dict[str, Any]:
+    """`plan_options` as arguments of `hqc.compile` and `hqc.explain`."""
+    from hqc.analysis.user_files import load_edit
+
+    return {
+        "hybrid_dict": hybrid_dict(on_cpu, on_bpu),
+        "hybrid": not no_hybrid,
+        "min_macs": min_macs,
+        "min_nodes": min_nodes,
+        "edits": [load_edit(spec) for spec in passes],
+    }
+
+
+def compile_model(
+    model: str,
+    march: str,
+    shapes: tuple[str, ...],
+    calibration: str | None,
+    samples: int,
+    dump_dir: str | None = None,
+    **plan: Any,
+) -> Compiled:
+    """What `compile`, `run`, `bench` and `report` share."""
+    import hqc
+    from hqc.analysis.user_files import calibration_batches, example_inputs, load_model
+
+    module, default = load_model(model)
+    inputs = example_inputs(shapes, default)
+    batches = calibration_batches(calibration, inputs, samples)
+    arguments = plan_arguments(**plan)
+    if calibration is None:
+        note("No --calibration file: scales come from random inputs, good for structure and speed, not for accuracy.")
+    with counted("calibrating", len(batches)) as advance:
+        return hqc.compile(
+            module, inputs, march=march, calibration_data=batches, dump_dir=dump_dir, progress=advance, **arguments
+        )  # fmt: skip
+
+
+def compile_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the arguments of `compile_model`."""
+    for decorator in (
+        click.option(
+            "--samples", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Calibration batches at most."
+        ),
+        click.option("--calibration", type=click.Path(), metavar="FILE", help=".npy or .npz file with real inputs; first axis: samples."),
+        *reversed(plan_options), input_option, march_option, model_argument,
+    ):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+def with_plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the arguments of `plan_arguments`."""
+    for decorator in reversed(plan_options):
+        function = decorator(function)
+    return function
