@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hqc.distribution import install_command
 from hqc.errors import InputError
 
 FORCED_CPU = {"module_name": ["refine"]}
@@ -70,7 +71,7 @@ def load_digits(fold: int = 0, folds: int = 5) -> Digits:
     try:
         from sklearn.datasets import load_digits as load
     except ImportError:
-        raise InputError("the digits data set comes with scikit-learn; install it with: pip install 'hqc[demo]'") from None
+        raise InputError(f"the digits data set comes with scikit-learn; install it with: {install_command('demo')}") from None
     data = load()
     images = torch.from_numpy((data.images / 16.0).astype(np.float32))[:, None]
     labels = torch.from_numpy(data.target.astype(np.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -75,3 +76,24 @@ def test_installed_wheel_parses_and_runs_passes_outside_the_tree(wheel: Path, tm
 def test_rooms_import_without_what_they_do_not_need(module: str, absent: tuple[str, ...], tmp_path: Path) -> None:
     script = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     assert run(sys.executable, "-c", script, cwd=tmp_path).strip() == "[]"
+
+
+def test_nobody_is_told_to_install_the_other_project_called_hqc() -> None:
+    wrong = re.compile(r"(pip|uv|poetry|pipx)\s+(install|add)\s[^\n]*?['\"`\s]hqc(?![\w-])(?=\[|['\"`\s]|$)", re.MULTILINE)
+    assert (
+        wrong.search("pip install 'hqc[fast]'")
+        and wrong.search("pip install -U hqc")
+        and not wrong.search("pip install 'hqc-compiler[x]'")
+    )
+    places = [
+        ROOT / name
+        for name in ("hqc", "passes", "backends", "docs", "examples", "README.md", "README.zh.md", "CONTRIBUTING.md")
+    ]
+    files = [
+        file
+        for place in places
+        for file in ([place] if place.is_file() else place.rglob("*"))
+        if file.suffix in (".py", ".md", ".j2")
+    ]
+    assert len(files) > 100
+    assert [str(file) for file in files if wrong.search(file.read_text(encoding="utf-8"))] == []

@@ -10,6 +10,7 @@ import numpy as np
 
 from hqc.analysis.layers import layer_errors
 from hqc.backends.onnx.verify import sample_arrays
+from hqc.distribution import install_command
 from hqc.errors import InputError
 from hqc.files import write_file
 from hqc.metrics.advice import advice
@@ -21,7 +22,7 @@ def write_report(compiled: Compiled, path: str | os.PathLike[str]) -> Path:
     try:
         import jinja2
     except ImportError:
-        raise InputError("the HTML report needs jinja2; install it with: pip install 'hqc[report]'") from None
+        raise InputError(f"the HTML report needs jinja2; install it with: {install_command('report')}") from None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hqc.analysis", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

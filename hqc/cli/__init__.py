@@ -10,6 +10,7 @@ import logging
 import click
 from rich.logging import RichHandler
 
+import hqc
 from hqc.cli.console import console
 from hqc.cli.group import Group
 from hqc.cli.options import FLAVOURS, MARCHES
@@ -18,7 +19,7 @@ __all__ = ["FLAVOURS", "MARCHES", "main"]
 
 
 @click.group("hqc", cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="hqc")
+@click.version_option(hqc.__version__, prog_name="hqc")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the library logs.")
 def main(verbose: bool) -> None:
     """hqc compiles PyTorch models for a BPU with CPU fallback: where every op runs, why, and how good it is."""

@@ -265,7 +265,7 @@ def test_without_a_working_jit_auto_takes_the_next_engine_with_at_most_a_log_lin
 
 def test_jit_without_numba_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(jit, "available", lambda: False)
-    with pytest.raises(CompileError, match=r"engine 'jit' needs numba.*pip install 'hqc\[fast\]'"):
+    with pytest.raises(CompileError, match=r"engine 'jit' needs numba.*pip install 'hqc-compiler\[fast\]'"):
         get_engine("jit")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hqc.backends.bpu.engines import get_engine, jit, onednn
 from hqc.backends.bpu.workers import default_threads
+from hqc.distribution import install_command
 
 _INTERESTING = (
     "avx2",
@@ -53,7 +54,7 @@ def chosen_engine(threads: int | None = None) -> str:
 
 def _jit_status() -> EngineStatus:
     if not jit.available():
-        return EngineStatus("jit", False, "numba is not installed; pip install 'hqc[fast]'")
+        return EngineStatus("jit", False, f"numba is not installed; {install_command('fast')}")
     try:
         from hqc.backends.bpu.engines.jit import library
 

@@ -1,4 +1,4 @@
-"""The `jit` engine: compiled loops on int8, a run of nodes as one native call. Needs numba (`pip install hqc[fast]`).
+"""The `jit` engine: compiled loops on int8, a run of nodes as one native call. Needs numba (`pip install 'hqc-compiler[fast]'`).
 
 Products use the processor's integer dot instructions (AVX512-VNNI, AVX-VNNI) or float32 multiply-adds where it has none. What
 has no native form goes to `blas`.
@@ -19,6 +19,7 @@ from hqc.backends.bpu.engines.jit.native import Member, Segment
 from hqc.backends.bpu.epilogue import Epilogue
 from hqc.backends.bpu.kernels import KernelContext, make_kernel
 from hqc.backends.bpu.program import Step, kernel_step
+from hqc.distribution import install_command
 from hqc.errors import CompileError
 from hqc.ir import Node
 
@@ -38,7 +39,7 @@ class JitEngine:
     def __init__(self, blas: BlasEngine, products: list[str] | None = None) -> None:
         if not available():
             raise CompileError(
-                "engine 'jit' needs numba, which is not installed here; pip install 'hqc[fast]' or use engine='blas'"
+                f"engine 'jit' needs numba, which is not installed here; {install_command('fast')} or use engine='blas'"
             )
         self.workers = blas.workers
         self.products = library.products() if products is None else products
