@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -13,8 +16,8 @@ from test_bpu_products import conv_cases
 
 from hqc import arithmetic
 from hqc.backends.bpu import compile
-from hqc.backends.bpu.engines import get_engine, jit, onednn
-from hqc.backends.bpu.engines.jit import check, library, native
+from hqc.backends.bpu.engines import ConvSpec, get_engine, jit, onednn
+from hqc.backends.bpu.engines.jit import check, library, native, problems
 from hqc.errors import CompileError, QuantizationError
 from hqc.ir import Device, DType, Graph, QuantParams, TensorType
 
@@ -26,9 +29,11 @@ PRODUCTS = library.products() if jit.available() else []
 def alone(monkeypatch):
     """`auto` with the jit engine or none: what oneDNN's probe would answer is not asked."""
     monkeypatch.setattr(onednn, "probe", lambda blas: False)
-    jit.works.cache_clear()
+    for answer in (jit.works, check.trusted):
+        answer.cache_clear()
     yield monkeypatch
-    jit.works.cache_clear()
+    for answer in (jit.works, check.trusted):
+        answer.cache_clear()
 
 
 # --- products --------------------------------------------------------------------------------------------------------------
@@ -249,7 +254,7 @@ def test_auto_takes_jit_where_it_works(alone):
     ("where", "name", "answer", "logged"),
     [
         (jit, "available", lambda: False, False),
-        (check, "product_is_exact", lambda product: False, False),
+        (check, "product_is_exact", lambda product: False, True),
         (check, "product_is_exact", _fail, True),
         (library, "products", _fail, True),
         (library, "address", _fail, True),
@@ -263,6 +268,26 @@ def test_without_a_working_jit_auto_takes_the_next_engine_with_at_most_a_log_lin
     assert ("engine 'jit' is not used" in caplog.text) == logged
 
 
+@needs_numba
+@pytest.mark.parametrize("answer", [lambda product: False, _fail], ids=["inexact", "raises"])
+def test_a_product_that_fails_its_check_is_left_out_with_a_log_line(alone, caplog, answer):
+    exact = check.product_is_exact
+    alone.setattr(library, "products", lambda: ["dense_odd", "dense_float256"])
+    alone.setattr(check, "product_is_exact", lambda product: (answer if product == "dense_odd" else exact)(product))
+    engine = get_engine("auto")
+    assert engine.name == "jit"
+    spec = ConvSpec((1, 4, 4, 8), (1, 4, 4, 8), np.ones((8, 8, 1, 1), np.int8), (1, 1), (0, 0, 0, 0), (1, 1), 1, (-128, 127))
+    assert problems.choose_product(spec, engine.products) == "dense_float256"
+    assert caplog.text.count("engine 'jit' does without dense_odd on this processor") == 1
+
+
+@needs_numba
+def test_a_kernel_that_the_system_does_not_permit_is_refused_instead_of_ending_the_process(monkeypatch):
+    monkeypatch.setattr(library, "amx_granted", lambda: False)
+    with pytest.raises(CompileError, match="no AMX for int8"):
+        library.address("dense_amx")
+
+
 def test_jit_without_numba_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(jit, "available", lambda: False)
     with pytest.raises(CompileError, match=r"engine 'jit' needs numba.*pip install 'hqc-compiler\[fast\]'"):
@@ -271,17 +296,18 @@ def test_jit_without_numba_is_refused_with_what_to_install(monkeypatch):
 
 @needs_numba
 @pytest.mark.parametrize(
-    ("features", "expected"),
+    ("features", "granted", "expected"),
     [
-        (set(), ["dense_float256"]),
-        ({"avx2", "fma"}, ["dense_float256"]),
-        ({"avxvnni"}, ["dense_dot256", "dense_float256"]),
-        ({"avx512vnni", "avx512vl"}, ["dense_dot512", "dense_dot256", "dense_float256"]),
-        ({"avx512vnni", "amx-tile", "amx-int8"}, ["dense_dot512", "dense_float256"]),
+        (set(), False, ["dense_float256"]),
+        ({"avx2", "fma"}, False, ["dense_float256"]),
+        ({"avxvnni"}, False, ["dense_dot256", "dense_float256"]),
+        ({"avx512vnni", "avx512vl"}, False, ["dense_dot512", "dense_dot256", "dense_float256"]),
+        ({"avx512vnni"}, True, ["dense_amx", "dense_dot512", "dense_float256"]),
     ],
 )
-def test_products_follow_the_features_of_the_processor(monkeypatch, features, expected):
+def test_products_follow_the_features_of_the_processor(monkeypatch, features, granted, expected):
     monkeypatch.setattr(library, "features", lambda: frozenset(features))
+    monkeypatch.setattr(library, "amx_granted", lambda: granted)
     assert library.products() == expected
 
 
@@ -303,22 +329,103 @@ def test_kernels_are_kept_on_disk_and_a_damaged_file_is_compiled_over(monkeypatc
 
 @needs_numba
 def test_versions_share_a_folder_and_sources_that_change_meanwhile_are_not_kept(monkeypatch, tmp_path):
-    """A checkout during a run once stored kernels under the hash of other sources: wrong results, then a crash."""
+    """A checkout during a run once stored kernels under the hash of other sources."""
     monkeypatch.setattr(library, "cache_folder", lambda: tmp_path)
-    functions, stamp = library._sources()
-    for version in (stamp, "another version", stamp, "another version"):
+    functions, sources = library._sources()
+    for version in (sources, "another version", sources, "another version"):
         monkeypatch.setattr(library, "_sources", lambda version=version: (functions, version))
         library._compile("clip")
     assert library._compile("clip").cache_hits == 1
     assert len(list(tmp_path.glob("*.nbc"))) == 2
     monkeypatch.undo()
     monkeypatch.setattr(library, "cache_folder", lambda: tmp_path / "empty")
-    stamps = iter(["before", "after"])
-    monkeypatch.setattr(library, "_stamp", lambda: next(stamps))
-    library._sources.cache_clear()
-    assert library._compile("clip").cache_hits == 0
+    for later in ("changed since this process imported them", ""):
+        monkeypatch.setattr(library, "_hash_of_sources", lambda later=later: later)
+        library._sources.cache_clear()
+        assert library._compile("clip").cache_hits == 0
     library._sources.cache_clear()
     assert not (tmp_path / "empty").exists()
+
+
+@needs_numba
+def test_the_hash_of_sources_is_that_of_names_and_contents_wherever_they_lie(monkeypatch, tmp_path):
+    shutil.copytree(library._FOLDER, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(library, "_FOLDER", tmp_path / "copy")
+    assert library._hash_of_sources() == library._IMPORTED
+    for change in (
+        lambda folder: (folder / "fields.py").write_text((folder / "fields.py").read_text() + "EXTRA = 0\n"),
+        lambda folder: (folder / "vector.py").rename(folder / "vectors.py"),
+    ):
+        before = library._hash_of_sources()
+        change(tmp_path / "copy")
+        assert library._hash_of_sources() != before
+    monkeypatch.setattr(library, "_FOLDER", tmp_path / "compiled files only")
+    assert library._hash_of_sources() == ""
+
+
+@needs_numba
+def test_a_kernel_is_kept_for_one_python_numba_llvmlite_and_processor(monkeypatch):
+    import llvmlite
+    import numba
+
+    known = {library.stamp("sources"), library.stamp("other sources")}
+    for where, name, value in (
+        (sys, "version", "3.99"),
+        (numba, "__version__", "99"),
+        (llvmlite, "__version__", "99"),
+        (library, "_target", lambda: ("x86_64-unknown-linux-gnu", "generic", "")),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(where, name, value)
+            known.add(library.stamp("sources"))
+    assert len(known) == 6
+
+
+_ONE_PROCESS = """
+import pathlib, sys
+from hqc.backends.bpu.engines.jit import check, library
+library.cache_folder = lambda: pathlib.Path(sys.argv[1])
+for product in sys.argv[2:]:
+    library.products()  # asks the system for what they need
+    assert check.product_is_exact(product), product
+    print(library._compiled[product].cache_hits)
+"""
+
+
+@needs_numba
+@pytest.mark.skipif(len(PRODUCTS) < 2, reason="this processor has one dense product")
+def test_products_that_separate_processes_kept_are_right_together(tmp_path):
+    """Found in the field: objects of two processes had symbols of one name, so one product ran the other's loop."""
+
+    def start(*products):
+        command = [sys.executable, "-c", _ONE_PROCESS, str(tmp_path), *products]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def hits(process):
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors
+        return out.split()
+
+    first, last = PRODUCTS[0], PRODUCTS[-1]
+    writers = [start(first), start(last), start(last)]  # two of them write the same files at once
+    assert all(len(hits(writer)) == 1 for writer in writers)
+    assert hits(start(first, last)) == ["1", "1"]
+    assert hits(start(last, first)) == ["1", "1"]
+
+
+@needs_numba
+def test_two_compiled_functions_cannot_have_one_name():
+    from hqc.backends.bpu.engines.jit.finish import inlined
+
+    def factory(item):
+        def kernel(x):
+            return x + item
+
+        return kernel
+
+    assert inlined(factory(1), "test_one_name")(2) == 3
+    with pytest.raises(ValueError, match=r"two compiled functions are called .*test_one_name"):
+        inlined(factory(2), "test_one_name")
 
 
 @needs_numba

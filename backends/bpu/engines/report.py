@@ -57,10 +57,11 @@ def _jit_status() -> EngineStatus:
         return EngineStatus("jit", False, f"numba is not installed; {install_command('fast')}")
     try:
         from hqc.backends.bpu.engines.jit import library
+        from hqc.backends.bpu.engines.jit.check import trusted
 
-        names = [product.removeprefix("dense_") for product in library.products()]
-        if not jit.works():
-            return EngineStatus("jit", False, f"its kernel {names[0]} computes wrong results on this processor")
+        names = [product.removeprefix("dense_") for product in library.products() if trusted(product)]
+        if not names:
+            return EngineStatus("jit", False, "none of its dense products is right on this processor; the log says why")
         folder = library.cache_folder()
         kept = f"kernels are kept in {folder}" if folder else "kernels are compiled in each process: no folder can be written"
         return EngineStatus("jit", True, f"dense products by {', '.join(names)}, fastest first; {kept}")

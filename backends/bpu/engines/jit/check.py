@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+
 import numpy as np
 
 from hqc.backends.bpu.engines import ConvSpec
@@ -11,6 +14,21 @@ from hqc.backends.bpu.engines.jit.native import aligned_buffer
 from hqc.backends.bpu.engines.jit.problems import dense
 from hqc.backends.bpu.epilogue import Epilogue
 from hqc.ir import DType
+
+logger = logging.getLogger("hqc")
+
+
+@functools.cache
+def trusted(product: str) -> bool:
+    """True when the kernel compiles and is right here. Asked once in each process, before any layer gets it; one log line says why not."""
+    try:
+        if product_is_exact(product):
+            return True
+        reason = "its sums of a small layer are wrong"
+    except Exception as error:  # whatever numba, LLVM or the system raise
+        reason = f"{type(error).__name__}: {error}"
+    logger.warning("engine 'jit' does without %s on this processor: %s", product, reason)
+    return False
 
 
 def product_is_exact(product: str) -> bool:

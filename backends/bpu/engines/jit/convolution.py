@@ -125,11 +125,10 @@ def _amx(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int,
     p.amx_release(0)
 
 
-def _dense(item: int, copy: Any, fill: Any, product: Any) -> Any:
-    """A dense kernel: its patches have `item` bytes an element, `product` multiplies them."""
+def _dense(name: str, item: int, copy: Any, fill: Any, product: Any) -> Any:
+    """The dense kernel `name`: its patches have `item` bytes an element, `product` multiplies them."""
 
-    @inlined
-    def patches(d: int, first: int, last: int, target: int) -> None:
+    def copy_patches(d: int, first: int, last: int, target: int) -> None:
         """One row per output pixel `first <= i < last`: its window, `[kernel rows, kernel columns, channels]`, `item` bytes an element."""
         channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
         columns, per_image = word(d, f.OUT_WIDTH), word(d, f.OUT_HEIGHT) * word(d, f.OUT_WIDTH)
@@ -164,7 +163,8 @@ def _dense(item: int, copy: Any, fill: Any, product: Any) -> Any:
                             copy(where, base + (row * width + column) * channels, channels, flip)
                         where += channels * item
 
-    @inlined
+    patches = inlined(copy_patches, f"{name}_patches")
+
     def dense(d: int, tile: int, scratch: int) -> None:
         """One tile of output pixels x output channels."""
         outputs, pixels, column_tiles = word(d, f.OUT_CHANNELS), word(d, f.PIXELS), word(d, f.COLUMN_TILES)
@@ -186,11 +186,13 @@ def _dense(item: int, copy: Any, fill: Any, product: Any) -> Any:
             addend = residual + at * word(e, f.F_RESIDUAL_ITEM) if residual else 0
             finish(e, sums, 4 * _PANEL, rows, column, count, word(d, f.OUT) + at * size, outputs * size, addend)
 
-    return dense
+    return inlined(dense, f"{name}_tile")
 
 
-_with_dot512, _with_dot256, _with_amx = (_dense(1, copy_bytes, fill_bytes, product) for product in (_dot512, _dot256, _amx))
-_with_float256 = _dense(4, copy_floats, fill_floats, _float256)
+_with_dot512 = _dense("dot512", 1, copy_bytes, fill_bytes, _dot512)
+_with_dot256 = _dense("dot256", 1, copy_bytes, fill_bytes, _dot256)
+_with_amx = _dense("amx", 1, copy_bytes, fill_bytes, _amx)
+_with_float256 = _dense("float256", 4, copy_floats, fill_floats, _float256)
 
 
 def dense_dot512(d: int, tile: int, scratch: int) -> None:

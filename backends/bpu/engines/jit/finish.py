@@ -41,7 +41,23 @@ from hqc.backends.bpu.engines.jit.vector import (
     to_ints,
 )
 
-inlined: Any = njit(error_model="numpy", nogil=True)
+_names: set[str] = set()
+
+
+def inlined(function: Any, name: str | None = None) -> Any:
+    """A function that kernels call, compiled into each of them. `name`: its own, for a function that a factory makes.
+
+    Every kernel is an object of its own in the disk cache, with a copy of what it calls; objects in one process find each other's
+    copies by symbol. A symbol is the qualified name and a counter that starts anew in each process, so two functions of one name
+    would stand in for each other as soon as two kernels came from the cache. Hence names are unique.
+    """
+    if name is not None:
+        function.__name__ = function.__qualname__ = name
+    symbol = f"{function.__module__}.{function.__qualname__}"
+    if symbol in _names:
+        raise ValueError(f"pass developer: two compiled functions are called {symbol}; give the second another name")
+    _names.add(symbol)
+    return njit(error_model="numpy", nogil=True)(function)
 
 
 @inlined

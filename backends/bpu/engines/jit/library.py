@@ -1,9 +1,12 @@
 """Compiled kernels by name: built on first use, kept on disk, one address each for the life of the process.
 
-numba's disk cache looks at the file of the compiled function alone; kernels are spread over several files, so names and entries carry
-a hash of this folder. It is taken before and after the sources are imported: a process that runs while they change (an update, a
-checkout) keeps nothing. The folder is the package's own `__pycache__`, else the user's cache; where neither can be written, kernels
-are compiled anew in each process. Files are replaced whole and a damaged one is compiled over, so processes may share the folder.
+The disk cache must never serve a kernel that this process would not have compiled. Everything that decides a kernel's code is in its
+file's name as one hash: the sources of this folder, Python, numba, llvmlite, the processor and its features as LLVM is told them. So
+checkouts, versions and machines may share a folder, and processes that write at once write the same. The sources are read when this
+module is imported, which is before all others here, and again when kernels have been imported: a process that runs while they change
+(an update, a checkout) keeps nothing. The folder is the package's own `__pycache__`, else the user's cache; where neither can be
+written, kernels are compiled anew in each process. Files are replaced whole and a damaged one is compiled over. Kernels from several
+files also meet in one process: see `finish.inlined`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hqc.errors import CompileError
+
 logger = logging.getLogger("hqc")
 _FOLDER = Path(__file__).parent
 _lock = threading.Lock()
@@ -28,10 +33,20 @@ _compiled: dict[str, Any] = {}
 
 @functools.cache
 def features() -> frozenset[str]:
-    """What LLVM knows of this processor: names such as `avx512vnni`."""
+    """What this processor has and LLVM is told to use: names such as `avx512vnni`."""
     import llvmlite.binding
 
-    return frozenset(name for name, present in llvmlite.binding.get_host_cpu_features().items() if present)
+    host = frozenset(name for name, present in llvmlite.binding.get_host_cpu_features().items() if present)
+    told = frozenset(name[1:] for name in _target()[2].split(",") if name.startswith("+"))
+    return host & told
+
+
+def _target() -> tuple[str, str, str]:
+    """Triple, processor and features that numba compiles for. Its settings may ask for less than the machine has."""
+    from numba.core.registry import cpu_target
+
+    triple, processor, flags = cpu_target.target_context.codegen().magic_tuple()
+    return str(triple), str(processor), str(flags)
 
 
 @functools.cache
@@ -44,12 +59,10 @@ def amx_granted() -> bool:
 
 
 def products() -> list[str]:
-    """Dense kernels that this processor can run, fastest first.
-
-    `dense_amx` is not among them: on a virtual machine with AMX its sums were right for hours and wrong from one moment on, while the
-    other kernels stayed right. Until that is understood no program uses it.
-    """
+    """Dense kernels that this processor can run, fastest first."""
     found = []
+    if amx_granted():
+        found.append("dense_amx")
     if "avx512vnni" in features():
         found.append("dense_dot512")
     if "avxvnni" in features() or {"avx512vnni", "avx512vl"} <= features():
@@ -59,6 +72,8 @@ def products() -> list[str]:
 
 def address(name: str) -> int:
     """Where the kernel `name` starts; compiled now unless it is known."""
+    if name == "dense_amx" and not amx_granted():  # its first instruction would end the process
+        raise CompileError("this processor has no AMX for int8, or the system does not let this process use it")
     return int(_function(name).address)
 
 
@@ -80,11 +95,10 @@ def _function(name: str) -> Any:
 @functools.cache
 def _sources() -> tuple[dict[str, Any], str]:
     """The kernels' Python functions, and the hash of the files they came from ("" where those changed meanwhile)."""
-    stamp = _stamp()
     from hqc.backends.bpu.engines.jit import convolution, driver, elementwise
 
     functions = {name: item for module in (convolution, elementwise, driver) for name, item in vars(module).items()}
-    return functions, stamp if _stamp() == stamp else ""
+    return functions, _IMPORTED if _hash_of_sources() == _IMPORTED else ""
 
 
 def _compile(name: str) -> Any:
@@ -93,13 +107,13 @@ def _compile(name: str) -> Any:
     from numba.core.caching import NullCache
     from numba.core.ccallback import CFunc
 
-    functions, stamp = _sources()
+    functions, sources = _sources()
     source = functions[name]
     words = 4 if name == "drive" else 3
     signature = sigutils.normalize_signature(types.void(*[types.int64] * words))
     compiled: Any = CFunc(source, signature, locals={}, options={"error_model": "numpy"})
     try:
-        cache = _cache(source, stamp) if stamp else None
+        cache = _cache(source, stamp(sources)) if sources else None
         if cache is not None:
             compiled._cache = cache
             compiled.compile()
@@ -114,24 +128,37 @@ def _compile(name: str) -> Any:
 @functools.cache
 def cache_folder() -> Path | None:
     """Where compiled kernels are kept; None where nothing can be written."""
-    for folder in (_FOLDER / "__pycache__", Path.home() / ".cache" / "hqc"):
+    for place in (lambda: _FOLDER / "__pycache__", lambda: Path.home() / ".cache" / "hqc"):
         try:
+            folder = place()
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".hqc-{os.getpid()}"
             probe.touch()
             probe.unlink()
-        except OSError:
+        except (OSError, RuntimeError):  # RuntimeError: a user without a home
             continue
         return folder
     return None
 
 
-def _stamp() -> str:
-    """Hash of every file that kernels are built from."""
-    digest = hashlib.sha256()
-    for path in sorted(_FOLDER.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _hash_of_sources() -> str:
+    """ "" where the sources are not there to be read: nothing is kept then."""
+    digest, paths = hashlib.sha256(), sorted(_FOLDER.glob("*.py"))
+    for path in paths:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest() if paths else ""
+
+
+_IMPORTED = _hash_of_sources()
+
+
+def stamp(sources: str) -> str:
+    """Hash of everything that decides the code of kernels from sources of that hash."""
+    import llvmlite
+    import numba
+
+    parts = (sources, sys.version, numba.__version__, llvmlite.__version__, *_target())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _cache(source: Any, stamp: str) -> Any:

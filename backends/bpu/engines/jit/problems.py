@@ -60,12 +60,14 @@ def pack_weights(weight: npt.NDArray[np.integer], product: str) -> tuple[Array, 
 
 
 def choose_product(spec: ConvSpec, products: list[str]) -> str | None:
-    """The fastest product that is exact for the layer, or None."""
+    """The fastest product that is exact for the layer and right on this processor, or None."""
+    from hqc.backends.bpu.engines.jit.check import trusted
+
     reduction = math.prod(spec.weight.shape[1:])
     for product in products:
         if product == "dense_amx" and reduction < 128:
             continue  # a step of 64 would be mostly padding, and few steps do not pay for setting tiles up
-        if product != "dense_float256" or _exact_in_float32(spec):
+        if (product != "dense_float256" or _exact_in_float32(spec)) and trusted(product):
             return product
     return None
 
