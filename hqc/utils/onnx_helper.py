@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.onnx import OperatorExportTypes, TrainingMode
 
 from hqc.backends import onnx
 from hqc.errors import ExportError, InputError
-from hqc.frontend.fx.structures import map_structure
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
@@ -26,8 +24,8 @@ from hqc.workflow.arguments import as_numpy, as_tuple, tensors_of, to_meta
 from hqc.workflow.convert import QuantizedGraphModule
 from hqc.workflow.deploy import deploy
 from hqc.workflow.prepared import ObservedGraphModule
+from hqc.workflow.references import ModelReference
 from hqc.workflow.replan import settle_plan
-from hqc.workflow.runner import arrays_of, as_arrays
 
 logger = logging.getLogger("hqc")
 
@@ -85,7 +83,7 @@ def export_to_onnx(
         raise InputError(f"export_to_onnx takes a model from prepare_*_fx or convert_fx, got {type(model).__name__}")
     opaque = deployment.opaque
     graph = _renamed(graph, input_names, output_names)
-    reference = _reference(model, graph, inputs)
+    reference = ModelReference(model, inputs, graph.output_names)
     if verbose:
         logger.info("%s", graph)
     arrays = [as_numpy(leaf, str(i)) for i, leaf in enumerate(tensors_of(inputs))]
@@ -118,23 +116,6 @@ def _calibrated_copy(model: ObservedGraphModule, inputs: tuple[Any, ...]) -> Obs
     set_fake_quantize(model, FakeQuantState.VALIDATION)
     model.preparation.inputs = to_meta(inputs)
     return model
-
-
-def _reference(model: nn.Module, graph: Any, inputs: tuple[Any, ...]) -> Any:
-    """The model as a callable on named NumPy arrays, for the comparison that export makes; `inputs`: of the structure it takes."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-
-    def named(arrays: Mapping[str, Any]) -> dict[str, Any]:
-        given = iter(arrays.values())
-        arguments = map_structure(
-            inputs,
-            lambda leaf: torch.from_numpy(next(given)).to(device) if isinstance(leaf, (torch.Tensor, np.ndarray)) else leaf,
-        )
-        with torch.no_grad():
-            outputs = arrays_of(as_arrays(model(*arguments)))
-        return dict(zip(graph.output_names, outputs, strict=True))
-
-    return named
 
 
 def _renamed(graph: Any, input_names: Sequence[str] | None, output_names: Sequence[str] | None) -> Any:

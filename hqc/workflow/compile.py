@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError
-from hqc.frontend.fx.structures import map_structure
 from hqc.ir import Graph, Value
 from hqc.march import March
 from hqc.metrics.placement import PlacementReport, placement_report
@@ -29,7 +28,8 @@ from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
 from hqc.workflow.planning import given_model
 from hqc.workflow.prepare import prepare
 from hqc.workflow.prepared import ObservedGraphModule
-from hqc.workflow.runner import Runner, arrays_of, as_arrays
+from hqc.workflow.references import ModelReference, SimulatorReference
+from hqc.workflow.runner import Runner, as_arrays
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +44,10 @@ class Compiled:
         calibration: Sequence[tuple[Any, ...]] = (),
         dump_dir: Path | None = None,
     ) -> None:
-        """`calibration`: some batches of calibration data; what fits the compiled shapes is kept as `samples`."""
+        """`calibration`: some batches of calibration data; what fits the compiled shapes is kept as `samples`.
+
+        `references`: the two that exported files are compared with, the fake-quant model and the simulator.
+        """
         self.prepared = prepared
         self.deployment = deployment
         self.samples = [
@@ -52,6 +55,10 @@ class Compiled:
         ]
         self.dump_dir = dump_dir
         self.runner = Runner(prepared, deployment)
+        self.references: tuple[ModelReference | SimulatorReference, ...] = (
+            ModelReference(prepared, prepared.preparation.inputs, deployment.scaled.output_names),
+            SimulatorReference(self.runner),
+        )
 
     @property
     def options(self) -> CompileOptions:
@@ -124,8 +131,7 @@ class Compiled:
         from hqc.backends import onnx
 
         graph = self.integer_graph if flavour == "integer" else self.graph
-        references = [self._fake_quantized, self.runner.run_named]
-        reference, other = references if flavour != "integer" else reversed(references)
+        reference, other = self.references if flavour != "integer" else reversed(self.references)
         return onnx.export(
             graph,
             path,
@@ -143,12 +149,6 @@ class Compiled:
         from hqc.analysis.html_report import write_report
 
         return write_report(self, path)
-
-    def _fake_quantized(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        arrays = iter(inputs.values())
-        planned = self.prepared.preparation.inputs
-        arguments = map_structure(planned, lambda leaf: next(arrays) if isinstance(leaf, torch.Tensor) else leaf)
-        return dict(zip(self.graph.output_names, arrays_of(self.fake_quant(*arguments)), strict=True))
 
 
 def _sample(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[str, Array] | None:

@@ -55,11 +55,10 @@ class Runner:
         results = program.run(arrays)
         return restore(self.prepared, deployment.outputs, [results[name] for name in program.output_names])
 
-    def run_named(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Arrays by input name to arrays by output name; the shapes are those of the deployment."""
+    def named_program(self, arrays: Mapping[str, Array]) -> bpu.Program:
+        """The program for arrays by input name, of the shapes of the deployment."""
         assert self.deployment is not None
-        _, program = self._compiled(tuple(tuple(array.shape) for array in arrays.values()), self.deployment)
-        return program.run(arrays)
+        return self._compiled(tuple(tuple(array.shape) for array in arrays.values()), self.deployment)[1]
 
     def profile(self, args: Sequence[Any]) -> Any:
         """Time, MACs and bytes per node of one run."""

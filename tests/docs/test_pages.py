@@ -187,6 +187,6 @@ def test_the_onnx_snippet_runs(folder: Path) -> None:
 
     inputs = torch.rand(1, 3, 64, 64)
     compiled = hqc.compile(Net(), inputs, march="bayes", calibration_data=[inputs])
-    names: dict[str, object] = {"graph": compiled.graph, "fake_quant": compiled._fake_quantized}
+    names: dict[str, object] = {"graph": compiled.graph, "fake_quant": compiled.references[0]}
     exec(blocks(DOCS / "onnx.md", "python")[0], names)
     assert (folder / "net.onnx").is_file()

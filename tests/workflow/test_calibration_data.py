@@ -125,7 +125,7 @@ def test_export_is_verified_on_the_samples_against_model_and_simulator(
 ) -> None:
     compiled = hqc.compile(Net(), X, march="bayes", calibration_data=BATCHES)
     seen: dict[str, list[Any]] = {"model": [], "simulator": []}
-    model, simulator = compiled._fake_quantized, compiled.runner.run_named
+    model, simulator = compiled.references
 
     def noted(name: str, run: Any, wrong: float = 0.0) -> Any:
         def noting(arrays: Any) -> Any:
@@ -134,17 +134,15 @@ def test_export_is_verified_on_the_samples_against_model_and_simulator(
 
         return noting
 
-    monkeypatch.setattr(compiled, "_fake_quantized", noted("model", model))
-    monkeypatch.setattr(compiled.runner, "run_named", noted("simulator", simulator))
+    monkeypatch.setattr(compiled, "references", (noted("model", model), noted("simulator", simulator)))
     report = compiled.export(tmp_path / "net.onnx", flavour=flavour)
     assert all(np.array_equal(np.stack(found), torch.stack(BATCHES).numpy()) for found in seen.values())
     assert len(report.comparisons) == 1 and not [each for each in report.findings if each.rule == "verified"]
     counts = "simulator" if flavour == "integer" else "model"
-    monkeypatch.setattr(compiled, "_fake_quantized", noted("model", model, 1e3 * (counts != "model")))
-    monkeypatch.setattr(compiled.runner, "run_named", noted("simulator", simulator, 1e3 * (counts != "simulator")))
+    wrong = [noted(name, run, 1e3 * (counts != name)) for name, run in (("model", model), ("simulator", simulator))]
+    monkeypatch.setattr(compiled, "references", tuple(wrong))
     report = compiled.export(tmp_path / "net.onnx", flavour=flavour)
     assert "further from" in str([each for each in report.findings if each.rule == "verified"])
-    monkeypatch.setattr(compiled, "_fake_quantized", noted("model", model, 1e3))
-    monkeypatch.setattr(compiled.runner, "run_named", noted("simulator", simulator, 1e3))
+    monkeypatch.setattr(compiled, "references", (noted("model", model, 1e3), noted("simulator", simulator, 1e3)))
     with pytest.raises(ExportError, match="does not compute what the model computes"):
         compiled.export(tmp_path / "net.onnx", flavour=flavour)

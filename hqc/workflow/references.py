@@ -1,0 +1,81 @@
+"""What an exported file is compared with: the fake-quantized model and the simulator, on named NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx, nn
+
+from hqc import arithmetic
+from hqc.frontend.fx.structures import map_structure
+from hqc.workflow.runner import Runner, arrays_of, as_arrays
+
+Array = npt.NDArray[Any]
+
+
+class ModelReference:
+    """A torch model (prepared or converted). `inputs`: the structure it takes; `output_names`: of the graph."""
+
+    def __init__(self, model: nn.Module, inputs: Any, output_names: Sequence[str]) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.output_names = tuple(output_names)
+
+    def __call__(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        with torch.no_grad():
+            outputs = arrays_of(as_arrays(self.model(*self._arguments(arrays))))
+        return dict(zip(self.output_names, outputs, strict=True))
+
+    def values(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """What every node of the model's FX graph gives, reals as they are before a fake quant of their own."""
+        if not isinstance(self.model, fx.GraphModule):
+            return {}
+        recorder = _Recorder(self.model)
+        with torch.no_grad():
+            recorder.run(*self._arguments(arrays))
+        return recorder.found
+
+    def _arguments(self, arrays: Mapping[str, Array]) -> Any:
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        given = iter(arrays.values())
+        return map_structure(
+            self.inputs,
+            lambda leaf: torch.from_numpy(next(given)).to(device) if isinstance(leaf, (torch.Tensor, np.ndarray)) else leaf,
+        )
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model)
+        self.found: dict[str, Array] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor) and n.op not in ("placeholder", "output"):
+            self.found[n.name] = result.detach().cpu().numpy().copy()  # a later call may write in place
+        return result
+
+
+class SimulatorReference:
+    """The simulator of a deployed model, for the shapes it was deployed with."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def __call__(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        return self.runner.named_program(arrays).run(arrays)
+
+    def values(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Every value of the program, as reals where it holds integers of a grid."""
+        program = self.runner.named_program(arrays)
+        found = dict(program.run(arrays, keep=True))
+        for node in program.graph.nodes:
+            for value in node.results:
+                array = found.get(value.name)
+                if array is not None and array.dtype.kind != "f" and value.quant is not None:
+                    found[value.name] = arithmetic.dequantize(array, value.quant.scale, value.quant.axis)
+        return found
