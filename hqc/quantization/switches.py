@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -25,3 +27,20 @@ def fake_quantize_state(model: nn.Module) -> FakeQuantState | None:
     """The state all fake quants of the model are in; None when there are none or somebody switched single ones."""
     states = {module.state for module in model.modules() if isinstance(module, FakeQuantizeBase)}
     return states.pop() if len(states) == 1 else None
+
+
+@contextmanager
+def quantizing(model: nn.Module, chosen: Collection[FakeQuantizeBase] | None = None) -> Iterator[None]:
+    """Inside, the fake quants in `chosen` (None: all of the model) quantize and the others hand values on; none observes.
+
+    The switches that `state_dict` holds are not touched, and all are as before afterwards.
+    """
+    found = [module for module in model.modules() if isinstance(module, FakeQuantizeBase)]
+    before = [(module, module._quantizes, module._observes) for module in found]
+    try:
+        for module in found:
+            module._quantizes, module._observes = chosen is None or module in chosen, False
+        yield
+    finally:
+        for module, quantizes, observes in before:
+            module._quantizes, module._observes = quantizes, observes

@@ -1,0 +1,166 @@
+"""What one operation adds to the error of the network: its own error, split by cause, and what each part costs at the outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hqc.analysis.compare.distances import NoiseSum
+from hqc.analysis.compare.operations import Operation
+from hqc.analysis.compare.runs import FloatRun
+from hqc.arithmetic import bounds
+from hqc.workflow.runner import arrays_of
+
+Array = npt.NDArray[Any]
+CAUSES = ("clipping", "activation rounding", "weight rounding")
+
+
+@dataclass(frozen=True)
+class OwnError:
+    """An operation fed with float inputs. `sqnr`: its result against float, dB. `clipped`: share of its values beyond the grid.
+
+    `clipping`, `activation_rounding`, `weight_rounding`: shares of the error's energy. `inherited`: dB of the error that its inputs
+    bring. `cost`: SQNR of the model's outputs, dB, where this operation alone is quantized; the smaller, the worse. `cause`: the part
+    that costs most at the outputs, one of `CAUSES`, or empty where there is no error.
+    """
+
+    sqnr: float
+    clipped: float
+    clipping: float
+    activation_rounding: float
+    weight_rounding: float
+    inherited: float
+    cost: float
+    cause: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The result of an operation on float inputs: `real`; with weights on their grid; then clipped to the result's grid; then rounded to it."""
+
+    real: Tensor
+    weights: Tensor
+    clipped: Tensor
+    final: Tensor
+    beyond: int
+
+    def causes(self) -> dict[str, Tensor]:
+        """The float result with one part of the error each; parts without an error are left out."""
+        steps = dict(
+            zip(CAUSES, (self.clipped - self.weights, self.final - self.clipped, self.weights - self.real), strict=True)
+        )
+        return {name: self.real + error for name, error in steps.items() if bool(error.any())}
+
+
+def parts_of(run: FloatRun, operation: Operation) -> Parts | None:
+    """None for an operation that makes no error: it has no fake quants."""
+    if not operation.weights and operation.on_result is None:
+        return None
+    real = run.values[operation.value]
+    if not isinstance(real, Tensor) or not real.is_floating_point():
+        return None
+    weights = run.again_with(operation, operation.weights) if operation.weights else real
+    grid = operation.on_result
+    if grid is None:
+        return Parts(real, weights, weights, weights, 0)
+    final = run.again_with(operation, [*operation.weights, grid])
+    scale = grid.calculate_qparams()[0].detach().to(weights.device)
+    low, high = bounds(grid.bits)
+    clipped = torch.minimum(torch.maximum(weights, low * scale), high * scale)
+    # What rounding brings to the end of the grid is not clipped; a range taken from the data reaches that far.
+    above, below = (1.0, 0.0) if grid.rounding == "floor" else (0.501, 0.501)
+    beyond = (weights > (high + above) * scale) | (weights < (low - below) * scale)
+    return Parts(real, weights, torch.where(beyond, clipped, weights), final, int(beyond.sum()))
+
+
+class OwnErrorSum:
+    """Takes in batches of one operation."""
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self.noise = NoiseSum()
+        self.costs = OutputCosts()
+        self.beyond = self.elements = 0
+
+    def add(self, run: FloatRun, quantized: Any) -> None:
+        """`quantized`: the operation's result where the whole model is quantized."""
+        parts = parts_of(run, self.operation)
+        if parts is None:
+            return
+        self.beyond += parts.beyond
+        self.elements += parts.real.numel()
+        error = parts.final - parts.real
+        total = quantized - parts.real if isinstance(quantized, Tensor) else error
+        noises = {
+            "own": error,
+            "clipping": parts.clipped - parts.weights,
+            "rounding": parts.final - parts.clipped,
+            "weights": parts.weights - parts.real,
+            "inherited": total - error,
+        }
+        self.noise.add(_array(parts.real), **{name: _array(noise) for name, noise in noises.items()})
+        causes = parts.causes()
+        outputs = run.outputs
+        for name, value in causes.items():
+            outputs = run.with_value(self.operation.value, value)
+            self.costs.add(name, run.outputs, outputs)
+        if len(causes) > 1:  # else the one cause is the whole error
+            outputs = run.with_value(self.operation.value, parts.final)
+        self.costs.add("own", run.outputs, outputs)
+
+    @property
+    def error(self) -> OwnError | None:
+        """None for an operation without fake quants."""
+        if not self.elements:
+            return None
+        clipping, rounding, weights = self.noise.shares("clipping", "rounding", "weights")
+        return OwnError(
+            self.noise.sqnr("own"),
+            self.beyond / self.elements,
+            clipping,
+            rounding,
+            weights,
+            self.noise.sqnr("inherited"),
+            self.costs.sqnr("own"),
+            self.costs.worst(CAUSES),
+        )
+
+
+class OutputCosts:
+    """SQNR of a model's outputs under changes, by name: of the mean, over outputs, of noise over signal."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[int, NoiseSum]] = {}
+
+    def add(self, name: str, expected: Any, actual: Any) -> None:
+        """`expected`, `actual`: structures of tensors or arrays. Of whole numbers (positions), the share that differs counts."""
+        sums = self._sums.setdefault(name, {})
+        for index, (a, b) in enumerate(zip(arrays_of(expected), arrays_of(actual), strict=True)):
+            x, y = _array(a), _array(b)
+            if x.dtype.kind != "f":
+                x, y = np.ones(x.shape), (x == y).astype(np.float64)
+            sums.setdefault(index, NoiseSum()).add(x, noise=x.astype(np.float64) - y)
+
+    def ratio(self, name: str) -> float:
+        """Noise over signal; 0 where nothing was added under this name."""
+        ratios = [each.noises["noise"] / max(each.signal, 1e-30) for each in self._sums.get(name, {}).values()]
+        return float(np.mean(ratios)) if ratios else 0.0
+
+    def sqnr(self, name: str) -> float:
+        ratio = self.ratio(name)
+        return float("inf") if ratio == 0.0 else -10.0 * float(np.log10(ratio))
+
+    def worst(self, names: tuple[str, ...]) -> str:
+        """The name with the most noise; empty where none has any."""
+        ratios = {name: self.ratio(name) for name in names}
+        worst = max(names, key=ratios.__getitem__)
+        return worst if ratios[worst] > 0 else ""
+
+
+def _array(tensor: Any) -> Array:
+    return tensor.detach().cpu().numpy() if isinstance(tensor, Tensor) else np.asarray(tensor)
