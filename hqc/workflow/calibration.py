@@ -64,6 +64,12 @@ def observe(prepared: nn.Module, data: Iterable[Any], *, progress: Progress | bo
     return kept
 
 
+def batches_of(prepared: ObservedGraphModule, data: Any) -> Iterator[tuple[Any, ...]]:
+    """Data as users give it, each batch as the arguments of forward; `CalibrationError` for one that the model cannot take."""
+    for count, batch in enumerate(_batches(data), start=1):
+        yield _arguments(prepared, batch, count)
+
+
 def _batches(data: Any) -> Iterable[Any]:
     """`data` as batches: one tensor, array or dict is one batch."""
     if isinstance(data, (torch.Tensor, np.ndarray, Mapping)):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from hqc.ir import Graph, Node, QuantParams, Trait
+from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait
 from hqc.nn.stubs import DeQuantStub
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, fake_quant_of
 from hqc.quantization.off_grid import OffGridFakeQuantize
@@ -39,7 +39,10 @@ class OperationName:
 @dataclass
 class Operation:
     """An operation of the emitted model. `nodes`: what computes it, in order, its fake quants and those of its weights included.
-    `value`: the node whose result it is. `float_names`: nodes of a plain trace, the last one present has the float result. `quant`: of its value in the IR."""
+
+    `value`: the node whose result it is. `float_names`: nodes of a plain trace, the last one present has the float result. `ir_value`,
+    `quant`: its value in the IR. `unfinished`: the IR gives the result a scale, and only a later node is observed.
+    """
 
     name: OperationName
     nodes: list[fx.Node]
@@ -50,6 +53,7 @@ class Operation:
     weights: list[FakeQuantizeBase] = field(default_factory=list)
     activation: FakeQuantizeBase | None = None
     followed: FakeQuantizeBase | None = None
+    unfinished: bool = False
 
     @property
     def on_result(self) -> FakeQuantizeBase | None:
@@ -64,7 +68,7 @@ def operations_of(prepared: ObservedGraphModule, graph: Graph) -> list[Operation
 
 class _Finder:
     def __init__(self, prepared: ObservedGraphModule, graph: Graph) -> None:
-        self.prepared, self.graph = prepared, graph
+        self.prepared, self.march = prepared, prepared.preparation.options.spec
         self.ir: dict[str, list[Node]] = {}
         for node in graph.nodes:
             for name in node.origin:
@@ -76,10 +80,19 @@ class _Finder:
     def operations(self) -> Iterator[Operation]:
         for node in self.prepared.graph.nodes:
             self.place(node)
+        waiting: dict[fx.Node, Operation] = {}  # unfinished operations by their one reader
         for nodes in self.groups:
             made = self.operation(nodes)
-            if made is not None:
+            if made is None:
+                continue
+            before = next((waiting.pop(node) for node in nodes if node in waiting), None)
+            if before is not None:
+                made = _joined(before, made)
+            if made.unfinished and len(made.value.users) == 1:
+                waiting[next(iter(made.value.users))] = made
+            else:
                 yield made
+        yield from waiting.values()
 
     # --- which nodes belong together ---------------------------------------------------------------------------------
 
@@ -136,7 +149,9 @@ class _Finder:
         node = self.lowered(calls[-1])
         if lowered is None or node is None or len(lowered.results) != 1 or not lowered.result.type.dtype.is_float:
             return None
-        names = tuple(dict.fromkeys([name for each in self.ir[calls[-1].name] for name in each.origin] + [n.name for n in calls]))
+        names = tuple(
+            dict.fromkeys([name for each in self.ir[calls[-1].name] for name in each.origin] + [n.name for n in calls])
+        )
         stub = node.op.has(Trait.BOUNDARY)
         float_names = (*(each.name for each in calls[0].all_input_nodes), *names) if stub else names
         name = OperationName(
@@ -150,6 +165,9 @@ class _Finder:
         found = Operation(name, nodes, nodes[-1], float_names, lowered.result.name, lowered.result.quant)
         for each in nodes:
             self.take_fake_quants(found, each)
+        makes = node.device is Device.BPU and self.march.makes_scale(node)
+        integer = found.quant is not None and found.quant.dtype is not DType.INT32
+        found.unfinished = makes and integer and found.on_result is None
         return found
 
     def lowered(self, node: fx.Node) -> Node | None:
@@ -167,6 +185,18 @@ class _Finder:
             operation.weights += [] if weight is None else [weight]
             activation = fake_quant_of(module) or fake_quant_of(getattr(module, "activation_post_process", None))
             operation.activation = activation or operation.activation
+
+
+def _joined(first: Operation, second: Operation) -> Operation:
+    """Two operations as one: a convolution and the activation behind it that is observed in its place."""
+    name = replace(first.name, name=second.name.name, fx=(*first.name.fx, *second.name.fx))
+    return replace(
+        second,
+        name=name,
+        nodes=[*first.nodes, *second.nodes],
+        float_names=(*first.float_names, *second.float_names),
+        weights=[*first.weights, *second.weights],
+    )
 
 
 def _is_fake_quant(module: nn.Module | None) -> bool:

@@ -41,7 +41,8 @@ class OwnError:
 
 @dataclass(frozen=True)
 class Parts:
-    """The result of an operation on float inputs: `real`; with weights on their grid; then clipped to the result's grid; then rounded to it."""
+    """The result of an operation on float inputs: `real`; with its weights on their grid; then clipped to the result's grid; then
+    rounded to it. `beyond`: how many elements were clipped."""
 
     real: Tensor
     weights: Tensor

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from torch import Tensor, fx
+from torch import Tensor
 
 from hqc import arithmetic
 from hqc.analysis.compare.operations import Operation, operations_of
@@ -17,11 +17,10 @@ from hqc.analysis.compare.runs import Run
 from hqc.backends.onnx.emit import emit
 from hqc.backends.onnx.verify import run_model
 from hqc.errors import ExportError, InputError
-from hqc.files import read_bytes
 from hqc.frontend.fx import trace
 from hqc.ir import Graph
 from hqc.quantization.switches import quantizing
-from hqc.workflow.arguments import from_meta, input_names, tensors_of
+from hqc.workflow.arguments import from_meta, tensors_of
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.runner import Runner, arrays_of
@@ -86,7 +85,10 @@ class OtherFakeQuantView(FakeQuantView):
         theirs = {name: each for each in operations_of(prepared, deployment.scaled) for name in each.name.fx}
         super().__init__(prepared, list({id(each): each for each in theirs.values()}.values()))
         self._names = {
-            theirs[name].ir_value: operation.ir_value for operation in operations for name in operation.name.fx if name in theirs
+            theirs[name].ir_value: operation.ir_value
+            for operation in operations
+            for name in operation.name.fx
+            if name in theirs
         }
 
     def values(self, arguments: Sequence[Any], graph: Graph) -> tuple[Results, list[Array]]:
@@ -104,7 +106,9 @@ class SimulatorView:
         deployment, program = self.runner.program(tuple(arguments))
         feeds = _feeds(deployment.integer, arguments)
         kept = program.run(feeds, keep=True)
-        found = {name: _real(deployment.scaled, name, array) for name, array in kept.items() if name in deployment.scaled.values}
+        found = {
+            name: _real(deployment.scaled, name, array) for name, array in kept.items() if name in deployment.scaled.values
+        }
         return found, [np.asarray(kept[name]) for name in program.output_names]
 
 
@@ -117,9 +121,9 @@ class ExportedView:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         try:
-            model = onnx.load_model_from_string(read_bytes(path))
+            model = onnx.load_model(os.fspath(path))
         except Exception as error:  # protobuf's exceptions share no base with others
-            raise InputError(f"{os.fspath(path)} is no ONNX file: {error}") from None
+            raise InputError(f"cannot read {os.fspath(path)} as an ONNX file: {error}") from None
         self.path = os.fspath(path)
         self.properties = {each.key: each.value for each in model.metadata_props}
         if "flavour" not in self.properties:
@@ -130,7 +134,7 @@ class ExportedView:
         horizon = self.properties["flavour"] == "horizon"
         model = emit(graph, flavour="runnable") if horizon else self.model
         tensors = _tensors_of(model, graph)
-        model = _with_outputs(model, [name for name in tensors.values()])
+        model = _with_outputs(model, list(tensors.values()))
         feeds = _feeds(graph, arguments)
         wanted = {info.name for info in model.graph.input}
         if wanted != set(feeds):
