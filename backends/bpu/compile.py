@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from hqc.backends.bpu.engines import get_engine
@@ -56,7 +57,7 @@ def compile(
     calls = dict(opaque or {})
     written = frozenset(node for node in graph.nodes if node.op.has(Trait.OPAQUE) and has_form(node, calls))
     steps = [_step(group, graph, make, calls) for group in schedule(graph, written)]
-    return Program(graph, steps, name, join)
+    return Program(graph, steps, name, join, partial(compile, opaque=opaque, engine=engine, threads=threads))
 
 
 def _step(group: Group, graph: Graph, make: Callable[[Node], Step], opaque: dict[str, Callable[..., Any]]) -> Step:

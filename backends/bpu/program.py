@@ -45,8 +45,17 @@ def kernel_step(node: Node, run: Callable[[Sequence[Any]], Any], native: NativeS
 class Program:
     """An executable model for the shapes it was compiled for. Make one with `hqc.backends.bpu.compile`."""
 
-    def __init__(self, graph: Graph, steps: Sequence[Step], engine: str, join: Joiner | None = None) -> None:
-        """`join`: makes one step of a run of native steps, given the names of results that others read."""
+    def __init__(
+        self,
+        graph: Graph,
+        steps: Sequence[Step],
+        engine: str,
+        join: Joiner | None = None,
+        again: Callable[[Graph], Program] | None = None,
+    ) -> None:
+        """`join`: makes one step of a run of native steps, given the names of results that others read. `again`: what compiles a
+        graph like this one, for copies."""
+        self._again = again
         self.graph = graph
         self.engine = engine
         self.steps = tuple(steps)
@@ -80,6 +89,12 @@ class Program:
         timer = Timer()
         self._execute(self._checked(inputs), frozenset(), timer)
         return timer.rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Packed weights, threads and onnxruntime sessions belong to one process: a copy is compiled where it arrives."""
+        if self._again is None:
+            raise InputError("this program was put together by hand; copy its graph and compile that")
+        return _compiled_again, (self._again, self.graph)
 
     # --- execution -----------------------------------------------------------------------------------------------
 
@@ -136,6 +151,10 @@ class Program:
         if unknown:
             raise InputError(f"unknown input {unknown[0]}; the program takes {', '.join(self.input_names)}")
         return {value.name: _checked_array(value, inputs[value.name]) for value in expected}
+
+
+def _compiled_again(compile: Callable[[Graph], Program], graph: Graph) -> Program:
+    return compile(graph)
 
 
 class _Plan:

@@ -81,6 +81,16 @@ class Value:
         """The sizes, None for those that are unknown; None while the rank is unknown."""
         return self.type.sizes
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its place in its graph, which comes along; see `hqc.ir.flat`."""
+        from hqc.ir import flat
+
+        if self.producer is not None:
+            return flat.result_of, (self.producer, self.producer.results.index(self))
+        if self._uses:
+            return flat.operand_of, next(iter(self._uses.values()))
+        return flat.alone, (self.name, self.type, self.array, self.quant, self.observation)
+
     def __repr__(self) -> str:
         return f"<Value {self.name}: {self.type}>"
 
@@ -216,6 +226,14 @@ class Node:
             return self.op.infer(self.operand_types, self.attributes, self.operand_arrays)
         except ShapeError as error:
             raise ShapeError(f"{self.label}: {error}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its name in its graph, which comes along."""
+        from hqc.ir import flat
+
+        if self.graph is None:
+            raise PassError(f"{self.op.name} was erased from its graph and cannot be copied or saved")
+        return flat.node_of, (self.graph, self.name)
 
     def __repr__(self) -> str:
         return f"<Node {self.results[0].name if self.results else '?'} = {self.op.name}>"
@@ -528,6 +546,18 @@ class Graph:
         other._replaced = {name: mapping[id(value)] for name, value in self._replaced.items() if id(value) in mapping}
         other.set_outputs([mapping[id(value)] for value in self._outputs], self.output_names)
         return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As flat tuples: recursion would follow the network, thousands of layers deep."""
+        from hqc.ir import flat
+
+        return flat.rebuild, (flat.flatten(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        from hqc.ir import flat
+
+        copied = memo[id(self)] = flat.copied(self)
+        return copied
 
     def with_batch(self, batch: int, opaque_types: Callable[[Node], Sequence[TensorType]] | None = None) -> Graph:
         """A copy whose graph inputs have `batch` as their first dimension, with shapes inferred again.

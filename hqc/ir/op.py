@@ -240,6 +240,10 @@ class OpDef:
                 raise ShapeError(f"the result of {self.name} would be {type}, without elements; leave the operation out")
         return results
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name: a declaration is code, and whoever reads it has it registered. Copies are the declaration itself."""
+        return get_op, (self.name,)
+
     def has(self, trait: Trait) -> bool:
         return trait in self.traits
 

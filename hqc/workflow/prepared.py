@@ -66,8 +66,7 @@ class ObservedGraphModule(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         state, graph, class_name = _parts(self)
-        # A copy has no owner: the graph's own would lead pickle back to this module before the graph exists.
-        return _rebuild, (state, _with_functions(graph, _importable), class_name)
+        return _unpickle, (state, _flat(graph), class_name)
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,6 @@ class _Function:
 
     def load(self) -> Any:
         return getattr(importlib.import_module(self.module), self.name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # a graph takes only what can be called
-        return self.load()(*args, **kwargs)
 
 
 def _importable(function: Any) -> Any:
@@ -95,17 +91,36 @@ def _loaded(function: Any) -> Any:
     return function.load() if isinstance(function, _Function) else function
 
 
-def _with_functions(graph: fx.Graph, change: Callable[[Any], Any]) -> fx.Graph:
-    """A copy of `graph` whose calls of functions are changed."""
-    copied = fx.Graph(tracer_cls=graph._tracer_cls)
-    nodes: dict[fx.Node, fx.Node] = {}
+@dataclass(frozen=True)
+class _NodeRef:
+    """An FX node by its position in its graph."""
+
+    index: int
+
+
+def _flat(graph: fx.Graph) -> tuple[Any, ...]:
+    """An FX graph as tuples whose depth does not grow with it: its own nodes are linked, and pickle follows links by recursion."""
+    index = {node: _NodeRef(position) for position, node in enumerate(graph.nodes)}
+    nodes = []
     for node in graph.nodes:
-        target = change(node.target) if node.op == "call_function" else node.target
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), nodes.__getitem__)
-        nodes[node] = copied.create_node(node.op, target, args, kwargs, node.name, node.type)
-        nodes[node].meta = dict(node.meta)
-    copied.set_codegen(graph._codegen)
-    return copied
+        target = _importable(node.target) if node.op == "call_function" else node.target
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), lambda item: index.get(item, item))
+        nodes.append((node.op, target, args, kwargs, node.name, node.type, dict(node.meta)))
+    return graph._tracer_cls, graph._codegen, nodes
+
+
+def _unflat(flat: tuple[Any, ...]) -> fx.Graph:
+    tracer_cls, codegen, parts = flat
+    graph = fx.Graph(tracer_cls=tracer_cls)
+    nodes: list[fx.Node] = []
+    for op, target, args, kwargs, name, type, meta in parts:
+        args, kwargs = fx.node.map_aggregate(
+            (args, kwargs), lambda item: nodes[item.index] if isinstance(item, _NodeRef) else item
+        )
+        nodes.append(graph.create_node(op, _loaded(target), args, kwargs, name, type))
+        nodes[-1].meta = meta
+    graph.set_codegen(codegen)
+    return graph
 
 
 def _settled(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,8 +151,11 @@ def _parts(module: ObservedGraphModule) -> tuple[Any, ...]:
     return state, copy.deepcopy(module.graph), type(module).__name__
 
 
+def _unpickle(state: dict[str, Any], flat: tuple[Any, ...], class_name: str) -> ObservedGraphModule:
+    return _rebuild(state, _unflat(flat), class_name)
+
+
 def _rebuild(state: dict[str, Any], graph: fx.Graph, class_name: str) -> ObservedGraphModule:
-    graph = _with_functions(graph, _loaded)
     root = nn.Module()
     for key in ("_modules", "_parameters", "_buffers"):
         root.__dict__[key] = state[key]
