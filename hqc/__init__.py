@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hqc.workflow.compile import Compiled, compile
     from hqc.workflow.explain import explain
     from hqc.workflow.explanation import Explanation
+    from hqc.workflow.loaded import LoadedModel, load
 
 __version__ = "0.1.0"
 
@@ -23,10 +24,12 @@ _HOME = {
     "Compiled": "hqc.workflow.compile",
     "Explanation": "hqc.workflow.explanation",
     "HqcError": "hqc.errors",
+    "LoadedModel": "hqc.workflow.loaded",
     "March": "hqc.march",
     "compile": "hqc.workflow.compile",
     "explain": "hqc.workflow.explain",
     "get_march": "hqc.march",
+    "load": "hqc.workflow.loaded",
     "lower": "hqc.frontend.fx",
     "set_march": "hqc.march",
     "show_versions": "hqc.analysis.doctor",
@@ -35,10 +38,12 @@ __all__ = [
     "Compiled",
     "Explanation",
     "HqcError",
+    "LoadedModel",
     "March",
     "compile",
     "explain",
     "get_march",
+    "load",
     "lower",
     "set_march",
     "show_versions",

@@ -17,7 +17,7 @@ from hqc import arithmetic
 from hqc.backends import bpu
 from hqc.backends.onnx import emit_segment
 from hqc.ir import Device, DType, Graph, Node, Trait, Value
-from hqc.workflow.deploy import Deployment
+from hqc.workflow.deployment import Deployment
 
 Array = npt.NDArray[Any]
 

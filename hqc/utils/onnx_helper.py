@@ -20,7 +20,8 @@ from hqc.errors import ExportError, InputError
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
-from hqc.workflow.arguments import as_numpy, as_tuple, tensors_of, to_meta
+from hqc.workflow.arguments import as_tuple, tensors_of, to_meta
+from hqc.workflow.binding import as_numpy
 from hqc.workflow.convert import QuantizedGraphModule
 from hqc.workflow.deploy import deploy
 from hqc.workflow.prepared import ObservedGraphModule

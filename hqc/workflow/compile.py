@@ -23,7 +23,8 @@ from hqc.metrics.placement import PlacementReport, placement_report
 from hqc.passes.base import Remark
 from hqc.workflow.arguments import as_tuple, tensors_of
 from hqc.workflow.calibration import Progress, as_float32, observe
-from hqc.workflow.deploy import Deployment, deploy
+from hqc.workflow.deploy import deploy, with_calls, without_calls
+from hqc.workflow.deployment import Deployment
 from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
 from hqc.workflow.planning import given_model
 from hqc.workflow.prepare import prepare
@@ -143,6 +144,29 @@ class Compiled:
             overwrite_configuration=overwrite_configuration,
             opaque=self.deployment.opaque,
         )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the compiled model to one `.safetensors` file, which `hqc.load` reads: graphs, scales, samples; no pickle, no code.
+
+        Operations that only torch can run are stored as their ONNX sub-graphs; `ExportError` names one that has none.
+        """
+        from hqc.workflow.saved import write_model
+        from hqc.workflow.saving import saved_model
+
+        return write_model(saved_model(self.prepared, self.deployment, self.samples), path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "prepared": self.prepared,
+            "deployment": without_calls(self.deployment),
+            "samples": self.samples,
+            "dump_dir": self.dump_dir,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.deployment = with_calls(self.deployment, self.prepared)
+        self.runner = Runner(self.prepared, self.deployment)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one HTML page: placement with reasons, error per layer, scales, remarks. `InputError` when it cannot be."""

@@ -11,7 +11,8 @@ from torch import nn
 
 from hqc.errors import InputError
 from hqc.workflow.arguments import tensors_of
-from hqc.workflow.deploy import Deployment, check_ready, deploy
+from hqc.workflow.deploy import check_ready, deploy
+from hqc.workflow.deployment import Deployment
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.runner import Runner, as_tensors
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from hqc.errors import CalibrationError, InputError
 from hqc.frontend.fx import lower_graph_module
-from hqc.ir import Graph
-from hqc.passes.base import Remark
+from hqc.ir import Trait
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.workflow.arguments import from_meta
-from hqc.workflow.opaque_onnx import WritableCall, note_opaque
+from hqc.workflow.deployment import Deployment
+from hqc.workflow.opaque_onnx import note_opaque
 from hqc.workflow.pipelines import deploy_pipeline, integer_pipeline
 from hqc.workflow.prepared import ObservedGraphModule
-
-
-@dataclass
-class Deployment:
-    """`scaled`: what the ONNX back end takes (fake-quant semantics). `integer`: what the simulator takes. `opaque`: callables
-    for operations that only torch can run. `outputs`: what the model returns, with an `OutputRef` for each tensor. `remarks`:
-    what the passes had to say."""
-
-    scaled: Graph
-    integer: Graph
-    opaque: Mapping[str, WritableCall]
-    outputs: Any
-    remarks: list[Remark] = field(default_factory=list)
 
 
 def check_ready(prepared: nn.Module) -> ObservedGraphModule:
@@ -79,3 +67,21 @@ def deploy(
         integer_dumps = None if dump_dir is None else Path(dump_dir) / "integer"
         remarks += integer_pipeline(options).run(final, context, dump_dir=integer_dumps).remarks
     return Deployment(graph, final, opaque, lowered.outputs, remarks)
+
+
+def without_calls(deployment: Deployment) -> Deployment:
+    """The plain data of a deployment: what only torch can run is reached through functions, which the prepared model has too."""
+    return replace(deployment, opaque={})
+
+
+def with_calls(deployment: Deployment, prepared: ObservedGraphModule) -> Deployment:
+    """`without_calls` undone: the opaque operations, from the prepared model lowered again for the same shapes."""
+    if not any(node.op.has(Trait.OPAQUE) for node in deployment.scaled.nodes):
+        return deployment
+    values = iter(deployment.scaled.inputs)
+    inputs = pytree.tree_map_only(
+        torch.Tensor,
+        lambda like: torch.zeros(next(values).shape or (), dtype=like.dtype),
+        list(prepared.preparation.inputs or ()),
+    )
+    return replace(deployment, opaque=note_opaque(lower_graph_module(prepared, tuple(inputs))))

@@ -101,10 +101,14 @@ class _NodeRef:
 def _flat(graph: fx.Graph) -> tuple[Any, ...]:
     """An FX graph as tuples whose depth does not grow with it: its own nodes are linked, and pickle follows links by recursion."""
     index = {node: _NodeRef(position) for position, node in enumerate(graph.nodes)}
+
+    def refer(item: Any) -> Any:
+        return index[item] if isinstance(item, fx.Node) else item
+
     nodes = []
     for node in graph.nodes:
         target = _importable(node.target) if node.op == "call_function" else node.target
-        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), lambda item: index.get(item, item))
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), refer)
         nodes.append((node.op, target, args, kwargs, node.name, node.type, dict(node.meta)))
     return graph._tracer_cls, graph._codegen, nodes
 

@@ -21,12 +21,11 @@ from hqc.errors import ShapeError
 from hqc.frontend.fx import OutputRef
 from hqc.frontend.fx.structures import map_structure
 from hqc.workflow.arguments import bind, input_names, tensors_of
-from hqc.workflow.deploy import Deployment, deploy
+from hqc.workflow.deploy import deploy
+from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment
 from hqc.workflow.prepared import ObservedGraphModule
 
 Array = npt.NDArray[Any]
-LIMIT = 4
-"""Programs kept: each holds the packed weights of the whole model."""
 
 
 class Runner:
@@ -81,7 +80,7 @@ class Runner:
     def _compiled(self, shapes: tuple[tuple[int, ...], ...], deployment: Deployment) -> tuple[Deployment, bpu.Program]:
         if shapes not in self._cache:
             self._cache[shapes] = deployment, bpu.compile(deployment.integer, opaque=deployment.opaque)
-            while len(self._cache) > LIMIT:
+            while len(self._cache) > PROGRAMS_KEPT:
                 self._cache.popitem(last=False)
         return self._cache[shapes]
 

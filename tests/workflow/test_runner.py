@@ -20,6 +20,7 @@ from hqc.march import state as march_state
 from hqc.nn import QuantStub
 from hqc.quantization import calibrate, convert_fx, get_default_qat_qconfig, prepare_qat_fx
 from hqc.workflow import runner as runner_module
+from hqc.workflow.deployment import PROGRAMS_KEPT
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -176,7 +177,7 @@ def test_programs_are_kept_up_to_a_limit_and_copies_start_without_them(monkeypat
     monkeypatch.setattr(runner_module.bpu, "compile", lambda *args, **kwargs: made.append(1) or build(*args, **kwargs))
     for batch in (1, 2, 1, 3, 2, 4, 5):
         compiled.simulate(X.repeat(batch, 1, 1, 1))
-    assert len(made) == 5 and len(compiled.runner._cache) == runner_module.LIMIT
+    assert len(made) == 5 and len(compiled.runner._cache) == PROGRAMS_KEPT
     compiled.simulate(X.repeat(5, 1, 1, 1))
     assert len(made) == 5
     compiled.simulate(X)

@@ -1,0 +1,199 @@
+"""`hqc.load`: a compiled model from its file. It simulates, explains and exports without torch and without the model's code."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.backends import bpu
+from hqc.errors import InputError, ShapeError
+from hqc.ir import Graph, Value
+from hqc.metrics.placement import PlacementReport, placement_report
+from hqc.passes.base import Remark
+from hqc.workflow.binding import as_numpy, bind_structure, by_name
+from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment
+from hqc.workflow.saved import SavedModel, TensorRef, decoded, opaque_nodes, read_model, stored_forms, write_model
+
+Array = npt.NDArray[Any]
+
+
+def load(path: str | os.PathLike[str]) -> LoadedModel:
+    """The compiled model that `Compiled.save` wrote to `path`; `InputError` for what is no such file or damaged.
+
+    No torch, no pickle, and no code from the file runs.
+    """
+    return LoadedModel(read_model(path))
+
+
+class LoadedModel:
+    """A compiled model without its torch half: what it computes, where, and its files. The same bits as the `Compiled` it was.
+
+    Named tuples and dataclasses that the model takes or returns are named tuples of the same fields here.
+    """
+
+    def __init__(self, saved: SavedModel) -> None:
+        self._saved = saved
+        self._inputs = decoded(saved.inputs, len(saved.scaled.inputs))
+        outputs = decoded(saved.outputs, len(saved.scaled.outputs))
+        self.deployment = Deployment(saved.scaled, saved.integer, stored_forms(saved), outputs, saved.remarks)
+        self.samples = saved.samples
+        self._programs: OrderedDict[int | None, bpu.Program] = OrderedDict()
+
+    @property
+    def march(self) -> str:
+        return str(self.graph.march)
+
+    @property
+    def graph(self) -> Graph:
+        """The scaled IR."""
+        return self.deployment.scaled
+
+    @property
+    def integer_graph(self) -> Graph:
+        """The IR that the simulator runs."""
+        return self.deployment.integer
+
+    @property
+    def remarks(self) -> list[Remark]:
+        """What the passes had to say, in order."""
+        return self.deployment.remarks
+
+    @property
+    def placement(self) -> PlacementReport:
+        """Where every operation runs, and why."""
+        return placement_report(self.graph)
+
+    def explain(self) -> str:
+        """The placement as text: device, subgraph and reasons per operation, then totals."""
+        return str(self.placement)
+
+    def simulate(self, *inputs: Any) -> Any:
+        """What the deployed model computes, bit for bit: arrays in (for any batch size), arrays out, in the model's structure.
+
+        `ShapeError` for another batch size where operations are stored for the compiled one alone, or mix the samples of a batch.
+        """
+        arrays = self._arrays(inputs)
+        program = self._program(arrays)
+        results = program.run(arrays)
+        return _filled(self.deployment.outputs, [results[name] for name in program.output_names])
+
+    def profile(self, *inputs: Any) -> Any:
+        """Time, MACs and bytes per node of one simulated run."""
+        arrays = self._arrays(inputs)
+        return self._program(arrays).profile(arrays)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        flavour: str = "horizon",
+        verify: bool = True,
+        overwrite_configuration: bool = False,
+    ) -> Any:
+        """Write the ONNX file as `Compiled.export` does; `verify` runs it on the stored samples beside the simulator."""
+        from hqc.backends import onnx
+
+        integer = flavour == "integer"
+        simulated = self._simulated if verify else None
+        return onnx.export(
+            self.integer_graph if integer else self.graph,
+            path,
+            flavour=flavour,
+            verify=verify,
+            reference=simulated if integer else None,
+            simulator=None if integer else simulated,
+            sample_inputs=self.samples or None,
+            overwrite_configuration=overwrite_configuration,
+            opaque=self.deployment.opaque,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model again, to one file."""
+        return write_model(self._saved, path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_saved": self._saved}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_saved"])  # type: ignore[misc]
+
+    # --- inputs and programs ------------------------------------------------------------------------------------------
+
+    def _arrays(self, args: Sequence[Any]) -> dict[str, Array]:
+        """What the user gave, by the names of the graph's inputs and in their dtypes."""
+        values = self.graph.inputs
+        found: dict[str, Array] = {}
+
+        def leaf(given: Any, like: TensorRef, name: str) -> None:
+            value = values[like.index]
+            found[value.name] = _typed(given, value, name)
+
+        names = self._saved.input_names
+        bind_structure(by_name(args, names), self._inputs, names, TensorRef, leaf)
+        return {value.name: found[value.name] for value in values}
+
+    def _program(self, arrays: Mapping[str, Array]) -> bpu.Program:
+        batch = self._batch(arrays)
+        if batch not in self._programs:
+            graph = self.integer_graph
+            if batch is not None:
+                held = opaque_nodes(graph)
+                if held:
+                    raise ShapeError(
+                        f"{held[0].label} is stored for the batch size it was compiled for; give batches of "
+                        f"{(graph.inputs[0].shape or (0,))[0]}, or compile for {batch}"
+                    )
+                graph = graph.with_batch(batch)
+            self._programs[batch] = bpu.compile(graph, opaque=self.deployment.opaque)
+            while len(self._programs) > PROGRAMS_KEPT:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(batch)
+        return self._programs[batch]
+
+    def _batch(self, arrays: Mapping[str, Array]) -> int | None:
+        """The batch size of the inputs; None for the one the model was compiled for."""
+        if all(arrays[value.name].shape == value.shape for value in self.graph.inputs):
+            return None
+        sizes: set[int] = set()
+        for value in self.graph.inputs:
+            shape, wanted = arrays[value.name].shape, value.shape or ()
+            if len(shape) != len(wanted) or not shape or shape[1:] != wanted[1:]:
+                raise ShapeError(
+                    f"input {value.name} has shape {list(shape)}, the model was compiled for {list(wanted)} (only the batch may differ)"
+                )
+            sizes.add(shape[0])
+        if len(sizes) > 1:
+            shown = ", ".join(str(list(array.shape)) for array in arrays.values())
+            raise ShapeError(f"inputs disagree about the batch size: {shown}")
+        return sizes.pop()
+
+    def _simulated(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        return self._program(arrays).run(arrays)
+
+
+def _typed(given: Any, value: Value, name: str) -> Array:
+    array, wanted = as_numpy(given, name), value.type.dtype
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"input {name} must hold numbers, got {array.dtype}")
+    if array.dtype.kind == "f" and not wanted.is_float:
+        raise InputError(f"input {name} takes {wanted.numpy}, got {array.dtype}")
+    return np.asarray(array).astype(wanted.numpy, copy=False)
+
+
+def _filled(structure: Any, results: Sequence[Array]) -> Any:
+    """`structure` with results in the places of its tensors."""
+    if isinstance(structure, TensorRef):
+        return results[structure.index]
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(_filled(item, results) for item in structure))
+    if isinstance(structure, (tuple, list)):
+        return type(structure)(_filled(item, results) for item in structure)
+    if isinstance(structure, dict):
+        return {key: _filled(item, results) for key, item in structure.items()}
+    return structure
