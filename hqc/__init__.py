@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hqc.analysis.doctor import show_versions
     from hqc.errors import HqcError
-    from hqc.frontend.fx import lower
     from hqc.march import March, get_march, set_march
     from hqc.workflow.compile import Compiled, compile
     from hqc.workflow.explain import explain
     from hqc.workflow.explanation import Explanation
     from hqc.workflow.loaded import LoadedModel, load
+    from hqc.workflow.lower import lower
 
 __version__ = "0.1.0"
 
@@ -30,7 +30,7 @@ _HOME = {
     "explain": "hqc.workflow.explain",
     "get_march": "hqc.march",
     "load": "hqc.workflow.loaded",
-    "lower": "hqc.frontend.fx",
+    "lower": "hqc.workflow.lower",
     "set_march": "hqc.march",
     "show_versions": "hqc.analysis.doctor",
 }

@@ -10,7 +10,7 @@ from hqc.errors import OverrideError
 from hqc.ir import Device, Graph, Node, Request, Trait
 from hqc.near_names import suggest
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
-from hqc.passes.overrides import KINDS, Override
+from hqc.passes.overrides import KINDS, Override, names_of
 from hqc.passes.registry import register_pass
 
 _WHAT = {"module_name": "module", "module_type": "module type", "node_name": "node", "op": "op"}
@@ -105,7 +105,7 @@ def _known_names(override: Override, graph: Graph) -> set[str]:
         elif override.kind == "module_type":
             names |= set(node.loc.module_type)
         elif override.kind == "node_name":
-            names |= {*node.origin, *(value.name for value in node.results)}
+            names |= set(names_of(node))
         else:
             names.add(node.op.name)
     return names

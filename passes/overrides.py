@@ -3,7 +3,7 @@
     hybrid_dict = {
         "module_name": ["stage1.conv", "re:head\\\\..*"],        # run on the CPU, by module path
         "module_type": [nn.PReLU, "mymodel.blocks.Attention"],  # ... by class, the enclosing modules' classes included
-        "node_name": ["add_2"],                                 # ... by the name of a traced node
+        "node_name": ["add_2"],                                 # ... by the name of a traced node, or of an ONNX node or tensor
         "op": ["softmax"],                                      # ... by op
         "bpu": {"op": ["softmax"], "module_name": [("attn.score", "int16")]},  # ask for the BPU
     }
@@ -70,8 +70,7 @@ class Override:
             types = node.loc.module_type
             return max((level for level, name in enumerate(types, start=1) if self._fits_type(name)), default=0)
         if self.kind == "node_name":
-            names = (*node.origin, *(value.name for value in node.results))
-            return int(any(self._fits(name) for name in names))
+            return int(any(self._fits(name) for name in names_of(node)))
         return int(self._fits(node.op.name))
 
     def _module_depth(self, path: str) -> int:
@@ -90,6 +89,14 @@ class Override:
         if self.is_regex:
             return _compiled(self.value.removeprefix(_REGEX)).fullmatch(name) is not None
         return name == self.value
+
+
+def names_of(node: Node) -> tuple[str, ...]:
+    """What a node may be called by `node_name`: traced names, values, and what the user's file calls the operations behind it."""
+    locations = {} if node.graph is None else node.graph.locations
+    labels = (locations[name].label for name in node.origin if name in locations)
+    names = (*node.origin, *(value.name for value in node.results), node.loc.label, *labels)
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 @functools.lru_cache(maxsize=256)

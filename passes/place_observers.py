@@ -192,4 +192,8 @@ class _Placer:
 
 def _called(node: Node) -> str:
     """What the user calls a node: all members of a fused one."""
-    return f"{', '.join(node.origin)} [{node.loc}]" if len(node.origin) > 1 else node.label
+    if len(node.origin) < 2:
+        return node.label
+    locations = {} if node.graph is None else node.graph.locations
+    labels = [(locations[name].label if name in locations else "") or name for name in node.origin]
+    return f"{', '.join(labels)} [{node.loc}]"

@@ -15,16 +15,26 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hqc.analysis.onnx_arguments import is_onnx_file, shaped_inputs, sizes
 from hqc.errors import HqcError, InputError, PassError
 from hqc.near_names import suggest
 from hqc.passes.base import Pass
 from hqc.passes.pipeline_text import parse_passes
 from hqc.passes.registry import register_pass
 from hqc.workflow.arguments import as_tuple
+from hqc.workflow.onnx_files import file_inputs
 from hqc.workflow.options import Edit
 from hqc.workflow.pipelines import edit
 
 Array = npt.NDArray[Any]
+
+
+def model_and_inputs(spec: str, shapes: Sequence[str]) -> tuple[Any, Any]:
+    """The model that `FILE.py:NAME` or `FILE.onnx` names, and inputs for it: of the given shapes, or the file's own."""
+    if is_onnx_file(spec):
+        return spec, tuple(map(torch.from_numpy, file_inputs(spec, shaped_inputs(shapes))))
+    model, default = load_model(spec)
+    return model, example_inputs(shapes, default)
 
 
 def load_model(spec: str) -> tuple[nn.Module, Any]:
@@ -35,7 +45,7 @@ def load_model(spec: str) -> tuple[nn.Module, Any]:
     """
     path, _, name = spec.rpartition(":")
     if not path or not name:
-        raise InputError(f"give the model as FILE.py:NAME, got {spec}")
+        raise InputError(f"give the model as FILE.py:NAME or FILE.onnx, got {spec}")
     module = _import(Path(path))
     if not hasattr(module, name):
         known = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
@@ -130,17 +140,7 @@ def example_inputs(shapes: Sequence[str], default: Any) -> Any:
             raise InputError("the input's shape is not known; give --input N,C,H,W or define example_inputs in the file")
         return default
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.rand(_sizes(text), generator=generator) for text in shapes)
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(part) for part in text.replace("x", ",").split(",")]
-    except ValueError:
-        raise InputError(f"--input takes sizes like 1,3,224,224, got {text}") from None
-    if min(sizes) < 1:
-        raise InputError(f"--input takes positive sizes, got {text}")
-    return sizes
+    return tuple(torch.rand(sizes(text), generator=generator) for text in shapes)
 
 
 def calibration_batches(path: str | None, inputs: Any, count: int) -> list[tuple[torch.Tensor, ...]]:
@@ -148,7 +148,7 @@ def calibration_batches(path: str | None, inputs: Any, count: int) -> list[tuple
     example = as_tuple(inputs) or ()
     if path is None:
         generator = torch.Generator().manual_seed(1)
-        return [tuple(torch.rand(x.shape, generator=generator) for x in example) for _ in range(count)]
+        return [tuple(_random(x, generator) for x in example) for _ in range(count)]
     arrays = _read_arrays(path)
     if len(arrays) != len(example):
         raise InputError(
@@ -168,6 +168,13 @@ def calibration_batches(path: str | None, inputs: Any, count: int) -> list[tuple
     if total < 1:
         raise InputError(f"{path} holds no samples")
     return [tuple(torch.from_numpy(a[i : i + batch]).float() for a in arrays.values()) for i in range(0, total, batch)]
+
+
+def _random(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Reals in [0, 1), or zeros and ones for integers, which are valid as indices."""
+    if like.is_floating_point():
+        return torch.rand(like.shape, generator=generator)
+    return torch.randint(0, 2, like.shape, generator=generator).to(like.dtype)
 
 
 def _read_arrays(path: str) -> dict[str, Array]:

@@ -17,33 +17,37 @@ MARCHES = tuple(march.value for march in March)
 FLAVOURS = ("horizon", "runnable", "qdq", "integer")
 
 march_option = click.option("--march", type=click.Choice(MARCHES), required=True, help="Chip family.")
-model_argument = click.argument("model", metavar="FILE.py:NAME")
+model_argument = click.argument("model", metavar="FILE.py:NAME|FILE.onnx")
 input_option = click.option(
     "--input",
     "shapes",
     multiple=True,
-    metavar="N,C,H,W",
-    help="Shape of one input (repeat per input); default: the file's example_inputs.",
+    metavar="[NAME=]N,C,H,W",
+    help="Shape of one input (repeat per input); default: the file's example_inputs, or the sizes that an ONNX file states.",
 )
 
 
 def hybrid_dict(on_cpu: tuple[str, ...], on_bpu: tuple[str, ...]) -> dict[str, Any]:
-    """`--cpu` and `--bpu` as the library's `hybrid_dict`; `op:softmax` is every softmax, anything else a module path."""
+    """`--cpu` and `--bpu` as the library's `hybrid_dict`; `op:softmax` is every softmax, `node:/conv/Conv` a node (or tensor) of an
+    ONNX file or of the trace, anything else a module path."""
     return {device: wishes for device, names in (("cpu", on_cpu), ("bpu", on_bpu)) if (wishes := _by_kind(names))}
 
 
 def _by_kind(names: tuple[str, ...]) -> dict[str, list[str]]:
     kinds: dict[str, list[str]] = {}
     for name in names:
-        is_op = name.startswith("op:")
-        kinds.setdefault("op" if is_op else "module_name", []).append(name.removeprefix("op:") if is_op else name)
+        prefix, sign, rest = name.partition(":")
+        kind = {"op": "op", "node": "node_name"}.get(prefix) if sign else None
+        kinds.setdefault(kind or "module_name", []).append(rest if kind else name)
     return kinds
 
 
 plan_options = (
-    click.option("--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module, or every op:NAME, on the CPU (repeatable)."),
     click.option(
-        "--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for a module, or every op:NAME (repeatable)."
+        "--cpu", "on_cpu", multiple=True, metavar="MODULE", help="Place a module, every op:NAME, or node:NAME, on the CPU (repeatable)."
+    ),
+    click.option(
+        "--bpu", "on_bpu", multiple=True, metavar="MODULE", help="Ask for the BPU for a module, every op:NAME, or node:NAME (repeatable)."
     ),
     click.option("--no-hybrid", is_flag=True, help="The whole model must run on the BPU."),
     click.option("--min-macs", type=click.FloatRange(0), default=0.0, metavar="N", help="BPU subgraphs with less go to the CPU."),
@@ -59,14 +63,17 @@ def plan_arguments(
     on_cpu: tuple[str, ...], on_bpu: tuple[str, ...], no_hybrid: bool, min_macs: float, min_nodes: int, passes: tuple[str, ...]
 ) -> dict[str, Any]:
     """`plan_options` as arguments of `hqc.compile` and `hqc.explain`."""
-    from hqc.analysis.user_files import load_edit
+    edits = []
+    if passes:
+        from hqc.analysis.user_files import load_edit
 
+        edits = [load_edit(spec) for spec in passes]
     return {
         "hybrid_dict": hybrid_dict(on_cpu, on_bpu),
         "hybrid": not no_hybrid,
         "min_macs": min_macs,
         "min_nodes": min_nodes,
-        "edits": [load_edit(spec) for spec in passes],
+        "edits": edits,
     }
 
 
@@ -81,10 +88,9 @@ def compile_model(
 ) -> Compiled:
     """What `compile`, `run`, `bench` and `report` share."""
     import hqc
-    from hqc.analysis.user_files import calibration_batches, example_inputs, load_model
+    from hqc.analysis.user_files import calibration_batches, model_and_inputs
 
-    module, default = load_model(model)
-    inputs = example_inputs(shapes, default)
+    module, inputs = model_and_inputs(model, shapes)
     batches = calibration_batches(calibration, inputs, samples)
     arguments = plan_arguments(**plan)
     if calibration is None:

@@ -41,6 +41,29 @@ def _batch_of(graph: Graph) -> int:
     return next(iter(sizes), 1)
 
 
+def open_batch(graph: Graph) -> bool:
+    """Let target shapes that spell the batch out take it from their operand, in place: then the graph's torch form runs any batch.
+
+    False, and nothing changes, where the graph cannot have another batch (see `with_batch`).
+    """
+    try:
+        other = with_batch(graph, _batch_of(graph) + 1)
+    except ShapeError:
+        return False
+    for node, twin in zip(graph.nodes, other.nodes, strict=True):
+        target: Shape = node.attributes.get("shape") or ()
+        changed: Shape = twin.attributes.get("shape") or ()
+        if target == changed:
+            continue
+        sizes = list(node.results[0].sizes or ())
+        axis = next(axis for axis, (size, new) in enumerate(zip(target, changed, strict=True)) if size != new)
+        before = node.operands[0].sizes or ()
+        # 0 copies the operand's size in a reshape; -1 is what remains there, and the size that there is in an expand.
+        copies = node.op.name == "reshape" and axis < len(before) and before[axis] == sizes[axis]
+        node.attributes["shape"] = (*sizes[:axis], 0 if copies else -1, *sizes[axis + 1 :])
+    return True
+
+
 class _Rebatch:
     """Types of all values that depend on an input, for `new` instead of `old` samples."""
 

@@ -356,11 +356,15 @@ class _Parser:
     @staticmethod
     def _location(cursor: Cursor) -> Location:
         cursor.expect("(", "loc")
-        texts = [cursor.string("the location's path")]
+        texts, label = [cursor.string("the location's path")], ""
         while not cursor.accept(")"):
             cursor.accept(",")
-            texts.append(cursor.string("a source line or module type"))
-        return Location(texts[0], texts[1] if len(texts) > 1 else "", tuple(texts[2:]))
+            if cursor.accept("label"):
+                cursor.expect("=", "label")
+                label = cursor.string("the operation's name in its file")
+            else:
+                texts.append(cursor.string("a source line or module type"))
+        return Location(texts[0], texts[1] if len(texts) > 1 else "", tuple(texts[2:]), label)
 
     # --- types and constants -----------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def node_text(node: Node, scales: ScaleTable | None = None, *, locations: bool =
         words.append(_support(node.support))
     if node.request is not None:
         words.append(_request(node.request))
-    if locations and (node.loc.path or node.loc.source or node.loc.module_type):
+    if locations and node.loc != Location():
         words.append(_location(node.loc))
     if node.origin:
         words.append(f"from({', '.join(map(quote_word, node.origin))})")
@@ -200,4 +200,5 @@ def _location(loc: Location) -> str:
     texts = [loc.path, loc.source, *loc.module_type]
     while len(texts) > 1 and not texts[-1] and not loc.module_type:
         texts.pop()
-    return f"loc({' '.join(map(quote, texts))})"
+    label = [f"label={quote(loc.label)}"] if loc.label else []
+    return f"loc({' '.join([*map(quote, texts), *label])})"

@@ -258,13 +258,15 @@ class Location:
     """Where a node comes from in the user's program.
 
     `path`: `module.path:op#k`, k counted inside the module, so that it survives edits elsewhere.
-    `source`: `file.py:line` of the user's code, or empty. `module_type`: class names of the enclosing modules, outermost
-    first, as `module.qualname` strings.
+    `source`: `file.py:line` of the user's code (of an ONNX file, `file.onnx:node`), or empty. `module_type`: class names of the
+    enclosing modules, outermost first, as `module.qualname` strings. `label`: what the user's file calls the operation, where it
+    names operations (ONNX).
     """
 
     path: str = ""
     source: str = ""
     module_type: tuple[str, ...] = ()
+    label: str = ""
 
     @property
     def module(self) -> str:

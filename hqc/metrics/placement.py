@@ -24,7 +24,8 @@ from hqc.passes.partition import plural
 @dataclass(frozen=True)
 class NodePlacement:
     """One operation. `reasons`: why it is where it is, never empty. `change`: what would have to change for the BPU to run
-    it, empty on the BPU. `macs` is None while shapes are unknown. `members`: module paths of all that was fused into it."""
+    it, empty on the BPU. `macs` is None while shapes are unknown. `members`: module paths of all that was fused into it; `labels`: what
+    the user's file calls those operations, where it names them."""
 
     name: str
     op: str
@@ -37,11 +38,12 @@ class NodePlacement:
     source: str
     origin: tuple[str, ...]
     members: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
-        """The module path, or the traced name outside of modules."""
-        return self.module or self.name
+        """The name in the user's file, else the module path, or the traced name outside of modules."""
+        return next(iter(self.labels), "") or self.module or self.name
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ class PlacementReport:
         """
         devices = {row.device for row in self.rows if _is_called(row, name)}
         if not devices:
-            known = {row.module for row in self.rows} | {each for row in self.rows for each in (row.name, *row.origin)}
+            known = {row.module for row in self.rows} | {
+                each for row in self.rows for each in (row.name, *row.origin, *row.labels)
+            }
             raise InputError(f"no operation of the model is called {name!r}{suggest(name, known - {''})}")
         return devices.pop() if len(devices) == 1 else "mixed"
 
@@ -165,17 +169,17 @@ _NAME_WIDTH = 28  # of the table's first column; longer module paths break at th
 def _operation_cell(row: NodePlacement) -> Text:
     """Module path, broken at dots where it is long, and under it the user's source line."""
     lines = [""]
-    for part in row.where.replace(".", ".\0").split("\0"):
+    for part in row.where.replace(".", ".\0").replace("/", "/\0").split("\0"):
         if lines[-1] and len(lines[-1]) + len(part) > _NAME_WIDTH:
             lines.append("  ")
         lines[-1] += part
     text = Text("\n".join(lines))
-    return text.append(f"\n{row.source}", style="dim") if row.source else text
+    return text.append(f"\n{row.source}", style="dim") if row.source and not row.labels else text
 
 
 def _is_called(row: NodePlacement, name: str) -> bool:
     inside = any(module == name or module.startswith(f"{name}.") for module in row.members)
-    return inside or name == row.name or name in row.origin
+    return inside or name == row.name or name in row.origin or name in row.labels
 
 
 def placement_report(graph: Graph) -> PlacementReport:
@@ -214,6 +218,7 @@ def _row(node: Node, graph: Graph) -> NodePlacement:
         members[0].source,
         node.origin,
         tuple(dict.fromkeys(loc.module for loc in members)),
+        tuple(dict.fromkeys(loc.label for loc in members if loc.label)),
     )
 
 

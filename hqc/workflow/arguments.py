@@ -11,6 +11,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError
+from hqc.frontend.fx.locations import NAME_META
 from hqc.frontend.fx.structures import leaves
 from hqc.workflow.binding import as_numpy, bind_structure, by_name, like_sequence
 
@@ -35,8 +36,9 @@ def from_meta(inputs: tuple[Any, ...], device: torch.device | str = "cpu") -> tu
 
 
 def input_names(traced: fx.GraphModule) -> list[str]:
-    """Names of forward's arguments, in order."""
-    return [str(node.target).lstrip("*") for node in traced.graph.nodes if node.op == "placeholder"]
+    """Names of forward's arguments, in order: the user's own where Python cannot spell them."""
+    placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    return [str(node.meta.get(NAME_META, node.target)).lstrip("*") for node in placeholders]
 
 
 def tensors_of(structure: Any) -> list[Any]:

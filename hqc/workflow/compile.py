@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError
@@ -25,6 +24,7 @@ from hqc.workflow.arguments import as_tuple, tensors_of
 from hqc.workflow.calibration import Progress, as_float32, observe
 from hqc.workflow.deploy import deploy, with_calls, without_calls
 from hqc.workflow.deployment import Deployment
+from hqc.workflow.onnx_files import as_torch
 from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
 from hqc.workflow.planning import given_model
 from hqc.workflow.prepare import prepare
@@ -189,8 +189,8 @@ def _sample(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[st
 
 
 def compile(
-    model: nn.Module,
-    example_inputs: Any,
+    model: Any,
+    example_inputs: Any = None,
     *,
     march: str | March,
     calibration_data: Iterable[Any],
@@ -210,8 +210,9 @@ def compile(
 ) -> Compiled:
     """Quantize a float model after training and compile it for a march.
 
-    `model`: a float torch module in any mode; left untouched. `example_inputs`: a tensor or tuple of tensors that fixes the
-    shapes. `march`: `bernoulli`, `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array, a tuple of
+    `model`: a float torch module in any mode, left untouched, or an ONNX file (a path or an `onnx.ModelProto`). `example_inputs`: a
+    tensor or tuple of tensors that fixes the shapes; an ONNX file needs it only for sizes that it leaves open. `march`: `bernoulli`,
+    `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array, a tuple of
     positional inputs or a dict of inputs by name; at least one, all finite. `hybrid_dict`: operations to place (see
     docs/placement.md). `hybrid`: without it, an operation that the BPU cannot run is an error. `qconfig_dict`: observers per module as
     for prepare_qat_fx; default: min-max. `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`:
@@ -222,6 +223,7 @@ def compile(
     write the IR after every pass there. `progress`: True for a
     progress bar, or a callable that gets `(batches done, total)`.
     """
+    model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
     options = CompileOptions.of(
         march,

@@ -18,7 +18,7 @@ from hqc.errors import LoweringError
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
 from hqc.frontend.fx.calls import written_out_of_place
 from hqc.frontend.fx.forms import torch_form
-from hqc.frontend.fx.locations import FORM_META, MODULE_META, ORIGIN_META
+from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_META
 from hqc.frontend.fx.lowering import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.training import training_argument
@@ -243,8 +243,8 @@ class _Emitter:
         return self._insert(boundary.name, module, (new,), old)
 
     def _insert(self, name: str, module: nn.Module, args: tuple[Any, ...], old: fx.Node, order: int = 0) -> fx.Node:
-        self.tree.insert(self.position[old], order, name, module)
-        return self.call(name, args, name)
+        path = self.tree.insert(self.position[old], order, name, module)
+        return self.call(path, args, name)
 
     def _on_grid(self, value: Value, new: fx.Node, old: fx.Node) -> fx.Node:
         """Put a result that keeps its operand's scale and leaves its grid back on it, as the kernel does."""
@@ -402,14 +402,16 @@ class _Emitter:
             name = self.free_name(f"{old.name}_product") if is_vector else old.name
             new = self.graph.create_node("call_function", nn.functional.linear, args, {}, name)
             if is_vector:
-                new.meta = {**old.meta, ORIGIN_META: (old.name,)}
+                unnamed = {key: value for key, value in old.meta.items() if key not in (NAME_META, FORM_META)}
+                new.meta = {**unnamed, ORIGIN_META: (old.name,)}
                 new = self.graph.create_node("call_method", "squeeze", (new, -1), {}, old.name)
         else:
             replaced = {self.env[weight]: quantized, **({self.env[bias]: new_bias} if isinstance(bias, fx.Node) else {})}
             mapped = (operands.map(old.args), operands.map(old.kwargs))
             args, kwargs = fx.node.map_arg(mapped, lambda arg: replaced.get(arg, arg))
             new = self.graph.create_node(old.op, old.target, args, kwargs, old.name, old.type)
-        new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
+        stale = {IN_PLACE_META} if new.target is old.target else {IN_PLACE_META, FORM_META}
+        new.meta = {key: value for key, value in old.meta.items() if key not in stale}
         self.env[old] = new
         return new
 
@@ -439,6 +441,8 @@ class _Emitter:
             args = tuple(None if value is None else self._operand_of_step(value, operands) for value in node.inputs)
             new = self.graph.create_node("call_function", form.function, args, form.attributes, node.name)
             new.meta = {**old.meta, ORIGIN_META: {old.name: node.loc}, FORM_META: (node.op.name, dict(node.attributes))}
+            if NAME_META in new.meta:
+                new.meta[NAME_META] = node.name
             self.env[old] = new
             for index, value in enumerate(node.results):
                 if len(node.results) > 1:

@@ -74,8 +74,8 @@ class Operands:
         emitter = self._emitter
         if boundary.name not in emitter.dequantized:
             consumer = boundary.users[0]
-            path = f"{consumer.origin[-1] if consumer.origin else consumer.name}_input_dequant"
-            emitter.tree.insert(emitter.position[self._reader], 1, path, DeQuantStub())
+            name = f"{consumer.origin[-1] if consumer.origin else consumer.name}_input_dequant"
+            path = emitter.tree.insert(emitter.position[self._reader], 1, name, DeQuantStub())
             emitter.dequantized[boundary.name] = emitter.call(path, (plain,), boundary.name)
         return emitter.dequantized[boundary.name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -34,11 +35,16 @@ class ModuleTree:
         self._assign(path, module)
         return path
 
-    def insert(self, position: int, order: int, name: str, module: nn.Module) -> None:
-        """List `module` after the user's modules, by `position` of the operation it belongs to, then `order`; once per name."""
+    def insert(self, position: int, order: int, name: str, module: nn.Module) -> str:
+        """List `module` after the user's modules, by `position` of the operation it belongs to, then `order`; once per name.
+
+        Returns its path: `name` as Python spells it.
+        """
+        name = re.sub(r"\W", "_", name)
         if not any(existing == name for _, _, existing, _ in self._inserted):
             module.train(self.root.training)
             self._inserted.append((position, order, name, module))
+        return name
 
     def absorb(self, path: str) -> None:
         """The module at `path` became part of another one."""
@@ -46,7 +52,7 @@ class ModuleTree:
 
     def constant(self, name: str, tensor: torch.Tensor) -> str:
         """A path at which the model keeps a tensor that is neither parameter nor buffer of the user."""
-        name = name.replace(".", "_")
+        name = re.sub(r"\W", "_", name)
         while hasattr(self.root, name):
             name += "_"
         self.root.register_buffer(name, tensor.detach().to(self.device), persistent=False)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from hqc.frontend.fx import lower_graph_module, trace
 from hqc.march import March, all_specs, get_spec
 from hqc.metrics.placement import MarchComparison
-from hqc.quantization.qconfig import get_default_calib_qconfig, get_default_qat_qconfig
-from hqc.workflow.arguments import as_tuple
-from hqc.workflow.explanation import Explanation, compare_marches
-from hqc.workflow.model_copy import copy_model
-from hqc.workflow.opaque_onnx import note_opaque
+from hqc.workflow.explanation import Explanation, compare_marches, explain_graph
+from hqc.workflow.onnx_files import as_torch, is_onnx, lower_file
 from hqc.workflow.options import CompileOptions, Edit, Form
-from hqc.workflow.planning import given_model, plan_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hqc.ir import Graph
 
 
 def explain(
-    model: nn.Module,
-    example_inputs: Any,
+    model: Any,
+    example_inputs: Any = None,
     *,
     march: str | March,
     form: Form = "ptq",
@@ -40,41 +37,80 @@ def explain(
     """Where every operation of a float model will run and why; no data, no training, and the model is left untouched.
 
     `form`: `ptq` shows what `hqc.compile` does, `qat` and `calibration` what `prepare_*_fx` does (stubs are then the model's own).
-    `example_inputs`: a tensor or tuple that fixes the shapes; None where only what does not depend on shapes is asked. The other
+    `model`: as for `hqc.compile`; an ONNX file needs no torch here in form `ptq`. `example_inputs`: a tensor or tuple that fixes the
+    shapes; None where only what does not depend on shapes is asked, and for the shapes that an ONNX file states. The other
     arguments, and their defaults in each form, are those of `hqc.compile` and `prepare_qat_fx`; without `qconfig_dict` the form's
     default is in force everywhere. What this accepts, the entry points of that form accept; it raises what they raise.
     """
-    exported = isinstance(model, torch.export.ExportedProgram)  # export takes stubs for the identity that they are
+    options: dict[str, Any] = {
+        "hybrid": hybrid,
+        "hybrid_dict": hybrid_dict,
+        "optimize_graph": form == "ptq" if optimize_graph is None else optimize_graph,
+        "keep_batch_norm": keep_batch_norm,
+        "min_macs": min_macs,
+        "min_nodes": min_nodes,
+        "edits": tuple(edits),
+    }
+    if is_onnx(model) and form == "ptq" and not qconfig_dict and not _asks_for_types(hybrid_dict):
+        return explain_graph(_float_graph(model, example_inputs), CompileOptions.of(march, **options))
+    from hqc.quantization.qconfig import get_default_calib_qconfig, get_default_qat_qconfig
+    from hqc.workflow.planning import given_model, has_no_stubs
+
+    stubless = has_no_stubs(model)
+    model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
     defaults = {"qat": get_default_qat_qconfig, "calibration": get_default_calib_qconfig}
-    options = CompileOptions.of(
-        march,
-        form=form,
-        hybrid=hybrid,
-        hybrid_dict=hybrid_dict,
-        qconfig=qconfig_dict or ({"": defaults[form]()} if form in defaults else None),
-        optimize_graph=form == "ptq" if optimize_graph is None else optimize_graph,
-        keep_batch_norm=keep_batch_norm,
-        min_macs=min_macs,
-        min_nodes=min_nodes,
-        edits=tuple(edits),
-        concrete_args=concrete_args,
-        leaf_modules=leaves,
-        stub_inputs=exported,
+    return explain_model(
+        model,
+        example_inputs,
+        CompileOptions.of(
+            march,
+            form=form,
+            qconfig=qconfig_dict or ({"": defaults[form]()} if form in defaults else None),
+            concrete_args=concrete_args,
+            leaf_modules=leaves,
+            stub_inputs=stubless,
+            **options,
+        ),
     )
-    return explain_model(model, example_inputs, options)
+
+
+def _asks_for_types(hybrid_dict: Mapping[str, Any] | None) -> bool:
+    """True where operations are placed by the class of their module, which only the torch form of a file has."""
+    found = hybrid_dict or {}
+    return any("module_type" in each for each in (found, *(found.get(key) or {} for key in ("cpu", "bpu"))))
+
+
+def _float_graph(model: Any, example_inputs: Any) -> Graph:
+    """The graph of an ONNX file, whose kept nodes know what they cost."""
+    from hqc.workflow.onnx_call import note_kept
+
+    lowered = lower_file(model, example_inputs)
+    note_kept(lowered.graph, lowered.opaque)
+    return lowered.graph
 
 
 def explain_model(model: nn.Module, example_inputs: Any, options: CompileOptions) -> Explanation:
     """`explain` for options that are at hand."""
+    from hqc.workflow.arguments import as_tuple
+    from hqc.workflow.model_copy import copy_model
+    from hqc.workflow.planning import given_model, plan_model
+
     model, _ = given_model(model)
     planned = plan_model(copy_model(model), options, as_tuple(example_inputs))
     return Explanation(options, planned.graph, tuple(planned.remarks))
 
 
-def compare(model: nn.Module, example_inputs: Any, options: CompileOptions | None = None) -> MarchComparison:
+def compare(model: Any, example_inputs: Any = None, options: CompileOptions | None = None) -> MarchComparison:
     """The same model on every march."""
+    specs = [get_spec(spec.name) for spec in all_specs()]
+    if is_onnx(model):
+        return compare_marches(_float_graph(model, example_inputs), options, specs=specs)
+    from hqc.frontend.fx import lower_graph_module, trace
+    from hqc.workflow.opaque_onnx import note_opaque
+    from hqc.workflow.planning import given_model
+
     model, _ = given_model(model)
     lowered = lower_graph_module(trace(model, example_inputs), example_inputs)
     note_opaque(lowered)
-    return compare_marches(lowered.graph, options, specs=[get_spec(spec.name) for spec in all_specs()])
+    return compare_marches(lowered.graph, options, specs=specs)

@@ -11,6 +11,7 @@ from hqc.march import all_specs
 from hqc.march.spec import MarchSpec
 from hqc.metrics.placement import MarchComparison, PlacementReport, placement_report
 from hqc.passes.base import Remark
+from hqc.workflow.opaque_costs import unwritable_remarks
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.pipelines import explain_pipeline
 
@@ -62,7 +63,7 @@ def explain_graph(graph: Graph, options: CompileOptions) -> Explanation:
     graph = graph.clone()
     graph.march = options.march
     report = explain_pipeline(options).run(graph, options.context())
-    return Explanation(options, graph, report.remarks)
+    return Explanation(options, graph, (*unwritable_remarks(graph), *report.remarks))
 
 
 def compare_marches(

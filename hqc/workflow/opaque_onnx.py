@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hqc.errors import ExportError, ShapeError
+from hqc.errors import ShapeError
 from hqc.frontend.fx import LoweredModel
 from hqc.frontend.fx.context import to_torch_dtype
 from hqc.frontend.fx.opaque import OpaqueCall
 from hqc.frontend.fx.structures import leaves
-from hqc.ir import DType, Graph, Node, TensorType, Trait
-from hqc.passes.base import Remark
+from hqc.ir import DType, Node, TensorType, Trait
+from hqc.workflow.opaque_costs import note_form
 
 if TYPE_CHECKING:
     import onnx
@@ -82,24 +82,19 @@ class WritableCall:
 def note_opaque(lowered: LoweredModel) -> dict[str, WritableCall]:
     """The opaque operations of a lowered model, as the back ends take them.
 
-    Their nodes learn what they cost and, where no file can hold them, the sentence that says so: it is what explain shows, what
-    prepare warns of, and what export refuses with.
+    Their nodes learn what they cost and, where no file can hold them, the sentence that says so.
     """
-    calls = {name: WritableCall(call) for name, call in lowered.opaque.items()}
+    calls = {name: _writable(call) for name, call in lowered.opaque.items()}
     for node in lowered.graph.nodes:
         if node.op.has(Trait.OPAQUE):
-            call = calls[str(node.attributes["id"])]
-            try:
-                node.attributes["macs"] = call.macs(node)
-            except ExportError as error:
-                node.attributes["unwritable"] = str(error)
+            note_form(node, calls[str(node.attributes["id"])].macs)
     return calls
 
 
-def unwritable_remarks(graph: Graph) -> list[Remark]:
-    """A warning for each operation that no file can hold."""
-    found = [str(node.attributes["unwritable"]) for node in graph.nodes if node.op.has(Trait.OPAQUE)]
-    return [Remark("export", sentence, severity="warning") for sentence in found if sentence]
+def _writable(call: OpaqueCall) -> WritableCall:
+    """What writes an opaque call: nodes of ONNX files have their own form, everything else is traced."""
+    own = getattr(call.module, "call", None)
+    return cast(WritableCall, own) if hasattr(own, "form") else WritableCall(call)
 
 
 def sample_operands(function: TensorFunction, types: Sequence[TensorType]) -> list[list[Tensor]] | None:

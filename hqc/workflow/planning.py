@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from hqc.frontend.fx import LoweredModel, as_traceable, leaf_paths, lower_graph_module, trace
@@ -19,7 +20,9 @@ from hqc.passes.plan import Plan
 from hqc.quantization.qconfig import get_default_qconfig
 from hqc.quantization.qconfig_dict import QConfigResolver
 from hqc.workflow.activation_configs import ActivationConfigs, activation_configs
-from hqc.workflow.opaque_onnx import note_opaque, unwritable_remarks
+from hqc.workflow.onnx_files import is_onnx
+from hqc.workflow.opaque_costs import unwritable_remarks
+from hqc.workflow.opaque_onnx import note_opaque
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.pipelines import prepare_pipeline
 
@@ -69,6 +72,11 @@ def plan_model(
     assumed = [Remark("trace", str(item), item.node) for item in traced.meta.get(ASSUMPTIONS_META, ())]
     remarks = [*assumed, *unwritable_remarks(lowered.graph), *report.remarks]
     return PlannedModel(root, traced, lowered, configs, output_names, remarks)
+
+
+def has_no_stubs(model: Any) -> bool:
+    """True for models that cannot have stubs of their own: export takes stubs for the identity that they are, ONNX has none."""
+    return isinstance(model, torch.export.ExportedProgram) or is_onnx(model)
 
 
 def given_model(model: Any, leaf_modules: Sequence[LeafSpec] = ()) -> tuple[nn.Module, tuple[LeafSpec, ...]]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from hqc.errors import InputError
@@ -20,8 +19,9 @@ from hqc.workflow.arguments import as_tuple, from_meta, to_meta
 from hqc.workflow.carry import carry_over
 from hqc.workflow.emit import emit
 from hqc.workflow.model_copy import copy_model
+from hqc.workflow.onnx_files import as_torch
 from hqc.workflow.options import CompileOptions, Edit
-from hqc.workflow.planning import PlannedModel, given_model, plan_model
+from hqc.workflow.planning import PlannedModel, given_model, has_no_stubs, plan_model
 from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree
 from hqc.workflow.replan import emission_of
 
@@ -30,7 +30,7 @@ CUSTOM_CONFIG_KEYS = ("preserved_attributes",)
 
 
 def prepare_qat_fx(
-    model: nn.Module,
+    model: Any,
     qconfig_dict: Mapping[str, Any] | None = None,
     prepare_custom_config_dict: Mapping[str, Any] | None = None,
     optimize_graph: bool = False,
@@ -55,11 +55,13 @@ def prepare_qat_fx(
     your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their values.
     `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU.
 
-    `model` may also be a `torch.export.ExportedProgram`, or an `fx.GraphModule`.
+    `model` may also be a `torch.export.ExportedProgram`, an `fx.GraphModule`, or an ONNX file (a path or an `onnx.ModelProto`), whose
+    shapes `example_inputs` need not repeat.
 
     Raises `HqcError` subclasses with one sentence about the model.
     """
-    exported = isinstance(model, torch.export.ExportedProgram)  # export takes stubs for the identity that they are
+    stubless = has_no_stubs(model)
+    model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
     _check_custom_config(prepare_custom_config_dict, model)
     options = CompileOptions.of(
@@ -73,13 +75,13 @@ def prepare_qat_fx(
         edits=tuple(edits),
         concrete_args=concrete_args,
         leaf_modules=leaves,
-        stub_inputs=exported,
+        stub_inputs=stubless,
     )
     return prepare(model, options, example_inputs)
 
 
 def prepare_calibration_fx(
-    model: nn.Module,
+    model: Any,
     qconfig_dict: Mapping[str, Any] | None = None,
     prepare_custom_config_dict: Mapping[str, Any] | None = None,
     optimize_graph: bool = False,
@@ -92,7 +94,8 @@ def prepare_calibration_fx(
     leaf_modules: Sequence[Any] = (),
 ) -> ObservedGraphModule:
     """As `prepare_qat_fx`, for calibration: use a calibration qconfig and run a few forwards in eval mode."""
-    exported = isinstance(model, torch.export.ExportedProgram)  # export takes stubs for the identity that they are
+    stubless = has_no_stubs(model)
+    model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
     _check_custom_config(prepare_custom_config_dict, model)
     options = CompileOptions.of(
@@ -105,7 +108,7 @@ def prepare_calibration_fx(
         edits=tuple(edits),
         concrete_args=concrete_args,
         leaf_modules=leaves,
-        stub_inputs=exported,
+        stub_inputs=stubless,
     )
     return prepare(model, options, example_inputs)
 

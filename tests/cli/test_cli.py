@@ -174,7 +174,7 @@ def test_a_model_file_may_have_the_name_of_a_module(name: str, folder: Path, mon
     ("arguments", "message"),
     [
         (["nofile.py:Net"], "there is no file nofile.py"),
-        (["net.py"], "give the model as FILE.py:NAME, got net.py"),
+        (["net.py"], "give the model as FILE.py:NAME or FILE.onnx, got net.py"),
         (["syntax.py:Net"], r"syntax.py cannot be imported: .*syntax.py:3: "),
         (
             ["net.py:Detectr"],

@@ -50,15 +50,7 @@ def _segment(nodes: list[Node], known: dict[str, np.ndarray]) -> None:
 
 
 def _opaque(lowered: LoweredOnnx, node: Node, known: dict[str, np.ndarray]) -> None:
-    proto = lowered.opaque[node.attributes["id"]]
-    names = [name for name in proto.input if name]
-    arrays = [known[value.name] if value.array is None else value.array for value in node.operands]
-    infos = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in zip(names, arrays, strict=True)
-    ]
-    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output if name]
-    graph = onnx.helper.make_graph([proto], "one", infos, outputs)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", lowered.opset)], ir_version=8)
-    for value, array in zip(node.results, session(model).run(None, dict(zip(names, arrays, strict=True))), strict=True):
+    kept = lowered.opaque[node.attributes["id"]]
+    feeds = {name: known[value.name] for name, value in zip(kept.inputs, node.operands, strict=True)}
+    for value, array in zip(node.results, session(kept.model(feeds)).run(None, feeds), strict=True):
         known[value.name] = array

@@ -74,7 +74,7 @@ def test_what_the_ir_cannot_say_keeps_its_onnx_form_and_says_why() -> None:
     lowered = lower_onnx(proto)
     assert [node.op.name for node in lowered.graph.nodes] == ["relu", "opaque"]
     (kept,) = lowered.opaque.values()
-    assert kept.op_type == "LRN" and "LRN stays as it is, on the CPU" in lowered.warnings[0]
+    assert kept.node.op_type == "LRN" and "LRN stays as it is, on the CPU" in lowered.warnings[0]
     computes_what_onnxruntime_computes(proto, x=np.random.default_rng(0).random((1, 8, 4, 4), np.float32))
 
 
@@ -82,7 +82,7 @@ def test_the_files_names_are_the_values_names_and_module_paths_the_locations() -
     proto = model("(float[1,3,8,8] x, float[4,3,3,3] w) => (float[1,4,6,6] y) { y = Conv(x, w) }")
     proto.graph.node[0].name = "/layer1/conv/Conv"
     (node,) = lower_onnx(proto).graph.nodes
-    assert node.name == "y" and node.loc.module == "layer1.conv" and node.origin == ("/layer1/conv/Conv",)
+    assert node.name == "y" and node.loc.module == "layer1.conv" and node.loc.label == "/layer1/conv/Conv"
 
 
 # --- quantized models --------------------------------------------------------------------------------------------------

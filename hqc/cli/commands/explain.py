@@ -33,15 +33,19 @@ def command(
     """Where every operation runs, why, and what would have to change. Needs no training and no data."""
     import hqc
     from hqc.analysis.explain import threshold_table
-    from hqc.analysis.user_files import example_inputs, load_model
+    from hqc.analysis.onnx_arguments import is_onnx_file, shaped_inputs
     from hqc.metrics.advice import advice
     from hqc.workflow.explain import compare
     from hqc.workflow.options import CompileOptions
 
     if march is None and (everything or thresholds or form != "ptq"):
         raise click.UsageError("--all, --thresholds and --form are about one chip family; give --march")
-    module, default = load_model(model)
-    inputs = example_inputs(shapes, default)
+    if is_onnx_file(model):
+        module, inputs = model, shaped_inputs(shapes)  # and no torch
+    else:
+        from hqc.analysis.user_files import model_and_inputs
+
+        module, inputs = model_and_inputs(model, shapes)
     arguments = plan_arguments(**plan)
     if march is None:
         comparison = compare(module, inputs, CompileOptions.of(MARCHES[0], **arguments))

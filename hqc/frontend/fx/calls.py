@@ -18,12 +18,12 @@ class FrozenModule:
     """A call of a module as it is when first called, in eval mode: later training does not change it."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        self.module = module
         self._frozen: nn.Module | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._frozen is None:
-            self._frozen = copy.deepcopy(self._module).eval().requires_grad_(False)
+            self._frozen = copy.deepcopy(self.module).eval().requires_grad_(False)
         return self._frozen(*args, **kwargs)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from hqc.errors import LoweringError
-from hqc.frontend.fx.locations import ORIGIN_META, Locator
+from hqc.frontend.fx.locations import ORIGIN_META, Locator, value_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, Size, reshape_target, sizes_of
 from hqc.ir import DType, Graph, QuantParams, TensorType, Value
 from hqc.ir.types import Sizes
@@ -107,7 +107,7 @@ class LoweringContext:
         for user in self.node.users:
             index = _taken_index(user, self.node)
             if index is not None and -count <= index < count:
-                taken.setdefault(index % count, user.name)
+                taken.setdefault(index % count, value_name(user))
         return [taken.get(i) or self._name(str(i)) for i in range(count)]
 
     def used_results(self, count: int) -> set[int]:
@@ -122,8 +122,8 @@ class LoweringContext:
 
     def _name(self, what: str | None) -> str:
         if what is None:
-            return self.node.name
-        return self.free_name(f"{self.node.name}_{what}")
+            return value_name(self.node)
+        return self.free_name(f"{value_name(self.node)}_{what}")
 
     def free_name(self, base: str) -> str:
         """`base`, or `base_1`, ...: a name that no FX node and no value has."""
@@ -317,7 +317,8 @@ class LoweringContext:
         source = self._locator.source(self.node)
         path = self._locator.module_path(self.node)
         inside = f" in {path}" if path and path != self.node.name else ""
-        return f"{self.node.name}{inside} ({source})" if source else f"{self.node.name}{inside}"
+        name = value_name(self.node)
+        return f"{name}{inside} ({source})" if source else f"{name}{inside}"
 
     def error(self, message: str) -> LoweringError:
         """The error `message` about the current FX node; the lowering raises it."""

@@ -1,7 +1,8 @@
 """A torch module that computes an IR graph: how models of other front ends are calibrated, trained and compiled.
 
-Convolutions and linear layers become the modules of torch.nn that they are, everything else a call of its torch form; parameters of
-reals train, other constants are buffers. Names are those of the graph, spelled as Python takes them.
+Convolutions and linear layers become the modules of torch.nn that they are, everything else a call of its torch form, from which
+lowering gives the node back as it was; parameters of reals train, other constants are buffers. Modules and nodes have the graph's names,
+spelled as Python takes them; what is lowered again has the graph's own.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import fx, nn
 
 from hqc.errors import LoweringError
 from hqc.frontend.fx.forms import torch_form
-from hqc.frontend.fx.locations import MODULE_META, SOURCE_META
-from hqc.ir import Graph, Node, Trait, Value
+from hqc.frontend.fx.locations import FORM_META, LABEL_META, MODULE_META, NAME_META, OUTPUTS_META, SOURCE_META
+from hqc.ir import DType, Graph, Node, Trait, Value
 
 OpaqueModule = Callable[[Node], nn.Module]
 
@@ -41,11 +42,14 @@ class _Writer:
 
     def run(self) -> fx.GraphModule:
         for value in self.ir.inputs:
-            self.made[value.name] = self.graph.create_node("placeholder", self.name(value.name))
+            placeholder = self.graph.create_node("placeholder", self.name(value.name))
+            placeholder.meta[NAME_META] = value.name
+            self.made[value.name] = placeholder
         for node in self.ir.nodes:
             self.write(node)
         outputs = [self.read(value) for value in self.ir.outputs]
-        self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+        returned = self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+        returned.meta[OUTPUTS_META] = tuple(self.ir.output_names)
         return fx.GraphModule(self.root, self.graph, "OnnxModel").eval()
 
     # --- nodes -------------------------------------------------------------------------------------------------------------
@@ -54,21 +58,22 @@ class _Writer:
         module = self.layer(node)
         if module is not None:
             operands = [value for value in node.inputs if value is not None and not value.is_parameter]
-            if node.op.has(Trait.OPAQUE):
-                operands = node.operands
-            path = self.place(node.loc.module or node.name, module)
+            path = self.place(node.loc.module or re.sub(r"\W", "_", node.loc.label or node.name), module)
             call = self.graph.create_node("call_module", path, tuple(map(self.read, operands)), name=self.name(node.name))
         else:
             form = torch_form(node)
             args = tuple(None if value is None else self.read(value) for value in node.inputs)
             call = self.graph.create_node("call_function", form.function, args, form.attributes, name=self.name(node.name))
-        call.meta[SOURCE_META], call.meta[MODULE_META] = node.loc.source, node.loc.module
+            call.meta[FORM_META] = (node.op.name, dict(node.attributes))
+        call.meta.update({SOURCE_META: node.loc.source, MODULE_META: node.loc.module, LABEL_META: node.loc.label})
+        call.meta[NAME_META] = node.name
         if len(node.results) == 1:
             self.made[node.name] = call
             return
         for index, value in enumerate(node.results):
             part = self.graph.create_node("call_function", operator.getitem, (call, index), name=self.name(value.name))
-            part.meta.update(call.meta)
+            part.meta.update({key: call.meta[key] for key in (SOURCE_META, MODULE_META, LABEL_META)})
+            part.meta[NAME_META] = value.name
             self.made[value.name] = part
 
     def layer(self, node: Node) -> nn.Module | None:
@@ -77,6 +82,8 @@ class _Writer:
             if self.opaque is None:
                 raise LoweringError(f"{node.label} is an operation that only the model's own framework can run")
             return self.opaque(node)
+        if node.op.name == "dropout":
+            return nn.Dropout(node.attributes["p"])
         if node.op.name == "batch_norm":
             return _batch_norm(node)
         make = _LAYERS.get(node.op.name)
@@ -112,7 +119,7 @@ class _Writer:
         """The node that holds `value`; a constant becomes a parameter or buffer when it is first read, a scalar a number."""
         if value.name not in self.made:
             assert value.array is not None
-            if value.array.ndim == 0:
+            if value.array.ndim == 0 and value.type.dtype is DType.FLOAT32:
                 return value.array.item()
             path, tensor = self.name(value.name), _tensor(value.array)
             if value.type.dtype.is_float:

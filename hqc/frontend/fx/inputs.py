@@ -11,6 +11,7 @@ from torch import fx, nn
 from hqc.errors import InputError, LoweringError
 from hqc.frontend.fx.context import LoweringContext
 from hqc.frontend.fx.examples import ExampleInputs, argument_examples
+from hqc.frontend.fx.locations import value_name
 from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
 from hqc.ir import DType, TensorType
 
@@ -39,13 +40,13 @@ def add_inputs(
         elif name.startswith("*") and (example_inputs is not None or not node.users):
             result[node] = {} if name.startswith("**") else ()
         else:
-            result[node] = ctx.graph.add_input(node.name, TensorType(DType.FLOAT32, (None,) * 4 if images else None))
+            result[node] = ctx.graph.add_input(value_name(node), TensorType(DType.FLOAT32, (None,) * 4 if images else None))
     return result
 
 
 def _add(ctx: LoweringContext, node: fx.Node, example: Any) -> Any:
     if isinstance(example, (torch.Tensor, np.ndarray)):
-        return ctx.graph.add_input(node.name, _type_of(ctx, node, example))
+        return ctx.graph.add_input(value_name(node), _type_of(ctx, node, example))
     strange = next((leaf for leaf in leaves(example) if not isinstance(leaf, (torch.Tensor, np.ndarray, *_CONSTANTS))), None)
     if strange is not None:
         raise InputError(f"the example input {node.target} is a {type(strange).__name__}, not a tensor")

@@ -23,6 +23,12 @@ TYPES_META = "hqc_module_types"
 """Key in `node.meta` of the class names along that path, root first."""
 ORIGIN_META = "hqc_origin"
 """Key in `node.meta` of an emitted node: the nodes of the user's trace that it stands for, in program order, with their locations."""
+NAME_META = "hqc_name"
+"""Key in `node.meta` of what the user's file calls the value of a node, where FX cannot spell that (`/conv1/Conv_output_0`)."""
+LABEL_META = "hqc_label"
+"""Key in `node.meta` of what the user's file calls the operation."""
+OUTPUTS_META = "hqc_outputs"
+"""Key in the output node's `meta` of the names of what the model returns, where it returns a tuple of named tensors."""
 FORM_META = "hqc_form"
 """Key in `node.meta` of an emitted call that is the torch form of an IR node: `(op name, attributes)`; lowering gives that node back."""
 
@@ -115,7 +121,13 @@ class Locator:
         key = (path, op)
         index = self._counts[key]
         self._counts[key] += 1
-        return Location(f"{path}:{op}#{index}", self.source(node), self.module_types(node))
+        label = str(node.meta.get(LABEL_META, ""))
+        return Location(f"{path}:{op}#{index}", self.source(node), self.module_types(node), label)
+
+
+def value_name(node: fx.Node) -> str:
+    """The name of the value that an FX node holds: the user's own, or the FX node's."""
+    return str(node.meta.get(NAME_META, node.name))
 
 
 def describe(node: fx.Node) -> str:

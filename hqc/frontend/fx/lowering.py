@@ -23,7 +23,7 @@ from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.examples import ExampleInputs
 from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
-from hqc.frontend.fx.locations import FORM_META
+from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
 from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque
 from hqc.frontend.fx.proxies import IN_PLACE_META
@@ -422,6 +422,7 @@ class _GraphLowering:
         user_names = isinstance(structure, dict)
         values: list[Value] = []
         names: list[str] = []
+        given = iter(node.meta.get(OUTPUTS_META, ()))
 
         def place(name: str, item: Any) -> Any:
             if isinstance(item, UnknownShape):
@@ -429,7 +430,7 @@ class _GraphLowering:
             if not isinstance(item, (Value, torch.Tensor)):
                 return item
             value = self.ctx.value(item)
-            base = name if user_names else value.name
+            base = name if user_names else next(given, value.name)
             unique, count = base, 0
             while unique in names:
                 count += 1

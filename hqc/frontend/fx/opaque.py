@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
+from hqc.frontend.fx.calls import FrozenModule
 from hqc.frontend.fx.context import LoweringContext, to_torch_dtype
+from hqc.frontend.fx.locations import value_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
 from hqc.frontend.fx.structures import leaves, map_structure
 from hqc.ir import TensorType, Value
@@ -44,11 +47,11 @@ def emit_opaque(
         raise ctx.error(f"{name} returns {type(result).__name__} and no tensor, which the IR cannot express")
     types = [TensorType(ctx.ir_dtype(tensor.dtype), tuple(tensor.shape)) for tensor in tensors]
     single = isinstance(result, torch.Tensor)
-    names = [ctx.node.name] if single else _names(ctx, result, tensors)
+    names = [value_name(ctx.node)] if single else _names(ctx, result, tensors)
     identifier = ctx.node.name
     results = iter(ctx.emit_results("opaque", *operands, names=names, types=types, id=identifier))
     structure = map_structure(result, lambda item: next(results) if isinstance(item, torch.Tensor) else item)
-    return structure, identifier, OpaqueCall(bound)
+    return structure, identifier, OpaqueCall(bound, call.module if isinstance(call, FrozenModule) else None)
 
 
 class _Bound:
@@ -77,11 +80,13 @@ class _Slot:
 class OpaqueCall:
     """A call that only torch can run, on NumPy arrays: operands in order, the result arrays, a tuple if there are several.
 
-    `function`: the same on torch tensors, with the structure that the model's call returns.
+    `function`: the same on torch tensors, with the structure that the model's call returns. `module`: the module that is called, if
+    it is one.
     """
 
-    def __init__(self, function: TorchCallable) -> None:
+    def __init__(self, function: TorchCallable, module: nn.Module | None = None) -> None:
         self.function = function
+        self.module = module
 
     def __call__(self, *arrays: npt.NDArray[Any]) -> Any:
         result = self.function(*(torch.from_numpy(np.array(array)) for array in arrays))
@@ -103,4 +108,4 @@ def _names(ctx: LoweringContext, result: Any, tensors: Sequence[torch.Tensor]) -
     flat = isinstance(result, (tuple, list)) and all(isinstance(item, torch.Tensor) for item in result)
     if flat:
         return ctx.result_names(len(tensors))
-    return [ctx.free_name(f"{ctx.node.name}_{i}") for i in range(len(tensors))]
+    return [ctx.free_name(f"{value_name(ctx.node)}_{i}") for i in range(len(tensors))]

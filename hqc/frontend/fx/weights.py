@@ -10,6 +10,8 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
+from hqc.frontend.fx.forms import products
+
 
 @dataclass(frozen=True)
 class WeightArgument:
@@ -46,6 +48,9 @@ _PRODUCT = WeightArgument("other", 1, is_matrix=True)
 _MATRICES = WeightArgument("mat2", 1, is_matrix=True)
 _SUM = WeightArgument("mat2", 2, bias=("input", 0), data=("mat1", 1), is_matrix=True)
 _FUNCTIONS: dict[Any, WeightArgument] = {
+    products.conv2d: _CONV,
+    products.conv_transpose2d: _TRANSPOSED,
+    products.linear: _CONV,
     torch.conv1d: _CONV,
     torch.conv2d: _CONV,
     F.linear: _CONV,

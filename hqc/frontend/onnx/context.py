@@ -44,8 +44,10 @@ class OnnxContext:
     def operand(self, index: int) -> Operand | None:
         """The operand at a position; None where it is absent."""
         name = self.node.input[index] if index < len(self.node.input) else ""
-        if not name:
-            return None
+        return self.read(name) if name else None
+
+    def read(self, name: str) -> Operand:
+        """The value of a name in the file."""
         if name not in self.env:
             raise self.error(f"reads {name}, which nothing before it makes (a cycle, or a damaged file)")
         return self.env[name]
@@ -126,7 +128,7 @@ class OnnxContext:
     ) -> tuple[Value, ...]:
         inputs = [None if operand is None else self.value(operand) for operand in operands]
         node = self.graph.add_node(
-            op, inputs, attributes, name=list(names), loc=self._location(op), origin=(self.label,), types=types
+            op, inputs, attributes, name=list(names), loc=self._location(op), origin=(self.origin(names),), types=types
         )
         return tuple(node.results)
 
@@ -156,6 +158,10 @@ class OnnxContext:
             return x.astype(dtype.numpy)
         return x if x.type.dtype is dtype else self.emit("cast", x, what=what, dtype=dtype)
 
+    def origin(self, names: Sequence[str]) -> str:
+        """What the plan calls the node: as the torch module of this graph does, where every IR node is a call of its own."""
+        return names[0]
+
     @property
     def label(self) -> str:
         """The name by which the user knows the node."""
@@ -170,7 +176,7 @@ class OnnxContext:
         path = ".".join(filter(None, self.label.split("/")[:-1])) if "/" in self.label else ""
         count = self._counts.get(f"{path}:{op}", 0)
         self._counts[f"{path}:{op}"] = count + 1
-        return Location(f"{path}:{op}#{count}", f"{self.file.where}:{self.label}")
+        return Location(f"{path}:{op}#{count}", f"{self.file.short}:{self.label}", label=self.label)
 
     def warn(self, message: str) -> None:
         self.warnings.append(f"{self.label} ({self.node.op_type}): {message}")

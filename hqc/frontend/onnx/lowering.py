@@ -12,6 +12,7 @@ from onnx import shape_inference
 from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import OnnxContext, Operand, Unexpressed
+from hqc.frontend.onnx.kept import KeptNode, names_read
 from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, read_model
 from hqc.frontend.onnx.registry import LOWERINGS
 from hqc.ir import Graph, TensorType
@@ -19,11 +20,11 @@ from hqc.ir import Graph, TensorType
 
 @dataclass
 class LoweredOnnx:
-    """A lowered file. `opaque`: for each opaque node's id the ONNX node that it stands for, and the opset it is written in."""
+    """A lowered file. `opaque`: for each opaque node's id the ONNX node that it stands for."""
 
     graph: Graph
     opset: int
-    opaque: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    opaque: dict[str, KeptNode] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -122,10 +123,15 @@ class _Walk:
     def keep_opaque(self, node: onnx.NodeProto, reason: str) -> None:
         outputs = [name for name in node.output if name]
         types = [self.inferred(name, reason) for name in outputs]
-        operands = [self.ctx.value(self.ctx.env[name]) for name in node.input if name]
-        identifier = self.result.graph.unique_name(f"onnx.{self.ctx.label}")
-        results = self.ctx.emit_results("opaque", *operands, names=outputs, types=types, id=identifier)
-        self.result.opaque[identifier] = node
+        read = {name: self.ctx.read(name) for name in names_read(node)}
+        constants = {name: operand for name, operand in read.items() if isinstance(operand, np.ndarray)}
+        operands = {name: operand for name, operand in read.items() if not isinstance(operand, np.ndarray)}
+        opsets = {item.domain: item.version for item in self.file.model.opset_import}
+        identifier = f"{node.op_type} {self.ctx.label}" if self.ctx.label != node.op_type else node.op_type
+        while identifier in self.result.opaque:
+            identifier += "'"
+        results = self.ctx.emit_results("opaque", *operands.values(), names=outputs, types=types, id=identifier)
+        self.result.opaque[identifier] = KeptNode(node, opsets, tuple(operands), constants, self.file.where)
         self.result.warnings.append(f"{self.ctx.label}: {node.op_type} stays as it is, on the CPU, because {reason}")
         for name, value in zip(outputs, results, strict=True):
             self.ctx.env[name] = value

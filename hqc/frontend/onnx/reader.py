@@ -24,7 +24,8 @@ STANDARD = ("", "ai.onnx")
 LARGEST_TENSOR = 2**31
 """Elements; a shape in a file may claim anything."""
 
-InputShapes = Mapping[str, Sequence[int]]
+InputShapes = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+"""Shapes of inputs by name, or of all inputs in order."""
 
 
 @dataclass
@@ -38,12 +39,17 @@ class OnnxFile:
     initializers: dict[str, npt.NDArray[Any]]
 
     @property
+    def short(self) -> str:
+        """The file's name without its folder."""
+        return self.where.replace("\\", "/").rpartition("/")[2]
+
+    @property
     def graph(self) -> onnx.GraphProto:
         return self.model.graph
 
 
 def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputShapes | None = None) -> OnnxFile:
-    """Read a file or take a loaded model; `shapes` fixes the shapes of inputs by name.
+    """Read a file or take a loaded model; `shapes` fixes the shapes of inputs.
 
     `InputError` for what cannot be read: a damaged file, missing external data, opsets outside 7 to 21, sizes that are not known.
     """
@@ -60,13 +66,22 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputSh
         )
     initializers = {item.name: array_of(where, item) for item in graph.initializer}
     declared = {item.name: item for item in graph.input if item.name not in initializers}
-    unknown = [name for name in shapes or {} if name not in declared]
+    shapes = _by_name(where, shapes, list(declared))
+    unknown = [name for name in shapes if name not in declared]
     if unknown:
         raise InputError(
             f"{where} has no input {unknown[0]}{suggest(unknown[0], declared)}; its inputs: {', '.join(declared) or 'none'}"
         )
-    inputs = {name: _input_type(where, item, (shapes or {}).get(name)) for name, item in declared.items()}
+    inputs = {name: _input_type(where, item, shapes.get(name)) for name, item in declared.items()}
     return OnnxFile(where, model, opset, inputs, initializers)
+
+
+def _by_name(where: str, shapes: InputShapes | None, names: list[str]) -> Mapping[str, Sequence[int]]:
+    if shapes is None or isinstance(shapes, Mapping):
+        return shapes or {}
+    if len(shapes) != len(names):
+        raise InputError(f"{where} has {len(names)} input(s) ({', '.join(names)}), got {len(shapes)}")
+    return dict(zip(names, shapes, strict=True))
 
 
 def array_of(where: str, tensor: onnx.TensorProto) -> npt.NDArray[Any]:
