@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from hqc.errors import InputError
 from hqc.files import write_file
@@ -13,6 +14,17 @@ from hqc.ir.printer import print_graph
 from hqc.ir.sidecar import SHARED, sidecar_arrays, write_sidecar
 
 _OURS = re.compile(r"\d{3,}-[a-z0-9-]+\.(hqc|diff)")
+
+
+@runtime_checkable
+class DumpSink(Protocol):
+    """What takes the graph before the first and after every pass of a run: files, or whoever wants to look at them."""
+
+    def write(self, title: str, graph: Graph) -> None:
+        """`title`: name of the pass that has just run; `input` before the first one. The graph changes afterwards."""
+
+    def close(self) -> None:
+        """The run is over."""
 
 
 class DumpWriter:

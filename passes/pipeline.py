@@ -12,7 +12,7 @@ from hqc.errors import HqcError, PassError, VerificationError
 from hqc.ir import STAGES, Graph
 from hqc.ir.snapshot import Snapshot
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
-from hqc.passes.dumps import DumpWriter
+from hqc.passes.dumps import DumpSink, DumpWriter
 from hqc.passes.pipeline_text import format_pass, parse_passes
 from hqc.passes.registry import suggest
 
@@ -128,14 +128,14 @@ class PassPipeline:
         return stage
 
     def run(
-        self, graph: Graph, context: PassContext, dump_dir: str | Path | None = None, *, dump_locations: bool = False
+        self, graph: Graph, context: PassContext, dump_dir: str | Path | DumpSink | None = None, *, dump_locations: bool = False
     ) -> PipelineReport:
         """Run every pass on `graph`, in place.
 
-        With `dump_dir`, writes the graph before the first and after every pass, and a diff for each; `dump_locations` prints
-        `loc(...)` in them. Errors: `PassError` for a wrong order or a pass that misbehaves or says of itself what is not so,
-        `VerificationError` naming the pass after which a rule is broken, whatever a pass raises about the user's model,
-        `InputError` when dumps cannot be written.
+        With `dump_dir`, writes the graph before the first and after every pass, and a diff for each (a `DumpSink` gets the graphs
+        themselves); `dump_locations` prints `loc(...)` in them. Errors: `PassError` for a wrong order or a pass that misbehaves or
+        says of itself what is not so, `VerificationError` naming the pass after which a rule is broken, whatever a pass raises about
+        the user's model, `InputError` when dumps cannot be written.
         """
         self.check_order(graph.stage)
         march = context.march.name
@@ -144,7 +144,8 @@ class PassPipeline:
         graph.march = march
         remarks: list[Remark] = []
         timings: list[PassTiming] = []
-        with closing(DumpWriter(dump_dir, locations=dump_locations)) if dump_dir is not None else nullcontext() as dumps:
+        sink = DumpWriter(dump_dir, locations=dump_locations) if isinstance(dump_dir, (str, Path)) else dump_dir
+        with closing(sink) if sink is not None else nullcontext() as dumps:
             if dumps is not None:
                 dumps.write("input", graph)
             self._verify(graph, context, 0)
@@ -193,12 +194,12 @@ class PassPipeline:
             raise VerificationError(f"after {self.passes[done - 1].name}{earlier}: {error}") from None
 
 
-def _check_claim(item: Pass, result: PassResult, changed: bool, advanced: bool, dumps: DumpWriter | None) -> None:
+def _check_claim(item: Pass, result: PassResult, changed: bool, advanced: bool, dumps: DumpSink | None) -> None:
     """`PassError` for a pass that says it changed the graph when it did not, or the other way round.
 
     A new stage alone is no change that a pass has to speak of, and none that it may not.
     """
-    where = "" if dumps is None else f" (see {dumps.last_diff})"
+    where = f" (see {dumps.last_diff})" if isinstance(dumps, DumpWriter) else ""
     if changed and not result.changed and not advanced:
         raise PassError(f"pass developer: {item.name} says it changed nothing, but the graph is another one{where}")
     if result.changed and not changed:

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from hqc.errors import CalibrationError, InputError
 from hqc.frontend.fx import lower_graph_module
 from hqc.ir import Trait
+from hqc.passes.dumps import DumpSink
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.workflow.arguments import from_meta
 from hqc.workflow.deployment import Deployment
@@ -38,7 +39,11 @@ def check_ready(prepared: nn.Module) -> ObservedGraphModule:
 
 
 def deploy(
-    prepared: nn.Module, example_inputs: tuple[Any, ...] | None = None, *, dump_dir: Any = None, integer: bool = True
+    prepared: nn.Module,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    dump_dir: str | Path | DumpSink | None = None,
+    integer: bool = True,
 ) -> Deployment:
     """Lower a prepared model and run the deploy pipeline.
 
@@ -64,7 +69,7 @@ def deploy(
     if integer:
         final = graph.clone()
         # A folder of its own: a pipeline run clears the dumps of the run before it.
-        integer_dumps = None if dump_dir is None else Path(dump_dir) / "integer"
+        integer_dumps = Path(dump_dir) / "integer" if isinstance(dump_dir, (str, Path)) else dump_dir
         remarks += integer_pipeline(options).run(final, context, dump_dir=integer_dumps).remarks
     return Deployment(graph, final, opaque, lowered.outputs, remarks)
 

@@ -16,6 +16,7 @@ from hqc.frontend.fx.assumptions import ASSUMPTIONS_META
 from hqc.frontend.fx.leaf_modules import LeafSpec
 from hqc.ir import Graph
 from hqc.passes.base import Remark
+from hqc.passes.dumps import DumpSink
 from hqc.passes.plan import Plan
 from hqc.quantization.qconfig import get_default_qconfig
 from hqc.quantization.qconfig_dict import QConfigResolver
@@ -54,7 +55,7 @@ class PlannedModel:
 
 
 def plan_model(
-    root: nn.Module, options: CompileOptions, inputs: tuple[Any, ...] | None, *, dump_dir: str | Path | None = None
+    root: nn.Module, options: CompileOptions, inputs: tuple[Any, ...] | None, *, dump_dir: str | Path | DumpSink | None = None
 ) -> PlannedModel:
     """The plan of the float model `root` (not changed) for inputs of these shapes; without them, where shapes do not matter."""
     traced = trace(root, inputs, leaf_modules=options.leaf_modules, concrete_args=options.concrete_args)

@@ -128,14 +128,7 @@ def _box(node: Node, module: str) -> Box:
     sizes = "×".join("?" if size is None else str(size) for size in (result.sizes or ())[1:])
     dtype = result.quant.dtype if result.quant is not None else result.type.dtype
     detail = " ".join(filter(None, (node.op.name, sizes, dtype.value)))
-    return Box(
-        node.name,
-        kind,
-        _short(module or node.name),
-        f"{node.op.name} {sizes} {dtype.value}".replace("  ", " "),
-        module,
-        node.subgraph,
-    )
+    return Box(node.name, kind, _short(module or node.name), detail, module, node.subgraph)
 
 
 def _short(path: str) -> str:
