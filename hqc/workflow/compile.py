@@ -168,11 +168,22 @@ class Compiled:
         self.deployment = with_calls(self.deployment, self.prepared)
         self.runner = Runner(self.prepared, self.deployment)
 
-    def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write one HTML page: placement with reasons, error per layer, scales, remarks. `InputError` when it cannot be."""
-        from hqc.analysis.html_report import write_report
+    def report(self, path: str | os.PathLike[str], *, measure: bool = True) -> Path:
+        """Write one self-contained HTML file: the graph as a picture, a table of operations, reasons, scales, errors, histograms and
+        times on a calibration sample, four chips side by side, and the IR after every pass with diffs.
 
-        return write_report(self, path)
+        `measure=False` runs nothing and leaves out errors, histograms and times. Returns the path. `InputError` when the extra
+        `report` is not installed or the file cannot be written.
+        """
+        from hqc.analysis.report import write_report
+
+        return write_report(self, path, measure=measure)
+
+    def _repr_html_(self) -> str:
+        """The report, in a frame, for notebooks; without measurements, so that showing a model runs nothing."""
+        from hqc.analysis.report import notebook_html
+
+        return notebook_html(self)
 
 
 def _sample(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[str, Array] | None:

@@ -10,15 +10,16 @@ from hqc.cli.console import say
 from hqc.cli.options import compile_model, compile_options
 
 
-@click.command("report", short_help="Write one HTML page.")
+@click.command("report", short_help="Write one HTML file.")
 @compile_options
 @click.option("-o", "--output", type=click.Path(), default="report.html", show_default=True, help="HTML file to write.")
-def command(output: str, **given: Any) -> None:
-    """Write one HTML page: placement with reasons, error per layer, scales."""
+@click.option("--no-measure", is_flag=True, help="Run nothing: leave out errors, histograms and times.")
+def command(output: str, no_measure: bool, **given: Any) -> None:
+    """Write one HTML file: the graph as a picture, a table, reasons, errors, histograms, times, and the IR after every pass."""
     from hqc.files import check_file_target, make_parent
 
     check_file_target(output)
     compiled = compile_model(**given)
     make_parent(output)
-    compiled.report(output)
+    compiled.report(output, measure=not no_measure)
     say(f"wrote {output}")
