@@ -68,7 +68,7 @@ class OperationPanel {
       width: Math.min(560, this.holder.clientWidth - 24), height: 240, marginLeft: 48, y: { type: "sqrt", grid: true, label: null }, x: { label: null },
       color: { legend: true, domain: [words.of("float"), words.of("quantized")], range: ["#8a97a8", "#2f7ed8"] },
       marks: [
-        Plot.rectY(bars, { x1: "x1", x2: "x2", y: "count", fill: "kind", fillOpacity: 0.55, mixBlendMode: "normal" }),
+        Plot.rect(bars, { x1: "x1", x2: "x2", y1: 0, y2: "count", fill: "kind", fillOpacity: 0.55, mixBlendMode: "normal" }),
         Plot.ruleX(inside, { stroke: "#d9302c", strokeWidth: 2, strokeDasharray: "4 3" }),
         Plot.ruleY([0]),
       ],
