@@ -16,6 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError
+from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.ir import Graph, Value
 from hqc.march import March
 from hqc.metrics.placement import PlacementReport, placement_report
@@ -257,7 +258,8 @@ def compile(
     dumps = None if dump_dir is None else Path(dump_dir)
     prepared = prepare(model, options, inputs, dump_dir=None if dumps is None else dumps / "prepare")
     prepared.eval()
-    calibration = observe(prepared, calibration_data, progress=progress)
+    with unchanged_buffers(prepared, set(buffer_updates(prepared.graph, prepared).buffers.values())):
+        calibration = observe(prepared, calibration_data, progress=progress)
     deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
     deployment.remarks[:0] = prepared.preparation.remarks
     return Compiled(prepared, deployment, calibration, dumps)

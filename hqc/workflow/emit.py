@@ -22,6 +22,7 @@ from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_
 from hqc.frontend.fx.lowering import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.training import training_argument
+from hqc.frontend.fx.updates import detach_tensors
 from hqc.frontend.fx.weights import WeightArgument, weight_argument
 from hqc.ir import Device, Node, Trait, Value
 from hqc.march.spec import MarchSpec
@@ -76,6 +77,8 @@ class _Emitter:
         for assumed in traced.meta.get(ASSUMPTIONS_META, ()):
             self.assumptions.setdefault(assumed.node, []).append(assumed)
         self.tensors = lowered.tensors
+        self.updates = lowered.updates
+        self.kept: set[fx.Node] = set()
         self.graph = fx.Graph(tracer_cls=getattr(traced.graph, "_tracer_cls", None))
         self.values = PlannedValues(traced.graph, lowered)
         self.tree = tree
@@ -109,6 +112,8 @@ class _Emitter:
                 pass
             elif self._stub_of(old) is not None:
                 self._stub(old, self._stub_of(old))
+            elif old.name in self.updates:
+                self._update(old)
             elif old.name in self.composites:
                 self._composite(old)
             else:
@@ -131,6 +136,8 @@ class _Emitter:
     def _erase_unread(self) -> None:
         """Erase what nothing reads: what the model computes for nothing, and what a layer has taken in."""
         for node in reversed(self.graph.nodes):
+            if node in self.kept:
+                continue
             if not node.users and (node.op == "call_module" or not node.is_impure(impure_random=False)):
                 self.graph.erase_node(node)
 
@@ -165,6 +172,23 @@ class _Emitter:
         new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
         self.env[old] = new
         return new
+
+    def _update(self, old: fx.Node) -> None:
+        """A call that changes a buffer, or that serves only that: as it was, on tensors that need no gradients."""
+
+        def operand(node: fx.Node) -> fx.Node:
+            held = self.env[node]
+            if node.name in self.updates or node.op == "get_attr":
+                return held
+            detached = self.graph.call_function(detach_tensors, (held,))
+            detached.meta = dict(old.meta)
+            return detached
+
+        args, kwargs = fx.node.map_arg(old.args, operand), fx.node.map_arg(dict(old.kwargs), operand)
+        new = self.graph.create_node(old.op, old.target, args, kwargs, old.name, old.type)
+        new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
+        self.env[old] = new
+        self.kept.add(new)
 
     def _in_the_modules_mode(
         self, old: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]

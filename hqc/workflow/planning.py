@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hqc.errors import InputError
 from hqc.frontend.fx import LoweredModel, as_traceable, leaf_paths, lower_graph_module, trace
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META
 from hqc.frontend.fx.leaf_modules import LeafSpec
+from hqc.frontend.fx.updates import FROZEN_META
 from hqc.ir import Graph
 from hqc.passes.base import Remark
 from hqc.passes.dumps import DumpSink
@@ -59,6 +61,8 @@ def plan_model(
 ) -> PlannedModel:
     """The plan of the float model `root` (not changed) for inputs of these shapes; without them, where shapes do not matter."""
     traced = trace(root, inputs, leaf_modules=options.leaf_modules, concrete_args=options.concrete_args)
+    if options.form == "qat":
+        _refuse_frozen_buffers(traced)
     lowered = lower_graph_module(traced, inputs)
     note_opaque(lowered)
     output_names = tuple(lowered.graph.output_names)
@@ -78,6 +82,15 @@ def plan_model(
 def has_no_stubs(model: Any) -> bool:
     """True for models that cannot have stubs of their own: export takes stubs for the identity that they are, ONNX has none."""
     return isinstance(model, torch.export.ExportedProgram) or is_onnx(model)
+
+
+def _refuse_frozen_buffers(traced: fx.GraphModule) -> None:
+    """What forward changes has to change in training too."""
+    for name, why in traced.meta.get(FROZEN_META, {}).items():
+        raise InputError(
+            f"forward changes the buffer {name} in a way that the traced graph cannot repeat in training: {why}; change it outside of "
+            "forward, or name the module that does it in leaf_modules"
+        )
 
 
 def given_model(model: Any, leaf_modules: Sequence[LeafSpec] = ()) -> tuple[nn.Module, tuple[LeafSpec, ...]]:

@@ -33,6 +33,7 @@ from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
 from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
 from hqc.frontend.fx.tracer import trace
 from hqc.frontend.fx.training import IDENTITY_META
+from hqc.frontend.fx.updates import buffer_updates
 from hqc.frontend.fx.views import FUNCTIONAL_META, SharedWrite
 from hqc.ir import Graph, Value, get_op
 
@@ -66,6 +67,7 @@ class LoweredModel:
     What the FX nodes became, by name: `values`: their result, with a `ValueName` for each tensor that depends on the inputs and
     None for everything else. `writes`: node that writes in place -> the nodes that have its value from then on.
     `constants`: parameter of the graph -> FX node that holds it. `tensors`: the tensors that nodes hold which depend on no input.
+    `updates`: nodes that only serve to change buffers; they became nothing.
     """
 
     graph: Graph
@@ -76,6 +78,7 @@ class LoweredModel:
     writes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    updates: frozenset[str] = frozenset()
 
 
 def lower(
@@ -125,6 +128,7 @@ class _GraphLowering:
         self.aliases = Aliases(gm.graph)
         self.functional = gm.meta.get(FUNCTIONAL_META) is True
         self.env: dict[fx.Node, Any] = {}
+        self.updates = buffer_updates(gm.graph, gm)
         self.result = LoweredModel(graph, warnings=list(gm.meta.get(WARNINGS_META, [])))
 
     def run(self, example_inputs: ExampleInputs, *, images: bool = False) -> LoweredModel:
@@ -133,9 +137,15 @@ class _GraphLowering:
         for node in placeholders:
             self.aliases.add(node)
             self._record(node, self.env[node])
+        skipped = self.updates.skipped()
+        self.result.updates = frozenset(node.name for node in self.updates.nodes)
         for node in self.gm.graph.nodes:
             self.ctx.node = node
-            if node.op == "output":
+            if node in skipped:
+                self.result.values[node.name] = None
+            elif node in self.updates.written:
+                self._assign(node, self.env[self.updates.written[node]], Alias.SAME)
+            elif node.op == "output":
                 self._output(node)
             elif node.op != "placeholder":
                 self._node(node)

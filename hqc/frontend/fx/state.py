@@ -98,17 +98,22 @@ def _set_again(items: set[Any]) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def unchanged_in_eval(model: nn.Module) -> Iterator[list[str]]:
-    """Put the model into eval mode, and everything about it back afterwards. Yields the list of warnings to fill."""
+def unchanged_in_eval(model: nn.Module) -> Iterator[Callable[[], list[str]]]:
+    """Put the model into eval mode, and everything about it back afterwards. Yields a question: which buffers have changed so far."""
     modules = list(model.modules())
     buffers = [(name, buffer, buffer._version, buffer.detach().clone()) for name, buffer in model.named_buffers()]
-    warnings: list[str] = []
+
+    def changed() -> list[str]:
+        now = dict(model.named_buffers())
+        return [name for name, buffer, version, _ in buffers if buffer._version != version or now.get(name) is not buffer]
+
     with restored(modules):
         for module in modules:
             module.training = False
-        yield warnings
-        for name, buffer, version, copied in buffers:
-            if buffer._version != version:
-                with torch.no_grad():
-                    buffer.copy_(copied)
-                warnings.append(f"forward changes the buffer {name} at every call; the graph keeps its present value")
+        try:
+            yield changed
+        finally:
+            for _, buffer, version, copied in buffers:
+                if buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(copied)

@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from hqc.errors import InputError
+from hqc.errors import InputError, TraceError
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, assumption, depends_on_sizes, has_fixed_length
 from hqc.frontend.fx.autograd_functions import open_autograd_functions
 from hqc.frontend.fx.codegen import CarefulCodeGen, needs_care
@@ -37,6 +37,7 @@ from hqc.frontend.fx.rewriting import Rewriter
 from hqc.frontend.fx.state import unchanged_in_eval
 from hqc.frontend.fx.trace_errors import ProxyUse, explain
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
+from hqc.frontend.fx.updates import FROZEN_META, buffer_updates
 from hqc.frontend.fx.user_code import in_assertion, training_branches
 from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
 
@@ -90,20 +91,19 @@ def trace(
         symbolic_args=(*symbolic_args, *(name for name in examples or () if name not in constants)),
         examples=examples,
     )
-    with TRACE_LOCK, unchanged_in_eval(model) as warnings:
-        stop = sys._getframe()
-        try:
-            graph = tracer.trace(model)
-        except InputError:
-            raise
-        except Exception as error:
-            raise explain(error, type(model).__name__, stop) from error
-        functional = functionalize(graph, model, tracer.known)
-        if any(map(needs_care, tracer.called_paths)):
-            graph.set_codegen(CarefulCodeGen())
-        traced = fx.GraphModule(model, graph, type(model).__name__)
+    with TRACE_LOCK:
+        tracer, traced, changed = _traced(model, tracer)
+        frozen: dict[str, str] = {}
+        if changed:  # a counter, a running average: traced again, with these buffers as part of the graph
+            try:
+                tracer, traced, changed = _traced(model, tracer.again(changed))
+                frozen = dict.fromkeys(changed, "the new value is computed from sizes alone")
+            except TraceError as error:
+                frozen = dict.fromkeys(changed, str(error))
     adopt_tree(traced, model)
     traced.training = model.training
+    warnings = [f"forward changes the buffer {name} at every call; the graph keeps its present value" for name in frozen]
+    warnings += buffer_updates(traced.graph, model).sentences()
     for cls in tracer.called_classes:
         warnings.extend(
             f"{line}: a branch on self.training; the graph has the eval branch, in training too"
@@ -112,9 +112,30 @@ def trace(
     for warning in warnings:
         logger.warning("%s", warning)
     traced.meta[WARNINGS_META] = warnings
-    traced.meta[FUNCTIONAL_META] = functional
+    traced.meta[FROZEN_META] = frozen
     traced.meta[ASSUMPTIONS_META] = list(tracer.assumptions.values())
     return traced
+
+
+def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, list[str]]:
+    """One trace, and the buffers that forward has changed on the way. The model is left as it was."""
+    with unchanged_in_eval(model) as changed:
+        stop = sys._getframe()
+        try:
+            graph = tracer.trace(model)
+        except InputError:
+            raise
+        except Exception as error:
+            raise explain(error, type(model).__name__, stop) from error
+        functional = functionalize(graph, model, tracer.known, buffer_updates(graph, model).written)
+        if any(map(needs_care, tracer.called_paths)):
+            graph.set_codegen(CarefulCodeGen())
+        names = [*dict.fromkeys((*changed(), *tracer.replaced_buffers))]
+        for module, name in tracer.assigned:
+            module.__dict__.pop(name, None)  # what get_attr reads is the buffer
+        traced = fx.GraphModule(model, graph, type(model).__name__)
+    traced.meta[FUNCTIONAL_META] = functional
+    return tracer, traced, names
 
 
 def wrap(function: _F) -> _F:
@@ -132,8 +153,14 @@ class HqcTracer(fx.Tracer):
         concrete_args: Mapping[str, Any] | None = None,
         symbolic_args: Sequence[str] = (),
         examples: Mapping[str, Any] | None = None,
+        state: Sequence[str] = (),
     ) -> None:
+        """`state`: buffers that forward changes, which are traced as parameters are."""
         super().__init__()
+        self._options = (leaf_modules, concrete_args, symbolic_args, examples)
+        self._state = frozenset(state)
+        self.replaced_buffers: list[str] = []
+        self.assigned: list[tuple[nn.Module, str]] = []
         self._leaf_types = tuple(item for item in leaf_modules if isinstance(item, type))
         self._leaf_paths = {item for item in leaf_modules if isinstance(item, str)}
         self._leaf_ids = {id(item) for item in leaf_modules if isinstance(item, nn.Module)}
@@ -155,6 +182,10 @@ class HqcTracer(fx.Tracer):
         self.asserted: list[fx.Node] = []
         self.assumptions: dict[Any, Assumption] = {}
 
+    def again(self, state: Sequence[str]) -> HqcTracer:
+        """A fresh tracer with the same options."""
+        return HqcTracer(*self._options, state=state)
+
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of `root.forward`. As stock FX, but under patches that leave other threads alone."""
         self._stop = sys._getframe()
@@ -165,6 +196,10 @@ class HqcTracer(fx.Tracer):
         self._modules = dict(root.named_modules(remove_duplicate=False))
         for name, parameter in root.named_parameters():
             self._tensor_paths.setdefault(id(parameter), name)
+        for name, buffer in root.named_buffers():
+            if name in self._state:
+                self._tensor_paths[id(buffer)] = name
+        self._buffer_paths = {id(buffer): name for name, buffer in root.named_buffers()}
         self.called_classes[type(root)] = None
         self.graph = fx.Graph(tracer_cls=type(self))
         self.known = KnownValues(root)
@@ -197,7 +232,7 @@ class HqcTracer(fx.Tracer):
     def _patch(self, patches: Patches) -> None:
         """What stock FX patches (module calls and attributes, wrapped functions, `math`), and what takes no proxies."""
         thread, known = self._thread, self.known
-        original_call, original_getattr = nn.Module.__call__, nn.Module.__getattr__
+        original_call, original_getattr, original_setattr = nn.Module.__call__, nn.Module.__getattr__, nn.Module.__setattr__
 
         @functools.wraps(original_call)
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -215,21 +250,45 @@ class HqcTracer(fx.Tracer):
                 return value
             return self.getattr(name, value, self._parameter_proxies)
 
+        @functools.wraps(original_setattr)
+        def assign(module: nn.Module, name: str, value: Any) -> None:
+            if threading.get_ident() != thread or known.paused or not self._assigned_buffer(module, name, value):
+                original_setattr(module, name, value)
+
         patches.attribute(fx._symbolic_trace, "_is_fx_tracing_flag", True)
         patches.attribute(nn.Module, "__call__", call)
         patches.attribute(nn.Module, "__getattr__", attribute)
+        patches.attribute(nn.Module, "__setattr__", assign)
         record_wrapped_calls(patches)
         record_factories(patches)
         open_autograd_functions(patches)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """A parameter as a proxy, as stock FX, found by identity and not by a walk over all of them."""
-        path = self._tensor_paths.get(id(attr_val)) if isinstance(attr_val, nn.Parameter) else None
+        traced = isinstance(attr_val, nn.Parameter) or (self._state and isinstance(attr_val, torch.Tensor))
+        path = self._tensor_paths.get(id(attr_val)) if traced else None
         if path is None:
             return attr_val
         if path not in parameter_proxy_cache:
             parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
         return parameter_proxy_cache[path]
+
+    def _assigned_buffer(self, module: nn.Module, name: str, value: Any) -> bool:
+        """Take `module.name = value` where that is a buffer: it is written, and read as `value` from now on."""
+        buffer = module._buffers.get(name)
+        path = self._buffer_paths.get(id(buffer)) if isinstance(value, (fx.Proxy, torch.Tensor)) else None
+        if path is None or buffer is None:
+            return False
+        if path not in self._state:
+            self.replaced_buffers.append(path)
+            if not isinstance(value, fx.Proxy):
+                return False
+        else:
+            held = self.getattr(name, buffer, self._parameter_proxies)
+            value = self.create_proxy("call_method", "copy_", (held, value), {})
+        module.__dict__[name] = value
+        self.assigned.append((module, name))
+        return True
 
     @contextlib.contextmanager
     def _functional_methods(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,7 @@ _OTHER_VIEWS = {
     "narrow",
 }
 _OTHER_VIEWS |= {"broadcast_to", "view_as_real", "view_as_complex", "H", "mH", "hsplit", "vsplit"}
+_VIEWS = _RESHAPES | _SAME | _PARTS | _OTHER_VIEWS | {"transpose", "permute", "t", "T", "mT", "select"}
 _RESHAPING_WRITES = {
     "unsqueeze_",
     "squeeze_",
@@ -106,27 +108,38 @@ class _Tensor:
         return tensor
 
 
-def functionalize(graph: fx.Graph, root: nn.Module, known: KnownValues) -> bool | SharedWrite:
-    """Make writes through views explicit in `graph`; returns what FUNCTIONAL_META says. Unless True, the graph is as it was."""
-    if not any(_written(node, root) is not None for node in graph.nodes):
+def functionalize(graph: fx.Graph, root: nn.Module, known: KnownValues, kept: Collection[fx.Node] = ()) -> bool | SharedWrite:
+    """Make writes through views explicit in `graph`; returns what FUNCTIONAL_META says. Unless True, the graph is as it was.
+
+    `kept`: writes that stay writes, into buffers.
+    """
+    if not any(written_node(node, root) is not None for node in graph.nodes if node not in kept):
         return True
-    trial = _Functionalizer(graph, root, known)
+    trial = _Functionalizer(graph, root, known, kept)
     possible = trial.run()
-    return _Functionalizer(graph, root, known, trial.kinds).run() if possible is True else possible
+    return _Functionalizer(graph, root, known, kept, trial.kinds).run() if possible is True else possible
 
 
 class _Functionalizer:
     """One walk over the graph. A dry one, without `kinds`, changes nothing: it finds out whether all of it can be done, and what
     every node shares with its first operand, which is not known of the nodes that a second walk adds."""
 
-    def __init__(self, graph: fx.Graph, root: nn.Module, known: KnownValues, kinds: dict[fx.Node, str] | None = None) -> None:
+    def __init__(
+        self,
+        graph: fx.Graph,
+        root: nn.Module,
+        known: KnownValues,
+        kept: Collection[fx.Node],
+        kinds: dict[fx.Node, str] | None = None,
+    ) -> None:
         self.graph, self.root, self.known, self.dry = graph, root, known, kinds is None
+        self.kept = frozenset(kept)
         self.kinds: dict[fx.Node, str] = kinds or {}
         self.tensors: dict[fx.Node, _Tensor] = {}
         self._refused: SharedWrite | None = None
         nodes = list(graph.nodes)
         self.position = {node: index for index, node in enumerate(nodes)}
-        self.last_write = max((self.position[node] for node in nodes if _written(node, root) is not None), default=-1)
+        self.last_write = max((self.position[node] for node in nodes if self._written(node) is not None), default=-1)
 
     def run(self) -> bool | SharedWrite:
         try:
@@ -138,7 +151,7 @@ class _Functionalizer:
 
     def _node(self, node: fx.Node) -> None:
         self._read_newest(node)
-        written = _written(node, self.root)
+        written = self._written(node)
         operand = self._tensor(written) if written is not None else None
         if operand is None or written is None:
             self._define(node)
@@ -152,6 +165,9 @@ class _Functionalizer:
         operand.root.log.append(_Write(operand, value, node, written))
         operand.current, operand.seen = value, len(operand.root.log)
         operand.replaced = operand.replaced or operand.has_twins or as_new
+
+    def _written(self, node: fx.Node) -> fx.Node | None:
+        return None if node in self.kept else written_node(node, self.root)
 
     def _read_newest(self, node: fx.Node) -> None:
         """Let `node` read the newest values of its operands."""
@@ -410,18 +426,25 @@ def _is_basic(entry: Any) -> bool:
     return entry is None or entry is ... or (isinstance(entry, (slice, int)) and not isinstance(entry, bool))
 
 
-def _written(node: fx.Node, root: nn.Module) -> fx.Node | None:
+def written_node(node: fx.Node, root: nn.Module) -> fx.Node | None:
     """The node whose memory `node` writes, if it writes in place."""
     if node.op in ("placeholder", "get_attr", "output"):
         return None
     name = _name(node)
-    in_place = node.target is operator.setitem or bool(node.meta.get(IN_PLACE_META))
+    in_place = node.target in (operator.setitem, "__setitem__") or bool(node.meta.get(IN_PLACE_META))
     in_place = in_place or (name.endswith("_") and not name.endswith("__") and node.op != "call_module")
     if node.op == "call_module":
         in_place = getattr(root.get_submodule(str(node.target)), "inplace", False) is True
     elif node.op == "call_function" and not in_place:
         in_place = _asks_in_place(node)
     return _base(node) if in_place else None
+
+
+def is_view(node: fx.Node) -> bool:
+    """True for a call that may return its first operand, or a part of its memory."""
+    if node.op == "call_module":
+        return False
+    return node.target is operator.getitem or _name(node) in _VIEWS
 
 
 def _asks_in_place(node: fx.Node) -> bool:

@@ -1,0 +1,98 @@
+"""Buffers that `forward` changes, such as counters, running averages and queues.
+
+They change in training, as they do in the float model: the calls that change them, and those that compute nothing else, stay in the
+traced graph and in the emitted one, outside of what is quantized. A deployed graph has no state and keeps the value that a buffer
+has then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from hqc.frontend.fx.locations import SOURCE_META
+from hqc.frontend.fx.views import is_view, written_node
+
+FROZEN_META = "hqc_frozen_buffers"
+"""Key in `graph_module.meta`: buffers that forward changes in a way that no graph holds, each with what it says."""
+
+
+@dataclass(frozen=True)
+class BufferUpdates:
+    """`nodes`: those that only serve updates; `written`: call that writes into a buffer -> the node whose value it has afterwards,
+    to who reads it in inference; `buffers`: call -> path of the buffer."""
+
+    nodes: frozenset[fx.Node] = frozenset()
+    written: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
+    buffers: Mapping[fx.Node, str] = field(default_factory=dict)
+
+    def skipped(self) -> frozenset[fx.Node]:
+        """The nodes that inference does not need."""
+        needed: set[fx.Node] = set()
+        for write in self.written:
+            node = write if any(user not in self.nodes for user in write.users) else None
+            while node is not None and node.op != "get_attr":
+                needed.add(node)
+                node = self.written.get(node, _first(node))
+        return frozenset(node for node in self.nodes if node not in needed and node.op != "get_attr")
+
+    def sentences(self) -> Iterator[str]:
+        """One for every buffer: where it changes, and what a deployed graph has."""
+        for path in dict.fromkeys(self.buffers.values()):
+            line = next(str(node.meta.get(SOURCE_META, "")) for node, name in self.buffers.items() if name == path)
+            where = f"{line}: " if line else ""
+            yield f"{where}forward changes the buffer {path} at every call; a deployed graph keeps the value it has then"
+
+
+def buffer_updates(graph: fx.Graph, root: nn.Module) -> BufferUpdates:
+    """What of `graph`, whose get_attr nodes read from `root`, changes buffers."""
+    buffers = {name for name, _ in root.named_buffers(remove_duplicate=False)}
+    state: dict[fx.Node, str] = {}
+    written: dict[fx.Node, fx.Node] = {}
+    paths: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            if str(node.target) in buffers:
+                state[node] = str(node.target)
+            continue
+        base = written_node(node, root)
+        if base is not None and base in state:
+            written[node], paths[node] = base, state[base]
+            if node.target not in (operator.setitem, "__setitem__"):  # which returns nothing
+                state[node] = state[base]
+        elif is_view(node) and _first(node) in state:
+            state[node] = state[_first(node)]  # type: ignore[index]
+    nodes: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op in ("placeholder", "output"):
+            continue
+        if node in written or (node.users and all(user in nodes for user in node.users)):
+            nodes.add(node)
+    return BufferUpdates(frozenset(nodes), written, paths)
+
+
+def _first(node: fx.Node) -> fx.Node | None:
+    return next((item for item in node.args if isinstance(item, fx.Node)), None)
+
+
+@contextlib.contextmanager
+def unchanged_buffers(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Buffers have their values again afterwards: a run that only looks at data is no step of the training."""
+    kept = {name: model.get_buffer(name).detach().clone() for name in names}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                model.get_buffer(name).copy_(value)
+
+
+def detach_tensors(value: Any) -> Any:
+    """`value` without gradients, where it is a tensor: what a buffer takes in belongs to no step of the training."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
