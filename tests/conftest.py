@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
+# Hypothesis also draws constants that it finds in the modules loaded so far, which depend on the worker that a test lands on.
+if hasattr(providers, "_get_local_constants"):
+    providers._get_local_constants = lambda: providers._local_constants
 settings.register_profile("hqc", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("hqc")
 

@@ -94,10 +94,13 @@ def graphs(draw: st.DrawFn) -> Graph:
     for _ in range(draw(st.integers(0, 6))):
         op, attributes = draw(st.sampled_from(OPS))
         sources = [value for value in values if value.shape == shape]
+        source = draw(st.sampled_from(sources))
         given_attributes = {key: draw(strategy) for key, strategy in attributes.items()}
+        if op == "pad" and not source.type.dtype.is_float:
+            given_attributes["value"] = draw(st.integers(0, 1))
         types = [TensorType(draw(st.sampled_from(DType)), shape)] if op == "opaque" else None
         node = graph.add_node(
-            op, [draw(st.sampled_from(sources))], given_attributes, name=draw(names), types=types,
+            op, [source], given_attributes, name=draw(names), types=types,
             loc=draw(locations), origin=draw(st.lists(texts, max_size=3)),
         )  # fmt: skip
         node.device = draw(st.one_of(st.none(), st.sampled_from(Device)))
