@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,6 +80,20 @@ def is_power_of_two(scale: npt.ArrayLike) -> bool:
     return bool((power_of_two_scale(scale) == np.asarray(scale, np.float32)).all())
 
 
+BLOCK = 1 << 20
+"""Elements of a large array that are worked on at a time, so that no step needs a second one of its size."""
+
+
+def row_blocks(array: npt.NDArray[Any]) -> Iterator[tuple[slice, ...]]:
+    """Indices that cut `array` along its first axis into blocks of about `BLOCK` elements; one for an array without axes."""
+    if array.ndim == 0:
+        yield ()
+        return
+    step = max(1, BLOCK * len(array) // max(1, array.size))
+    for first in range(0, len(array), step):
+        yield (slice(first, first + step),)
+
+
 # --- section 2: quantize, dequantize -----------------------------------------------------------------------------------
 
 
@@ -118,12 +132,19 @@ def quantize(
 
 
 def quantize_weight(weight: npt.NDArray[Any], scale: npt.ArrayLike, axis: int | None) -> npt.NDArray[np.int8]:
-    """`quantize(weight, scale, 8, "half_even", axis)` as int8, without 64-bit copies of the whole weight."""
-    ratio = np.divide(weight, _along(scale, axis, np.ndim(weight)), dtype=np.float32)
-    np.rint(ratio, out=ratio)
-    if not np.isfinite(np.sum(ratio, dtype=np.float64)) and np.isnan(ratio).any():
-        raise QuantizationError("cannot quantize NaN; find the operation that produced it")
-    result: npt.NDArray[np.int8] = np.clip(ratio, -128, 127, out=ratio).astype(np.int8)
+    """`quantize(weight, scale, 8, "half_even", axis)` as int8, block by block: a large weight is never copied as floats."""
+    weight = np.asarray(weight)
+    if weight.ndim == 0:
+        return quantize_weight(weight[None], scale, None).reshape(())
+    result = np.empty(weight.shape, np.int8)
+    along = np.broadcast_to(_along(scale, axis, weight.ndim), weight.shape)
+    for rows in row_blocks(weight):
+        ratio = np.divide(weight[rows], along[rows], dtype=np.float32)
+        np.rint(ratio, out=ratio)
+        if not np.isfinite(np.sum(ratio, dtype=np.float64)) and np.isnan(ratio).any():
+            raise QuantizationError("cannot quantize NaN; find the operation that produced it")
+        np.clip(ratio, -128, 127, out=ratio)
+        result[rows] = ratio
     return result
 
 
@@ -299,9 +320,12 @@ def headroom_weight_scale(
 
 def accumulator_bound(weight: npt.NDArray[np.int8], axis: int, input_magnitude: int, extra: npt.ArrayLike = 0) -> int:
     """Largest `|acc|`: `sum |w_q| * max |x_q|` per channel of `axis`, plus `extra` (bias and residual terms)."""
-    magnitude = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.int16))
-    total = magnitude.sum(axis=1, dtype=np.int64) * input_magnitude + np.asarray(extra, np.int64)
-    return int(total.max(initial=0))
+    channels = np.moveaxis(weight, axis, 0)
+    total = np.zeros(len(channels), np.int64)
+    for rows in row_blocks(channels):
+        block = channels[rows]
+        total[rows] = np.abs(block.reshape(len(block), -1).astype(np.int16)).sum(axis=1, dtype=np.int64)
+    return int((total * input_magnitude + np.asarray(extra, np.int64)).max(initial=0))
 
 
 def grid_bound(bound: float, scale: float) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc import arithmetic
 from hqc.errors import PassError, ShapeError
 from hqc.ir.op import OpDef, Trait, get_op
 from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Request, Shape, Sizes, Support, TensorType
@@ -559,6 +560,13 @@ class Graph:
         copied = memo[id(self)] = flat.copied(self)
         return copied
 
+    def share_parameters(self, other: Graph) -> None:
+        """Hold the arrays of `other` for parameters of one name and the same bits, instead of arrays of one's own."""
+        for name, value in self._parameters.items():
+            twin = other._parameters.get(name)
+            if twin is not None and _same_bits(constant_array(value), constant_array(twin)):
+                value.array = twin.array
+
     def with_batch(self, batch: int, opaque_types: Callable[[Node], Sequence[TensorType]] | None = None) -> Graph:
         """A copy whose graph inputs have `batch` as their first dimension, with shapes inferred again.
 
@@ -592,6 +600,12 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"<Graph {self.name}: {len(self)} nodes, stage {self.stage}, march {self.march}>"
+
+
+def _same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return a is b or all(a[rows].tobytes() == b[rows].tobytes() for rows in arithmetic.row_blocks(a))
 
 
 def constant_array(value: Value) -> np.ndarray[Any, Any]:

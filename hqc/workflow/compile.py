@@ -37,7 +37,7 @@ Array = npt.NDArray[Any]
 
 
 class Compiled:
-    """A compiled model. `prepared`: the fake-quant torch model; `deployment`: what the back ends take."""
+    """A compiled model. `deployment`: what the back ends take."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Compiled:
 
         `references`: the two that exported files are compared with, the fake-quant model and the simulator.
         """
-        self.prepared = prepared
+        self._prepared = prepared
         self.deployment = deployment
         self.samples = [
             found for batch in calibration if (found := _sample(deployment.scaled.inputs, tensors_of(batch))) is not None
@@ -63,9 +63,15 @@ class Compiled:
         )
 
     @property
+    def prepared(self) -> ObservedGraphModule:
+        """The fake-quant torch model; yours to train or change: the float model that it remembers keeps its own weights from here on."""
+        self._prepared.preparation.own_weights()
+        return self._prepared
+
+    @property
     def options(self) -> CompileOptions:
         """What the user asked for."""
-        return self.prepared.preparation.options
+        return self._prepared.preparation.options
 
     @property
     def march(self) -> str:
@@ -105,10 +111,10 @@ class Compiled:
 
     def fake_quant(self, *inputs: Any) -> Any:
         """The fake-quantized torch model's outputs as NumPy arrays: what training sees."""
-        device = next((p.device for p in self.prepared.parameters()), torch.device("cpu"))
+        device = next((p.device for p in self._prepared.parameters()), torch.device("cpu"))
         arguments = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), self.runner.arguments(inputs))
         with torch.no_grad():
-            return as_arrays(self.prepared(*arguments))
+            return as_arrays(self._prepared(*arguments))
 
     def profile(self, *inputs: Any) -> Any:
         """Time, MACs and bytes per node of one simulated run."""

@@ -10,7 +10,7 @@ from hqc.ir import Graph
 from hqc.passes.base import Remark
 
 PROGRAMS_KEPT = 4
-"""Programs a model keeps, one per batch size: each holds the packed weights of the whole model."""
+"""Programs a model keeps, one per batch size. They share their parameters, and with the engine `jit` the packed weights too."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
+from hqc import arithmetic
 from hqc.ir import Device, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.nn.qat.kept_batch_norm import BATCH_NORMS
@@ -183,9 +184,18 @@ def _is_unchanged(group: LayerGroup) -> bool:
             continue
         if planned is None or own is None or planned.array is None:
             return False
-        if not np.array_equal(planned.array, own.detach().cpu().numpy(), equal_nan=True):
+        if not _equal(planned.array, own.detach().cpu().numpy()):
             return False
     return True
+
+
+def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    """Whether both hold the same numbers, NaN like NaN; usually both are the same memory."""
+    if a.shape != b.shape:
+        return False
+    if a.dtype == b.dtype and a.strides == b.strides and a.__array_interface__["data"] == b.__array_interface__["data"]:
+        return True
+    return all(np.array_equal(a[rows], b[rows], equal_nan=True) for rows in arithmetic.row_blocks(a))
 
 
 def _trains(module: nn.Module, name: str) -> bool:

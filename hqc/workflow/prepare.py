@@ -27,6 +27,7 @@ from hqc.workflow.replan import emission_of
 
 logger = logging.getLogger("hqc")
 CUSTOM_CONFIG_KEYS = ("preserved_attributes",)
+_LARGE = 1 << 20  # bytes of a weight that is worth sharing
 
 
 def prepare_qat_fx(
@@ -126,8 +127,12 @@ def prepare(
             inputs = from_meta(calibrated.preparation.inputs)
     else:
         float_model = copy_model(model)
-    planned = plan_model(copy.deepcopy(float_model), options, inputs, dump_dir=dump_dir)
-    preparation = Preparation(float_model, planned.plan, options, output_names=planned.output_names, remarks=planned.remarks)
+    # hqc.compile trains nothing: a second copy of large weights would only be memory
+    shared = {id(each): each for each in float_model.parameters() if _is_large(each)} if options.form == "ptq" else {}
+    planned = plan_model(copy.deepcopy(float_model, dict(shared)), options, inputs, dump_dir=dump_dir)
+    preparation = Preparation(
+        float_model, planned.plan, options, output_names=planned.output_names, remarks=planned.remarks, shares=bool(shared)
+    )
     preparation.emission = emission_of(planned.graph)
     graph = emit_planned(planned, options)
     prepared = ObservedGraphModule(planned.root, graph, type(float_model).__name__, preparation)
@@ -140,6 +145,10 @@ def prepare(
         carry_over(calibrated, prepared)
     preparation.inputs = None if inputs is None else to_meta(inputs)
     return prepared
+
+
+def _is_large(tensor: torch.Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() >= _LARGE
 
 
 def emit_planned(planned: PlannedModel, options: CompileOptions) -> fx.Graph:

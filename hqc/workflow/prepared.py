@@ -26,7 +26,8 @@ from hqc.workflow.states import reset_weight_scales, translate_calibration_state
 class Preparation:
     """What a prepared model remembers. `float_model`: an untouched copy of the user's model. `inputs`: meta tensors of the
     shapes the model was last run with; None until the first forward when no example inputs were given. `output_names`: of the
-    float model. `emission`: what of the plan shows in the emitted model."""
+    float model. `emission`: what of the plan shows in the emitted model. `shares`: the large weights of `float_model` are those of the
+    prepared model, which nobody trains; `own_weights` before somebody might."""
 
     float_model: nn.Module
     plan: Plan
@@ -35,6 +36,12 @@ class Preparation:
     output_names: tuple[str, ...] = ()
     remarks: list[Remark] = field(default_factory=list)
     emission: tuple[Any, ...] = ()
+    shares: bool = False
+
+    def own_weights(self) -> None:
+        """Let what happens to the prepared model's weights leave the float model as it is."""
+        if self.shares:
+            self.float_model, self.shares = copy.deepcopy(self.float_model), False
 
 
 class ObservedGraphModule(fx.GraphModule):

@@ -99,7 +99,10 @@ class Runner:
                 )
         if len({shape[:1] for shape in known if shape}) == 1 and len({shape[:1] for shape in shapes if shape}) > 1:
             raise ShapeError(f"inputs disagree about the batch size: {', '.join(str(list(shape)) for shape in shapes)}")
-        return deploy(self.prepared, arguments)
+        deployment = deploy(self.prepared, arguments)
+        deployment.scaled.share_parameters(base.scaled)
+        deployment.integer.share_parameters(base.integer)
+        return deployment
 
 
 def _typed(deployment: Deployment, arguments: tuple[Any, ...]) -> dict[str, Array]:

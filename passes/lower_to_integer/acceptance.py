@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,12 +39,16 @@ def _constants(node: Node) -> Iterable[tuple[Value, npt.NDArray[np.generic]]]:
             yield value, value.array
 
 
+def _finite(array: npt.NDArray[Any]) -> bool:
+    return all(bool(np.isfinite(array[rows]).all()) for rows in arithmetic.row_blocks(array))
+
+
 def usable_constants(node: Node, march: MarchSpec) -> Reason | None:
     """Constants are finite, at least one operand is not one, and on marches with power-of-two scales 8 bits hold them."""
     if not node.data_operands:
         return Reason("one operand is computed at run time", "all are constants", id="constant-operands")
     for value, array in _constants(node):
-        if not np.isfinite(array).all():
+        if not _finite(array):
             return Reason("constants are finite", f"{value.name} holds infinite values or NaN", id="finite-constants")
     return within_power_of_two(node, march, _constants(node))
 
@@ -56,7 +61,7 @@ def within_power_of_two(node: Node, march: MarchSpec, arrays: Iterable[tuple[Val
         index = next((i for i, each in enumerate(node.inputs) if each is value), 0)
         role = node.op.operands[min(index, len(node.op.operands) - 1)].name
         what = role if role in ("weight", "bias") else "constant"
-        largest = float(np.abs(array).max(initial=0.0))
+        largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
         if largest > LARGEST_CONSTANT:
             return Reason(
                 f"a {what} of at most {LARGEST_CONSTANT:g} on {march.name}, whose largest scale is 2^-1",
@@ -77,7 +82,7 @@ def conv_like(node: Node, march: MarchSpec) -> Reason | None:
     if residual is not None and residual.is_parameter:
         return Reason("the residual of a layer is computed at run time", f"{residual.name} is constant", id="constant-operands")
     for value in (weight, bias):
-        if value is not None and value.array is not None and not np.isfinite(value.array).all():
+        if value is not None and value.array is not None and not _finite(value.array):
             return Reason("weight and bias are finite", f"{value.name} holds infinite values or NaN", id="finite-constants")
     found = within_power_of_two(node, march, _constants(node))
     if found is not None or weight is None or weight.array is None:
@@ -85,9 +90,11 @@ def conv_like(node: Node, march: MarchSpec) -> Reason | None:
     axis = weight_axis(node)
     if weight.array.size // weight.array.shape[axis] < _DEPTH_ROOM:
         return None
-    rows = np.moveaxis(np.abs(weight.array), axis, 0).reshape(weight.array.shape[axis], -1).astype(np.float64)
-    share = rows.sum(axis=1) / np.maximum(rows.max(axis=1), arithmetic.FLOAT32_EPS)
-    worst = int(share.max() * 127 * 128) + arithmetic.HEADROOM * 2
+    channels, largest = np.moveaxis(weight.array, axis, 0), 0.0
+    for index in arithmetic.row_blocks(channels):
+        rows = np.abs(channels[index].reshape(len(channels[index]), -1).astype(np.float64))
+        largest = max(largest, float((rows.sum(axis=1) / np.maximum(rows.max(axis=1), arithmetic.FLOAT32_EPS)).max()))
+    worst = int(largest * 127 * 128) + arithmetic.HEADROOM * 2
     if worst < 2**31:
         return None
     return Reason(

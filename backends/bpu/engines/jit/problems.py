@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -36,27 +38,46 @@ def _round_up(size: int, multiple: int) -> int:
 # --- dense -----------------------------------------------------------------------------------------------------------------
 
 
-def pack_weights(weight: npt.NDArray[np.integer], product: str) -> tuple[Array, int, int]:
-    """Weights `[O, C, kh, kw]` as `[O / 16][k][16][4 bytes]`, bytes between blocks of columns, and bytes of a patch row."""
-    outputs = weight.shape[0]
-    rows = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)
+@dataclass(frozen=True, eq=False)
+class PackedWeights:
+    """Weights `[O, C, kh, kw]` as `[O / 16][k][16][4 bytes]`. `block`: bytes between blocks of columns; `patch`: of a patch row."""
+
+    source: npt.NDArray[np.integer]
+    array: Array
+    block: int
+    patch: int
+
+
+_packed: WeakValueDictionary[tuple[Any, ...], PackedWeights] = WeakValueDictionary()
+
+
+def pack_weights(weight: npt.NDArray[np.integer], product: str) -> PackedWeights:
+    """The weights in the order that `product` reads. Programs of one array share them, whatever their batch size."""
+    # An entry lives as long as some program has it, and holds the array: until then nothing else lies at this address.
+    key = (product, address_of(weight), weight.shape, weight.strides, weight.dtype.str)
+    found = _packed.get(key)
+    if found is None:
+        found = _packed[key] = _pack(weight, product)
+    return found
+
+
+def _pack(weight: npt.NDArray[np.integer], product: str) -> PackedWeights:
+    outputs, reduction = weight.shape[0], math.prod(weight.shape[1:])
     if product == "dense_float256":
-        step, columns = 1, 16
+        step, columns, dtype = 1, 16, np.dtype(np.float32)
     else:
-        step, columns = (64, 32) if product == "dense_amx" else (4, 16)
-    padded = np.zeros((_round_up(outputs, columns), _round_up(rows.shape[1], step)), np.int8)
-    padded[:outputs, : rows.shape[1]] = rows
-    if product == "dense_float256":
-        return (
-            np.ascontiguousarray(padded.reshape(-1, 16, padded.shape[1]).transpose(0, 2, 1), np.float32),
-            padded.shape[1] * 64,
-            padded.shape[1] * 4,
-        )
-    packed = padded.reshape(-1, 16, padded.shape[1] // 4, 4).transpose(0, 2, 1, 3)
-    buffer, start = aligned_buffer(packed.size)
-    aligned: Array = np.ndarray(packed.shape, np.int8, buffer, offset=start - address_of(buffer))
-    np.copyto(aligned, packed)
-    return aligned, padded.shape[1] * 16, padded.shape[1]
+        step, columns, dtype = (64, 32, np.dtype(np.int8)) if product == "dense_amx" else (4, 16, np.dtype(np.int8))
+    row = _round_up(reduction, step)
+    together = 4 // dtype.itemsize  # elements of a row that lie side by side
+    shape = (_round_up(outputs, columns) // 16, row // together, 16, together)
+    buffer, start = aligned_buffer(math.prod(shape) * dtype.itemsize)
+    array: Array = np.ndarray(shape, dtype, buffer, offset=start - address_of(buffer))
+    for block, target in enumerate(array):  # block by block: a copy of a large weight would be its second
+        rows = weight[16 * block : 16 * block + 16].transpose(0, 2, 3, 1)
+        padded = np.zeros((16, row), np.int8)
+        padded[: len(rows), :reduction] = rows.reshape(len(rows), reduction)
+        np.copyto(target, padded.reshape(16, -1, together).transpose(1, 0, 2))
+    return PackedWeights(weight, array, row * 16 * dtype.itemsize, row * dtype.itemsize)
 
 
 def choose_product(spec: ConvSpec, products: list[str]) -> str | None:
@@ -78,7 +99,8 @@ def _exact_in_float32(spec: ConvSpec) -> bool:
 
 def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str) -> NativeOp:
     """A convolution with groups = 1, or a linear layer as one."""
-    weights, block, patch = pack_weights(spec.weight, product)
+    weights = pack_weights(spec.weight, product)
+    patch = weights.patch
     count, rows, columns, outputs = spec.out_shape
     pixels, channels = count * rows * columns, spec.x_shape[3]
     pointwise = spec.kernel == (1, 1) and spec.stride == (1, 1) and not any(spec.padding)
@@ -109,7 +131,7 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str) -> Nat
         f.OUT_CHANNELS: outputs, f.CHANNELS: channels, f.HEIGHT: spec.x_shape[1], f.WIDTH: spec.x_shape[2], f.OUT_HEIGHT: rows,
         f.OUT_WIDTH: columns, f.KERNEL_H: spec.kernel[0], f.KERNEL_W: spec.kernel[1], f.STRIDE_H: spec.stride[0],
         f.STRIDE_W: spec.stride[1], f.DILATION_H: spec.dilation[0], f.DILATION_W: spec.dilation[1], f.TOP: spec.padding[0],
-        f.LEFT: spec.padding[1], f.WEIGHT: address_of(weights), f.WEIGHT_STEP: block, f.PIXELS: pixels, f.ROWS: per_tile,
+        f.LEFT: spec.padding[1], f.WEIGHT: address_of(weights.array), f.WEIGHT_STEP: weights.block, f.PIXELS: pixels, f.ROWS: per_tile,
         f.COLUMNS: per_column, f.COLUMN_TILES: column_tiles, f.DIRECT: int(direct), f.PATCH_STRIDE: patch,
         f.STEPS: patch // (64 if product == "dense_amx" else 4), f.FLIP: flip, f.SUMS: patches, f.FINISH: finish.address,
     }  # fmt: skip
