@@ -160,11 +160,11 @@ class Compiled:
         from hqc.workflow.saved import write_model
         from hqc.workflow.saving import saved_model
 
-        return write_model(saved_model(self.prepared, self.deployment, self.samples), path)
+        return write_model(saved_model(self._prepared, self.deployment, self.samples), path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "prepared": self.prepared,
+            "_prepared": self._prepared,
             "deployment": without_calls(self.deployment),
             "samples": self.samples,
             "dump_dir": self.dump_dir,
@@ -172,8 +172,8 @@ class Compiled:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.deployment = with_calls(self.deployment, self.prepared)
-        self.runner = Runner(self.prepared, self.deployment)
+        self.deployment = with_calls(self.deployment, self._prepared)
+        self.runner = Runner(self._prepared, self.deployment)
 
     def report(self, path: str | os.PathLike[str], *, measure: bool = True) -> Path:
         """Write one self-contained HTML file: the graph as a picture, a table of operations, reasons, scales, errors, histograms and

@@ -63,10 +63,8 @@ def pack_weights(weight: npt.NDArray[np.integer], product: str) -> PackedWeights
 
 def _pack(weight: npt.NDArray[np.integer], product: str) -> PackedWeights:
     outputs, reduction = weight.shape[0], math.prod(weight.shape[1:])
-    if product == "dense_float256":
-        step, columns, dtype = 1, 16, np.dtype(np.float32)
-    else:
-        step, columns, dtype = (64, 32, np.dtype(np.int8)) if product == "dense_amx" else (4, 16, np.dtype(np.int8))
+    dtype: np.dtype[Any] = np.dtype(np.float32 if product == "dense_float256" else np.int8)
+    step, columns = {"dense_float256": (1, 16), "dense_amx": (64, 32)}.get(product, (4, 16))
     row = _round_up(reduction, step)
     together = 4 // dtype.itemsize  # elements of a row that lie side by side
     shape = (_round_up(outputs, columns) // 16, row // together, 16, together)
