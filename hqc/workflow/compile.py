@@ -46,10 +46,7 @@ class Compiled:
         calibration: Sequence[tuple[Any, ...]] = (),
         dump_dir: Path | None = None,
     ) -> None:
-        """`calibration`: some batches of calibration data; what fits the compiled shapes is kept as `samples`.
-
-        `references`: the two that exported files are compared with, the fake-quant model and the simulator.
-        """
+        """`calibration`: some batches of calibration data; what fits the compiled shapes is kept as `samples`."""
         self._prepared = prepared
         self.deployment = deployment
         self.samples = [
@@ -57,10 +54,12 @@ class Compiled:
         ]
         self.dump_dir = dump_dir
         self.runner = Runner(prepared, deployment)
-        self.references: tuple[ModelReference | SimulatorReference, ...] = (
-            ModelReference(prepared, prepared.preparation.inputs, deployment.scaled.output_names),
-            SimulatorReference(self.runner),
-        )
+
+    @property
+    def references(self) -> tuple[ModelReference | SimulatorReference, ...]:
+        """The two that exported files are compared with: the fake-quant model and the simulator."""
+        model = ModelReference(self._prepared, self._prepared.preparation.inputs, self.graph.output_names)
+        return model, SimulatorReference(self.runner)
 
     @property
     def prepared(self) -> ObservedGraphModule:

@@ -188,13 +188,14 @@ def test_a_spawned_process_computes_the_same_bits(plain: tuple[hqc.Compiled, np.
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))], ids=["deepcopy", "pickle"])
-def test_copies_compute_the_same_bits(plain: tuple[hqc.Compiled, np.ndarray], copied: object) -> None:
+def test_copies_compute_the_same_bits(plain: tuple[hqc.Compiled, np.ndarray], copied: object, tmp_path: Path) -> None:
     compiled, x = plain
     expected = compiled.simulate(x).tobytes()
     twin = copied(compiled)  # type: ignore[operator]
     assert twin.simulate(x).tobytes() == expected
     assert twin.graph == compiled.graph and twin.graph is not compiled.graph
     assert twin.fake_quant(x).tobytes() == compiled.fake_quant(x).tobytes()
+    assert twin.export(tmp_path / "twin.onnx").executed
     program = copied(bpu.compile(compiled.integer_graph, engine="blas"))  # type: ignore[operator]
     assert program.engine.startswith("blas")
     assert next(iter(program.run([x]).values())).tobytes() == expected
