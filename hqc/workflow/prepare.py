@@ -147,7 +147,7 @@ def prepare(
     return prepared
 
 
-def _is_large(tensor: torch.Tensor) -> bool:
+def _is_large(tensor: nn.Parameter) -> bool:
     return tensor.numel() * tensor.element_size() >= _LARGE
 
 
