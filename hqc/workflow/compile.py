@@ -53,13 +53,15 @@ class Compiled:
             found for batch in calibration if (found := _sample(deployment.scaled.inputs, tensors_of(batch))) is not None
         ]
         self.dump_dir = dump_dir
-        self.runner = Runner(prepared, deployment)
+        self._start()
 
-    @property
-    def references(self) -> tuple[ModelReference | SimulatorReference, ...]:
-        """The two that exported files are compared with: the fake-quant model and the simulator."""
-        model = ModelReference(self._prepared, self._prepared.preparation.inputs, self.graph.output_names)
-        return model, SimulatorReference(self.runner)
+    def _start(self) -> None:
+        """What is made anew in each process. `references`: the two that exported files are compared with."""
+        self.runner = Runner(self._prepared, self.deployment)
+        self.references: tuple[ModelReference | SimulatorReference, ...] = (
+            ModelReference(self._prepared, self._prepared.preparation.inputs, self.graph.output_names),
+            SimulatorReference(self.runner),
+        )
 
     @property
     def prepared(self) -> ObservedGraphModule:
@@ -172,7 +174,7 @@ class Compiled:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.deployment = with_calls(self.deployment, self._prepared)
-        self.runner = Runner(self._prepared, self.deployment)
+        self._start()
 
     def report(self, path: str | os.PathLike[str], *, measure: bool = True) -> Path:
         """Write one self-contained HTML file: the graph as a picture, a table of operations, reasons, scales, errors, histograms and

@@ -9,6 +9,7 @@ import hqc
 from hqc.analysis import doctor
 from hqc.backends.bpu import workers
 from hqc.backends.bpu.engines import jit, onednn, report
+from hqc.backends.bpu.engines.jit import check
 from hqc.cli import main
 
 
@@ -39,15 +40,15 @@ def test_doctor_prints_versions_processor_threads_and_every_engine(capsys):
     ("where", "name", "answer", "engine", "reason"),
     [
         (jit, "available", lambda: False, "jit", "numba is not installed; pip install"),
-        (jit, "works", lambda: False, "jit", "computes wrong results on this processor"),
-        (jit, "works", _raise, "jit", "OSError: libgomp"),
+        (check, "trusted", lambda product: False, "jit", "none of its dense products is right on this processor"),
+        (check, "trusted", _raise, "jit", "OSError: libgomp"),
         (onednn, "available", lambda: False, "onednn", "torch is not installed"),
         (onednn, "exact", lambda: False, "onednn", "its int16 sums saturate"),
         (onednn, "available", _raise, "onednn", "OSError: libgomp"),
     ],
 )
 def test_each_engine_says_why_it_is_not_used(monkeypatch, where, name, answer, engine, reason):
-    if engine == "jit" and name == "works" and not jit.available():
+    if name == "trusted" and not jit.available():
         pytest.skip("numba is not installed")
     monkeypatch.setattr(where, name, answer)
     if name == "exact":
