@@ -79,7 +79,7 @@ def test_rooms_import_without_what_they_do_not_need(module: str, absent: tuple[s
 
 
 def test_nobody_is_told_to_install_the_other_project_called_hqc() -> None:
-    wrong = re.compile(r"(pip|uv|poetry|pipx)\s+(install|add)\s[^\n]*?['\"`\s]hqc(?![\w-])(?=\[|['\"`\s]|$)", re.MULTILINE)
+    wrong = re.compile(r"(pip|uv|poetry|pipx)\s+(install|add)\s[^\n]*?['\"` ]hqc(?![\w-])(?=\[|['\"`\s]|$)", re.MULTILINE)
     assert (
         wrong.search("pip install 'hqc[fast]'")
         and wrong.search("pip install -U hqc")

@@ -3,7 +3,46 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that type checkers and editors see what loads on first use; a test compares it with the tables below
+    from hqc.quantization.calib_fake_quantize import CalibFakeQuantize as CalibFakeQuantize
+    from hqc.quantization.fake_quantize import BoundaryFakeQuantize as BoundaryFakeQuantize
+    from hqc.quantization.fake_quantize import FakeQuantize as FakeQuantize
+    from hqc.quantization.fake_quantize import FakeQuantizeBase as FakeQuantizeBase
+    from hqc.quantization.lsq import LearnedScaleFakeQuantize as LearnedScaleFakeQuantize
+    from hqc.quantization.observers import CalibObserver as CalibObserver
+    from hqc.quantization.observers import FixedScaleObserver as FixedScaleObserver
+    from hqc.quantization.observers import HistogramObserver as HistogramObserver
+    from hqc.quantization.observers import KLObserver as KLObserver
+    from hqc.quantization.observers import MinMaxObserver as MinMaxObserver
+    from hqc.quantization.observers import MixObserver as MixObserver
+    from hqc.quantization.observers import MovingAverageMinMaxObserver as MovingAverageMinMaxObserver
+    from hqc.quantization.observers import MovingAveragePerChannelMinMaxObserver as MovingAveragePerChannelMinMaxObserver
+    from hqc.quantization.observers import MSEObserver as MSEObserver
+    from hqc.quantization.observers import NoopObserver as NoopObserver
+    from hqc.quantization.observers import ObserverBase as ObserverBase
+    from hqc.quantization.observers import PercentileObserver as PercentileObserver
+    from hqc.quantization.observers import PerChannelMinMaxObserver as PerChannelMinMaxObserver
+    from hqc.quantization.qconfig import QConfig as QConfig
+    from hqc.quantization.qconfig import default_calib_8bit_fake_quant_qconfig as default_calib_8bit_fake_quant_qconfig
+    from hqc.quantization.qconfig import default_qat_8bit_fake_quant_qconfig as default_qat_8bit_fake_quant_qconfig
+    from hqc.quantization.qconfig import default_qat_8bit_lsq_quant_qconfig as default_qat_8bit_lsq_quant_qconfig
+    from hqc.quantization.qconfig import default_qat_out_8bit_fake_quant_qconfig as default_qat_out_8bit_fake_quant_qconfig
+    from hqc.quantization.qconfig import get_default_calib_qconfig as get_default_calib_qconfig
+    from hqc.quantization.qconfig import get_default_lsq_qconfig as get_default_lsq_qconfig
+    from hqc.quantization.qconfig import get_default_qat_out_qconfig as get_default_qat_out_qconfig
+    from hqc.quantization.qconfig import get_default_qat_qconfig as get_default_qat_qconfig
+    from hqc.quantization.qconfig import get_default_qconfig as get_default_qconfig
+    from hqc.quantization.state import FakeQuantState as FakeQuantState
+    from hqc.quantization.switches import fake_quantize_state as fake_quantize_state
+    from hqc.quantization.switches import set_fake_quantize as set_fake_quantize
+    from hqc.workflow.calibration import calibrate as calibrate
+    from hqc.workflow.convert import convert_fx as convert_fx
+    from hqc.workflow.fuse import fuse_fx as fuse_fx
+    from hqc.workflow.prepare import prepare_calibration_fx as prepare_calibration_fx
+    from hqc.workflow.prepare import prepare_qat_fx as prepare_qat_fx
+    from hqc.workflow.states import load_observer_params as load_observer_params
 
 _WORKFLOW = {
     "prepare": ("prepare_calibration_fx", "prepare_qat_fx"),

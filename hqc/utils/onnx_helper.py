@@ -49,7 +49,7 @@ def export_to_onnx(
     keep_initializers_as_inputs: bool | None = None,
     custom_opsets: Mapping[str, int] | None = None,
     enable_onnx_checker: bool = False,
-) -> Any:
+) -> onnx.ExportReport:
     """Write the opset-11 ONNX file of a prepared model (or of a converted one, for a look at its integers).
 
     `args`: inputs that fix the shapes (a tensor or tuple). `f`: path or binary file object; beside a path `<stem>.yaml` is

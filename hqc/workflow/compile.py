@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ from hqc.workflow.prepare import prepare
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.references import ModelReference, SimulatorReference
 from hqc.workflow.runner import Runner, as_arrays
+
+if TYPE_CHECKING:
+    from hqc.backends.bpu.profile import ProfileRow
+    from hqc.backends.onnx import ExportReport
 
 Array = npt.NDArray[Any]
 
@@ -117,7 +121,7 @@ class Compiled:
         with torch.no_grad():
             return as_arrays(self._prepared(*arguments))
 
-    def profile(self, *inputs: Any) -> Any:
+    def profile(self, *inputs: Any) -> list[ProfileRow]:
         """Time, MACs and bytes per node of one simulated run."""
         return self.runner.profile(inputs)
 
@@ -128,7 +132,7 @@ class Compiled:
         flavour: str = "horizon",
         verify: bool = True,
         overwrite_configuration: bool = False,
-    ) -> Any:
+    ) -> ExportReport:
         """Write the ONNX file (opset 11) and the yaml for hb_mapper beside it (`net.onnx`, `net.yaml`).
 
         `flavour`: horizon, runnable, qdq or integer.

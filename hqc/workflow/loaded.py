@@ -6,7 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ from hqc.passes.base import Remark
 from hqc.workflow.binding import as_numpy, bind_structure, by_name
 from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment
 from hqc.workflow.saved import SavedModel, TensorRef, decoded, opaque_nodes, read_model, stored_forms, write_model
+
+if TYPE_CHECKING:
+    from hqc.backends.bpu.profile import ProfileRow
+    from hqc.backends.onnx import ExportReport
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +87,7 @@ class LoadedModel:
         results = program.run(arrays)
         return _filled(self.deployment.outputs, [results[name] for name in program.output_names])
 
-    def profile(self, *inputs: Any) -> Any:
+    def profile(self, *inputs: Any) -> list[ProfileRow]:
         """Time, MACs and bytes per node of one simulated run."""
         arrays = self._arrays(inputs)
         return self._program(arrays).profile(arrays)
@@ -95,7 +99,7 @@ class LoadedModel:
         flavour: str = "horizon",
         verify: bool = True,
         overwrite_configuration: bool = False,
-    ) -> Any:
+    ) -> ExportReport:
         """Write the ONNX file as `Compiled.export` does; `verify` runs it on the stored samples beside the simulator."""
         from hqc.backends import onnx
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from hqc.workflow.arguments import bind, input_names, tensors_of
 from hqc.workflow.deploy import deploy
 from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment
 from hqc.workflow.prepared import ObservedGraphModule
+
+if TYPE_CHECKING:
+    from hqc.backends.bpu.profile import ProfileRow
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +62,7 @@ class Runner:
         assert self.deployment is not None
         return self._compiled(tuple(tuple(array.shape) for array in arrays.values()), self.deployment)[1]
 
-    def profile(self, args: Sequence[Any]) -> Any:
+    def profile(self, args: Sequence[Any]) -> list[ProfileRow]:
         """Time, MACs and bytes per node of one run."""
         arguments = self.arguments(args)
         deployment, program = self.program(arguments)

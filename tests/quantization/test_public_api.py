@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -153,3 +155,35 @@ def test_no_submodule_hides_a_public_name() -> None:
         found = importlib.import_module(package)
         submodules = {info.name for info in pkgutil.iter_modules(found.__path__)}
         assert submodules.isdisjoint(found.__all__), package
+
+
+@pytest.mark.parametrize("package", ["hqc", "hqc.quantization"])
+def test_type_checkers_see_the_names_that_load_on_first_use(package: str) -> None:
+    """A module-level `__getattr__` alone makes every public name an `Any` for mypy and editors."""
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    seen = {alias.name: line.module for line in block.body if isinstance(line, ast.ImportFrom) for alias in line.names}
+    assert sorted(seen) == sorted(module.__all__)
+    for name, home in seen.items():
+        assert getattr(importlib.import_module(str(home)), name) is getattr(module, name), name
+
+
+def test_public_calls_say_what_they_return() -> None:
+    import hqc
+    from hqc.utils.onnx_helper import export_to_onnx
+
+    calls = [
+        hqc.compile,
+        hqc.explain,
+        hqc.load,
+        hqc.lower,
+        hqc.Compiled.export,
+        hqc.Compiled.profile,
+        hqc.Compiled.report,
+        export_to_onnx,
+    ]
+    calls += [getattr(hqc.quantization, name) for name in ("prepare_qat_fx", "prepare_calibration_fx", "convert_fx", "fuse_fx")]
+    assert [
+        call.__qualname__ for call in calls if inspect.signature(call).return_annotation in ("Any", inspect.Signature.empty)
+    ] == []
