@@ -22,7 +22,7 @@ from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_
 from hqc.frontend.fx.lowering import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.training import training_argument
-from hqc.frontend.fx.updates import detach_tensors
+from hqc.frontend.fx.updates import TRAINING_ONLY_META, detach_tensors, update_in_training, writing_method
 from hqc.frontend.fx.weights import WeightArgument, weight_argument
 from hqc.ir import Device, Node, Trait, Value
 from hqc.march.spec import MarchSpec
@@ -185,10 +185,19 @@ class _Emitter:
             return detached
 
         args, kwargs = fx.node.map_arg(old.args, operand), fx.node.map_arg(dict(old.kwargs), operand)
-        new = self.graph.create_node(old.op, old.target, args, kwargs, old.name, old.type)
-        new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
+        op, target = old.op, old.target
+        method = writing_method(old)
+        if TRAINING_ONLY_META in old.meta and method is not None:
+            op, target, args = "call_function", update_in_training, (self._mode(old), method, *args)
+        new = self.graph.create_node(op, target, args, kwargs, old.name, old.type)
+        new.meta = {key: value for key, value in old.meta.items() if key not in (IN_PLACE_META, TRAINING_ONLY_META)}
         self.env[old] = new
         self.kept.add(new)
+
+    def _mode(self, old: fx.Node) -> fx.Node:
+        """Whether the module that `old` belongs to trains, asked at every call."""
+        path = ".".join(filter(None, (str(old.meta.get(MODULE_META, "")), "training")))
+        return self.graph.create_node("get_attr", path, (), {}, self.free_name(f"{old.name}_training"))
 
     def _in_the_modules_mode(
         self, old: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -197,8 +206,7 @@ class _Emitter:
         argument = training_argument(old)
         assert argument is not None
         name, position = argument
-        path = ".".join(filter(None, (str(old.meta.get(MODULE_META, "")), "training")))
-        mode = self.graph.create_node("get_attr", path, (), {}, self.free_name(f"{old.name}_training"))
+        mode = self._mode(old)
         if position < len(args):
             return (*args[:position], mode, *args[position + 1 :]), kwargs
         return args, {**kwargs, name: mode}

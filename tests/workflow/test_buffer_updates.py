@@ -83,7 +83,24 @@ class WeightAverage(Net):
         self.mean.lerp_(self.conv.weight.detach().mean((1, 2, 3)), 0.5)
 
 
-KINDS = [CountsInPlace, CountsAugmented, CountsAnew, RunningMean, RunningMeanAnew, RunningMeanCopied, Queue, WeightAverage]
+class CountsWhileTraining(Net):
+    def update(self, y: Tensor) -> None:
+        if self.training:
+            self.count += 1
+
+
+class AveragesWhileTraining(Net):
+    def update(self, y: Tensor) -> None:
+        if self.training:
+            with torch.no_grad():
+                mean = y.mean((0, 2, 3))
+                self.mean.mul_(0.9).add_(mean, alpha=0.1)
+                self.count = self.count + 1
+                self.queue[0] = mean
+
+
+KINDS = [CountsWhileTraining, AveragesWhileTraining, CountsInPlace, CountsAugmented, CountsAnew, RunningMean, RunningMeanAnew]
+KINDS += [RunningMeanCopied, Queue, WeightAverage]
 
 
 def prepared(model: nn.Module, march: str = "bayes", **options: object) -> nn.Module:
@@ -130,6 +147,41 @@ def test_copies_convert_and_export_with_the_value_of_the_moment(kind: type[Net],
     assert np.abs(converted(X).numpy() - expected.numpy()).max() <= step
     export_to_onnx(emitted, (X,), tmp_path / "net.onnx")
     assert set(before) == {name for name, _ in emitted.named_buffers()}
+
+
+@pytest.mark.parametrize("kind", [CountsWhileTraining, AveragesWhileTraining])
+def test_what_changes_in_training_only_rests_in_eval_mode(kind: type[Net], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        emitted = prepared(kind(), example_inputs=(X,)).eval()
+    assert "self.training" not in caplog.text and "changes the buffer" not in caplog.text
+    emitted(X)
+    assert all(not buffer.any() for name, buffer in emitted.named_buffers() if name in ("count", "mean", "queue"))
+    emitted.train()
+    emitted(X)
+    assert float(emitted.get_buffer("count")) == 1.0
+
+
+class Elsewhere(Net):
+    """What the branch computes is read behind it, or changes no buffer: it is not taken, and told."""
+
+    def update(self, y: Tensor) -> None:
+        self.seen = 0
+        if self.training:
+            self.seen += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.quant(x))
+        self.update(y)
+        if self.training:
+            y = y * 2
+        return self.dequant(y)
+
+
+def test_other_branches_on_the_mode_follow_eval_and_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        emitted = off(prepared(Elsewhere(), example_inputs=(X,))).train()
+    assert caplog.text.count("a branch on self.training; the graph has the eval branch") == 2
+    torch.testing.assert_close(emitted(X), Elsewhere().eval()(X), rtol=1e-4, atol=1e-5)
 
 
 class Scaled(Net):

@@ -1,5 +1,7 @@
 """Calls of `int`, `float`, `len` and `isinstance`, and `is`, in the user's code: Python answers them itself, no proxy can record.
 
+So are branches `if self.training:` that only change buffers: they are taken, as part of the graph that acts in training.
+
 While a trace runs, the functions it may reach run from code in which these calls go to `proxies`: `int(x.size(0))` stays a size,
 `len(x)` is one, `isinstance(x, torch.Tensor)` is true of a traced tensor. The code is compiled from the same source with the
 same positions, so that lines in errors and debuggers stay right; what it does without proxies is the same. Functions without
@@ -25,6 +27,7 @@ from torch import nn
 from hqc.frontend.fx.locations import is_user_file
 from hqc.frontend.fx.patches import Patches
 from hqc.frontend.fx.proxies import find_proxy
+from hqc.frontend.fx.user_code import update_branches
 
 _MARK = "__hqc_call_of_{}__"
 _CACHED = functools._lru_cache_wrapper
@@ -159,7 +162,7 @@ def _filled(code: CodeType, replacements: Mapping[str, Callable[..., Any]]) -> C
 @functools.cache
 def rewritten_code(code: CodeType) -> CodeType | None:
     """The code with marks for the calls, or None where there is none, or no source that it certainly came from."""
-    if not _names(code) & set(CALLS) and not _tests_identity(code):
+    if not _names(code) & {*CALLS, "training"} and not _tests_identity(code):
         return None
     stamp = os.stat(code.co_filename).st_mtime_ns if os.path.exists(code.co_filename) else 0
     for candidate in _file_codes(code.co_filename, stamp).get((code.co_name, code.co_firstlineno), ()):
@@ -185,6 +188,8 @@ def _same_program(candidate: CodeType, code: CodeType) -> bool:
 
 CALLS = ("int", "float", "len", "isinstance")
 IS = "is"
+IN_TRAINING = "in_training"
+UPDATING = "updating"
 
 
 @functools.cache
@@ -208,6 +213,15 @@ def _file_codes(filename: str, stamp: int) -> dict[tuple[str, int], list[CodeTyp
 
 
 class _MarkCalls(ast.NodeTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        branches = list(update_branches(node))
+        self.generic_visit(node)
+        for branch in branches:
+            branch.test = _call(IN_TRAINING, branch.test, branch.test)
+            region = ast.withitem(_call(UPDATING, branch.test))
+            branch.body = [ast.copy_location(ast.With([region], branch.body), branch.body[0])]
+        return node
+
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id in CALLS and not node.keywords:
@@ -218,6 +232,10 @@ class _MarkCalls(ast.NodeTransformer):
         self.generic_visit(node)
         if len(node.ops) != 1 or not isinstance(node.ops[0], (ast.Is, ast.IsNot)):
             return node
-        mark = ast.copy_location(ast.Constant(_MARK.format(IS)), node)
-        same: ast.expr = ast.copy_location(ast.Call(mark, [node.left, node.comparators[0]], []), node)
+        same: ast.expr = _call(IS, node, node.left, node.comparators[0])
         return same if isinstance(node.ops[0], ast.Is) else ast.copy_location(ast.UnaryOp(ast.Not(), same), node)
+
+
+def _call(name: str, place: ast.expr, *operands: ast.expr) -> ast.Call:
+    """A call of the replacement `name`, at the position of `place`."""
+    return ast.copy_location(ast.Call(ast.copy_location(ast.Constant(_MARK.format(name)), place), list(operands), []), place)

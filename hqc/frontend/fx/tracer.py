@@ -33,11 +33,11 @@ from hqc.frontend.fx.patches import TRACE_LOCK, Patches
 from hqc.frontend.fx.proxies import BUILTINS, RecordingProxy, record_factories, recorded, shape_slice_length
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wrapped_calls
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
-from hqc.frontend.fx.rewriting import Rewriter
+from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
 from hqc.frontend.fx.state import unchanged_in_eval
 from hqc.frontend.fx.trace_errors import ProxyUse, explain
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
-from hqc.frontend.fx.updates import FROZEN_META, buffer_updates
+from hqc.frontend.fx.updates import FROZEN_META, TRAINING_ONLY_META, buffer_updates
 from hqc.frontend.fx.user_code import in_assertion, training_branches
 from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
 
@@ -92,22 +92,18 @@ def trace(
         examples=examples,
     )
     with TRACE_LOCK:
-        tracer, traced, changed = _traced(model, tracer)
-        frozen: dict[str, str] = {}
-        if changed:  # a counter, a running average: traced again, with these buffers as part of the graph
-            try:
-                tracer, traced, changed = _traced(model, tracer.again(changed))
-                frozen = dict.fromkeys(changed, "the new value is computed from sizes alone")
-            except TraceError as error:
-                frozen = dict.fromkeys(changed, str(error))
+        tracer, traced, frozen = _traced_with_updates(model, tracer)
     adopt_tree(traced, model)
     traced.training = model.training
+    updates = buffer_updates(traced.graph, model)
     warnings = [f"forward changes the buffer {name} at every call; the graph keeps its present value" for name in frozen]
-    warnings += buffer_updates(traced.graph, model).sentences()
+    warnings += updates.sentences()
+    taken = {node.meta.get(TRAINING_ONLY_META) for node in updates.written}
     for cls in tracer.called_classes:
         warnings.extend(
             f"{line}: a branch on self.training; the graph has the eval branch, in training too"
             for line in training_branches(cls)
+            if line not in taken
         )
     for warning in warnings:
         logger.warning("%s", warning)
@@ -115,6 +111,33 @@ def trace(
     traced.meta[FROZEN_META] = frozen
     traced.meta[ASSUMPTIONS_META] = list(tracer.assumptions.values())
     return traced
+
+
+def _traced_with_updates(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, dict[str, str]]:
+    """A trace that has what changes buffers in it, and the buffers whose changes no graph repeats, with the reason.
+
+    Counters and running averages are found by a first trace; a second has these buffers as part of the graph. Branches that change
+    them in training only are taken where that works.
+    """
+    try:
+        tracer, traced, changed = _traced(model, tracer)
+    except TraceError:
+        if not tracer.took_updates:
+            raise
+        return _traced_with_updates(model, tracer.again(updates=False))
+    frozen: dict[str, str] = {}
+    if changed:
+        again = tracer.again(changed, tracer.takes_updates)
+        try:
+            again, traced, changed = _traced(model, again)
+            frozen = dict.fromkeys(changed, "the new value is computed from sizes alone")
+        except TraceError as error:
+            frozen = dict.fromkeys(changed, str(error))
+        if not frozen:
+            return again, traced, frozen
+    if tracer.took_updates:  # for nothing: the branch changes no buffer, or not as a graph can
+        return _traced_with_updates(model, tracer.again(updates=False))
+    return tracer, traced, frozen
 
 
 def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, list[str]]:
@@ -154,11 +177,17 @@ class HqcTracer(fx.Tracer):
         symbolic_args: Sequence[str] = (),
         examples: Mapping[str, Any] | None = None,
         state: Sequence[str] = (),
+        updates: bool = True,
     ) -> None:
-        """`state`: buffers that forward changes, which are traced as parameters are."""
+        """`state`: buffers that forward changes, which are traced as parameters are. `updates`: take branches `if self.training:`
+        that only change such.
+        """
         super().__init__()
         self._options = (leaf_modules, concrete_args, symbolic_args, examples)
         self._state = frozenset(state)
+        self.takes_updates = updates
+        self.took_updates = False
+        self._test = self._branch = ""  # line of the last test of the mode, of the branch that acts in training only
         self.replaced_buffers: list[str] = []
         self.assigned: list[tuple[nn.Module, str]] = []
         self._leaf_types = tuple(item for item in leaf_modules if isinstance(item, type))
@@ -182,9 +211,9 @@ class HqcTracer(fx.Tracer):
         self.asserted: list[fx.Node] = []
         self.assumptions: dict[Any, Assumption] = {}
 
-    def again(self, state: Sequence[str]) -> HqcTracer:
+    def again(self, state: Sequence[str] = (), updates: bool = True) -> HqcTracer:
         """A fresh tracer with the same options."""
-        return HqcTracer(*self._options, state=state)
+        return HqcTracer(*self._options, state=state, updates=updates)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of `root.forward`. As stock FX, but under patches that leave other threads alone."""
@@ -206,7 +235,8 @@ class HqcTracer(fx.Tracer):
         forward, is_method = _forward_of(root)
         try:
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
-                self._rewriter = Rewriter(patches, BUILTINS)
+                updating: dict[str, Callable[..., Any]] = {IN_TRAINING: self._in_training, UPDATING: self._updating}
+                self._rewriter = Rewriter(patches, {**BUILTINS, **updating})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
                 function, args = self.create_args_for_root(forward, is_method, concrete_args)
@@ -272,6 +302,26 @@ class HqcTracer(fx.Tracer):
         if path not in parameter_proxy_cache:
             parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
         return parameter_proxy_cache[path]
+
+    def _in_training(self, training: bool) -> bool:
+        """What `if self.training:` tests where only buffers change behind it."""
+        if threading.get_ident() != self._thread or self.known.paused or not self.takes_updates:
+            return training
+        self.took_updates = True
+        self._test = user_source(self._stop)
+        return True
+
+    @contextlib.contextmanager
+    def _updating(self) -> Iterator[None]:
+        """The nodes recorded inside act in training only."""
+        if threading.get_ident() != self._thread or self.known.paused:
+            yield
+            return
+        outer, self._branch = self._branch, self._branch or self._test
+        try:
+            yield
+        finally:
+            self._branch = outer
 
     def _assigned_buffer(self, module: nn.Module, name: str, value: Any) -> bool:
         """Take `module.name = value` where that is a buffer: it is written, and read as `value` from now on."""
@@ -373,6 +423,8 @@ class HqcTracer(fx.Tracer):
             self._types[path] = types_along(path, self._modules)
         node.meta[SOURCE_META] = user_source(self._stop)
         node.meta[MODULE_META] = path
+        if self._branch:
+            node.meta[TRAINING_ONLY_META] = self._branch
         node.meta[TYPES_META] = self._types.get(path, ())
         self.known.record(node)
         return node

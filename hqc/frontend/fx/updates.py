@@ -19,6 +19,8 @@ from torch import fx, nn
 from hqc.frontend.fx.locations import SOURCE_META
 from hqc.frontend.fx.views import is_view, written_node
 
+TRAINING_ONLY_META = "hqc_training_only"
+"""Key in `node.meta` of what stands under `if self.training:`: the line of that branch."""
 FROZEN_META = "hqc_frozen_buffers"
 """Key in `graph_module.meta`: buffers that forward changes in a way that no graph holds, each with what it says."""
 
@@ -43,9 +45,10 @@ class BufferUpdates:
         return frozenset(node for node in self.nodes if node not in needed and node.op != "get_attr")
 
     def sentences(self) -> Iterator[str]:
-        """One for every buffer: where it changes, and what a deployed graph has."""
-        for path in dict.fromkeys(self.buffers.values()):
-            line = next(str(node.meta.get(SOURCE_META, "")) for node, name in self.buffers.items() if name == path)
+        """One for every buffer that changes in eval mode too: where, and what a deployed graph has."""
+        always = {node: path for node, path in self.buffers.items() if TRAINING_ONLY_META not in node.meta}
+        for path in dict.fromkeys(always.values()):
+            line = next(str(node.meta.get(SOURCE_META, "")) for node, name in always.items() if name == path)
             where = f"{line}: " if line else ""
             yield f"{where}forward changes the buffer {path} at every call; a deployed graph keeps the value it has then"
 
@@ -61,10 +64,10 @@ def buffer_updates(graph: fx.Graph, root: nn.Module) -> BufferUpdates:
             if str(node.target) in buffers:
                 state[node] = str(node.target)
             continue
-        base = written_node(node, root)
-        if base is not None and base in state:
+        base = node.args[2] if node.target is update_in_training else written_node(node, root)
+        if isinstance(base, fx.Node) and base in state:
             written[node], paths[node] = base, state[base]
-            if node.target not in (operator.setitem, "__setitem__"):  # which returns nothing
+            if not _is_set_item(node):  # which returns nothing
                 state[node] = state[base]
         elif is_view(node) and _first(node) in state:
             state[node] = state[_first(node)]  # type: ignore[index]
@@ -96,3 +99,21 @@ def unchanged_buffers(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
 def detach_tensors(value: Any) -> Any:
     """`value` without gradients, where it is a tensor: what a buffer takes in belongs to no step of the training."""
     return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def update_in_training(training: bool, method: str, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Call `method`, which writes into `tensor`, if `training`; `tensor` otherwise."""
+    return getattr(tensor, method)(*args, **kwargs) if training else tensor
+
+
+def writing_method(node: fx.Node) -> str | None:
+    """The method of tensors that does what `node` does, if that is to write into its first operand."""
+    if node.target in (operator.setitem, "__setitem__"):
+        return "__setitem__"
+    name = str(node.target)
+    return name if node.op == "call_method" and name.endswith("_") and not name.endswith("__") else None
+
+
+def _is_set_item(node: fx.Node) -> bool:
+    called = node.args[1] if node.target is update_in_training else node.target
+    return called in (operator.setitem, "__setitem__")

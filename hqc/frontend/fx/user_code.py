@@ -8,6 +8,7 @@ import inspect
 import linecache
 import os
 import textwrap
+from collections.abc import Iterator, Sequence
 from types import FrameType, FunctionType
 
 from hqc.frontend.fx.locations import is_user_file, user_frame
@@ -39,6 +40,54 @@ def _branches(function: FunctionType) -> list[str]:
     tests = [node.test for node in ast.walk(tree) if isinstance(node, (ast.If, ast.IfExp, ast.While))]
     numbers = sorted({test.lineno for test in tests if any(map(_is_training, ast.walk(test)))})
     return [f"{os.path.basename(filename)}:{start + number - 1}" for number in numbers]
+
+
+def update_branches(function: ast.FunctionDef) -> Iterator[ast.If]:
+    """The branches `if self.training:` of a method that do nothing but write attributes of self, and have no other way.
+
+    Names that they compute with may be assigned in them, if nothing else of the method reads those.
+    """
+    for node in ast.walk(function):
+        if isinstance(node, ast.If) and _is_own(node.test, "training") and not node.orelse and all(map(_writes_own, node.body)):
+            own = {item.id for item in _names(node.body) if isinstance(item.ctx, ast.Store)}
+            inside = {id(item) for item in _names(node.body)}
+            if not any(item.id in own for item in _names([function]) if id(item) not in inside):
+                yield node
+
+
+def _writes_own(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.With):
+        return all(map(_writes_own, statement.body))
+    if isinstance(statement, ast.Expr):  # self.mean.mul_(0.9).add_(y)
+        called = statement.value
+        while isinstance(called, ast.Call) and isinstance(called.func, ast.Attribute):
+            if not called.func.attr.endswith("_") or called.func.attr.endswith("__"):
+                return False
+            called = called.func.value
+        return called is not statement.value and _is_own(called)
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    if not isinstance(statement, (ast.Assign, ast.AugAssign)):
+        return False
+    return all(_is_own(target) or (isinstance(target, ast.Name) and isinstance(statement, ast.Assign)) for target in targets)
+
+
+def _is_own(node: ast.AST | None, name: str | None = None) -> bool:
+    """True for `self.name`, `self.a.b`, `self.a[...]` and `self.a.data`."""
+    if name is not None:
+        return (
+            isinstance(node, ast.Attribute)
+            and node.attr == name
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+        )
+    depth = 0
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node, depth = node.value, depth + isinstance(node, ast.Attribute)
+    return depth > 0 and isinstance(node, ast.Name) and node.id == "self"
+
+
+def _names(statements: Sequence[ast.AST]) -> list[ast.Name]:
+    return [item for statement in statements for item in ast.walk(statement) if isinstance(item, ast.Name)]
 
 
 def _is_training(node: ast.AST) -> bool:
