@@ -17,6 +17,7 @@ from hqc.backends.onnx.hb_mapper import configuration, cpu_nodes, may_replace
 from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.backends.onnx.parts import TracedReference, differing_parts
 from hqc.backends.onnx.verify import Arrays, OutputComparison, Reference
+from hqc.data.preprocessing import Preprocessing
 from hqc.errors import ExportError
 from hqc.files import check_file_target, write_files
 from hqc.ir import Graph
@@ -61,12 +62,15 @@ def export(
     opaque: OpaqueCalls | None = None,
     opset_version: int = OPSET_VERSION,
     overwrite_configuration: bool = False,
+    preprocessing: Mapping[str, Preprocessing] | None = None,
 ) -> ExportReport:
     """Write `graph` (scaled; integer for flavour `integer`) to `path`, and for `horizon` `<stem>.yaml` for hb_mapper beside it.
 
     A yaml that is not as hqc wrote it is kept, and the report says so, unless `overwrite_configuration`.
 
     `opaque`: callables of the graph's opaque nodes by id; those that are `Writable` are written in standard ops.
+
+    `preprocessing`: by input, what is done to pictures before the model; the yaml tells hb_mapper.
 
     `verify`: run the model in onnxruntime (for `horizon` its `runnable` twin) on `sample_inputs` (input name -> array, or several
     such samples; random when not given) and, where `reference` (input arrays by name -> output arrays by name) is given, compare.
@@ -85,7 +89,7 @@ def export(
     if flavour == "horizon":
         kept = not (overwrite_configuration or may_replace(config))
     if flavour == "horizon" and not kept:
-        files[config] = configuration(graph, path.name, cpu).encode()
+        files[config] = configuration(graph, path.name, emission, preprocessing or {}).encode()
     check_file_target(path, error=ExportError)
     written = onnx.load_model_from_string(files[path])
     findings = _audited(written, graph, path, flavour)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,36 @@ def is_onnx_file(spec: str) -> bool:
     return Path(spec).suffix.lower() in (".onnx", ".ort")
 
 
+@dataclass(frozen=True)
+class GivenShape:
+    """One `--input`: `1,3,224,224`, `ids=1,16`, `1,16:int64`. `name` is empty where none was given."""
+
+    name: str
+    sizes: tuple[int, ...]
+    dtype: str = "float32"
+
+
+def given_shapes(texts: Sequence[str]) -> list[GivenShape]:
+    """What `--input` says, in order; `InputError` where some have names and some have none."""
+    found = [_given(text) for text in texts]
+    if any(each.name for each in found) and not all(each.name for each in found):
+        raise InputError("give --input NAME=SIZES for each input, or the sizes of all inputs in order")
+    return found
+
+
+def _given(text: str) -> GivenShape:
+    name, sign, rest = text.rpartition("=")
+    shown, _, dtype = rest.partition(":")
+    return GivenShape(name if sign else "", tuple(sizes(shown)), dtype or "float32")
+
+
 def shaped_inputs(shapes: Sequence[str]) -> Mapping[str, Array] | tuple[Array, ...] | None:
     """`--input name=1,3,224,224` or, for all inputs in order, `--input 1,3,224,224`: arrays of these shapes; None without any."""
     if not shapes:
         return None
-    named = [text.partition("=") for text in shapes]
-    if all(sign for _, sign, _ in named):
-        return {name: _zeros(text) for name, _, text in named}
-    if any(sign for _, sign, _ in named):
-        raise InputError("give --input NAME=SIZES for each input, or the sizes of all inputs in order")
-    return tuple(_zeros(text) for text in shapes)
+    given = given_shapes(shapes)
+    arrays = [np.broadcast_to(np.zeros((), np.float32), each.sizes) for each in given]
+    return {each.name: array for each, array in zip(given, arrays, strict=True)} if given[0].name else tuple(arrays)
 
 
 def sizes(text: str) -> list[int]:
@@ -40,7 +61,3 @@ def sizes(text: str) -> list[int]:
     if min(found) < 1:
         raise InputError(f"--input takes positive sizes, got {text}")
     return found
-
-
-def _zeros(text: str) -> Array:
-    return np.broadcast_to(np.zeros((), np.float32), sizes(text))

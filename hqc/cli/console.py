@@ -39,10 +39,10 @@ def note(text: str, style: str = "yellow") -> None:
 
 
 @contextmanager
-def counted(description: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error, where that is a terminal; the yielded function advances it by one."""
+def counted(description: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on standard error, where that is a terminal; the yielded function takes (done, total or None)."""
     err = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda *_: progress.advance(task)
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -13,6 +13,11 @@ import hqc.cli.commands
 from hqc.cli.console import console
 from hqc.errors import HqcError
 
+MODELS = (
+    "MODEL: FILE.py:NAME or package.module:NAME, a class, a function or a module; with arguments, NAME(width=32). Or FILE.onnx, "
+    "FILE.pt2 (an exported program), FILE.hqc (a dump from before placement)."
+)
+
 
 class Group(click.Group):
     """Finds its commands as files, and turns hqc's errors into one sentence and exit status 1.
@@ -30,6 +35,8 @@ class Group(click.Group):
             return None
         found = importlib.import_module(f"hqc.cli.commands.{name.replace('-', '_')}").command
         assert isinstance(found, click.Command) and found.name == name, f"hqc.cli.commands.{name} holds no command of its name"
+        if any(param.name == "model" for param in found.params):
+            found.epilog = MODELS
         return found
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -8,22 +8,42 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hqc.cli.console import counted, note
-from hqc.march import March
+from hqc.cli.data_options import data_spec, place_option, preprocessing_of, take_reading, with_reading_options
+from hqc.march import March, all_specs
 
 if TYPE_CHECKING:
     from hqc.workflow.compile import Compiled
 
 MARCHES = tuple(march.value for march in March)
 FLAVOURS = ("horizon", "runnable", "qdq", "integer")
+RANDOM_SAMPLES = 8
 
-march_option = click.option("--march", type=click.Choice(MARCHES), required=True, help="Chip family.")
-model_argument = click.argument("model", metavar="FILE.py:NAME|FILE.onnx")
+
+class MarchType(click.Choice[str]):
+    """A march, or the name of a chip of it."""
+
+    def __init__(self) -> None:
+        super().__init__(MARCHES, case_sensitive=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The march's name."""
+        chips = {chip.lower(): spec.name for spec in all_specs() for chip in spec.chips}
+        return super().convert(chips.get(str(value).lower(), value), param, ctx)
+
+
+CHIP = "Chip family, or a chip of it (x2, j2, x3, j3, j5, x5)"
+march_option = click.option("--march", type=MarchType(), required=True, help=f"{CHIP}.")
+model_argument = click.argument("model", metavar="MODEL")
+checkpoint_option = click.option(
+    "--checkpoint", type=click.Path(), metavar="FILE", help="Weights for a model in Python: .pt or .safetensors, weights only."
+)
 input_option = click.option(
     "--input",
     "shapes",
     multiple=True,
     metavar="[NAME=]N,C,H,W",
-    help="Shape of one input (repeat per input); default: the file's example_inputs, or the sizes that an ONNX file states.",
+    help="Shape of one input (repeat per input), with :int64 for integers; default: the file's example_inputs, "
+    "or the sizes that an ONNX file states.",
 )
 
 
@@ -81,37 +101,37 @@ def compile_model(
     model: str,
     march: str,
     shapes: tuple[str, ...],
-    calibration: str | None,
-    samples: int,
+    calibration: tuple[str, ...],
+    checkpoint: str | None = None,
     dump_dir: str | None = None,
-    **plan: Any,
+    **rest: Any,
 ) -> Compiled:
     """What `compile`, `run`, `bench` and `report` share."""
     import hqc
-    from hqc.analysis.user_files import calibration_batches, model_and_inputs
+    from hqc.analysis.user_files import model_and_inputs, random_batches
 
-    module, inputs = model_and_inputs(model, shapes)
-    batches = calibration_batches(calibration, inputs, samples)
-    arguments = plan_arguments(**plan)
-    if calibration is None:
-        note("No --calibration file: scales come from random inputs, good for structure and speed, not for accuracy.")
-    with counted("calibrating", len(batches)) as advance:
-        return hqc.compile(
-            module, inputs, march=march, calibration_data=batches, dump_dir=dump_dir, progress=advance, **arguments
+    reading = take_reading(rest)
+    data = data_spec(calibration, reading)
+    module, inputs = model_and_inputs(model, shapes, checkpoint)
+    arguments = plan_arguments(**rest)
+    if data is None:
+        note("No --calibration data: scales come from random inputs, good for structure and speed, not for accuracy.")
+    with counted("calibrating") as advance:
+        compiled = hqc.compile(
+            module, inputs, march=march, dump_dir=dump_dir, progress=advance, preprocessing=preprocessing_of(reading),
+            calibration_data=random_batches(inputs, reading["samples"] or RANDOM_SAMPLES) if data is None else data, **arguments,
         )  # fmt: skip
+    if data is not None:
+        note(f"calibrated with {compiled.calibration}", style="dim")
+    return compiled
 
 
 def compile_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: the arguments of `compile_model`."""
-    for decorator in (
-        click.option(
-            "--samples", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Calibration batches at most."
-        ),
-        click.option("--calibration", type=click.Path(), metavar="FILE", help=".npy or .npz file with real inputs; first axis: samples."),
-        *reversed(plan_options), input_option, march_option, model_argument,
-    ):  # fmt: skip
-        function = decorator(function)
-    return function
+    function = with_reading_options(function)
+    function = place_option("calibration", "Real inputs that the scales come from.")(function)
+    function = with_plan_options(function)
+    return model_argument(checkpoint_option(march_option(input_option(function))))
 
 
 def with_plan_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,14 +37,14 @@ def _resolve(march: March | str) -> March:
         raise MarchError(f"a march is a hqc.march.March or one of {', '.join(names)}, got {march!r}")
     wanted = march.lower().replace("_", "-")
     for member in March:
-        if member.value == wanted:
+        if member.value == wanted or wanted.upper() in _spec_of(member).chips:
             return member
     known = f"; known: {', '.join(names)}"
     raise MarchError(f"unknown march {march!r}{suggest(wanted, names) or known}")
 
 
 def get_spec(march: March | str) -> MarchSpec:
-    """The description of a march given as `March` or by name; `MarchError` with near names for an unknown one."""
+    """The description of a march given as `March`, by name, or by the name of its chip (`x3`); `MarchError` for an unknown one."""
     return _spec_of(_resolve(march))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from hqc.data import DataSpec, InputSpec, Preprocessing, load_samples
+from hqc.data.items import LABELS, split_labels
 from hqc.errors import CalibrationError, InputError
+from hqc.frontend.fx.structures import map_structure, named_leaves
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import as_tuple, bind, input_names, tensors_of
@@ -22,32 +27,49 @@ KEPT = 4
 """Calibration batches that a compiled model keeps, for verification."""
 
 
-def calibrate(prepared: nn.Module, data: Iterable[Any], *, progress: Progress | bool = False) -> None:
-    """Observe `data` (batches) and leave the model with fixed scales, fake quants on.
+@dataclass
+class Observed:
+    """What calibration saw. `kept`: the first `KEPT` batches as the arguments of forward, on the CPU; `samples`: how many in all;
+    `what`: where they came from, in words; `preprocessing`: by input, what was done to pictures."""
 
-    A batch is a tensor, an array, a tuple of positional inputs, or a dict of inputs by name. `progress`: True shows a progress bar;
-    a callable gets `(batches done, total or None)`. The train/eval mode is not touched: call `eval()` before when the model has
+    kept: list[tuple[Any, ...]] = field(default_factory=list)
+    samples: int = 0
+    what: str = ""
+    preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.samples} sample{'s'[: self.samples != 1]}{f' from {self.what}' if self.what else ''}"
+
+
+def calibrate(prepared: nn.Module, data: Any, *, progress: Progress | bool = False) -> None:
+    """Observe `data` and leave the model with fixed scales, fake quants on.
+
+    `data`: batches, each a tensor, an array, a tuple of positional inputs (labels behind them are left out), or a dict of inputs by
+    name (entries that are no inputs are left out); or a path, list of paths or `hqc.data.DataSpec`. `progress`: True shows a progress
+    bar; a callable gets `(batches done, total or None)`. The train/eval mode is not touched: call `eval()` before when the model has
     batch norm or dropout. `CalibrationError` for no data, a batch that is not finite, or one that the model cannot take.
     """
     observe(prepared, data, progress=progress)
 
 
-def observe(prepared: nn.Module, data: Iterable[Any], *, progress: Progress | bool = False) -> list[tuple[Any, ...]]:
-    """As `calibrate`; returns the first `KEPT` batches as the arguments of forward, on the CPU."""
+def observe(
+    prepared: nn.Module, data: Any, *, progress: Progress | bool = False, preprocessing: Preprocessing | None = None
+) -> Observed:
+    """As `calibrate`; `preprocessing`: of pictures that a path in `data` names; of batches, what was done to them already."""
     if not isinstance(prepared, ObservedGraphModule):
         raise InputError(
             f"calibrate takes a model from prepare_calibration_fx or prepare_qat_fx, got {type(prepared).__name__}"
         )
-    batches = _batches(data)
-    total = len(batches) if isinstance(batches, Sized) else None
+    batches, total, found = _opened(prepared, data, preprocessing)
     device = next((tensor.device for tensor in (*prepared.parameters(), *prepared.buffers())), torch.device("cpu"))
     set_fake_quantize(prepared, FakeQuantState.CALIBRATION)
-    count, kept = 0, []
+    count = 0
     with torch.no_grad(), _reporter(progress, total) as report:
         for count, batch in enumerate(batches, start=1):
             arguments = _arguments(prepared, batch, count)
+            found.samples += _size(arguments)
             if count <= KEPT:
-                kept.append(arguments)
+                found.kept.append(arguments)
             moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments))
             try:
                 prepared(*moved)
@@ -61,24 +83,93 @@ def observe(prepared: nn.Module, data: Iterable[Any], *, progress: Progress | bo
     if count == 0:
         raise CalibrationError("calibration_data is empty; give at least one batch of real inputs")
     set_fake_quantize(prepared, FakeQuantState.VALIDATION)
-    return kept
+    return found
 
 
 def batches_of(prepared: ObservedGraphModule, data: Any) -> Iterator[tuple[Any, ...]]:
     """Data as users give it, each batch as the arguments of forward; `CalibrationError` for one that the model cannot take."""
-    for count, batch in enumerate(_batches(data), start=1):
+    for count, batch in enumerate(_opened(prepared, data, None)[0], start=1):
         yield _arguments(prepared, batch, count)
+
+
+def _opened(
+    prepared: ObservedGraphModule, data: Any, preprocessing: Preprocessing | None
+) -> tuple[Iterable[Any], int | None, Observed]:
+    """The batches of `data`, how many there are where that is known, and what they come from."""
+    if not _names_files(data):
+        batches = _batches(data)
+        total = len(batches) if isinstance(batches, Sized) else None
+        return batches, total, Observed(preprocessing=_of_pictures(prepared, preprocessing))
+    planned = prepared.preparation.inputs
+    if planned is None:
+        raise InputError("data in files needs a model that was prepared with example_inputs, which say what the model takes")
+    samples = load_samples(data, planned_specs(prepared), preprocessing=preprocessing)
+
+    def arguments() -> Iterator[tuple[Any, ...]]:
+        for batch in samples.batches():
+            yield as_arguments(planned, batch)
+
+    return arguments(), samples.batch_count(), Observed(what=samples.what, preprocessing=samples.preprocessing)
+
+
+def _of_pictures(prepared: ObservedGraphModule, preprocessing: Preprocessing | None) -> dict[str, Preprocessing]:
+    """What the user says was done to the pictures in batches: it holds for every input that is one."""
+    if preprocessing is None:
+        return {}
+    return {spec.name: preprocessing.for_input(spec) for spec in planned_specs(prepared) if spec.channel_axis is not None}
+
+
+def _names_files(data: Any) -> bool:
+    """A path, paths by input name, a list of paths, or a `DataSpec`."""
+    if isinstance(data, Mapping):
+        return bool(data) and all(isinstance(value, (str, os.PathLike)) for value in data.values())
+    if isinstance(data, (list, tuple)):
+        return bool(data) and all(isinstance(value, (str, os.PathLike)) for value in data)
+    return isinstance(data, (str, os.PathLike, DataSpec))
+
+
+def planned_specs(prepared: ObservedGraphModule) -> tuple[InputSpec, ...]:
+    """What a model that was prepared with example inputs takes, tensor by tensor."""
+    named = [
+        (name, leaf)
+        for argument, structure in zip(input_names(prepared), prepared.preparation.inputs or (), strict=False)
+        for name, leaf in named_leaves(structure, argument)
+        if isinstance(leaf, torch.Tensor)
+    ]
+    first = next((leaf.shape[0] for _, leaf in named if leaf.ndim), None)
+    return tuple(
+        InputSpec(
+            name,
+            tuple(leaf.shape),
+            torch.empty(0, dtype=leaf.dtype).numpy().dtype,
+            batched=leaf.ndim > 0 and leaf.shape[0] == first,
+        )
+        for name, leaf in named
+    )
+
+
+def as_arguments(planned: Sequence[Any], arrays: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Arrays in the order of the model's inputs as the arguments of forward, in the structure `planned`."""
+    values = iter(arrays.values())
+    filled = map_structure(tuple(planned), lambda leaf: next(values) if isinstance(leaf, torch.Tensor) else leaf)
+    return tuple(filled)
+
+
+def _size(arguments: tuple[Any, ...]) -> int:
+    """Samples of a batch: the first size of its first tensor."""
+    first = next((tensor for tensor in tensors_of(arguments) if tensor.ndim), None)
+    return 1 if first is None else int(first.shape[0])
 
 
 def _batches(data: Any) -> Iterable[Any]:
     """`data` as batches: one tensor, array or dict is one batch."""
     if isinstance(data, (torch.Tensor, np.ndarray, Mapping)):
         return [data]
-    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
-        got = repr(data) if isinstance(data, (str, bytes, int, float, type(None))) else f"a {type(data).__name__}"
+    if isinstance(data, bytes) or not isinstance(data, Iterable):
+        got = repr(data) if isinstance(data, (bytes, int, float, type(None))) else f"a {type(data).__name__}"
         raise CalibrationError(
-            "calibration_data is a list (or another iterable, such as a DataLoader) of batches: tensors, arrays, tuples of inputs, or "
-            f"dicts of inputs by name; got {got}"
+            "calibration_data is the path of a folder or file, or a list (or another iterable, such as a DataLoader) of batches: tensors, "
+            f"arrays, tuples of inputs, or dicts of inputs by name; got {got}"
         )
     return data
 
@@ -88,15 +179,19 @@ def _arguments(prepared: ObservedGraphModule, batch: Any, count: int) -> tuple[A
     names = input_names(prepared)
     planned = prepared.preparation.inputs
     takes_dict = any(isinstance(each, Mapping) for each in (planned or ())[:1])
+    if isinstance(batch, Mapping) and not takes_dict:
+        known = {name: batch[name] for name in names if name in batch}
+        if known and all(key in known or key in LABELS or not isinstance(value, torch.Tensor) for key, value in batch.items()):
+            batch = known
+    else:
+        batch, _ = split_labels(batch, _wanted(planned, names))
     if isinstance(batch, Mapping) and not takes_dict and not set(batch) <= set(names):
         keys = ", ".join(map(str, batch))
         raise CalibrationError(f"calibration batch {count} has the inputs {keys}; the model takes {', '.join(names)}")
     try:
         arguments = bind(as_tuple(batch) or (), planned, names)
     except InputError as error:
-        labels = isinstance(batch, (tuple, list)) and len(batch) > len(names)
-        hint = "; leave labels out, e.g. [images for images, labels in loader]" if labels else ""
-        raise CalibrationError(f"calibration batch {count}: {error}{hint}") from error
+        raise CalibrationError(f"calibration batch {count}: {error}") from error
     tensors = tensors_of(arguments)
     if not tensors:
         raise CalibrationError(f"calibration batch {count} holds no tensor or array, but {type(batch).__name__} {batch!r:.60}")
@@ -106,6 +201,16 @@ def _arguments(prepared: ObservedGraphModule, batch: Any, count: int) -> tuple[A
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CalibrationError(f"calibration batch {count} holds NaN or infinite values; clean the data")
     return arguments
+
+
+def _wanted(planned: tuple[Any, ...] | None, names: Sequence[str]) -> int:
+    """Arguments that the model was planned for, or that its forward has; optional ones that were left out do not count."""
+    if planned is None:
+        return len(names)
+    wanted = list(planned)
+    while wanted and wanted[-1] is None:
+        wanted.pop()
+    return len(wanted)
 
 
 def as_float32(value: Any) -> Any:

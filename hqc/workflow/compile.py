@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch.utils import _pytree as pytree
 
+from hqc.data import DataSpec, Preprocessing
+from hqc.data.samples import PathLike
 from hqc.errors import InputError
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.ir import Graph, Value
@@ -22,7 +25,7 @@ from hqc.march import March
 from hqc.metrics.placement import PlacementReport, placement_report
 from hqc.passes.base import Remark
 from hqc.workflow.arguments import as_tuple, tensors_of
-from hqc.workflow.calibration import Progress, as_float32, observe
+from hqc.workflow.calibration import Observed, Progress, as_float32, observe
 from hqc.workflow.deploy import deploy, with_calls, without_calls
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.onnx_files import as_torch
@@ -47,14 +50,16 @@ class Compiled:
         self,
         prepared: ObservedGraphModule,
         deployment: Deployment,
-        calibration: Sequence[tuple[Any, ...]] = (),
+        calibration: Observed | None = None,
         dump_dir: Path | None = None,
     ) -> None:
-        """`calibration`: some batches of calibration data; what fits the compiled shapes is kept as `samples`."""
+        """`calibration`: what calibration saw; of what it kept, that which fits the compiled shapes becomes `samples`."""
         self._prepared = prepared
         self.deployment = deployment
+        calibration = calibration or Observed()
+        self.calibration = replace(calibration, kept=[])
         self.samples = [
-            found for batch in calibration if (found := _sample(deployment.scaled.inputs, tensors_of(batch))) is not None
+            found for batch in calibration.kept if (found := _sample(deployment.scaled.inputs, tensors_of(batch))) is not None
         ]
         self.dump_dir = dump_dir
         self._start()
@@ -137,6 +142,8 @@ class Compiled:
 
         `flavour`: horizon, runnable, qdq or integer.
 
+        The yaml carries the preprocessing that calibration applied to pictures (see `hqc.data.Preprocessing`).
+
         `verify`: run the file in onnxruntime on calibration samples (at most 4 are kept) and compare it with the fake-quant model and
         the simulator before returning; of the flavour integer the simulator's numbers are what counts. A yaml that is not as hqc
         wrote it is kept unless `overwrite_configuration`. `ExportError` when it cannot be written or differs.
@@ -155,6 +162,7 @@ class Compiled:
             sample_inputs=self.samples or None,
             overwrite_configuration=overwrite_configuration,
             opaque=self.deployment.opaque,
+            preprocessing=self.calibration.preprocessing,
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -172,6 +180,7 @@ class Compiled:
             "_prepared": self._prepared,
             "deployment": without_calls(self.deployment),
             "samples": self.samples,
+            "calibration": self.calibration,
             "dump_dir": self.dump_dir,
         }
 
@@ -216,7 +225,8 @@ def compile(
     example_inputs: Any = None,
     *,
     march: str | March,
-    calibration_data: Iterable[Any],
+    calibration_data: Iterable[Any] | PathLike | DataSpec,
+    preprocessing: Preprocessing | None = None,
     hybrid_dict: Mapping[str, Sequence[Any]] | None = None,
     qconfig_dict: Mapping[str, Any] | None = None,
     hybrid: bool = True,
@@ -233,18 +243,20 @@ def compile(
 ) -> Compiled:
     """Quantize a float model after training and compile it for a march.
 
-    `model`: a float torch module in any mode, left untouched, or an ONNX file (a path or an `onnx.ModelProto`). `example_inputs`: a
-    tensor or tuple of tensors that fixes the shapes; an ONNX file needs it only for sizes that it leaves open. `march`: `bernoulli`,
-    `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array, a tuple of
-    positional inputs or a dict of inputs by name; at least one, all finite. `hybrid_dict`: operations to place (see
-    docs/placement.md). `hybrid`: without it, an operation that the BPU cannot run is an error. `qconfig_dict`: observers per module as
-    for prepare_qat_fx; default: min-max. `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`:
-    BPU subgraphs with less go to the CPU, with the reason. `cat_policy`: `output` or `largest`, which scale a cat takes that
-    cannot requantize. `conflict_policy`: `requantize` or `error` where a result was observed with another scale than it keeps. `edits`:
-    passes of your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their
-    values. `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU. `dump_dir`:
-    write the IR after every pass there. `progress`: True for a
-    progress bar, or a callable that gets `(batches done, total)`.
+    `model`: a float torch module in any mode, left untouched, or an ONNX file (a path or an `onnx.ModelProto`).
+    `example_inputs`: a tensor or tuple of tensors that fixes the shapes; an ONNX file needs it only for sizes that it leaves
+    open. `march`: `bernoulli`, `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array, a
+    tuple of positional inputs (labels behind them are left out) or a dict of inputs by name; at least one, all finite. Or the
+    path of a folder of pictures or arrays, of a file, or `loader.py:function`: see `hqc.data.DataSpec` and
+    docs/calibration_data.md. `preprocessing`: what is done to pictures (batches of a loader are taken as they come); it is
+    written into the yaml for hb_mapper too. `hybrid_dict`: operations to place (see docs/placement.md). `hybrid`: without it,
+    an operation that the BPU cannot run is an error. `qconfig_dict`: observers per module as for prepare_qat_fx; default:
+    min-max. `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`: BPU subgraphs with less
+    go to the CPU, with the reason. `cat_policy`: `output` or `largest`, which scale a cat takes that cannot requantize.
+    `conflict_policy`: `requantize` or `error` where a result was observed with another scale than it keeps. `edits`: passes of
+    your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their values.
+    `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU. `dump_dir`: write the IR after every
+    pass there. `progress`: True for a progress bar, or a callable that gets `(batches done, total)`.
     """
     model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
@@ -270,7 +282,7 @@ def compile(
     prepared = prepare(model, options, inputs, dump_dir=None if dumps is None else dumps / "prepare")
     prepared.eval()
     with unchanged_buffers(prepared, set(buffer_updates(prepared.graph, prepared).buffers.values())):
-        calibration = observe(prepared, calibration_data, progress=progress)
+        calibration = observe(prepared, calibration_data, progress=progress, preprocessing=preprocessing)
     deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
     deployment.remarks[:0] = prepared.preparation.remarks
     return Compiled(prepared, deployment, calibration, dumps)

@@ -175,7 +175,7 @@ def test_a_model_file_may_have_the_name_of_a_module(name: str, folder: Path, mon
     ("arguments", "message"),
     [
         (["nofile.py:Net"], "there is no file nofile.py"),
-        (["net.py"], "give the model as FILE.py:NAME or FILE.onnx, got net.py"),
+        (["net.py"], "give the model as FILE.py:NAME, package.module:NAME or FILE.onnx, got net.py"),
         (["syntax.py:Net"], r"syntax.py cannot be imported: .*syntax.py:3: "),
         (
             ["net.py:Detectr"],
@@ -184,7 +184,11 @@ def test_a_model_file_may_have_the_name_of_a_module(name: str, folder: Path, mon
         (["faulty.py:NUMBER"], "NUMBER in faulty.py is a int"),
         (["faulty.py:Raises"], r"Raises\(\) in faulty.py failed: faulty.py:16: RuntimeError: no weights here"),
         (["faulty.py:exits"], r"exits\(\) in faulty.py failed: faulty.py:\d+: SystemExit: 3"),
-        (["faulty.py:NeedsArgument"], r"missing 1 required positional argument: 'classes'"),
+        (
+            ["faulty.py:NeedsArgument"],
+            r"NeedsArgument in faulty.py: missing a required argument: 'classes'; it takes NeedsArgument\(classes\), "
+            r"give arguments as faulty.py:NeedsArgument\(\.\.\.\)$",
+        ),
         (["faulty.py:Small"], "the input's shape is not known; give --input N,C,H,W"),
         (["faulty.py:Branches", "--input", "1,3"], r"faulty.py:9: a branch tests the value of `gt`"),
         (["net.py:Detector", "--input", "abc"], "--input takes sizes like 1,3,224,224, got abc"),
@@ -225,7 +229,7 @@ def test_compile_writes_the_model_into_a_new_folder(flavour: str, folder: Path) 
     written = {path.name for path in (folder / "out").iterdir()}
     assert "model.onnx" in written and not [name for name in written if "tmp" in name]
     assert "model.yaml" in written or flavour != "horizon"
-    assert "26 operations on the BPU" in result.stdout and "No --calibration file" in result.stderr
+    assert "26 operations on the BPU" in result.stdout and "No --calibration data" in result.stderr
 
 
 def test_dump_dir_holds_the_graph_after_every_pass(folder: Path) -> None:
@@ -238,7 +242,8 @@ def test_dump_dir_holds_the_graph_after_every_pass(folder: Path) -> None:
 def test_calibration_data_is_read_and_then_nothing_is_warned_of(folder: Path) -> None:
     np.save(folder / "data.npy", np.random.default_rng(0).random((3, 3, 64, 64), np.float32))
     result = succeeds("run", "net.py:Detector", "--march", "bernoulli2", "--calibration", "data.npy", "--batch", "2")
-    assert "[2, 4, 16, 16]" in result.stdout and "dB" in result.stdout and result.stderr == ""
+    assert "[2, 4, 16, 16]" in result.stdout and "dB" in result.stdout
+    assert result.stderr == "calibrated with 3 samples from data.npy\n"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +270,7 @@ def test_calibration_files_that_cannot_be_read(folder: Path) -> None:
     assert "there is no file missing.npy" in refuses(*command, "missing.npy")
     assert "junk.npy cannot be read as .npy or .npz" in refuses(*command, "junk.npy")
     assert "empty.npy cannot be read as .npy or .npz" in refuses(*command, "empty.npy")
-    assert "two.npz holds 2 arrays, the model takes 1 input" in refuses(*command, "two.npz")
+    assert "two.npz holds 2 arrays (a, b), the model takes 1 input (x)" in refuses(*command, "two.npz")
 
 
 @pytest.mark.parametrize("command", ["compile", "report"])

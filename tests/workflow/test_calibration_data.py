@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import hqc
-from hqc.errors import CalibrationError, ExportError
+from hqc.errors import CalibrationError, ExportError, InputError
 from hqc.quantization import get_default_qconfig
 
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -63,15 +63,14 @@ def test_a_group_covers_its_widest_member_whichever_comes_first(march: str) -> N
 WRONG = {
     "None": (None, "batches: tensors, arrays, tuples of inputs, or dicts of inputs by name; got None"),
     "a number": (5, "got 5"),
-    "a path": ("images/", "got 'images/'"),
+    "a path": ("images/", "there is no file images and no folder of that name"),
     "a model": (nn.ReLU(), "got a ReLU"),
     "nothing": ([], "calibration_data is empty"),
-    "paths": (["img/0.jpg"], "batch 1: input image must be a tensor or an array, got str"),
+    "paths": (["img/0.jpg"], "there is no file img/0.jpg"),
     "an empty batch": ([[]], r"batch 1: the model takes 1 input\(s\) \(image\), got 0"),
     "a batch of None": ([None], r"batch 1: the model takes 1 input\(s\) \(image\), got 0"),
     "numbers": ([1, 2], "batch 1: input image must be a tensor or an array, got int"),
     "no samples": ([X[:0]], r"batch 1 is empty \(shape \[0, 3, 8, 8\]\)"),
-    "labels": ([X, (X, torch.tensor([3]))], "batch 2: the model takes 1 input.*; leave labels out"),
     "wrong names": ([{"img": X}], "batch 1 has the inputs img; the model takes image"),
     "not finite": ([X, X / 0], "batch 2 holds NaN or infinite values"),
     "another shape": ([X[:, :2]], "batch 1 with shapes"),
@@ -83,7 +82,7 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_kind_of_data_is_one_sentence(kind: str) -> None:
     data, sentence = WRONG[kind]
-    with pytest.raises(CalibrationError, match=sentence) as caught:
+    with pytest.raises(InputError if "path" in kind else CalibrationError, match=sentence) as caught:
         hqc.compile(Net(), X, march="bayes", calibration_data=data)
     assert "\n" not in str(caught.value)
 
@@ -96,6 +95,9 @@ RIGHT = {
     "lists": [[X]],
     "by name": [{"image": X}],
     "one dict": {"image": X.numpy()},
+    "labels": [(X, torch.tensor([3]))],
+    "labels and boxes": [(X, torch.tensor([3]), {"boxes": torch.zeros(2, 4)})],
+    "a dict with labels": [{"image": X, "label": torch.tensor([3]), "path": "0.jpg"}],
     "generator": lambda: (batch for batch in [X]),
     "loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X)),
 }

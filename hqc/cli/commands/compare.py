@@ -27,7 +27,7 @@ def command(exported: str | None, top: int, pair: str | None, as_csv: bool, as_j
     from hqc.errors import InputError
 
     compiled = compile_model(**given)
-    with counted("comparing", len(compiled.samples)) as advance:
+    with counted("comparing") as advance:
         found = compare(compiled, exported=exported, own_errors=pair is None, progress=advance)
     for warning in found.warnings:
         note(warning)

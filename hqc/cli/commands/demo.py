@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from hqc.cli.console import console
-from hqc.cli.options import MARCHES
+from hqc.cli.options import CHIP, MarchType
 
 
 @click.command("demo", short_help="See it all on handwritten digits.")
-@click.option("--march", type=click.Choice(MARCHES), default="bayes", show_default=True, help="Chip family.")
+@click.option("--march", type=MarchType(), default="bayes", show_default=True, help=f"{CHIP}.")
 @click.option("--out", type=click.Path(), default="out/demo", show_default=True, help="Where dumps and the ONNX file go.")
 def command(march: str, out: str) -> None:
     """Train a small CNN on handwritten digits, compile it, and show what happened."""

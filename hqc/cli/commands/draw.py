@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hqc.cli.console import say
+from hqc.cli.data_options import take_reading
 from hqc.cli.options import compile_model, compile_options, plan_arguments
 
 
@@ -26,7 +27,7 @@ from hqc.cli.options import compile_model, compile_options, plan_arguments
     metavar="N",
     help="Fold modules below N name parts; default: as much as keeps it readable.",
 )
-def command(output: str, depth: int | None, calibration: str | None, samples: int, **given: Any) -> None:
+def command(output: str, depth: int | None, calibration: tuple[str, ...], **given: Any) -> None:
     """Draw where everything runs: CPU operations red, BPU subgraphs shaded, boundaries between them.
 
     Needs no data; with --calibration the boundaries have scales.
@@ -35,18 +36,19 @@ def command(output: str, depth: int | None, calibration: str | None, samples: in
     from hqc.files import check_file_target, make_parent
 
     check_file_target(output)
-    graph, opaque = _planned(**given) if calibration is None else _compiled(calibration=calibration, samples=samples, **given)
+    graph, opaque = _compiled(calibration=calibration, **given) if calibration else _planned(**given)
     make_parent(output)
     draw(graph, output, depth=depth, opaque=opaque)
     say(f"wrote {output}")
 
 
-def _planned(model: str, march: str, shapes: tuple[str, ...], **plan: Any) -> tuple[Any, Any]:
+def _planned(model: str, checkpoint: str | None, march: str, shapes: tuple[str, ...], **plan: Any) -> tuple[Any, Any]:
     import hqc
-    from hqc.analysis.user_files import example_inputs, load_model
+    from hqc.analysis.user_files import model_and_inputs
 
-    module, default = load_model(model)
-    return hqc.explain(module, example_inputs(shapes, default), march=march, **plan_arguments(**plan)).graph, None
+    take_reading(plan)
+    module, inputs = model_and_inputs(model, shapes, checkpoint)
+    return hqc.explain(module, inputs, march=march, **plan_arguments(**plan)).graph, None
 
 
 def _compiled(**given: Any) -> tuple[Any, Any]:

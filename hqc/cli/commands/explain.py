@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hqc.cli.console import say, show
-from hqc.cli.options import MARCHES, input_option, model_argument, plan_arguments, with_plan_options
+from hqc.cli.options import (
+    CHIP,
+    MARCHES,
+    MarchType,
+    checkpoint_option,
+    input_option,
+    model_argument,
+    plan_arguments,
+    with_plan_options,
+)
 
 if TYPE_CHECKING:
     from hqc.workflow.options import Form
@@ -15,7 +24,8 @@ if TYPE_CHECKING:
 
 @click.command("explain", short_help="Where every operation runs, and why.")
 @model_argument
-@click.option("--march", type=click.Choice(MARCHES), help="Chip family; without it all are compared.")
+@checkpoint_option
+@click.option("--march", type=MarchType(), help=f"{CHIP}; without it all are compared.")
 @input_option
 @with_plan_options
 @click.option("--all", "everything", is_flag=True, help="List BPU operations too.")
@@ -28,7 +38,14 @@ if TYPE_CHECKING:
     help="ptq: as hqc.compile does it; qat, calibration: as prepare_qat_fx, prepare_calibration_fx do (needs --march).",
 )
 def command(
-    model: str, march: str | None, shapes: tuple[str, ...], everything: bool, thresholds: bool, form: Form, **plan: Any
+    model: str,
+    checkpoint: str | None,
+    march: str | None,
+    shapes: tuple[str, ...],
+    everything: bool,
+    thresholds: bool,
+    form: Form,
+    **plan: Any,
 ) -> None:
     """Where every operation runs, why, and what would have to change. Needs no training and no data."""
     import hqc
@@ -40,12 +57,12 @@ def command(
 
     if march is None and (everything or thresholds or form != "ptq"):
         raise click.UsageError("--all, --thresholds and --form are about one chip family; give --march")
-    if is_onnx_file(model):
+    if is_onnx_file(model) and checkpoint is None:
         module, inputs = model, shaped_inputs(shapes)  # and no torch
     else:
         from hqc.analysis.user_files import model_and_inputs
 
-        module, inputs = model_and_inputs(model, shapes)
+        module, inputs = model_and_inputs(model, shapes, checkpoint)
     arguments = plan_arguments(**plan)
     if march is None:
         comparison = compare(module, inputs, CompileOptions.of(MARCHES[0], **arguments))

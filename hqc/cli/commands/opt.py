@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hqc.cli.console import note
-from hqc.cli.options import MARCHES
+from hqc.cli.options import CHIP, MarchType
 from hqc.errors import InputError, ParseError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("opt", short_help="Run passes on IR text.")
 @click.argument("file", type=click.Path(allow_dash=True), default="-")
 @click.option("-p", "--pipeline", required=True, metavar="PASSES", help='Such as "fold-batch-norm,partition{min-macs=1e6}".')
-@click.option("--march", type=click.Choice(MARCHES), help="Chip family; default: the one in the text.")
+@click.option("--march", type=MarchType(), help=f"{CHIP}; default: the one in the text.")
 @click.option(
     "--parameters", type=click.Path(), metavar="FILE", help=".safetensors file with the large parameters of the text."
 )
