@@ -16,7 +16,7 @@ import hqc
 from hqc.analysis.picture import Picture, dot_text, draw, picture_of
 from hqc.cli import main
 from hqc.errors import InputError
-from hqc.ir import Graph
+from hqc.ir import Graph, parse
 from hqc.metrics.placement import placement_report
 
 X = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -82,6 +82,19 @@ def test_folding_keeps_every_edge_hides_no_cpu_operation_and_makes_no_cycle(plan
     assert all(f"{a}->{b} " in text for a, b in edges) and text.count("->") == len(edges)
     if depth == 1:
         assert {picture.shown(key).title for key in owners if key.startswith("g")} == {"stage"}
+
+
+def test_modules_of_onnx_files_fold_too() -> None:
+    names = ["/stage/stage.0/a/Conv", "/stage/stage.0/b/Conv", "/head/Conv"]
+    nodes = "".join(
+        f'  %{i} = relu(%{i - 1 if i else "x"}) cpu loc("{name}:relu#0" "net.onnx:{name}")\n' for i, name in enumerate(names)
+    )
+    graph = parse(f"graph @net march=bayes stage=partitioned {{\n  input %x: f32[1,2]\n{nodes}  output %2\n}}\n")
+    picture = picture_of(graph)
+    assert "stage" in picture.modules and [picture.shown(key).title for key in picture.owners({"stage"})][1:3] == [
+        "stage",
+        "stage",
+    ]
 
 
 def test_a_large_picture_starts_folded() -> None:

@@ -104,6 +104,9 @@ def test_measurements_are_those_of_the_run(compiled: hqc.Compiled, data: Any) ->
     assert conv["histogram"]["clip"] == [float(value.quant.scale) * -128, float(value.quant.scale) * 127]
     assert 20 < conv["error"]["sqnr"] < 80 and conv["layer"]["max"] <= 1
     assert conv["own"]["rank"] >= 1 and conv["ms"] > 0
+    act = by_name["stage.0.act"]
+    assert {row["error"]["view"] for row in data["operations"] if row["device"] == "bpu"} == {"simulator"}
+    assert act["error"]["sqnr"] > 20 and act["histogram"]["clip"] is not None  # of the quantize behind it
     assert data["measured"]["real"] and data["measured"]["sqnr"] == data["outputs"][0]["sqnr"]
 
 

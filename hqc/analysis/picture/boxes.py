@@ -128,7 +128,12 @@ def _box(node: Node, module: str) -> Box:
     sizes = "×".join("?" if size is None else str(size) for size in (result.sizes or ())[1:])
     dtype = result.quant.dtype if result.quant is not None else result.type.dtype
     detail = " ".join(filter(None, (node.op.name, sizes, dtype.value)))
-    return Box(node.name, kind, _short(module or node.name), detail, module, node.subgraph)
+    return Box(node.name, kind, _short(module or node.name), detail, _dotted(module), node.subgraph)
+
+
+def _dotted(module: str) -> str:
+    """A module path with dots; names of ONNX nodes have slashes (`/layer1/layer1.0/conv1/Conv`)."""
+    return module.strip("/").replace("/", ".")
 
 
 def _short(path: str) -> str:

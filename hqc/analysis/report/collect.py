@@ -11,8 +11,8 @@ import numpy as np
 
 import hqc
 from hqc.analysis.compare import compare
-from hqc.analysis.compare.operations import operations_of
-from hqc.analysis.compare.views import FloatView, SimulatorView
+from hqc.analysis.compare.operations import OperationName, operations_of
+from hqc.analysis.compare.views import FakeQuantView, FloatView, SimulatorView
 from hqc.analysis.layers import layer_errors
 from hqc.analysis.picture.boxes import Picture, picture_of
 from hqc.analysis.picture.dot import HEADER, statements
@@ -79,6 +79,7 @@ def _operations(compiled: Compiled, placement: PlacementReport, picture: Picture
                 "device": row.device,
                 "subgraph": row.subgraph,
                 "module": row.module,
+                "path": picture.boxes[boxes[row.name]].module,
                 "source": row.source,
                 "origin": list(row.origin),
                 "types": [str(value.type) for value in node.results],
@@ -166,16 +167,21 @@ def _passes(compiled: Compiled, operations: list[dict[str, Any]]) -> dict[str, A
 
 def _measure(compiled: Compiled, found: dict[str, Any]) -> None:
     operations = found["operations"]
-    by_name = {row["name"]: row for row in operations}
+    by_name = {name: row for row in operations for name in (*row["origin"], row["name"])}
     sample = sample_arrays(compiled.graph, compiled.samples[0] if compiled.samples else None)
     arguments = compiled.runner.arguments(_structured(compiled, sample))
     comparison = compare(compiled, [arguments], own_errors=len(operations) <= OWN_ERRORS)
+    _, fake_quant, *_ = comparison.views
     for each in comparison.operations:
-        row, distance = by_name.get(each.name.name), each.distance("float", "simulator")
+        row = _row_of(each.name, by_name)
         if row is None:
             continue
-        if distance is not None:
-            row["error"] = rounded(asdict(distance))
+        # The simulator runs a segment of CPU operations at once and has no values inside it; the fake-quant model has.
+        for view in ("simulator", fake_quant):
+            distance = each.distance("float", view)
+            if distance is not None:
+                row["error"] = rounded(asdict(distance)) | {"view": view}
+                break
         if each.own is not None:
             row["own"] = rounded(asdict(each.own)) | {"rank": each.rank}
     for error in layer_errors(compiled.deployment, sample):
@@ -198,6 +204,12 @@ def _measure(compiled: Compiled, found: dict[str, Any]) -> None:
     found["measured"] = {"real": bool(compiled.samples), "sqnr": finite(worst), "ms": float(f"{total:.4g}")}
 
 
+def _row_of(name: OperationName, by_name: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of an operation of the comparison; None for a boundary. A CPU operation that is quantized behind it has the value, and so
+    the name, of the quantize."""
+    return next((by_name[each] for each in (name.name, *name.fx) if each in by_name), None)
+
+
 def _structured(compiled: Compiled, sample: dict[str, Any]) -> tuple[Any, ...]:
     """Arrays by input name in the structure that forward takes."""
     import torch
@@ -214,8 +226,9 @@ def _histograms(compiled: Compiled, arguments: tuple[Any, ...], by_name: dict[st
     graph = compiled.graph
     operations = operations_of(compiled.prepared, graph)
     reals, _ = FloatView(compiled.prepared, operations).values(arguments, graph)
-    quantized, _ = SimulatorView(compiled.runner).values(arguments, graph)
+    fake_quants, _ = FakeQuantView(compiled.prepared, operations).values(arguments, graph)
+    quantized = fake_quants | SimulatorView(compiled.runner).values(arguments, graph)[0]
     for operation in operations:
-        row, name = by_name.get(operation.name.name), operation.ir_value
+        row, name = _row_of(operation.name, by_name), operation.ir_value
         if row is not None and name in reals and name in quantized:
             row["histogram"] = histogram(reals[name], quantized[name], graph.values[name].quant)

@@ -25,10 +25,10 @@ class OperationPanel {
       ["device", placed(each)], ["why", each.why.join("\n")], ["change", each.change], ["on_chips", on], ["op", each.op], ["module", each.module],
       ["source", each.source], ["origin", each.origin.join(", ")], ["result", each.types.join("\n")], ["grid", each.quant.join("\n")],
       ["macs", each.macs ? grouped(each.macs) : ""], ["parameters", each.parameter_bytes ? `${grouped(each.parameter_bytes)} B` : ""],
-      ["time", this.time(each)], ["error", this.error(each.error)], ["own", this.own(each.own)],
+      ["time", this.time(each)], [each.error && each.error.view !== "simulator" ? "error_fake" : "error", this.error(each.error)], ["own", this.own(each.own)],
       ["layer", each.layer ? words.of("layer_text", short(100 * each.layer.share), each.layer.max) : ""],
     ];
-    const folds = this.actions.enclosing(each.module).map((module) =>
+    const folds = this.actions.enclosing(each.path).map((module) =>
       element("button", { type: "button", onclick: () => this.actions.fold(module) }, words.of("fold_module", module)));
     this.holder.replaceChildren(
       element("h2", { class: each.device }, each.where), element("p", { class: "tools" }, ...folds),
