@@ -25,8 +25,8 @@ EPOCHS = 8
 CALIBRATION_BATCHES = 8
 
 
-def run_demo(console: Console, march: str, out: Path) -> None:
-    """Train, compile, explain, measure; writes dumps and ONNX files under `out`."""
+def run_demo(console: Console, march: str, out: Path) -> Compiled:
+    """Train, compile, explain, measure; writes dumps and ONNX files under `out`. Returns the compiled network."""
     spec = get_spec(march)
     start = time.perf_counter()
     digits = load_digits()
@@ -47,6 +47,7 @@ def run_demo(console: Console, march: str, out: Path) -> None:
     console.print(
         f"Done in {time.perf_counter() - start:.0f} s. Next: [bold]hqc explain FILE.py:NAME --input 1,3,224,224[/] on your own model."
     )
+    return compiled
 
 
 def _bar(console: Console, description: str, total: int, work: Callable[[Callable[..., None]], object]) -> object:

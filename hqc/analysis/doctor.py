@@ -29,8 +29,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def doctor_text() -> str:
-    """Versions, machine, threads, and each engine with the reason why it is or is not used."""
+def doctor_rows() -> list[tuple[str, str]]:
+    """Versions, machine, threads, and each engine with the reason why it is or is not used: name and text of each."""
     rows = [("platform", f"{platform.platform()} ({sys.executable})")]
     rows += list(versions().items())
     rows.append(("processor", f"{processor()}, {os.cpu_count()} cores, {default_threads()} for this process"))
@@ -40,6 +40,12 @@ def doctor_text() -> str:
         for status in engine_statuses()
     ]
     rows.append(("engine auto", f"takes {chosen_engine()} in this process"))
+    return rows
+
+
+def doctor_text() -> str:
+    """`doctor_rows` as lines."""
+    rows = doctor_rows()
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
@@ -36,6 +41,34 @@ def show(table: Any) -> None:
 def note(text: str, style: str = "yellow") -> None:
     """A line beside the result, on standard error."""
     console(stderr=True).print(Text(text, style=style), soft_wrap=True)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output; numbers that JSON does not know (infinity) become null."""
+    click.echo(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+
+
+def table_rows(table: Table) -> list[dict[str, str]]:
+    """The texts of a table, row by row, by the heads of its columns."""
+    heads = [" ".join(str(column.header).split()) for column in table.columns]
+    return [
+        dict(zip(heads, map(str, row), strict=True)) for row in zip(*(column.cells for column in table.columns), strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 @contextmanager

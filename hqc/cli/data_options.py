@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -94,6 +94,11 @@ def place_option(name: str, what: str) -> Callable[[Callable[..., Any]], Callabl
 def take_reading(arguments: dict[str, Any]) -> dict[str, Any]:
     """Remove what `with_reading_options` added from `arguments`, and return it."""
     return {name: arguments.pop(name) for name in ("samples", "shape", "dtype", *PREPROCESSING)}
+
+
+def reading_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """As `take_reading`, leaving `arguments` as they are."""
+    return take_reading(dict(arguments))
 
 
 def preprocessing_of(reading: dict[str, Any]) -> Preprocessing | None:

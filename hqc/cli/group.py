@@ -7,11 +7,9 @@ import pkgutil
 from typing import Any
 
 import click
-from rich.text import Text
 
 import hqc.cli.commands
-from hqc.cli.console import console
-from hqc.errors import HqcError
+from hqc.cli.edge import explained
 
 MODELS = (
     "MODEL: FILE.py:NAME or package.module:NAME, a class, a function or a module; with arguments, NAME(width=32). Or FILE.onnx, "
@@ -20,7 +18,7 @@ MODELS = (
 
 
 class Group(click.Group):
-    """Finds its commands as files, and turns hqc's errors into one sentence and exit status 1.
+    """Finds its commands as files, and turns whatever they raise into one line and an exit status (`hqc.cli.edge`).
 
     `hqc/cli/commands/some_name.py` is `hqc some-name`; the module's `command` is the click command.
     """
@@ -43,7 +41,7 @@ class Group(click.Group):
         """Run the command that `ctx` names."""
         try:
             return super().invoke(ctx)
-        except HqcError as error:
-            message = Text.assemble(("error: ", "bold red"), str(error))
-            console(stderr=True).print(message, soft_wrap=True)
-            ctx.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            ctx.exit(explained(error))

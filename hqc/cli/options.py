@@ -97,6 +97,35 @@ def plan_arguments(
     }
 
 
+OBSERVERS = ("absolute_min_max", "min_max", "percentile", "mse", "kl", "mix")
+quantization_options = (
+    click.option("--observer", type=click.Choice(OBSERVERS), help="How activation ranges are found; default: hqc.compile's."),
+    click.option("--activations", type=click.Choice(("int8", "int16")), help="Type of all activations; default: int8."),
+    click.option(
+        "--cat-policy", type=click.Choice(("output", "largest")), default="output", show_default=True,
+        help="Which scale a cat takes that cannot requantize.",
+    ),
+    click.option(
+        "--conflict-policy", type=click.Choice(("requantize", "error")), default="requantize", show_default=True,
+        help="Where a result was observed with another scale than it keeps.",
+    ),
+)  # fmt: skip
+
+
+def quantization_arguments(
+    observer: str | None, activations: str | None, cat_policy: str, conflict_policy: str
+) -> dict[str, Any]:
+    """`quantization_options` as arguments of `hqc.compile`."""
+    found: dict[str, Any] = {"cat_policy": cat_policy, "conflict_policy": conflict_policy}
+    if observer is not None or activations is not None:
+        from hqc.quantization import get_default_qconfig
+
+        kwargs = {"dtype": f"q{activations}"} if activations is not None else None
+        qconfig = get_default_qconfig(activation_observer=observer or OBSERVERS[0], activation_qkwargs=kwargs)
+        found["qconfig_dict"] = {"": qconfig}
+    return found
+
+
 def compile_model(
     model: str,
     march: str,
@@ -113,7 +142,8 @@ def compile_model(
     reading = take_reading(rest)
     data = data_spec(calibration, reading)
     module, inputs = model_and_inputs(model, shapes, checkpoint)
-    arguments = plan_arguments(**rest)
+    quantization = {name: rest.pop(name) for name in ("observer", "activations", "cat_policy", "conflict_policy")}
+    arguments = {**quantization_arguments(**quantization), **plan_arguments(**rest)}
     if data is None:
         note("No --calibration data: scales come from random inputs, good for structure and speed, not for accuracy.")
     with counted("calibrating") as advance:
@@ -130,6 +160,8 @@ def compile_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: the arguments of `compile_model`."""
     function = with_reading_options(function)
     function = place_option("calibration", "Real inputs that the scales come from.")(function)
+    for decorator in reversed(quantization_options):
+        function = decorator(function)
     function = with_plan_options(function)
     return model_argument(checkpoint_option(march_option(input_option(function))))
 

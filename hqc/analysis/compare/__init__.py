@@ -4,7 +4,7 @@ from hqc.analysis.compare.comparison import Comparison, OperationComparison, Out
 from hqc.analysis.compare.distances import Distance
 from hqc.analysis.compare.models import compare
 from hqc.analysis.compare.operations import OperationName
-from hqc.analysis.compare.outputs import STYLE, compare_outputs, random_inputs, sqnr, time_simulator
+from hqc.analysis.compare.outputs import STYLE, compare_outputs, output_quality, random_inputs, sqnr, time_simulator
 from hqc.analysis.compare.own_error import CAUSES, OwnError
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "OwnError",
     "compare",
     "compare_outputs",
+    "output_quality",
     "random_inputs",
     "sqnr",
     "time_simulator",

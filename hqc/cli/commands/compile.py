@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hqc.cli.console import say
+from hqc.cli.console import json_option, print_json, say
 from hqc.cli.options import FLAVOURS, compile_model, compile_options
 
 
@@ -22,7 +22,8 @@ from hqc.cli.options import FLAVOURS, compile_model, compile_options
 )
 @click.option("--force", is_flag=True, help="Overwrite a yaml beside the model that was changed by hand.")
 @click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
-def command(output: str, flavour: str, force: bool, **given: Any) -> None:
+@json_option
+def command(output: str, flavour: str, force: bool, as_json: bool, **given: Any) -> None:
     """Quantize a model after training and write its ONNX file and the yaml for hb_mapper beside it."""
     from hqc.files import check_file_target, make_parent
 
@@ -30,5 +31,8 @@ def command(output: str, flavour: str, force: bool, **given: Any) -> None:
     compiled = compile_model(**given)
     make_parent(output)
     report = compiled.export(output, flavour=flavour, overwrite_configuration=force)
+    if as_json:
+        print_json({**vars(report), "placement": compiled.placement.totals, "calibration": str(compiled.calibration)})
+        return
     say(compiled.placement.summary())
     say(str(report))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hqc.cli.console import say
+from hqc.cli.console import json_option, print_json, say
 from hqc.cli.data_options import take_reading
 from hqc.cli.options import compile_model, compile_options, plan_arguments
 
@@ -27,7 +27,8 @@ from hqc.cli.options import compile_model, compile_options, plan_arguments
     metavar="N",
     help="Fold modules below N name parts; default: as much as keeps it readable.",
 )
-def command(output: str, depth: int | None, calibration: tuple[str, ...], **given: Any) -> None:
+@json_option
+def command(output: str, depth: int | None, as_json: bool, calibration: tuple[str, ...], **given: Any) -> None:
     """Draw where everything runs: CPU operations red, BPU subgraphs shaded, boundaries between them.
 
     Needs no data; with --calibration the boundaries have scales.
@@ -39,7 +40,7 @@ def command(output: str, depth: int | None, calibration: tuple[str, ...], **give
     graph, opaque = _compiled(calibration=calibration, **given) if calibration else _planned(**given)
     make_parent(output)
     draw(graph, output, depth=depth, opaque=opaque)
-    say(f"wrote {output}")
+    print_json({"path": output}) if as_json else say(f"wrote {output}")
 
 
 def _planned(model: str, checkpoint: str | None, march: str, shapes: tuple[str, ...], **plan: Any) -> tuple[Any, Any]:
@@ -47,6 +48,8 @@ def _planned(model: str, checkpoint: str | None, march: str, shapes: tuple[str, 
     from hqc.analysis.user_files import model_and_inputs
 
     take_reading(plan)
+    for name in ("observer", "activations", "cat_policy", "conflict_policy"):  # they change scales, which are not drawn here
+        plan.pop(name)
     module, inputs = model_and_inputs(model, shapes, checkpoint)
     return hqc.explain(module, inputs, march=march, **plan_arguments(**plan)).graph, None
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hqc.cli.console import say, show
+from hqc.cli.console import json_option, print_json, say, show, table_rows
+from hqc.cli.edge import Unmet
 from hqc.cli.options import (
     CHIP,
     MARCHES,
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="ptq: as hqc.compile does it; qat, calibration: as prepare_qat_fx, prepare_calibration_fx do (needs --march).",
 )
+@click.option(
+    "--max-cpu-nodes", type=click.IntRange(0), metavar="N", help="Exit with status 4 where more run there (needs --march)."
+)
+@json_option
 def command(
     model: str,
     checkpoint: str | None,
@@ -45,6 +50,8 @@ def command(
     everything: bool,
     thresholds: bool,
     form: Form,
+    max_cpu_nodes: int | None,
+    as_json: bool,
     **plan: Any,
 ) -> None:
     """Where every operation runs, why, and what would have to change. Needs no training and no data."""
@@ -55,8 +62,8 @@ def command(
     from hqc.workflow.explain import compare
     from hqc.workflow.options import CompileOptions
 
-    if march is None and (everything or thresholds or form != "ptq"):
-        raise click.UsageError("--all, --thresholds and --form are about one chip family; give --march")
+    if march is None and (everything or thresholds or form != "ptq" or max_cpu_nodes is not None):
+        raise click.UsageError("--all, --thresholds, --form and --max-cpu-nodes are about one chip family; give --march")
     if is_onnx_file(model) and checkpoint is None:
         module, inputs = model, shaped_inputs(shapes)  # and no torch
     else:
@@ -66,6 +73,9 @@ def command(
     arguments = plan_arguments(**plan)
     if march is None:
         comparison = compare(module, inputs, CompileOptions.of(MARCHES[0], **arguments))
+        if as_json:
+            print_json({"marches": table_rows(comparison.table()), "differences": table_rows(comparison.difference_table())})
+            return
         show(comparison.table())
         if comparison.differences:
             show(comparison.difference_table())
@@ -75,6 +85,20 @@ def command(
         return
     explanation = hqc.explain(module, inputs, march=march, form=form, **arguments)
     report = explanation.placement
+    if as_json:
+        print_json(
+            {
+                "march": report.march,
+                "form": form,
+                "totals": report.totals,
+                "operations": [{**vars(row), "where": row.where} for row in report.rows],
+                "crossings": report.crossings,
+                "unwritable": report.unwritable,
+                "advice": [str(step) for step in advice(explanation.graph)],
+            }
+        )
+        _check(report.totals.cpu_nodes, max_cpu_nodes)
+        return
     show(report.table(everything=everything))
     say(report.summary())
     say(explanation.shown)
@@ -86,3 +110,9 @@ def command(
         say("\nNo single change brings more multiply-accumulates to the BPU or saves a crossing.")
     if thresholds:
         show(threshold_table(explanation.graph))
+    _check(report.totals.cpu_nodes, max_cpu_nodes)
+
+
+def _check(cpu_nodes: int, allowed: int | None) -> None:
+    if allowed is not None and cpu_nodes > allowed:
+        raise Unmet(f"{cpu_nodes} operation{'s'[: cpu_nodes != 1]} on the CPU, --max-cpu-nodes allows {allowed}")

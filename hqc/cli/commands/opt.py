@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hqc.cli.console import note
+from hqc.cli.console import json_option, note, print_json
 from hqc.cli.options import CHIP, MarchType
 from hqc.errors import InputError, ParseError
 
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 )
 @click.option("--dump-dir", type=click.Path(), help="Write the IR after every pass there.")
 @click.option("--load", "files", multiple=True, metavar="FILE.py", help="File that registers passes of your own (repeatable).")
+@json_option
 def command(
     file: str, pipeline: str, march: str | None, parameters: str | None, output: str | None, dump_dir: str | None,
     files: tuple[str, ...],
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Run passes on IR text: text in, text out; remarks go to standard error."""
     from hqc.files import check_file_target, make_parent
@@ -52,6 +54,9 @@ def command(
         raise InputError("the text names no march; give --march")
     graph.march = chosen
     report = passes.run(graph, PassContext(get_spec(chosen)), dump_dir=dump_dir)
+    if output is None and as_json:
+        print_json({"graph": str(graph), "remarks": report.remarks})
+        return
     if output is None:
         click.echo(str(graph), nl=False)
     else:

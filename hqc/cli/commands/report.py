@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hqc.cli.console import say
+from hqc.cli.console import json_option, print_json, say
 from hqc.cli.options import compile_model, compile_options
 
 
@@ -14,7 +14,8 @@ from hqc.cli.options import compile_model, compile_options
 @compile_options
 @click.option("-o", "--output", type=click.Path(), default="report.html", show_default=True, help="HTML file to write.")
 @click.option("--no-measure", is_flag=True, help="Run nothing: leave out errors, histograms and times.")
-def command(output: str, no_measure: bool, **given: Any) -> None:
+@json_option
+def command(output: str, no_measure: bool, as_json: bool, **given: Any) -> None:
     """Write one HTML file: the graph as a picture, a table, reasons, errors, histograms, times, and the IR after every pass."""
     from hqc.files import check_file_target, make_parent
 
@@ -22,4 +23,4 @@ def command(output: str, no_measure: bool, **given: Any) -> None:
     compiled = compile_model(**given)
     make_parent(output)
     compiled.report(output, measure=not no_measure)
-    say(f"wrote {output}")
+    print_json({"path": output}) if as_json else say(f"wrote {output}")
