@@ -218,8 +218,8 @@ REFUSED_WRITES = {
         "y = x + 1\nz = y.reshape(2, -1)\nz += 1\nreturn z.sum() + y",
         "add_1 (user_net.py:5): writes in place into reshape, which shares memory with add, read later by add_2 at user_net.py:6",
     ),
-    "buffer": (
-        "self.norm.running_mean.add_(x.mean())\nreturn x",
+    "parameter": (
+        "self.norm.weight.add_(x.mean())\nreturn x",
         "writes in place into the parameter or buffer behind",
     ),
 }

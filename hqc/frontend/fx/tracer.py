@@ -9,6 +9,7 @@ import logging
 import operator
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType, FunctionType
 from typing import Any, TypeVar
@@ -235,8 +236,7 @@ class HqcTracer(fx.Tracer):
         forward, is_method = _forward_of(root)
         try:
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
-                updating: dict[str, Callable[..., Any]] = {IN_TRAINING: self._in_training, UPDATING: self._updating}
-                self._rewriter = Rewriter(patches, {**BUILTINS, **updating})
+                self._rewriter = Rewriter(patches, {**BUILTINS, **_training_branches(weakref.ref(self))})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
                 function, args = self.create_args_for_root(forward, is_method, concrete_args)
@@ -539,6 +539,20 @@ class HqcTracer(fx.Tracer):
 
     def keys(self, obj: fx.Proxy) -> Any:
         raise ProxyUse("a call unpacks the keys of", obj.node, self.known.reasons.get(obj.node, ""))
+
+
+def _training_branches(reference: weakref.ref[HqcTracer]) -> dict[str, Callable[..., Any]]:
+    """What rewritten code calls at a branch on the mode. Functions that are made while tracing keep that code, and not the tracer."""
+
+    def in_training(training: bool) -> bool:
+        tracer = reference()
+        return training if tracer is None else tracer._in_training(training)
+
+    def updating() -> Any:
+        tracer = reference()
+        return contextlib.nullcontext() if tracer is None else tracer._updating()
+
+    return {IN_TRAINING: in_training, UPDATING: updating}
 
 
 def _from_placeholder(node: Any) -> bool:
