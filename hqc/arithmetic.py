@@ -275,6 +275,16 @@ def bernoulli_bias(bias: npt.ArrayLike, acc_scale: npt.ArrayLike) -> ArrayI:
     return np.where(left >= 0, q << np.maximum(left, 0), q >> np.maximum(-left, 0))
 
 
+def half_step_bias(bias: npt.ArrayLike, scale_out: float) -> npt.NDArray[np.float32]:
+    """`b + s_out / 2`, so that a requantization that only shifts (and so floors) rounds to nearest.
+
+    The bias is float32; it comes back as it is where the int8 grid of the sum is coarser than half a step, which it cannot hold.
+    """
+    b = np.asarray(bias, np.float32)
+    half = np.float32(scale_out) / np.float32(2)
+    return b + half if bernoulli_bias_scale(b + half) <= half else b
+
+
 def residual_params(ratio: npt.ArrayLike, bits: int = 8, *, what: str = "residual") -> RequantParams:
     """M_r, S_r of `rsr(res * M_r, S_r)` for `r = s_res / (s_in * s_w)`; p is 0, and S_r < 0 shifts left.
 

@@ -32,6 +32,7 @@ BUILTIN = (
     "settle-rounding",
     "propagate-scales",
     "unify-cat-scales",
+    "add-half-steps",
     "lower-to-integer",
 )
 """Names of the passes that come with hqc, in the order in which the default pipelines use them."""

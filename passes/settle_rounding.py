@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from hqc import arithmetic
-from hqc.ir import Device, DType, Graph, Node, Observation, QuantParams, Reason, Value
+from hqc.ir import Device, DType, Graph, Node, Observation, QuantParams, Reason, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.gain_pools import averaged_window, gain_stages
@@ -25,16 +25,23 @@ class SettleRounding(Pass):
     rounding down, as the kernels do. On marches that cannot divide, average pools become `gain_pool2d` nodes, one per stage, and so
     do means over height and width that no shift divides, with a requantize to the mean's own scale behind them. On marches whose
     bias is int8, the bias of a node with scales gets its quantization.
+
+    With `nearest`, where the march floors, what is ours to fill is filled so that it rounds to nearest: tables, and the biases of
+    convolutions and linear layers, which are marked `half_step` for `add-half-steps`. Training learns with the floor and does without.
     """
 
     name: ClassVar[str] = "settle-rounding"
     requires: ClassVar[str] = "bounded"
     establishes: ClassVar[str] = "bounded"
+    nearest: bool = field(
+        default=False,
+        metadata={"help": "post-training: tables and biases make results round to nearest where the march floors"},
+    )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         if graph.stage == "integer":
             return PassResult(False)
-        settler = _Settler(graph, context.march)
+        settler = _Settler(graph, context.march, nearest=self.nearest and context.march.rounding == "floor")
         for node in graph.nodes:
             if on_bpu(node):
                 settler.pool_by_gain(node)
@@ -43,12 +50,13 @@ class SettleRounding(Pass):
                 settler.settle_results(node)
             if is_conv_like(node) and context.march.int8_bias:
                 settler.quantize_bias(node)
+                settler.mark_half_step(node)
         return PassResult(settler.changed)
 
 
 class _Settler:
-    def __init__(self, graph: Graph, march: MarchSpec) -> None:
-        self.graph, self.march = graph, march
+    def __init__(self, graph: Graph, march: MarchSpec, *, nearest: bool) -> None:
+        self.graph, self.march, self.nearest = graph, march, nearest
         self.dtypes: dict[Value, DType] = {}  # of values on a grid, where something says it
         self.changed = False
 
@@ -65,16 +73,27 @@ class _Settler:
                 dtype = self.dtypes.get(source, DType.INT8) if source is not None else DType.INT8
                 observation = Observation(dtype, rounding="floor", policy="operand")
             elif observation is not None:
-                observation = replace(observation, rounding=self.march.rounding)
+                observation = replace(observation, rounding=self.rounding(node))
             quant = value.quant
             if quant is not None and quant.dtype is not DType.INT32:
-                quant = quant.replace(rounding=self.march.rounding)
+                quant = quant.replace(rounding=self.rounding(node))
             if (observation, quant) != (value.observation, value.quant):
                 value.observation, value.quant, self.changed = observation, quant, True
             if quant is not None or observation is not None:
                 self.dtypes[value] = (quant or observation).dtype  # type: ignore[union-attr]
             elif keeps and source in self.dtypes:
                 self.dtypes[value] = self.dtypes[source]
+
+    def rounding(self, node: Node) -> str:
+        """How the results of `node` that make a scale are rounded."""
+        return "half_up" if self.nearest and on_bpu(node) and node.op.has(Trait.LUT) else self.march.rounding
+
+    def mark_half_step(self, node: Node) -> None:
+        """An observed result on the BPU, whose requantization is a shift, gets half a step by its bias."""
+        observed = node.result.observation is not None and node.result.observation.policy != "operand"
+        if self.nearest and observed and on_bpu(node) and not node.attributes["half_step"]:
+            node.attributes = {**node.attributes, "half_step": True}
+            self.changed = True
 
     @staticmethod
     def owns_scale(value: Value, source: Value | None) -> bool:

@@ -43,12 +43,15 @@ def qat_layer(ctx: LoweringContext, module: QATLayer, input: Value, *residual: V
     """Weights are named and kept as the user's (or as folded); their integers come from the scale when the IR is lowered."""
     tensor, bias = module.deployed_parameters()
     if tensor.data_ptr() == module.weight.data_ptr():
-        tensor, bias = module.weight, module.bias
+        tensor = module.weight
+    if bias is not None and module.bias is not None and bias.data_ptr() == module.bias.data_ptr():
+        bias = module.bias
     weight = ctx.parameter(tensor, "weight", module.weight_fake_quant.weight_quant(tensor))
     offset = None if bias is None else ctx.parameter(bias, "bias")
     fused: dict[str, Any] = {
         "residual": residual[0] if residual else None,
         "activation": module.activation,
+        "half_step": module.half_step,
         "quant": result_quant(module.activation_post_process),
     }
     return _emit_layer(ctx, module, input, weight, offset, fused, output_size)

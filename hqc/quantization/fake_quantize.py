@@ -78,6 +78,7 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         child = observer(dtype=self.dtype, name=name, **observer_kwargs)
         if not isinstance(child, ObserverBase):
             raise QConfigError(f"the observer of a fake quant must be an hqc observer, got {type(child).__name__}")
+        child.power_of_two, child.rounding = power_of_two, rounding
         self.activation_post_process: ObserverBase = child
         self.register_buffer("fake_quant_enabled", torch.tensor([1], dtype=torch.uint8))
         self.register_buffer("observer_enabled", torch.tensor([1], dtype=torch.uint8))
@@ -367,13 +368,15 @@ def fake_quant_of(module: Any) -> FakeQuantizeBase | None:
 # --- building from a qconfig entry ---------------------------------------------------------------------------------------
 
 
-def make_fake_quant(factory: Any, march: MarchSpec, *, name: str = "", dtype: DType | None = None) -> FakeQuantizeBase:
+def make_fake_quant(
+    factory: Any, march: MarchSpec, *, name: str = "", dtype: DType | None = None, rounding: str | None = None
+) -> FakeQuantizeBase:
     """The activation fake quant of a qconfig entry, with the march's rounding and scale rule.
 
-    `dtype`: asked for at this place, and stronger than the qconfig's. `QConfigError` when the march has no activations of that dtype.
+    `dtype`: asked for at this place, and stronger than the qconfig's; `rounding`: here, instead of the march's. `QConfigError` when the march has no activations of that dtype.
     """
     asked = {} if dtype is None else {"dtype": dtype}
-    fake_quant = _build(factory, name, rounding=march.rounding, power_of_two=march.power_of_two, **asked)
+    fake_quant = _build(factory, name, rounding=rounding or march.rounding, power_of_two=march.power_of_two, **asked)
     if IR_DTYPES[fake_quant.dtype] not in march.activation_dtypes:
         known = ", ".join(f"q{dtype.numpy.name}" for dtype in march.activation_dtypes)
         raise QConfigError(

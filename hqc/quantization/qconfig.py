@@ -28,6 +28,7 @@ from hqc.quantization.observers import (
     ObserverBase,
     PercentileObserver,
     PerChannelMinMaxObserver,
+    PerChannelMSEObserver,
 )
 
 
@@ -56,6 +57,7 @@ ACTIVATION_OBSERVERS: dict[str, type[ObserverBase]] = {
 WEIGHT_OBSERVERS: dict[str, type[ObserverBase]] = {
     "min_max": MovingAveragePerChannelMinMaxObserver,
     "absolute_min_max": PerChannelMinMaxObserver,
+    "mse": PerChannelMSEObserver,
     "noop": NoopObserver,
 }
 _WEIGHT_ARGUMENTS = {"qscheme": torch.per_channel_symmetric, "ch_axis": 0}

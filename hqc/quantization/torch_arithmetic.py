@@ -157,6 +157,15 @@ def _fake_quantize(x: Tensor, scale: Tensor, bits: int, rounding: str, margin: f
     return result.to(x.dtype)
 
 
+@torch.no_grad()
+def half_step_bias(bias: Tensor, scale_out: Tensor) -> Tensor:
+    """`arithmetic.half_step_bias`; `scale_out`: float32 of one element."""
+    half = scale_out.float().reshape(()) / 2
+    moved = bias.detach().float() + half
+    low, high = moved.aminmax()
+    return torch.where(power_of_two_scale(scale_from_range(low, high)) <= half, moved, bias.detach().float())
+
+
 def fake_quantize_bias(bias: Tensor) -> Tensor:
     """Bernoulli's int8 bias with one power-of-two scale for the layer: `arithmetic.bernoulli_bias_scale`, half to even."""
     low, high = bias.detach().float().aminmax()

@@ -131,6 +131,7 @@ class LayerBuilder:
             march=self.march,
             batch_norm=norm if kept else None,
         )
+        layer.half_step = group.node.attributes["half_step"]
         if "output_padding" in group.node.attributes:  # what the call's output_size makes of it, when there is one
             axes = len(module.kernel_size)
             layer.output_padding = group.node.attributes["output_padding"][-axes:]

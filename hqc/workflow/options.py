@@ -60,7 +60,8 @@ class CompileOptions:
     `horizontal_merge`: options of `partition`. `cat_policy`: of `unify-cat-scales`; `conflict_policy`: of `propagate-scales`.
     `edits`: passes of the user. `concrete_args`: arguments of forward that are constants, with their values; `leaf_modules`: modules
     (classes or paths) that run as they are, on the CPU; both as for `trace`.
-    `stub_inputs`: stubs are put in where the BPU reads a graph input in every form, for models that cannot have stubs of their own.
+    `nearest`: after post-training quantization what is ours to fill (tables, biases) makes results round to nearest on marches that
+    floor; training never does. `stub_inputs`: stubs are put in where the BPU reads a graph input in every form, for models that cannot have stubs of their own.
     Errors: `MarchError`, `OverrideError`, `InputError`.
     """
 
@@ -80,6 +81,7 @@ class CompileOptions:
     concrete_args: Mapping[str, Any] | None = None
     leaf_modules: tuple[Any, ...] = ()
     stub_inputs: bool = False
+    nearest: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "march", get_spec(self.march).name)
@@ -108,6 +110,11 @@ class CompileOptions:
     def spec(self) -> MarchSpec:
         """The march's description."""
         return get_spec(self.march)
+
+    @property
+    def rounds_to_nearest(self) -> bool:
+        """What `settle-rounding` does where the march floors."""
+        return self.nearest and self.form == "ptq"
 
     def on(self, march: str) -> CompileOptions:
         """The same options for another march."""

@@ -22,7 +22,7 @@ PLACE = "canonicalize{training=true},apply-overrides,fold-batch-norm,fuse-conv,c
 # Absorbing the fake quants between BPU nodes makes subgraphs adjacent that they kept apart: partition once more.
 DEPLOY = (
     "canonicalize,fold-batch-norm,fuse-conv,apply-plan,partition,insert-boundaries{form=deployed},partition,"
-    "settle-rounding,propagate-scales,unify-cat-scales,lower-to-integer"
+    "settle-rounding,propagate-scales,unify-cat-scales,add-half-steps,lower-to-integer"
 )
 INTEGER = "lower-to-integer"
 
@@ -85,6 +85,7 @@ def _plain(name: str, options: CompileOptions | None, verify: bool) -> PassPipel
         pipeline = parse_pipeline(DEPLOY, verify=verify)
         pipeline.replace("propagate-scales", _pass("propagate-scales", conflict=options.conflict_policy))
         unify = _pass("unify-cat-scales", policy=options.cat_policy, optimized=options.optimize_graph)
+        pipeline.replace("settle-rounding", _pass("settle-rounding", nearest=options.rounds_to_nearest))
         return pipeline.replace("unify-cat-scales", unify)
     partition = _pass(
         "partition",
@@ -95,7 +96,7 @@ def _plain(name: str, options: CompileOptions | None, verify: bool) -> PassPipel
     pipeline = parse_pipeline(PLACE, verify=verify).replace("partition", partition)
     pipeline.append(_pass("insert-boundaries", form="qat", auto_stub=options.form == "ptq" or options.stub_inputs))
     pipeline.append(_pass("place-observers", share=options.optimize_graph))
-    return pipeline.append("settle-rounding")
+    return pipeline.append(_pass("settle-rounding", nearest=options.rounds_to_nearest))
 
 
 def _edited(name: str, options: CompileOptions | None, verify: bool) -> PassPipeline:

@@ -27,6 +27,8 @@ from hqc.passes.lower_to_integer.context import Lowering
 from hqc.passes.lower_to_integer.registry import lowers
 
 F64 = npt.NDArray[np.float64]
+FLOAT_ATTRIBUTES = ("activation", "half_step")
+"""Attributes that the integers say otherwise: by clips, and in the bias."""
 
 
 @lowers(
@@ -51,7 +53,7 @@ def conv_like(node: Node, low: Lowering) -> None:
     if rows:
         x, residual = low.image(x), None if residual is None else low.image(residual)
     operands = [x, int_weight, terms.bias(bias), *terms.requant(), *terms.residual(residual)]
-    attributes = {attr.name: node.attributes[attr.name] for attr in node.op.attributes if attr.name != "activation"}
+    attributes = {attr.name: node.attributes[attr.name] for attr in node.op.attributes if attr.name not in FLOAT_ATTRIBUTES}
     terms.prove(int_weight, weight_axis(node))
     attributes = {**attributes, **terms.attributes(), **_clip(node, low)}
     if rows:

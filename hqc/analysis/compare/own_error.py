@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hqc.analysis.compare.distances import NoiseSum
 from hqc.analysis.compare.operations import Operation
-from hqc.analysis.compare.runs import FloatRun
+from hqc.analysis.compare.float_run import FloatRun
 from hqc.arithmetic import bounds
 from hqc.workflow.runner import arrays_of
 

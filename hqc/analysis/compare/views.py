@@ -13,7 +13,6 @@ from torch import Tensor
 
 from hqc import arithmetic
 from hqc.analysis.compare.operations import Operation, operations_of
-from hqc.analysis.compare.runs import Run
 from hqc.backends.onnx.emit import emit
 from hqc.backends.onnx.verify import run_model
 from hqc.errors import ExportError, InputError
@@ -24,6 +23,7 @@ from hqc.workflow.arguments import from_meta, tensors_of
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.runner import Runner, arrays_of
+from hqc.workflow.runs import Run
 
 Array = npt.NDArray[Any]
 Results = dict[str, Array]

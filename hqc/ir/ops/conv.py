@@ -20,6 +20,8 @@ from hqc.ir.types import Sizes, TensorType
 
 ACTIVATIONS = ("none", "relu", "relu6")
 ACTIVATION = Attr("activation", "str", "none", choices=ACTIVATIONS)
+HALF_STEP = Attr("half_step", "bool", False)
+"""The bias gets half a step of the result added when its scale is known: a march whose requantization floors rounds to nearest then."""
 CONV_ATTRIBUTES = (
     Attr("stride", "ints", (1, 1), length=2, minimum=1),
     Attr("padding", "ints", (0, 0, 0, 0), length=4, minimum=0),  # top, left, bottom, right (ONNX order)
@@ -222,7 +224,7 @@ def _matmul(arrays: Sequence[Any], attributes: Attributes) -> Array:
 @op(
     "conv2d",
     operands="x, weight, bias?, residual?",
-    attributes=(*CONV_ATTRIBUTES, ACTIVATION),
+    attributes=(*CONV_ATTRIBUTES, ACTIVATION, HALF_STEP),
     traits={Trait.CONV_LIKE},
     compute=_conv2d,
     macs=conv_macs,
@@ -240,7 +242,7 @@ def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 @op(
     "conv_transpose2d",
     operands="x, weight, bias?, residual?",
-    attributes=(*TRANSPOSE_ATTRIBUTES, ACTIVATION),
+    attributes=(*TRANSPOSE_ATTRIBUTES, ACTIVATION, HALF_STEP),
     traits={Trait.CONV_LIKE},
     compute=_conv_transpose2d,
     macs=conv_transpose_macs,
@@ -255,7 +257,7 @@ def conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[Tensor
 @op(
     "linear",
     operands="x, weight, bias?, residual?",
-    attributes=(ACTIVATION,),
+    attributes=(ACTIVATION, HALF_STEP),
     traits={Trait.CONV_LIKE},
     compute=_linear,
     macs=matrix_macs,

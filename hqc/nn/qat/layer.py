@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hqc.errors import InputError, QConfigError
-from hqc.quantization.fake_quantize import FakeQuantizeBase, make_fake_quant, make_weight_fake_quant
-from hqc.quantization.torch_arithmetic import fake_quantize_bias
+from hqc.quantization.fake_quantize import FakeQuantizeBase, fake_quant_of, make_fake_quant, make_weight_fake_quant
+from hqc.quantization.torch_arithmetic import fake_quantize_bias, half_step_bias
 
 if TYPE_CHECKING:
     from hqc.march.spec import MarchSpec
@@ -35,6 +35,7 @@ class QATLayer(nn.Module):
     weight_fake_quant: FakeQuantizeBase
     activation_post_process: nn.Module | None
     int8_bias: bool
+    half_step: bool = False  # the plan says that half a step of the result goes into the bias
     conv_position: int  # of `add`'s two operands, which one is this layer's input
 
     def __init__(self, *args: Any, qconfig: Any = None, march: MarchSpec | None = None, **kwargs: Any) -> None:
@@ -119,9 +120,36 @@ class QATLayer(nn.Module):
         """Take the weight scales from the weights as they are now."""
         self.weight_fake_quant.initialize(self._folded_weight())
 
+    @property
+    def tuned_weight(self) -> Tensor | None:
+        """What tuning after training found for the weight; None: nothing."""
+        return self._buffers.get("tuned_weight")
+
+    @property
+    def tuned_bias(self) -> Tensor | None:
+        """What tuning after training found for the bias; None: nothing."""
+        return self._buffers.get("tuned_bias")
+
+    def tune(self, weight: Tensor | None, bias: Tensor | None) -> None:
+        """While it quantizes, the layer computes with these instead of its parameters; None: with its own."""
+        for name, tensor in (("tuned_weight", weight), ("tuned_bias", bias)):
+            if tensor is None:
+                self._buffers.pop(name, None)
+            else:
+                self._buffers[name] = tensor.detach().clone()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("tuned_weight", "tuned_bias"):
+            self._buffers.pop(name, None)
+            if prefix + name in state_dict:
+                self._buffers[name] = torch.empty_like(state_dict[prefix + name], device=self.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def deployed_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Float weight and bias that the chip's integers are made from, detached."""
-        return self._folded_weight(), None if self.bias is None else self.bias.detach()
+        weight = self._folded_weight() if self.tuned_weight is None else self.tuned_weight
+        bias = self.bias if self.tuned_bias is None else self.tuned_bias
+        return weight, None if bias is None else bias.detach()
 
     def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The float layer's operation."""
@@ -129,11 +157,23 @@ class QATLayer(nn.Module):
 
     def _quantized_bias(self, bias: Tensor | None) -> Tensor | None:
         """What the chip makes of the bias, while the weight is quantized too."""
-        quantized = bias is not None and self.int8_bias and self.weight_fake_quant.quantizes
-        return fake_quantize_bias(bias) if quantized else bias  # type: ignore[arg-type]
+        if not (self.int8_bias and self.weight_fake_quant.quantizes):
+            return bias
+        result = fake_quant_of(self.activation_post_process)
+        if self.half_step and result is not None and result.quantizes:
+            bias = self.weight.new_zeros(self._channels()) if bias is None else bias
+            bias = half_step_bias(bias, result.calculate_qparams()[0])
+        return None if bias is None else fake_quantize_bias(bias)
+
+    def _channels(self) -> int:
+        """Channels of the result: elements of a bias."""
+        return int(getattr(self, "out_channels", 0) or self.out_features)  # type: ignore[arg-type]
 
     def _linear_part(self, x: Tensor) -> Tensor:
-        return self._compute(x, self.weight_fake_quant(self.weight), self._quantized_bias(self.bias))
+        tuned = self.weight_fake_quant.quantizes
+        weight = self.tuned_weight if tuned and self.tuned_weight is not None else self.weight
+        bias = self.tuned_bias if tuned and self.tuned_bias is not None else self.bias
+        return self._compute(x, self.weight_fake_quant(weight), self._quantized_bias(bias))
 
     def _finish(self, y: Tensor) -> Tensor:
         if self.activation == "relu":

@@ -6,6 +6,7 @@ from hqc.quantization.observers.histogram import CalibObserver, HistogramObserve
 from hqc.quantization.observers.kl import KLObserver
 from hqc.quantization.observers.minmax import MinMaxObserver, PerChannelMinMaxObserver
 from hqc.quantization.observers.moving_average import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
+from hqc.quantization.observers.weights import PerChannelMSEObserver
 
 __all__ = [
     "CalibObserver",
@@ -19,6 +20,7 @@ __all__ = [
     "MovingAveragePerChannelMinMaxObserver",
     "NoopObserver",
     "ObserverBase",
+    "PerChannelMSEObserver",
     "PerChannelMinMaxObserver",
     "PercentileObserver",
 ]

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hqc import arithmetic
 from hqc.errors import QConfigError
 from hqc.quantization import torch_arithmetic
 from hqc.quantization.observers.base import ObserverBase
@@ -111,7 +112,7 @@ class HistogramObserver(ObserverBase):
     # --- answering -----------------------------------------------------------------------------------------------------
 
     def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
-        """The magnitude to be mapped to the end of the grid; at most `largest`, which is greater than 0."""
+        """The magnitude to be mapped to the end of the grid; `largest` is greater than 0."""
         raise NotImplementedError
 
     def scale(self) -> Tensor:
@@ -128,7 +129,7 @@ class HistogramObserver(ObserverBase):
             return 0.0
         histogram = self.calib_hist.cpu().numpy().astype(np.float64)
         edges = self.calib_bin_edges.cpu().numpy().astype(np.float64)
-        return min(self.clip(histogram, edges, largest), largest)
+        return self.clip(histogram, edges, largest)
 
     def assign_scale(self, scale: Tensor) -> None:
         self.reset()
@@ -161,13 +162,66 @@ def percentile_clip(
 
 
 def squared_error(
-    histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], clips: npt.NDArray[Any], bits: int
+    histogram: npt.NDArray[np.float64],
+    edges: npt.NDArray[np.float64],
+    clips: npt.NDArray[Any],
+    bits: int,
+    rounding: str = "half_even",
 ) -> npt.NDArray[np.float64]:
     """Squared quantization error of the bin centres, summed over the histogram, for each clip."""
     centres = (edges[:-1] + edges[1:]) / 2.0
     scales = clips[:, None] / ((1 << (bits - 1)) - 0.5)
-    levels = np.minimum(np.rint(centres / scales), (1 << (bits - 1)) - 1)
+    steps = centres / scales
+    levels = np.minimum(np.floor(steps) if rounding == "floor" else np.rint(steps), (1 << (bits - 1)) - 1)
     return np.asarray(((centres - levels * scales) ** 2) @ histogram)
+
+
+FINER = 6
+"""Powers of two that are tried below the one that holds the range."""
+
+
+def power_of_two_clips(largest: float, bits: int) -> npt.NDArray[np.float64]:
+    """The magnitudes at the end of the grid of every power-of-two scale that may suit a range, the widest first."""
+    reach = (1 << (bits - 1)) - 0.5
+    widest = float(arithmetic.power_of_two_scale(largest / reach))
+    scales = np.ldexp(widest, -np.arange(FINER + 1))
+    return np.asarray(scales[arithmetic.power_of_two_scale(scales) == scales] * reach)
+
+
+class SearchingObserver(HistogramObserver):
+    """Base of observers that weigh errors: of several clips, the one with the smallest cost; the widest wins ties.
+
+    Where scales are powers of two, every clip that such a scale gives is tried: rounding up whatever fits a free scale best would lose
+    up to a bit. Subclasses give `clips` and `costs`.
+    """
+
+    def clips(
+        self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float
+    ) -> npt.NDArray[np.float64]:
+        """Candidates, the widest first."""
+        raise NotImplementedError
+
+    def costs(
+        self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], clips: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """What each clip costs; the squared error."""
+        return squared_error(histogram, edges, clips, self.bits, self.rounding)
+
+    def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
+        clips = self.candidates(histogram, edges, largest)
+        return float(clips[int(np.argmin(self.costs(histogram, edges, clips)))])
+
+    def candidates(
+        self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float
+    ) -> npt.NDArray[np.float64]:
+        """`clips` by the march's rule for scales, and before them the one that puts the largest value on the grid.
+
+        The end of the grid is half a step beyond its last point: where many values equal the largest (a ReLU6), that half step counts.
+        """
+        if self.power_of_two:
+            return power_of_two_clips(largest, self.bits)
+        last = (1 << (self.bits - 1)) - 1
+        return np.concatenate([[largest * (last + 0.5) / last], self.clips(histogram, edges, largest)])
 
 
 class PercentileObserver(HistogramObserver):
@@ -178,10 +232,10 @@ class PercentileObserver(HistogramObserver):
         self.percentile = _checked_percentile(percentile)
 
     def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
-        return percentile_clip(histogram, edges, largest, self.percentile)
+        return min(percentile_clip(histogram, edges, largest, self.percentile), largest)
 
 
-class MSEObserver(HistogramObserver):
+class MSEObserver(SearchingObserver):
     """Clips at the one of 100 evenly spaced candidates (every `stride`-th) with the smallest squared error."""
 
     def __init__(self, stride: int = 1, **options: Any) -> None:
@@ -190,13 +244,17 @@ class MSEObserver(HistogramObserver):
             raise QConfigError(f"stride must be a whole number from 1 to 100, got {stride}")
         self.stride = stride
 
-    def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
-        clips = largest * np.arange(100, 0, -self.stride) / 100.0  # the widest first: it wins ties
-        return float(clips[int(np.argmin(squared_error(histogram, edges, clips, self.bits)))])
+    def clips(
+        self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float
+    ) -> npt.NDArray[np.float64]:
+        return np.asarray(largest * np.arange(100, 0, -self.stride) / 100.0)
 
 
-class MixObserver(HistogramObserver):
-    """Chooses for this tensor the percentile with the smallest squared (L2) error; `chosen` is that percentile."""
+class MixObserver(SearchingObserver):
+    """Chooses for this tensor the percentile with the smallest squared (L2) error; `chosen` is that percentile.
+
+    Where scales are powers of two it chooses among those, and `chosen` is the share of magnitudes, in percent, that the scale holds.
+    """
 
     PERCENTILES = (100.0, 99.999, 99.99, 99.95, 99.9, 99.5, 99.0)
 
@@ -205,11 +263,19 @@ class MixObserver(HistogramObserver):
         self.percentiles = tuple(_checked_percentile(percentile) for percentile in percentiles)
         self.chosen: float | None = None
 
+    def clips(
+        self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float
+    ) -> npt.NDArray[np.float64]:
+        clips = [percentile_clip(histogram, edges, largest, percentile) for percentile in self.percentiles]
+        return np.minimum(np.array(clips), largest)
+
     def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
-        clips = np.array([percentile_clip(histogram, edges, largest, percentile) for percentile in self.percentiles])
-        best = int(np.argmin(squared_error(histogram, edges, np.minimum(clips, largest), self.bits)))
-        self.chosen = self.percentiles[best]
-        return float(clips[best])
+        best = super().clip(histogram, edges, largest)
+        if self.power_of_two:
+            self.chosen = float(100.0 * histogram[edges[:-1] < best].sum() / histogram.sum())
+        else:
+            self.chosen = (100.0, *self.percentiles)[self.candidates(histogram, edges, largest).tolist().index(best)]
+        return best
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

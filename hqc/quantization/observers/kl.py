@@ -8,10 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.errors import QConfigError
-from hqc.quantization.observers.histogram import BINS, HistogramObserver
+from hqc.quantization.observers.histogram import BINS, SearchingObserver
+
+F64 = npt.NDArray[np.float64]
+IMPOSSIBLE = 1e-12
+"""Probability of a bin that no quantized value falls into."""
 
 
-class KLObserver(HistogramObserver):
+class KLObserver(SearchingObserver):
     """Tries clips on `bins` evenly spaced thresholds and takes the one with the smallest divergence; the widest wins ties."""
 
     def __init__(self, bins: int = 512, **options: Any) -> None:
@@ -20,36 +24,41 @@ class KLObserver(HistogramObserver):
             raise QConfigError(f"bins must be a divisor of {BINS} above 1, got {bins}")
         self.bins = bins
 
-    def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
-        levels = 1 << (min(self.bits, 8) - 1)
-        used = int(np.searchsorted(edges, largest, side="left"))
-        step = BINS // self.bins
+    @property
+    def levels(self) -> int:
+        """Of magnitudes; int16's are more than there are bins, so those of int8 stand for them."""
+        return 1 << (min(self.bits, 8) - 1)
+
+    def clips(self, histogram: F64, edges: F64, largest: float) -> F64:
+        used, step = int(np.searchsorted(edges, largest, side="left")), BINS // self.bins
+        stops = range(used - used % step, self.levels - 1, -step)
+        return np.array([largest, *(float(edges[stop]) for stop in stops if edges[stop] < largest)])
+
+    def costs(self, histogram: F64, edges: F64, clips: F64) -> F64:
         # Zeros are exact on every grid and would drown the rest (half of what follows a ReLU).
         weights = histogram.copy()
         weights[0] = min(weights[0], weights[1:].max(initial=0.0))
         if weights.sum() == 0.0:
-            return largest
-        candidates = [used, *range(used - used % step, levels - 1, -step)]
-        divergences = [divergence(weights[:used], stop, levels) for stop in candidates]
-        best = candidates[int(np.argmin(divergences))]
-        return largest if best == used else float(edges[best])
+            return np.zeros(len(clips))
+        stops = np.ceil(clips / (edges[1] - edges[0]) - 1e-9).astype(int)
+        return np.array([divergence(weights, max(int(stop), 1), self.levels) for stop in stops])
 
 
-def divergence(weights: npt.NDArray[np.float64], stop: int, levels: int) -> float:
-    """KL divergence, in nats, of the histogram clipped at bin `stop` from the same with its bins grouped into `levels`.
+def divergence(weights: F64, stop: int, levels: int) -> float:
+    """KL divergence, in nats, of the histogram of what is quantized from `weights`, the histogram of the data.
 
-    The clipped tail is added to the last kept bin of the reference distribution, not of the quantized one.
+    Bins are grouped into `levels` up to bin `stop`; what lies beyond falls into the last bin before it. A level's mass is spread evenly
+    over those of its bins that hold data. Where data is that no quantized value reaches, the divergence is large: clipping costs.
     """
-    kept = weights[:stop]
-    reference = kept.copy()
-    reference[-1] += weights[stop:].sum()
+    kept = np.zeros(stop)
+    kept[: min(stop, len(weights))] = weights[:stop]
+    kept[-1] += weights[stop:].sum()
     level_of = np.minimum(np.arange(stop) * levels // stop, levels - 1)
     nonzero = kept > 0
     mass = np.bincount(level_of, kept, levels)
     count = np.bincount(level_of, nonzero, levels)
-    quantized = np.where(nonzero, (mass / np.maximum(count, 1.0))[level_of], 0.0)
-    if quantized.sum() == 0.0:
-        return np.inf
-    p, q = reference / reference.sum(), quantized / quantized.sum()
-    present = p > 0
-    return float(np.sum(p[present] * np.log(p[present] / np.maximum(q[present], 1e-12))))
+    q = np.zeros(max(len(weights), stop))
+    q[:stop] = np.where(nonzero, (mass / np.maximum(count, 1.0))[level_of], 0.0)
+    present = weights > 0
+    p = weights[present] / weights.sum()
+    return float(np.sum(p * np.log(p / np.maximum(q[: len(weights)][present] / q.sum(), IMPOSSIBLE))))

@@ -28,9 +28,10 @@ def emit_conv2d(
     *,
     residual: Value | None = None,
     activation: str = "none",
+    half_step: bool = False,
     quant: QuantParams | None = None,
 ) -> Value:
-    """A conv2d node with torch's arguments; `residual` and `activation` as fusion makes them."""
+    """A conv2d node with torch's arguments; `residual` and `activation` as fusion makes them, `half_step` as planned."""
     shape = ctx.shape(x)
     if shape is not None and len(shape) == 3:
         if residual is not None:
@@ -41,7 +42,19 @@ def emit_conv2d(
 
         return batched(ctx, x, 4, convolve)
     return _conv2d(
-        ctx, x, weight, bias, stride, padding, dilation, groups, padding_mode, activation, residual=residual, quant=quant
+        ctx,
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        padding_mode,
+        activation,
+        residual=residual,
+        half_step=half_step,
+        quant=quant,
     )
 
 
@@ -58,6 +71,7 @@ def _conv2d(
     activation: str,
     *,
     residual: Value | None = None,
+    half_step: bool = False,
     quant: QuantParams | None = None,
     what: str | None = None,
 ) -> Value:
@@ -77,6 +91,7 @@ def _conv2d(
         dilation=pair(dilation),
         groups=groups,
         activation=activation,
+        half_step=half_step,
         quant=quant,
         what=what,
     )
@@ -175,6 +190,7 @@ def emit_conv1d(
             dilation=(1, single(dilation)),
             groups=groups,
             activation=fused.get("activation", "none"),
+            half_step=fused.get("half_step", False),
             quant=fused.get("quant"),
         )
 
@@ -234,6 +250,7 @@ def emit_conv_transpose2d(
     *,
     residual: Value | None = None,
     activation: str = "none",
+    half_step: bool = False,
     quant: QuantParams | None = None,
 ) -> Value:
     """A conv_transpose2d node with torch's arguments."""
@@ -252,6 +269,7 @@ def emit_conv_transpose2d(
             dilation=pair(dilation),
             groups=groups,
             activation=activation,
+            half_step=half_step,
             quant=quant,
         )
 

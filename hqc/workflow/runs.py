@@ -10,25 +10,37 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from hqc.analysis.compare.operations import Operation
-from hqc.quantization.fake_quantize import FakeQuantizeBase
-from hqc.quantization.switches import quantizing
-
-Values = Mapping[fx.Node, Any]
 
 
 class Run(fx.Interpreter):
     """A batch's values of every node. A call that changes an operand in place gets a copy, so that values stay as they were made."""
 
     def __init__(self, module: fx.GraphModule, arguments: Sequence[Any]) -> None:
+        self._begin(module, arguments)
+        with torch.no_grad():
+            for node in module.graph.nodes:
+                self.step(node)
+        self.values: dict[fx.Node, Any] = dict(self.env)
+        self._order = {node: index for index, node in enumerate(module.graph.nodes)}
+        self.outputs = self.values[node]
+
+    @classmethod
+    def stepwise(cls, module: fx.GraphModule, arguments: Sequence[Any]) -> Run:
+        """A run that computes nothing yet: call `step` with the graph's nodes, in order; `env` has the values."""
+        made = cls.__new__(cls)
+        made._begin(module, arguments)
+        return made
+
+    def _begin(self, module: fx.GraphModule, arguments: Sequence[Any]) -> None:
         super().__init__(module, garbage_collect_values=False)
         self._in_place: set[fx.Node] = set()
         device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments))
-        with torch.no_grad():
-            self.outputs = self.run(*moved, enable_io_processing=False)
-        self.values: dict[fx.Node, Any] = dict(self.env)
-        self._order = {node: index for index, node in enumerate(module.graph.nodes)}
+        self.args_iter = iter(moved)
+
+    def step(self, node: fx.Node) -> None:
+        """Compute one node whose operands are there."""
+        self.env[node] = self.run_node(node)
 
     def run_node(self, n: fx.Node) -> Any:
         versions = [(self.env[each], self.env[each]._version) for each in n.all_input_nodes if _is_plain_tensor(self.env[each])]
@@ -76,22 +88,3 @@ class Run(fx.Interpreter):
 
 def _is_plain_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_inference()
-
-
-class FloatRun(Run):
-    """A batch through an emitted model with its fake quants off, and single operations of it quantized."""
-
-    module: fx.GraphModule
-
-    def __init__(self, module: fx.GraphModule, arguments: Sequence[Any]) -> None:
-        with quantizing(module, ()):
-            super().__init__(module, arguments)
-
-    def again_with(self, operation: Operation, chosen: Sequence[FakeQuantizeBase]) -> Any:
-        """The result of `operation` fed with float inputs, `chosen` of its fake quants on."""
-        with quantizing(self.module, chosen):
-            return self.again(operation.nodes)
-
-    def with_values(self, given: Mapping[fx.Node, Any]) -> Any:
-        with quantizing(self.module, ()):
-            return super().with_values(given)
