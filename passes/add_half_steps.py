@@ -9,7 +9,7 @@ import numpy as np
 
 from hqc import arithmetic
 from hqc.ir import DType, Graph, Node, QuantParams
-from hqc.passes.base import Pass, PassContext, PassResult
+from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.conv_scales import output_channels
 from hqc.passes.node_facts import is_conv_like, on_bpu
 from hqc.passes.registry import register_pass
@@ -35,7 +35,7 @@ class AddHalfSteps(Pass):
         done = [node for node in marked if on_bpu(node) and context.march.int8_bias and _add(graph, node)]
         for node in marked:
             node.attributes = {**node.attributes, "half_step": False}
-        remarks = ()
+        remarks: tuple[Remark, ...] = ()
         if done:
             left = f"; {len(marked) - len(done)} have a bias too coarse for it" if len(marked) > len(done) else ""
             remarks = (self.remark(f"half a step in the bias of {len(done)} layers makes them round to nearest{left}"),)

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def conv_bn(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: nn.Module | None = None) -> nn.Sequential:
+def conv_bn(
+    c_in: int, c_out: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: nn.Module | None = None
+) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(c_out),
@@ -62,23 +64,19 @@ class MobileNetLike(nn.Module):
 
     @torch.no_grad()
     def spread(self, seed: int = 0) -> None:
-        """Scale the channels of each bottleneck that no addition reads by 10^U(-0.6, 0.6), and undo it in the layer behind: the function stays."""
+        """Scale the channels of the linear bottlenecks by 10^U(-0.6, 0.6), and undo it in the layers that read them: the function stays.
+
+        Each of the two chains of bottlenecks that additions tie together has factors of its own.
+        """
         generator = torch.Generator().manual_seed(seed)
-        blocks = list(self.blocks)
-        for block, after in zip(blocks, [*(b.expand for b in blocks[1:]), self.last], strict=True):
-            following = blocks[blocks.index(block) + 1] if block is not blocks[-1] else None
-            if block.residual or (following is not None and following.residual):
-                continue
-            _rescale(block.project, after, generator)
-
-
-@torch.no_grad()
-def _rescale(first: nn.Sequential, second: nn.Sequential, generator: torch.Generator) -> None:
-    norm, conv = first[1], second[0]
-    factor = 10 ** (torch.rand(norm.weight.numel(), generator=generator) * 1.2 - 0.6)
-    norm.weight *= factor
-    norm.bias *= factor
-    conv.weight /= factor.view(1, -1, 1, 1)
+        one, two, three, four = list(self.blocks)[1:]
+        for made, read in (((one, two), (two.expand, three.expand)), ((three, four), (four.expand, self.last))):
+            factor = 10 ** (torch.rand(made[0].project[1].weight.numel(), generator=generator) * 1.2 - 0.6)
+            for block in made:
+                block.project[1].weight *= factor
+                block.project[1].bias *= factor
+            for layer in read:
+                layer[0].weight /= factor.view(1, -1, 1, 1)
 
 
 class HardswishNet(nn.Module):

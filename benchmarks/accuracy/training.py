@@ -46,7 +46,9 @@ def task_of(name: str) -> Task:
     labels = torch.from_numpy(data.target[order].astype(np.int64))
     large = F.interpolate(images, scale_factor=2.0, mode="bilinear")
     noise = torch.from_numpy(rng.normal(0, 0.15, large.shape).astype(np.float32))
-    ramp = torch.linspace(-0.5, 0.5, 16).view(1, 1, 1, 16) * torch.from_numpy(rng.normal(0, 1, (len(large), 1, 1, 1)).astype(np.float32))
+    ramp = torch.linspace(-0.5, 0.5, 16).view(1, 1, 1, 16) * torch.from_numpy(
+        rng.normal(0, 1, (len(large), 1, 1, 1)).astype(np.float32)
+    )
     inputs, targets = large + noise + ramp, labels
     if name == "unet":
         targets = (large > 0.4).float()

@@ -70,6 +70,7 @@ _EXPORTS = {
         "MovingAveragePerChannelMinMaxObserver",
         "NoopObserver",
         "ObserverBase",
+        "PerChannelMSEObserver",
         "PerChannelMinMaxObserver",
         "PercentileObserver",
     ),

@@ -373,7 +373,8 @@ def make_fake_quant(
 ) -> FakeQuantizeBase:
     """The activation fake quant of a qconfig entry, with the march's rounding and scale rule.
 
-    `dtype`: asked for at this place, and stronger than the qconfig's; `rounding`: here, instead of the march's. `QConfigError` when the march has no activations of that dtype.
+    `dtype`: asked for at this place, and stronger than the qconfig's; `rounding`: here, instead of the march's. `QConfigError` when
+    the march has no activations of that dtype.
     """
     asked = {} if dtype is None else {"dtype": dtype}
     fake_quant = _build(factory, name, rounding=rounding or march.rounding, power_of_two=march.power_of_two, **asked)

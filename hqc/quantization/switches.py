@@ -30,8 +30,10 @@ def fake_quantize_state(model: nn.Module) -> FakeQuantState | None:
 
 
 @contextmanager
-def quantizing(model: nn.Module, chosen: Collection[FakeQuantizeBase] | None = None) -> Iterator[None]:
-    """Inside, the fake quants in `chosen` (None: all of the model) quantize and the others hand values on; none observes.
+def quantizing(
+    model: nn.Module, chosen: Collection[FakeQuantizeBase] | None = None, observing: Collection[FakeQuantizeBase] = ()
+) -> Iterator[None]:
+    """Inside, the fake quants in `chosen` (None: all of the model) quantize and the others hand values on; those in `observing` observe.
 
     The switches that `state_dict` holds are not touched, and all are as before afterwards.
     """
@@ -39,7 +41,7 @@ def quantizing(model: nn.Module, chosen: Collection[FakeQuantizeBase] | None = N
     before = [(module, module._quantizes, module._observes) for module in found]
     try:
         for module in found:
-            module._quantizes, module._observes = chosen is None or module in chosen, False
+            module._quantizes, module._observes = chosen is None or module in chosen, module in observing
         yield
     finally:
         for module, quantizes, observes in before:

@@ -20,6 +20,7 @@ from hqc.frontend.fx.structures import map_structure, named_leaves
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import as_tuple, bind, input_names, tensors_of
+from hqc.workflow.kept_batches import KeptBatches
 from hqc.workflow.prepared import ObservedGraphModule
 
 Progress = Callable[[int, "int | None"], None]
@@ -53,9 +54,17 @@ def calibrate(prepared: nn.Module, data: Any, *, progress: Progress | bool = Fal
 
 
 def observe(
-    prepared: nn.Module, data: Any, *, progress: Progress | bool = False, preprocessing: Preprocessing | None = None
+    prepared: nn.Module,
+    data: Any,
+    *,
+    progress: Progress | bool = False,
+    preprocessing: Preprocessing | None = None,
+    kept_for_tuning: KeptBatches | None = None,
 ) -> Observed:
-    """As `calibrate`; `preprocessing`: of pictures that a path in `data` names; of batches, what was done to them already."""
+    """As `calibrate`; `preprocessing`: of pictures that a path in `data` names; of batches, what was done to them already.
+
+    `kept_for_tuning` is given every batch.
+    """
     if not isinstance(prepared, ObservedGraphModule):
         raise InputError(
             f"calibrate takes a model from prepare_calibration_fx or prepare_qat_fx, got {type(prepared).__name__}"
@@ -70,6 +79,8 @@ def observe(
             found.samples += _size(arguments)
             if count <= KEPT:
                 found.kept.append(arguments)
+            if kept_for_tuning is not None:
+                kept_for_tuning.add(arguments)
             moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments))
             try:
                 prepared(*moved)

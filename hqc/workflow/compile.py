@@ -28,6 +28,9 @@ from hqc.workflow.arguments import as_tuple, tensors_of
 from hqc.workflow.calibration import Observed, Progress, as_float32, observe
 from hqc.workflow.deploy import deploy, with_calls, without_calls
 from hqc.workflow.deployment import Deployment
+from hqc.workflow.effort import Effort, Step, steps_of
+from hqc.workflow.improve import improve
+from hqc.workflow.kept_batches import KeptBatches
 from hqc.workflow.onnx_files import as_torch
 from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
 from hqc.workflow.planning import given_model
@@ -231,7 +234,8 @@ def compile(
     qconfig_dict: Mapping[str, Any] | None = None,
     hybrid: bool = True,
     optimize_graph: bool = True,
-    nearest: bool = True,
+    effort: Effort = "fast",
+    without: Sequence[Step] = (),
     min_macs: float = 0.0,
     min_nodes: int = 0,
     cat_policy: CatPolicy = "output",
@@ -251,15 +255,19 @@ def compile(
     path of a folder of pictures or arrays, of a file, or `loader.py:function`: see `hqc.data.DataSpec` and
     docs/calibration_data.md. `preprocessing`: what is done to pictures (batches of a loader are taken as they come); it is
     written into the yaml for hb_mapper too. `hybrid_dict`: operations to place (see docs/placement.md). `hybrid`: without it,
-    an operation that the BPU cannot run is an error. `qconfig_dict`: observers per module as for prepare_qat_fx; default:
-    min-max. `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`: BPU subgraphs with less
-    go to the CPU, with the reason. `cat_policy`: `output` or `largest`, which scale a cat takes that cannot requantize.
+    an operation that the BPU cannot run is an error. `qconfig_dict`: observers per module as for prepare_qat_fx; default: scales
+    with the smallest squared error, of activations over the calibration data and of weights per channel. `effort`: `fast`; `good`
+    also equalizes channels and tunes weights and biases on the calibration data, and keeps what gains; `best` tries more and takes
+    twice as long. `without`: steps to leave out, of `nearest`, `equalize`, `bias`, `weights` (see docs/accuracy.md).
+    `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`: BPU subgraphs with less go to the
+    CPU, with the reason. `cat_policy`: `output` or `largest`, which scale a cat takes that cannot requantize.
     `conflict_policy`: `requantize` or `error` where a result was observed with another scale than it keeps. `edits`: passes of
     your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their values.
     `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU. `dump_dir`: write the IR after every
     pass there. `progress`: True for a progress bar, or a callable that gets `(batches done, total)`.
     """
     model, example_inputs = as_torch(model, example_inputs)
+    steps = steps_of(effort, without)
     model, leaves = given_model(model, leaf_modules)
     options = CompileOptions.of(
         march,
@@ -267,7 +275,7 @@ def compile(
         hybrid_dict=hybrid_dict,
         qconfig=qconfig_dict or None,
         optimize_graph=optimize_graph,
-        nearest=nearest,
+        nearest="nearest" in steps,
         min_macs=min_macs,
         min_nodes=min_nodes,
         cat_policy=cat_policy,
@@ -283,8 +291,13 @@ def compile(
     dumps = None if dump_dir is None else Path(dump_dir)
     prepared = prepare(model, options, inputs, dump_dir=None if dumps is None else dumps / "prepare")
     prepared.eval()
+    measured = [step for step in steps if step != "nearest"]
+    kept = KeptBatches() if measured else None
     with unchanged_buffers(prepared, set(buffer_updates(prepared.graph, prepared).buffers.values())):
-        calibration = observe(prepared, calibration_data, progress=progress, preprocessing=preprocessing)
+        calibration = observe(
+            prepared, calibration_data, progress=progress, preprocessing=preprocessing, kept_for_tuning=kept
+        )
+        gains = [] if kept is None else improve(prepared, kept.batches, measured, thorough=effort == "best")
     deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
-    deployment.remarks[:0] = prepared.preparation.remarks
+    deployment.remarks[:0] = [*prepared.preparation.remarks, *(Remark("effort", str(gain)) for gain in gains)]
     return Compiled(prepared, deployment, calibration, dumps)

@@ -40,7 +40,9 @@ class Observers:
         observation = value.observation
         assert observation is not None, value
         factory = self._configs.qconfigs[observation.qconfig].activation
-        fake_quant = make_fake_quant(factory, self.march, name=name, dtype=observation.dtype, rounding=observation.rounding).to(self._device)
+        fake_quant = make_fake_quant(factory, self.march, name=name, dtype=observation.dtype, rounding=observation.rounding).to(
+            self._device
+        )
         if observation.group:
             fake_quant.join(self._groups.setdefault(observation.group, []))
         self._made[value.name] = fake_quant

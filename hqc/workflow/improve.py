@@ -1,15 +1,16 @@
 """Better quantization after training: layers are tuned one after another on calibration data, and what does not gain is dropped.
 
-Each layer sees what the quantized model before it really feeds it, so it makes up for their errors too. Weights are chosen on their grid
-by `reconstruct`; biases alone move by the mean error. A layer keeps the variant with the smallest error on samples that were
-not used to find it, and the whole model what helps its outputs.
+Channels are equalized where the layers that read them can undo it. Then layers are tuned in program order. Each sees what the
+quantized model before it really feeds it, so it makes up for their errors too. Weights are chosen on their grid by
+`reconstruct`; biases alone move by the mean error. A layer keeps the variant with the smallest error on samples that were not used
+to find it, and the whole model what helps its outputs.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch.utils import _pytree as pytree
 
 from hqc.nn.qat.layer import QATLayer, ResidualCalls
 from hqc.quantization.switches import quantizing
+from hqc.workflow.deploy import deploy
+from hqc.workflow.equalize import ALL_STRENGTHS, STRENGTHS, Equalizer
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.reconstruct import reconstruct, rows_of
 from hqc.workflow.runs import Run
@@ -26,6 +29,8 @@ from hqc.workflow.runs import Run
 logger = logging.getLogger("hqc")
 ROWS = 16384
 """Rows of a layer's operand that weights are fitted to, at most."""
+Tuned = tuple[Tensor | None, Tensor | None, Tensor]
+"""Weight and bias of a layer (None: its own) and the scale of its weight."""
 LARGEST = 4608
 """Products per result (`C k k`) beyond which only the bias is tuned: the Hessian would take minutes."""
 
@@ -42,7 +47,7 @@ class LayerGain:
 
 @dataclass(frozen=True)
 class Improvement:
-    """What tuning gained at the model's outputs, dB on held-out samples; `kept`: the variant that stayed."""
+    """What a step of tuning gained at the model's outputs, in dB on the batches; `kept`: the variant that stayed."""
 
     kept: str
     gains: dict[str, float]
@@ -50,7 +55,7 @@ class Improvement:
 
     def __str__(self) -> str:
         tried = ", ".join(f"{name} {gain:+.1f} dB" for name, gain in self.gains.items())
-        return f"tuned on calibration data: {tried}; kept: {self.kept}"
+        return f"measured on calibration data: {tried or 'nothing to do'}; kept: {self.kept}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,10 @@ def calls_of(prepared: ObservedGraphModule) -> Iterator[Call]:
             counts[id(call.layer.weight)] = counts.get(id(call.layer.weight), 0) + 1
             found.append(call)
     for call in found:
-        plain = type(call.layer)._linear_part is QATLayer._linear_part and type(call.layer)._folded_weight is QATLayer._folded_weight
+        plain = (
+            type(call.layer)._linear_part is QATLayer._linear_part
+            and type(call.layer)._folded_weight is QATLayer._folded_weight
+        )
         if plain and counts[id(call.layer.weight)] == 1 and not call.node.kwargs:
             yield call
 
@@ -123,32 +131,57 @@ class _Walk:
 class Tuner:
     """Tunes a prepared, calibrated model in place on `batches`; the last quarter of them is held out."""
 
-    def __init__(self, prepared: ObservedGraphModule, batches: Sequence[tuple[Any, ...]]) -> None:
+    def __init__(
+        self, prepared: ObservedGraphModule, batches: Sequence[tuple[Any, ...]], strengths: Sequence[float] = STRENGTHS
+    ) -> None:
+        self.strengths = strengths
         self.prepared, self.batches = prepared, list(batches)
         held = max(len(self.batches) // 4, 1) if len(self.batches) > 1 else 0
         self.fitted = len(self.batches) - held
         self.power_of_two = prepared.preparation.options.spec.power_of_two
         self.calls = {call.node: call for call in calls_of(prepared)}
 
-    def run(self, variants: Sequence[str] = ("weights", "bias"), progress: Callable[[int, int], None] | None = None) -> Improvement:
+    def run(self, variants: Sequence[str] = ("weights", "bias")) -> Improvement:
         """Try each variant on the whole model and keep the best, or none."""
         start = self._state()
-        before = self._output_error()
-        best, kept, gains, layers = before, "nothing", {}, ()
+        before = self._output_error(self.batches)
+        best, kept = before, "nothing"
+        gains: dict[str, float] = {}
+        layers: tuple[LayerGain, ...] = ()
         best_state = start
         for variant in variants:
             self._restore(start)
-            found = self._tune(variant, progress)
-            error = self._output_error()
-            gains[variant] = _decibels(before) if error == 0 else 10 * math.log10(before / error) if before > 0 else 0.0
+            found = self._tune(variant)
+            error = self._output_error(self.batches)
+            gains[variant] = _decibels(error, before)
             if error < best:
                 best, kept, layers, best_state = error, variant, tuple(found), self._state()
         self._restore(best_state)
         return Improvement(kept, gains, layers)
 
+    def equalize(self) -> Improvement:
+        """Bring the ranges of channels closer together, with the strength that helps the outputs most, or not at all."""
+        graph = deploy(self.prepared, integer=False).scaled
+        by_name = {name: node.name for node in graph.nodes for name in node.origin}
+        layers = {by_name[call.node.name]: call.layer for call in self.calls.values() if call.node.name in by_name}
+        equalizer = Equalizer(self.prepared, graph, layers, self.batches)
+        best = before = self._output_error(self.batches)
+        gains, kept = {}, 0.0
+        for strength in self.strengths if equalizer.possible else ():
+            equalizer.apply(strength)
+            error = self._output_error(self.batches)
+            gains[f"equalization {strength:g}"] = _decibels(error, before)
+            if error < best:
+                best, kept = error, strength
+        if kept:
+            equalizer.apply(kept)
+        elif equalizer.possible:
+            equalizer.restore()
+        return Improvement(f"equalization {kept:g}" if kept else "nothing", gains, ())
+
     # --- one pass over the model -------------------------------------------------------------------------------------
 
-    def _tune(self, variant: str, progress: Callable[[int, int], None] | None) -> list[LayerGain]:
+    def _tune(self, variant: str) -> list[LayerGain]:
         real = _Walk(self.prepared, self.batches, quantized=False)
         quantized = _Walk(self.prepared, self.batches, quantized=True)
         gains: list[LayerGain] = []
@@ -156,8 +189,6 @@ class Tuner:
             real.step(node)
             if node in self.calls:
                 gains.append(self._tune_layer(self.calls[node], variant, real, quantized))
-                if progress is not None:
-                    progress(len(gains), len(self.calls))
             quantized.step(node)
             real.forget(node)
             quantized.forget(node)
@@ -180,7 +211,7 @@ class Tuner:
         own_scale = layer.weight_fake_quant.calculate_qparams()[0].clone()
         before = self._error(layer, *judged)
         best, tuned = before, "nothing"
-        state: tuple[Tensor | None, Tensor | None, Tensor] = (None, None, own_scale)
+        state: Tuned = (None, None, own_scale)
         for name, candidate in self._candidates(layer, variant, fed[: self.fitted], targets[: self.fitted], own_scale):
             _apply(layer, candidate)
             error = self._error(layer, *judged)
@@ -192,7 +223,7 @@ class Tuner:
 
     def _candidates(
         self, layer: QATLayer, variant: str, fed: Sequence[Tensor], targets: Sequence[Tensor], own_scale: Tensor
-    ) -> Iterator[tuple[str, tuple[Tensor | None, Tensor | None, Tensor]]]:
+    ) -> Iterator[tuple[str, Tuned]]:
         """Weights, bias and weight scales to try."""
         with quantizing(self.prepared, [layer.weight_fake_quant]):
             errors = [y - layer._linear_part(x) for x, y in zip(fed, targets, strict=True)]
@@ -227,9 +258,8 @@ class Tuner:
 
     # --- the whole model ---------------------------------------------------------------------------------------------
 
-    def _output_error(self) -> float:
-        """Mean, over outputs, of noise over signal on held-out batches."""
-        batches = self.batches[self.fitted :] or self.batches
+    def _output_error(self, batches: Sequence[tuple[Any, ...]]) -> float:
+        """Mean, over outputs, of noise over signal."""
         noise: dict[int, float] = {}
         signal: dict[int, float] = {}
         for batch in batches:
@@ -245,18 +275,36 @@ class Tuner:
         ratios = [noise[index] / max(signal[index], 1e-30) for index in noise]
         return sum(ratios) / max(len(ratios), 1)
 
-    def _state(self) -> list[tuple[Tensor | None, Tensor | None, Tensor]]:
+    def _state(self) -> list[Tuned]:
         return [
             (call.layer.tuned_weight, call.layer.tuned_bias, call.layer.weight_fake_quant.calculate_qparams()[0].clone())
             for call in self.calls.values()
         ]
 
-    def _restore(self, state: Sequence[tuple[Tensor | None, Tensor | None, Tensor]]) -> None:
+    def _restore(self, state: Sequence[Tuned]) -> None:
         for call, each in zip(self.calls.values(), state, strict=True):
             _apply(call.layer, each)
 
 
-def _apply(layer: QATLayer, state: tuple[Tensor | None, Tensor | None, Tensor]) -> None:
+def improve(
+    prepared: ObservedGraphModule, batches: Sequence[tuple[Any, ...]], steps: Sequence[str], *, thorough: bool = False
+) -> list[Improvement]:
+    """Tune a prepared, calibrated model in place by the named steps (`equalize`, `weights`, `bias`), and say what each gained.
+
+    `thorough`: more strengths of equalization, and a second round in which layers see what the first made of those before them.
+    `batches`: arguments of forward. Deterministic, and nothing depends on the order that users' data came in, if `batches` does not.
+    """
+    tuner = Tuner(prepared, batches, ALL_STRENGTHS if thorough else STRENGTHS)
+    found = [tuner.equalize()] if "equalize" in steps else []
+    variants = [step for step in ("weights", "bias") if step in steps]
+    for _ in range((2 if thorough else 1) if variants else 0):
+        found.append(tuner.run(variants))
+    for each in found:
+        logger.info("%s", each)
+    return found
+
+
+def _apply(layer: QATLayer, state: Tuned) -> None:
     weight, bias, scale = state
     layer.tune(weight, bias)
     layer.weight_fake_quant.assign_scale(scale)

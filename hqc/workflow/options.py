@@ -55,13 +55,14 @@ class CompileOptions:
     """Everything that decides the plan and the deployed program, besides the model and its shapes.
 
     `hybrid`: operations the BPU cannot run go to the CPU; without it they are an error. `overrides`: the user's placement wishes.
-    `qconfig`: a torch `qconfig_dict` (None: min-max for `ptq`, nothing otherwise). `optimize_graph`: members of a shared-scale group
-    are trained with one scale. `keep_batch_norm`: QAT layers keep the batch norm behind them. `min_macs`, `min_nodes`,
+    `qconfig`: a torch `qconfig_dict` (None: scales by squared error for `ptq`, nothing otherwise). `optimize_graph`: members of a
+    shared-scale group are trained with one scale. `keep_batch_norm`: QAT layers keep the batch norm behind them. `min_macs`, `min_nodes`,
     `horizontal_merge`: options of `partition`. `cat_policy`: of `unify-cat-scales`; `conflict_policy`: of `propagate-scales`.
     `edits`: passes of the user. `concrete_args`: arguments of forward that are constants, with their values; `leaf_modules`: modules
     (classes or paths) that run as they are, on the CPU; both as for `trace`.
     `nearest`: after post-training quantization what is ours to fill (tables, biases) makes results round to nearest on marches that
-    floor; training never does. `stub_inputs`: stubs are put in where the BPU reads a graph input in every form, for models that cannot have stubs of their own.
+    floor; training never does.
+    `stub_inputs`: stubs are put in where the BPU reads a graph input in every form, for models that cannot have stubs of their own.
     Errors: `MarchError`, `OverrideError`, `InputError`.
     """
 

@@ -68,7 +68,7 @@ def plan_model(
     output_names = tuple(lowered.graph.output_names)
     entries = options.qconfig
     if entries is None and options.form == "ptq":
-        entries = {"": get_default_qconfig(activation_observer="absolute_min_max")}
+        entries = {"": get_default_qconfig(activation_observer="mse", weight_observer="mse")}
     configs = activation_configs(QConfigResolver(entries, root), traced.graph, lowered.graph)
     high_precision = None if options.form == "ptq" else configs.without_activation
     lowered.graph.march = options.march

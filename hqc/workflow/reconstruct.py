@@ -64,7 +64,7 @@ def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     x = F.pad(x, [side for pair in reversed(pads) for side in pair])
     if x.dim() == 3:
         x, kernel, stride, dilation = x.unsqueeze(2), [1, *kernel], [1, *stride], [1, *dilation]
-    return F.unfold(x, kernel, dilation=dilation, stride=stride)
+    return F.unfold(x, tuple(kernel), dilation=tuple(dilation), stride=tuple(stride))
 
 
 @dataclass(frozen=True)

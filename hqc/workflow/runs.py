@@ -11,7 +11,6 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 
-
 class Run(fx.Interpreter):
     """A batch's values of every node. A call that changes an operand in place gets a copy, so that values stay as they were made."""
 

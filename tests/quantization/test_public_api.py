@@ -20,7 +20,8 @@ NAMES = {
     "hqc.quantization": (
         "BoundaryFakeQuantize CalibFakeQuantize CalibObserver FakeQuantState FakeQuantize FakeQuantizeBase FixedScaleObserver "
         "HistogramObserver KLObserver LearnedScaleFakeQuantize MSEObserver MinMaxObserver MixObserver MovingAverageMinMaxObserver "
-        "MovingAveragePerChannelMinMaxObserver NoopObserver ObserverBase PerChannelMinMaxObserver PercentileObserver QConfig "
+        "MovingAveragePerChannelMinMaxObserver NoopObserver ObserverBase PerChannelMSEObserver "
+        "PerChannelMinMaxObserver PercentileObserver QConfig "
         "calibrate convert_fx default_calib_8bit_fake_quant_qconfig default_qat_8bit_fake_quant_qconfig "
         "default_qat_8bit_lsq_quant_qconfig default_qat_out_8bit_fake_quant_qconfig fake_quantize_state fuse_fx "
         "get_default_calib_qconfig get_default_lsq_qconfig get_default_qat_out_qconfig get_default_qat_qconfig get_default_qconfig "

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 from hqc.analysis.compare.comparison import Comparison, OperationComparison, OutputComparison
 from hqc.analysis.compare.distances import DistanceSum
+from hqc.analysis.compare.float_run import FloatRun
 from hqc.analysis.compare.operations import Operation, operations_of
 from hqc.analysis.compare.own_error import OwnErrorSum
-from hqc.analysis.compare.float_run import FloatRun
 from hqc.analysis.compare.views import ExportedView, FakeQuantView, FloatView, OtherFakeQuantView, SimulatorView, View
 from hqc.errors import InputError
 from hqc.ir import DType

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hqc.analysis.compare.distances import NoiseSum
-from hqc.analysis.compare.operations import Operation
 from hqc.analysis.compare.float_run import FloatRun
+from hqc.analysis.compare.operations import Operation
 from hqc.arithmetic import bounds
 from hqc.workflow.runner import arrays_of
 

@@ -22,7 +22,9 @@ class ObserverBase(WithArgs, nn.Module):
     """
 
     supports_channels = False
-    power_of_two = False  # the march's rule for scales, which the fake quant sets; observers that weigh errors search among such scales
+    power_of_two = (
+        False  # the march's rule for scales, which the fake quant sets; observers that weigh errors search among such scales
+    )
     rounding = "half_even"  # how the fake quant rounds
     cheap = True  # `scale()` costs a few element operations, so a fake quant may ask after every batch
 

@@ -267,7 +267,7 @@ class MixObserver(SearchingObserver):
         self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float
     ) -> npt.NDArray[np.float64]:
         clips = [percentile_clip(histogram, edges, largest, percentile) for percentile in self.percentiles]
-        return np.minimum(np.array(clips), largest)
+        return np.asarray(np.minimum(clips, largest))
 
     def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
         best = super().clip(histogram, edges, largest)
