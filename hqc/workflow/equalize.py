@@ -162,7 +162,7 @@ def _input_range(layer: Any, channel: int) -> float:
     group, index = divmod(channel, size)
     rows = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])[group]
     largest = rows.abs().flatten(1).amax(1).clamp(min=1e-30)
-    return float((rows[:, index].abs().flatten(1).amax(1) / largest).max())
+    return float((rows[:, index].abs().reshape(len(rows), -1).amax(1) / largest).max())
 
 
 @torch.no_grad()

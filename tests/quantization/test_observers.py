@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hqc import arithmetic
 from hqc.errors import CalibrationError, QConfigError
+from hqc.quantization.fake_quantize import FakeQuantize
 from hqc.quantization.observers import (
     CalibObserver,
     FixedScaleObserver,
@@ -25,6 +26,7 @@ from hqc.quantization.observers import (
     ObserverBase,
     PercentileObserver,
     PerChannelMinMaxObserver,
+    PerChannelMSEObserver,
 )
 
 HISTOGRAMS = [PercentileObserver, KLObserver, MSEObserver, MixObserver, CalibObserver]
@@ -217,16 +219,15 @@ def test_mix_clips_where_clipping_pays_and_not_where_it_does_not() -> None:
 
 def slow_divergence(weights: np.ndarray, stop: int, levels: int) -> float:
     """The definition, level by level."""
-    kept = weights[:stop]
-    reference = kept.copy()
-    reference[-1] += weights[stop:].sum()
-    quantized = np.zeros(stop)
+    kept = weights[:stop].copy()
+    kept[-1] += weights[stop:].sum()
+    quantized = np.zeros(len(weights))
     for level in range(levels):
         members = [i for i in range(stop) if min(i * levels // stop, levels - 1) == level]
         filled = [i for i in members if kept[i] > 0]
         for i in filled:
             quantized[i] = sum(kept[j] for j in members) / len(filled)
-    p, q = reference / reference.sum(), quantized / quantized.sum()
+    p, q = weights / weights.sum(), quantized / quantized.sum()
     return float(sum(a * np.log(a / max(b, 1e-12)) for a, b in zip(p, q, strict=True) if a > 0))
 
 
@@ -246,6 +247,62 @@ def test_kl_clips_outliers_and_keeps_uniform_data() -> None:
     gauss[0] = 100.0
     clip = observe_all(KLObserver(), [torch.from_numpy(gauss)]).scale().item() * 127.5
     assert 3.0 < clip < 20.0
+
+
+def test_kl_keeps_a_tail_that_holds_the_signal() -> None:
+    """Most values small, a few percent far out: clipping them costs what the tensor carries (its first version clipped)."""
+    generator = np.random.default_rng(0)
+    x = np.concatenate([generator.normal(0, 0.05, 200_000), generator.laplace(0, 1.0, 8_000)]).astype(np.float32)
+    observer = observe_all(KLObserver(), [torch.from_numpy(x)])
+    mse = observe_all(MSEObserver(), [torch.from_numpy(x)])
+    assert real_error(x, observer.scale().item() * 127.5) < 4 * real_error(x, mse.scale().item() * 127.5)
+
+
+@pytest.mark.parametrize("make", [MSEObserver, MixObserver, CalibObserver, KLObserver])
+def test_observers_that_weigh_errors_search_the_powers_of_two(make: type[ObserverBase]) -> None:
+    """Of the scales that bernoulli can have, none is better by more than a little than the one chosen; KL goes its own way."""
+    for seed in range(4):
+        generator = np.random.default_rng(seed)
+        x = (generator.laplace(size=50_000) * 10.0 ** generator.uniform(-2, 1)).astype(np.float32)
+        fake_quant = FakeQuantize(make, power_of_two=True)
+        fake_quant.activation_post_process(torch.from_numpy(x))
+        scale = float(arithmetic.power_of_two_scale(fake_quant.activation_post_process.scale().item()))
+        if make is not KLObserver:
+            errors = {2.0**-k: real_error(x, 2.0**-k * 127.5) for k in range(1, 15)}
+            assert errors[scale] <= 1.05 * min(errors.values())
+
+
+def test_the_largest_value_can_be_put_on_the_grid() -> None:
+    """A clipped activation (ReLU6) has many values at its end, and the range of section 1 ends half a step beyond the grid."""
+    x = torch.cat([torch.rand(1000) * 6, torch.full((4000,), 6.0)])
+    for make in (MSEObserver, MixObserver):
+        assert observe_all(make(), [x]).scale().item() == pytest.approx(6.0 / 127, rel=1e-6)
+
+
+@pytest.mark.parametrize("power_of_two", [False, True])
+def test_weights_take_the_scale_with_the_smallest_error(power_of_two: bool) -> None:
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 0.1, 1, 0.3, 0]).view(-1, 1, 1, 1)
+    observer = PerChannelMSEObserver(ch_axis=0)
+    observer.power_of_two = power_of_two
+    observer(weight)
+    for channel in range(4):
+        rows = weight[channel].flatten().numpy()
+        chosen = float(observer.scale()[channel])
+        widest = float(np.abs(rows).max()) / 127.5
+        best = min(weight_error(rows, widest * share) for share in (127.5 / 127, 1.0, 0.97, 0.94, 0.91))
+        if power_of_two:
+            ruled = float(arithmetic.power_of_two_scale(widest))
+            assert chosen in (ruled, ruled / 2) or widest < 2**-13
+        else:
+            assert weight_error(rows, chosen) <= best * (1 + 1e-5)
+    assert float(observer.scale()[4]) >= float(observer.scale()[:4].max()) / 2  # an all-zero channel takes the largest
+    again = observer.scale().clone()
+    observer(weight * 2)
+    assert not torch.equal(observer.scale(), again)
+
+
+def weight_error(rows: np.ndarray, scale: float) -> float:
+    return float(((rows - np.clip(np.rint(rows / scale), -128, 127) * scale) ** 2).sum())
 
 
 # --- refusals and state --------------------------------------------------------------------------------------------------

@@ -209,7 +209,9 @@ class SearchingObserver(HistogramObserver):
 
     def clip(self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float) -> float:
         clips = self.candidates(histogram, edges, largest)
-        return float(clips[int(np.argmin(self.costs(histogram, edges, clips)))])
+        best = float(clips[int(np.argmin(self.costs(histogram, edges, clips)))])
+        # The range itself, where the widest was chosen: its power of two is the same, and other dtypes can be told the range.
+        return min(best, largest) if self.power_of_two else best
 
     def candidates(
         self, histogram: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], largest: float
