@@ -85,7 +85,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETWORKS)}; default: all")
     parser.add_argument("--march", action="append", help="repeatable; default: bayes and bernoulli")
     parser.add_argument("--way", action="append", choices=list(WAYS), help="repeatable; default: all")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "hqc-accuracy", help="keeps trained networks")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "hqc-accuracy", help="keeps trained networks"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

@@ -294,9 +294,7 @@ def compile(
     measured = [step for step in steps if step != "nearest"]
     kept = KeptBatches() if measured else None
     with unchanged_buffers(prepared, set(buffer_updates(prepared.graph, prepared).buffers.values())):
-        calibration = observe(
-            prepared, calibration_data, progress=progress, preprocessing=preprocessing, kept_for_tuning=kept
-        )
+        calibration = observe(prepared, calibration_data, progress=progress, preprocessing=preprocessing, kept_for_tuning=kept)
         gains = [] if kept is None else improve(prepared, kept.batches, measured, thorough=effort == "best")
     deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
     deployment.remarks[:0] = [*prepared.preparation.remarks, *(Remark("effort", str(gain)) for gain in gains)]

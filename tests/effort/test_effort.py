@@ -117,9 +117,7 @@ def test_half_a_step_makes_bernoulli_round_to_nearest():
             tail, calibration[0], march="bernoulli", calibration_data=calibration, qconfig_dict=qconfig,
             without=() if nearest else ("nearest",),
         )  # fmt: skip
-        kept = found.runner.program(found.runner.arguments((calibration[0],)))[1].run(
-            [calibration[0].numpy()], keep=True
-        )
+        kept = found.runner.program(found.runner.arguments((calibration[0],)))[1].run([calibration[0].numpy()], keep=True)
         conv = next(node for node in found.graph.nodes if node.op.name == "conv2d")
         step = float(conv.result.quant.scale)
         weight = found.graph.values[conv.inputs[1].name]
@@ -201,5 +199,10 @@ def test_reconstructed_weights_lie_on_their_grid_and_beat_rounding():
 
 
 def test_improve_of_nothing_is_nothing():
-    prepared = hqc.compile(nn.Sequential(nn.ReLU()).eval(), torch.rand(1, 3, 4, 4), march="bayes", calibration_data=data(1)).prepared
-    assert [each.kept for each in improve(prepared, [(torch.rand(1, 3, 4, 4),)], ["equalize", "weights"])] == ["nothing", "nothing"]
+    prepared = hqc.compile(
+        nn.Sequential(nn.ReLU()).eval(), torch.rand(1, 3, 4, 4), march="bayes", calibration_data=data(1)
+    ).prepared
+    assert [each.kept for each in improve(prepared, [(torch.rand(1, 3, 4, 4),)], ["equalize", "weights"])] == [
+        "nothing",
+        "nothing",
+    ]

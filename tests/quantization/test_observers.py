@@ -281,7 +281,9 @@ def test_the_largest_value_can_be_put_on_the_grid() -> None:
 
 @pytest.mark.parametrize("power_of_two", [False, True])
 def test_weights_take_the_scale_with_the_smallest_error(power_of_two: bool) -> None:
-    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 0.1, 1, 0.3, 0]).view(-1, 1, 1, 1)
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 0.1, 1, 0.3, 0]).view(
+        -1, 1, 1, 1
+    )
     observer = PerChannelMSEObserver(ch_axis=0)
     observer.power_of_two = power_of_two
     observer(weight)
