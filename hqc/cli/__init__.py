@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 import hqc
 from hqc.cli.console import console
 from hqc.cli.group import Group
+from hqc.cli.language import LANGUAGES
 from hqc.cli.options import FLAVOURS, MARCHES
 
 __all__ = ["FLAVOURS", "MARCHES", "main"]
@@ -21,7 +22,8 @@ __all__ = ["FLAVOURS", "MARCHES", "main"]
 @click.group("hqc", cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(hqc.__version__, prog_name="hqc")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the library logs.")
-def main(verbose: bool) -> None:
+@click.option("--lang", type=click.Choice(LANGUAGES), help="Language of the command line; default: that of the locale.")
+def main(verbose: bool, lang: str | None) -> None:
     """hqc compiles PyTorch models for a BPU with CPU fallback: where every op runs, why, and how good it is."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.ERROR,

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -69,6 +69,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """A sign of life on standard error, where that is a terminal, for work that cannot be counted."""
+    err = console(stderr=True)
+    with err.status(description) if err.is_terminal else nullcontext():
+        yield
 
 
 @contextmanager

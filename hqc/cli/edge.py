@@ -23,6 +23,7 @@ from rich.text import Text
 
 import hqc
 from hqc.cli.console import console
+from hqc.cli.language import tr
 from hqc.errors import HqcError
 
 REFUSED, BUG, UNMET, INTERRUPTED = 1, 3, 4, 130
@@ -37,7 +38,7 @@ class Unmet(click.ClickException):
 
     def show(self, file: object = None) -> None:
         """One line on standard error."""
-        complain("not met: ", self.format_message())
+        complain(tr("not met: "), self.format_message())
 
 
 def complain(prefix: str, text: str) -> None:
@@ -48,23 +49,30 @@ def complain(prefix: str, text: str) -> None:
 def explained(error: BaseException) -> int:
     """Say what `error` means for the user; returns the exit status."""
     if isinstance(error, HqcError):
-        complain("error: ", str(error))
+        complain(tr("error: "), str(error))
         return REFUSED
     if isinstance(error, KeyboardInterrupt):
-        complain("", "interrupted")
+        complain("", tr("interrupted"))
         return INTERRUPTED
     if isinstance(error, MemoryError):
-        complain("error: ", "there is not enough memory for this model; try smaller inputs or a smaller batch")
+        complain(tr("error: "), tr("there is not enough memory for this model; try smaller inputs or a smaller batch"))
         return REFUSED
-    what = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
     place = users_line(error)
     if place is not None:
-        complain("error: ", f"the model's own code failed: {place}: {what}")
+        complain(tr("error: "), tr("the model's own code failed: {place}: {what}", place=place, what=what))
         return REFUSED
     if isinstance(error, OSError) and error.errno is not None:
-        complain("error: ", f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        complain(tr("error: "), f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return REFUSED
-    complain("bug: ", f"{what}. This is a fault of hqc, not of your model: please report it with the file {_written(error)}")
+    complain(
+        tr("bug: "),
+        tr(
+            "{what}. This is a fault of hqc, not of your model: please report it with the file {file}",
+            what=what,
+            file=_written(error),
+        ),
+    )
     return BUG
 
 

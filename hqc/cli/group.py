@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any
+from typing import Any, cast
 
 import click
 
 import hqc.cli.commands
 from hqc.cli.edge import explained
+from hqc.cli.language import Context, choose, translated
 
 MODELS = (
     "MODEL: FILE.py:NAME or package.module:NAME, a class, a function or a module; with arguments, NAME(width=32). Or FILE.onnx, "
@@ -23,6 +24,8 @@ class Group(click.Group):
     `hqc/cli/commands/some_name.py` is `hqc some-name`; the module's `command` is the click command.
     """
 
+    context_class = Context
+
     def list_commands(self, ctx: click.Context | None = None) -> list[str]:
         """Names of all commands, sorted."""
         return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(hqc.cli.commands.__path__))
@@ -35,7 +38,23 @@ class Group(click.Group):
         assert isinstance(found, click.Command) and found.name == name, f"hqc.cli.commands.{name} holds no command of its name"
         if any(param.name == "model" for param in found.params):
             found.epilog = MODELS
-        return found
+        found.context_class = Context
+        return translated(found)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click's; the language comes first, so that help is in it."""
+        choose(args)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help page in the language in force."""
+        click.Group.format_help(cast(click.Group, translated(self)), ctx, formatter)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """All options, with their help in the language in force."""
+        return [*translated(self).params, *filter(None, [self.get_help_option(ctx)])]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that `ctx` names."""

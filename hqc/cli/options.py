@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hqc.cli.console import counted, note
+from hqc.cli.console import counted, note, working
 from hqc.cli.data_options import data_spec, place_option, preprocessing_of, take_reading, with_reading_options
+from hqc.cli.language import tr
 from hqc.march import March, all_specs
 
 if TYPE_CHECKING:
@@ -136,23 +137,24 @@ def compile_model(
     **rest: Any,
 ) -> Compiled:
     """What `compile`, `run`, `bench` and `report` share."""
-    import hqc
-    from hqc.analysis.user_files import model_and_inputs, random_batches
+    with working(tr("reading {model}", model=model)):
+        import hqc
+        from hqc.analysis.user_files import model_and_inputs, random_batches
 
-    reading = take_reading(rest)
-    data = data_spec(calibration, reading)
-    module, inputs = model_and_inputs(model, shapes, checkpoint)
+        reading = take_reading(rest)
+        data = data_spec(calibration, reading)
+        module, inputs = model_and_inputs(model, shapes, checkpoint)
     quantization = {name: rest.pop(name) for name in ("observer", "activations", "cat_policy", "conflict_policy")}
     arguments = {**quantization_arguments(**quantization), **plan_arguments(**rest)}
     if data is None:
-        note("No --calibration data: scales come from random inputs, good for structure and speed, not for accuracy.")
-    with counted("calibrating") as advance:
+        note(tr("No --calibration data: scales come from random inputs, good for structure and speed, not for accuracy."))
+    with counted(tr("calibrating")) as advance:
         compiled = hqc.compile(
             module, inputs, march=march, dump_dir=dump_dir, progress=advance, preprocessing=preprocessing_of(reading),
             calibration_data=random_batches(inputs, reading["samples"] or RANDOM_SAMPLES) if data is None else data, **arguments,
         )  # fmt: skip
     if data is not None:
-        note(f"calibrated with {compiled.calibration}", style="dim")
+        note(tr("calibrated with {data}", data=compiled.calibration), style="dim")
     return compiled
 
 

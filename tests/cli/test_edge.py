@@ -121,7 +121,9 @@ def test_what_the_system_raises(error: BaseException, status: int, line: str, mo
 
 
 def test_bounds_that_are_not_met_are_status_4() -> None:
-    assert "1 operation on the CPU, --max-cpu-nodes allows 0" in hqc("explain", *PLAN, "--max-cpu-nodes", "0", status=4).stderr
+    assert (
+        "operations on the CPU: 1, --max-cpu-nodes allows 0" in hqc("explain", *PLAN, "--max-cpu-nodes", "0", status=4).stderr
+    )
     hqc("explain", *PLAN, "--max-cpu-nodes", "1")
     message = hqc("run", *PLAN, "--calibration", "data.npy", "--min-sqnr", "300", status=4).stderr
     assert re.search(r"not met: output \w+ has [\d.]+ dB, --min-sqnr asks for 300", message)
@@ -158,7 +160,7 @@ def test_run_uses_the_data_it_is_given(folder: Path) -> None:
     np.save(folder / "other.npy", np.zeros((2, 3, 8, 8), np.float32))
     both = printed("run", *PLAN, "--calibration", "data.npy", "--data", "other.npy", "--json")
     assert both["samples"] == 2
-    assert "5 samples" in hqc("run", *PLAN, "--calibration", "data.npy", "--batch", "2").stdout
+    assert "samples: 5 (given)" in hqc("run", *PLAN, "--calibration", "data.npy", "--batch", "2").stdout
     ids = printed("run", "net.py:Words", "--march", "bayes", "--input", "1,5:int64", "--json")
     assert (ids["random"] is True and ids["outputs"][0]["integer_sqnr"] is None) or ids["outputs"][0]["integer_sqnr"] > 10
 

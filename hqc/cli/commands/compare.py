@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hqc.cli.console import counted, note, say, show
+from hqc.cli.language import tr
 from hqc.cli.options import compile_model, compile_options
 
 
@@ -27,7 +28,7 @@ def command(exported: str | None, top: int, pair: str | None, as_csv: bool, as_j
     from hqc.errors import InputError
 
     compiled = compile_model(**given)
-    with counted("comparing") as advance:
+    with counted(tr("comparing")) as advance:
         found = compare(compiled, exported=exported, own_errors=pair is None, progress=advance)
     for warning in found.warnings:
         note(warning)

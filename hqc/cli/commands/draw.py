@@ -8,6 +8,7 @@ import click
 
 from hqc.cli.console import json_option, print_json, say
 from hqc.cli.data_options import take_reading
+from hqc.cli.language import tr
 from hqc.cli.options import compile_model, compile_options, plan_arguments
 
 
@@ -40,7 +41,7 @@ def command(output: str, depth: int | None, as_json: bool, calibration: tuple[st
     graph, opaque = _compiled(calibration=calibration, **given) if calibration else _planned(**given)
     make_parent(output)
     draw(graph, output, depth=depth, opaque=opaque)
-    print_json({"path": output}) if as_json else say(f"wrote {output}")
+    print_json({"path": output}) if as_json else say(tr("wrote {path}", path=output))
 
 
 def _planned(model: str, checkpoint: str | None, march: str, shapes: tuple[str, ...], **plan: Any) -> tuple[Any, Any]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hqc.cli.console import json_option, print_json, say, show, table_rows
+from hqc.cli.console import json_option, print_json, say, show, table_rows, working
 from hqc.cli.edge import Unmet
+from hqc.cli.language import tr
 from hqc.cli.options import (
     CHIP,
     MARCHES,
@@ -63,14 +64,15 @@ def command(
     from hqc.workflow.options import CompileOptions
 
     if march is None and (everything or thresholds or form != "ptq" or max_cpu_nodes is not None):
-        raise click.UsageError("--all, --thresholds, --form and --max-cpu-nodes are about one chip family; give --march")
-    if is_onnx_file(model) and checkpoint is None:
-        module, inputs = model, shaped_inputs(shapes)  # and no torch
-    else:
-        from hqc.analysis.user_files import model_and_inputs
+        raise click.UsageError(tr("--all, --thresholds, --form and --max-cpu-nodes are about one chip family; give --march"))
+    with working(tr("reading {model}", model=model)):
+        if is_onnx_file(model) and checkpoint is None:
+            module, inputs = model, shaped_inputs(shapes)  # and no torch
+        else:
+            from hqc.analysis.user_files import model_and_inputs
 
-        module, inputs = model_and_inputs(model, shapes, checkpoint)
-    arguments = plan_arguments(**plan)
+            module, inputs = model_and_inputs(model, shapes, checkpoint)
+        arguments = plan_arguments(**plan)
     if march is None:
         comparison = compare(module, inputs, CompileOptions.of(MARCHES[0], **arguments))
         if as_json:
@@ -80,8 +82,8 @@ def command(
         if comparison.differences:
             show(comparison.difference_table())
         else:
-            say("Every operation runs on the same device on all of them.")
-        say("For the reasons on one of them, and what would change them: add --march.")
+            say(tr("Every operation runs on the same device on all of them."))
+        say(tr("For the reasons on one of them, and what would change them: add --march."))
         return
     explanation = hqc.explain(module, inputs, march=march, form=form, **arguments)
     report = explanation.placement
@@ -103,11 +105,11 @@ def command(
     say(report.summary())
     say(explanation.shown)
     if steps := advice(explanation.graph):
-        say("\nWhat would help most:")
+        say("\n" + tr("What would help most:"))
         for number, step in enumerate(steps, start=1):
             say(f"{number}. {step}")
     elif report.totals.cpu_nodes:
-        say("\nNo single change brings more multiply-accumulates to the BPU or saves a crossing.")
+        say("\n" + tr("No single change brings more multiply-accumulates to the BPU or saves a crossing."))
     if thresholds:
         show(threshold_table(explanation.graph))
     _check(report.totals.cpu_nodes, max_cpu_nodes)
@@ -115,4 +117,4 @@ def command(
 
 def _check(cpu_nodes: int, allowed: int | None) -> None:
     if allowed is not None and cpu_nodes > allowed:
-        raise Unmet(f"{cpu_nodes} operation{'s'[: cpu_nodes != 1]} on the CPU, --max-cpu-nodes allows {allowed}")
+        raise Unmet(tr("operations on the CPU: {count}, --max-cpu-nodes allows {allowed}", count=cpu_nodes, allowed=allowed))

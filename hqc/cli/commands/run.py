@@ -9,6 +9,7 @@ import click
 from hqc.cli.console import counted, json_option, print_json, show
 from hqc.cli.data_options import data_spec, place_option, reading_of
 from hqc.cli.edge import Unmet
+from hqc.cli.language import tr
 from hqc.cli.options import compile_model, compile_options
 
 
@@ -30,13 +31,24 @@ def command(data: tuple[str, ...], batch: int, min_sqnr: float | None, as_json: 
         batches = iter([dict(zip(names, (each.numpy() for each in random_inputs(compiled, batch)), strict=True))])
     else:
         batches = load_samples(spec, compiled.graph).batches(batch)
-    with counted("simulating") as advance:
+    with counted(tr("simulating")) as advance:
         found, samples = output_quality(compiled, batches, advance)
     if as_json:
         print_json({"samples": samples, "random": spec is None, "outputs": found})
     else:
-        kind = "random sample" if spec is None else "sample"
-        show(compare_outputs(found, f"Outputs against the float model, {samples} {kind}{'s'[: samples != 1]}"))
+        source = tr("random") if spec is None else tr("given")
+        show(
+            compare_outputs(
+                found, tr("Outputs against the float model, samples: {count} ({source})", count=samples, source=source)
+            )
+        )
     worst = min(found, key=lambda each: each.integer_sqnr)
     if min_sqnr is not None and worst.integer_sqnr < min_sqnr:
-        raise Unmet(f"output {worst.name} has {worst.integer_sqnr:.1f} dB, --min-sqnr asks for {min_sqnr:g}")
+        raise Unmet(
+            tr(
+                "output {name} has {found:.1f} dB, --min-sqnr asks for {wanted:g}",
+                name=worst.name,
+                found=worst.integer_sqnr,
+                wanted=min_sqnr,
+            )
+        )
