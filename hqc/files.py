@@ -11,12 +11,14 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hqc.errors import HqcError, InputError
 
 PathLike = str | os.PathLike[str]
+Contents = bytes | Sequence[bytes | memoryview]
+"""What a file shall hold: bytes, or pieces that are written one after the other."""
 
 
 def write_file(path: PathLike, data: bytes, *, error: type[HqcError] = InputError) -> Path:
@@ -25,7 +27,7 @@ def write_file(path: PathLike, data: bytes, *, error: type[HqcError] = InputErro
 
 
 def write_files(
-    contents: Mapping[Path, bytes] | Mapping[PathLike, bytes],
+    contents: Mapping[Path, Contents] | Mapping[PathLike, Contents] | Mapping[Path, bytes] | Mapping[PathLike, bytes],
     *,
     error: type[HqcError] = InputError,
     check: Callable[[list[Path]], None] | None = None,
@@ -47,7 +49,8 @@ def write_files(
         for temporary, target, data in zip(staged, targets, contents.values(), strict=True):
             with _said(target, error):
                 if _is_special(target):
-                    target.write_bytes(data)
+                    with open(target, "wb") as file:
+                        file.writelines(_pieces(data))
                 else:
                     temporary.replace(target)
     finally:
@@ -109,7 +112,11 @@ def _is_special(target: Path) -> bool:
     return target.exists() and not target.is_file()
 
 
-def _stage(target: Path, data: bytes, error: type[HqcError]) -> Path:
+def _pieces(data: Contents) -> Sequence[bytes | memoryview]:
+    return [data] if isinstance(data, bytes) else data
+
+
+def _stage(target: Path, data: Contents, error: type[HqcError]) -> Path:
     """`data` on the disk under a name of this process alone, beside `target`, with the mode that `target` has or would get."""
     if _is_special(target):
         return target  # written through at the end; nothing is staged
@@ -118,7 +125,7 @@ def _stage(target: Path, data: bytes, error: type[HqcError]) -> Path:
         _remove_leftovers(target)
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                file.writelines(_pieces(data))
                 file.flush()
                 os.fsync(file.fileno())
             if target.exists():

@@ -56,11 +56,13 @@ def compile(
             make = lambda node: kernel_step(node, make_kernel(node, context))  # noqa: E731
     calls = dict(opaque or {})
     written = frozenset(node for node in graph.nodes if node.op.has(Trait.OPAQUE) and has_form(node, calls))
-    steps = [_step(group, graph, make, calls) for group in schedule(graph, written)]
+    steps = [_step(group, graph, make, calls, threads) for group in schedule(graph, written)]
     return Program(graph, steps, name, join, partial(compile, opaque=opaque, engine=engine, threads=threads))
 
 
-def _step(group: Group, graph: Graph, make: Callable[[Node], Step], opaque: dict[str, Callable[..., Any]]) -> Step:
+def _step(
+    group: Group, graph: Graph, make: Callable[[Node], Step], opaque: dict[str, Callable[..., Any]], threads: int | None
+) -> Step:
     if group.kind == KERNEL:
         (node,) = group.nodes
         try:
@@ -69,4 +71,4 @@ def _step(group: Group, graph: Graph, make: Callable[[Node], Step], opaque: dict
             raise CompileError(f"{node.label}: {node.op.name} is malformed ({error})") from error
     if group.kind == OPAQUE:
         return opaque_step(group.nodes[0], opaque)
-    return segment_step(group.nodes, graph, opaque)
+    return segment_step(group.nodes, graph, opaque, threads)

@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hqc.backends.onnx.registry import Emitter, get_emitter
+from hqc.backends.onnx.skeleton import Skeleton, initializer
 from hqc.errors import ExportError
 from hqc.ir import DType, Node, TensorType, Value
 
@@ -115,7 +116,7 @@ class Builder:
 
     def _add_initializer(self, name: str, array: npt.NDArray[Any]) -> None:
         contiguous = np.ascontiguousarray(array).reshape(array.shape)
-        self.initializers[name] = numpy_helper.from_array(contiguous, name)
+        self.initializers[name] = initializer(name, contiguous)
         self._arrays[name] = contiguous
         self._constants.setdefault(_content(contiguous), name)  # a parameter that comes again as a constant is written once
 
@@ -290,6 +291,10 @@ class Builder:
 
     def model(self) -> onnx.ModelProto:
         """The finished model with a type for every value; checked by `onnx.checker`."""
+        return self.skeleton().complete()
+
+    def skeleton(self) -> Skeleton:
+        """The same with large constants beside it."""
         used = {name for node in self.nodes for name in node.input} | {info.name for info in self.outputs}
         self.initializers = {name: tensor for name, tensor in self.initializers.items() if name in used}
         self._check_size()
@@ -305,8 +310,16 @@ class Builder:
                     infos.append(value_info(name, known[name]))
         graph.value_info.extend(infos)
         model = self._wrap(graph)
-        onnx.checker.check_model(model)
-        return model
+        outside = [name for name, tensor in self.initializers.items() if tensor.data_location == TensorProto.EXTERNAL]
+        skeleton = Skeleton(model, {name: self._arrays[name] for name in outside})
+        onnx.checker.check_model(
+            skeleton.with_inputs()
+        )  # it would copy large constants twice, and there is nothing to check in bytes
+        return skeleton
+
+    def _constant_info(self, name: str) -> onnx.ValueInfoProto:
+        array = self._arrays[name]
+        return value_info(name, TensorType(DType.from_numpy(array.dtype), array.shape))
 
     def _check_size(self) -> None:
         sizes = {name: self._arrays[name].nbytes for name in self.initializers}
@@ -335,11 +348,10 @@ class Builder:
         """
         small, large = [], []
         for name in self.initializers:
-            array = self._arrays[name]
-            if array.size <= _FOLD_LIMIT:
+            if self._arrays[name].size <= _FOLD_LIMIT:
                 small.append(self.initializers[name])
             else:
-                large.append(value_info(name, TensorType(DType.from_numpy(array.dtype), array.shape)))
+                large.append(self._constant_info(name))
         graph = self._graph(small, large)
         outputs = {info.name for info in self.outputs}
         inputs = {info.name for info in self.inputs}

@@ -10,6 +10,7 @@ from hqc import arithmetic
 from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.flavours import FLAVOURS, FakeQuantWriter, writer
 from hqc.backends.onnx.opaque import OpaqueCalls
+from hqc.backends.onnx.skeleton import Skeleton
 from hqc.errors import ExportError, InputError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
 from hqc.march import MarchSpec, get_spec
@@ -19,13 +20,18 @@ from hqc.march import MarchSpec, get_spec
 class Emission:
     """A model and where its nodes come from.
 
-    `owners`: ONNX node name -> the IR node (or parameter) it was emitted for. `outputs`: the graph's output names as the
-    file spells them, in order (they differ only where a name was taken by an input).
+    `skeleton`: the model, its large constants beside it. `owners`: ONNX node name -> the IR node (or parameter) it was emitted for.
+    `outputs`: the graph's output names as the file spells them, in order (they differ only where a name was taken by an input).
     """
 
-    model: onnx.ModelProto
+    skeleton: Skeleton
     owners: dict[str, Node] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The whole model in one message: a copy where it has large constants."""
+        return self.skeleton.complete()
 
 
 def emit(graph: Graph, *, flavour: str = "horizon", opaque: OpaqueCalls | None = None) -> onnx.ModelProto:
@@ -96,12 +102,12 @@ class _GraphEmitter:
                 proto.doc_string = str(node.loc)
         for value, name in zip(self.graph.outputs, names, strict=True):
             self.b.add_output(self.b.read(value), name, value.type)
-        model = self.b.model()
+        skeleton = self.b.skeleton()
         onnx.helper.set_model_props(
-            model,
+            skeleton.model,
             {"flavour": flavour, "march": self.graph.march or "", "arithmetic": str(arithmetic.VERSION)},
         )
-        return Emission(model, self.owners, names)
+        return Emission(skeleton, self.owners, names)
 
     def output_names(self) -> list[str]:
         """The user's output names; one that an input has gets `_output` appended, for ONNX names are one space."""

@@ -16,10 +16,11 @@ from hqc.backends.onnx.emit import Emission, emit_with_owners, march_of
 from hqc.backends.onnx.hb_mapper import configuration, cpu_nodes, may_replace
 from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.backends.onnx.parts import TracedReference, differing_parts
+from hqc.backends.onnx.skeleton import Skeleton
 from hqc.backends.onnx.verify import Arrays, OutputComparison, Reference
 from hqc.data.preprocessing import Preprocessing
 from hqc.errors import ExportError
-from hqc.files import check_file_target, write_files
+from hqc.files import Contents, check_file_target, write_files
 from hqc.ir import Graph
 
 
@@ -84,21 +85,23 @@ def export(
         raise ExportError(f"opset_version must be {OPSET_VERSION}, which hb_mapper reads, got {opset_version}")
     emission = emit_with_owners(graph, flavour=flavour, opaque=opaque)
     cpu = cpu_nodes(emission.owners)
-    files = {path: emission.model.SerializeToString(deterministic=True)}
+    files: dict[Path, Contents] = {path: emission.skeleton.chunks()}
     config, kept = path.with_suffix(".yaml"), False
     if flavour == "horizon":
         kept = not (overwrite_configuration or may_replace(config))
     if flavour == "horizon" and not kept:
         files[config] = configuration(graph, path.name, emission, preprocessing or {}).encode()
     check_file_target(path, error=ExportError)
-    written = onnx.load_model_from_string(files[path])
+    written = onnx.load_model_from_string(emission.skeleton.model.SerializeToString(deterministic=True))
     findings = _audited(written, graph, path, flavour)
     if kept:
         message = f"{config} is not as hqc wrote it and is kept; to have it written again delete it, or overwrite it (--force)"
         findings.append(Finding("configuration-kept", "warning", message))
     comparisons: list[OutputComparison] = []
     if verify:
-        runnable = emit_with_owners(graph, flavour="runnable", opaque=opaque).model if flavour == "horizon" else written
+        runnable = emission.skeleton
+        if flavour == "horizon":
+            runnable = emit_with_owners(graph, flavour="runnable", opaque=opaque).skeleton
         samples = [sample_inputs] if sample_inputs is None or isinstance(sample_inputs, Mapping) else list(sample_inputs)
         for each in samples or [None]:
             arrays = verification.sample_arrays(graph, each)
@@ -131,7 +134,7 @@ def _audited(model: onnx.ModelProto, graph: Graph, path: Path, flavour: str) -> 
 def _verified(
     graph: Graph,
     emission: Emission,
-    model: onnx.ModelProto,
+    model: Skeleton,
     arrays: Arrays,
     reference: Reference | None,
     simulator: Reference | None,
@@ -158,7 +161,7 @@ def _verified(
 def _judged(
     graph: Graph,
     emission: Emission,
-    model: onnx.ModelProto,
+    model: Skeleton,
     arrays: Arrays,
     reference: Reference,
     comparisons: list[OutputComparison],
@@ -169,7 +172,7 @@ def _judged(
     the reference does, and single roundings grew on the way.
     """
     failed = _failed(comparisons)
-    chosen = verification.outputs_of_choices(model)
+    chosen = verification.outputs_of_choices(model.model)
     turned = [item for item in failed if emission.outputs[graph.output_names.index(item.name)] in chosen]
     findings = [_turned_over(item) for item in turned]
     failed = [item for item in failed if item not in turned]

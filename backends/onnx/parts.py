@@ -16,6 +16,7 @@ import onnx
 
 from hqc import arithmetic
 from hqc.backends.onnx.builder import value_info
+from hqc.backends.onnx.skeleton import Skeleton
 from hqc.backends.onnx.verify import Arrays, OutputComparison, compare_output, output_step, outputs_of_choices, run_model
 from hqc.ir import Graph, TensorType, Value
 
@@ -40,12 +41,13 @@ class TracedReference(Protocol):
 
 
 def differing_parts(
-    graph: Graph, model: onnx.ModelProto, outputs: list[str], arrays: Arrays, reference: TracedReference
+    graph: Graph, skeleton: Skeleton, outputs: list[str], arrays: Arrays, reference: TracedReference
 ) -> list[OutputComparison]:
     """The values that `model` computes wrongly from the values of `reference` that they depend on, in program order.
 
-    `model`: `graph` as emitted, whose tensors are called as the graph's values; `outputs`: its output names. One run of the model.
+    `skeleton`: `graph` as emitted, whose tensors are called as the graph's values; `outputs`: its output names. One run of the model.
     """
+    model = skeleton.model
     types = {info.name: info.type.tensor_type for info in model.graph.value_info}
     computed = {name for node in model.graph.node for name in node.output if name}
     traced = reference.values(arrays)
@@ -58,7 +60,8 @@ def differing_parts(
                     given[value.name] = array
     opened = _opened(graph, model, given)
     chosen = outputs_of_choices(opened)  # equals are ordered as each runtime pleases, also on the same operands
-    results = run_model(opened, {**arrays, **{_GIVEN.format(name): each for name, each in given.items()}})
+    feeds = {**arrays, **{_GIVEN.format(name): each for name, each in given.items()}}
+    results = run_model(Skeleton(opened, skeleton.constants), feeds)
     expected = reference(arrays)
     found = []
     for name, array in given.items():

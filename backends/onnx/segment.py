@@ -8,6 +8,7 @@ import onnx
 
 from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.opaque import OpaqueCalls
+from hqc.backends.onnx.skeleton import Skeleton
 from hqc.ir import Node, Value
 
 
@@ -19,6 +20,13 @@ def emit_segment(
     Types are those of the values; parameters become initializers. `opaque`: callables of opaque nodes by id; those that are
     `Writable` are written. `ExportError` names a node that ONNX cannot hold or a value without a static shape.
     """
+    return segment_skeleton(nodes, inputs, outputs, opaque=opaque).complete()
+
+
+def segment_skeleton(
+    nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], *, opaque: OpaqueCalls | None = None
+) -> Skeleton:
+    """As `emit_segment`, with large constants beside the model."""
     builder = Builder("segment", opaque)
     builder.reserve(value.name for value in (*inputs, *outputs))
     builder.reserve(value.name for node in nodes for value in node.results)
@@ -33,4 +41,4 @@ def emit_segment(
             # A model's output may not be its input: copy, under a name of its own, which the caller finds by position.
             name = builder.unique(f"{value.name}_output")
         builder.add_output(source, name, value.type)
-    return builder.model()
+    return builder.skeleton()

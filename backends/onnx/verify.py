@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from hqc.backends.onnx.skeleton import Skeleton
 from hqc.errors import ExportError, InputError
 from hqc.ir import DType, Graph, QuantParams, Value
 
@@ -48,17 +49,20 @@ class OutputComparison:
         return f"{self.name}: {self.differing} of {self.elements} outputs differ, at most {self.max_steps:.3g} steps"
 
 
-def run_model(model: onnx.ModelProto, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+def run_model(model: onnx.ModelProto | Skeleton, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
     """Outputs by name, as the file says, node by node: without onnxruntime's rewriting of quantized graphs.
 
     `ExportError` when onnxruntime cannot load or run it.
     """
+    skeleton = model if isinstance(model, Skeleton) else Skeleton(model)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False  # one run: what a large weight leaves free would only be kept
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        results = session.run(None, dict(inputs))
+        opened = skeleton.with_inputs().SerializeToString()
+        session = onnxruntime.InferenceSession(opened, options, providers=["CPUExecutionProvider"])
+        results = session.run(None, {**inputs, **skeleton.constants})
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise ExportError(f"onnxruntime cannot run the exported model: {error}") from error
     return dict(zip((output.name for output in session.get_outputs()), results, strict=True))

@@ -101,7 +101,7 @@ def test_the_operation_that_is_wrong_is_named(position: int) -> None:
     array = numpy_helper.to_array(weight).copy()
     array.reshape(-1)[: array.size // 2] //= 2
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
-    wrong = differing_parts(model.graph, emission.model, emission.outputs, model.samples[0], model.references[0])
+    wrong = differing_parts(model.graph, emission.skeleton, emission.outputs, model.samples[0], model.references[0])
     assert [part.name for part in wrong] == [damaged.results[0].name]
 
 
@@ -116,7 +116,7 @@ def test_networks_of_the_zoo_agree_part_by_part_with_model_and_simulator(name: s
         emission = emit_with_owners(graph, flavour=flavour, opaque=model.deployment.opaque)
         # Whole layers of integers are up to a step from the fake-quant model: the integer file is the simulator's.
         for reference in model.references[flavour == "integer" :]:
-            wrong = differing_parts(graph, emission.model, emission.outputs, model.samples[0], reference)
+            wrong = differing_parts(graph, emission.skeleton, emission.outputs, model.samples[0], reference)
             wrong = [part for part in wrong if not (name == "unet" and part.name in COARSE)]
             assert not wrong, f"{flavour}, {type(reference).__name__}: {'; '.join(map(str, wrong))}"
 
@@ -125,6 +125,6 @@ def test_opening_a_model_leaves_it_as_it_was() -> None:
     model = compiled(1.0)
     emission = emit_with_owners(model.graph, flavour="runnable", opaque=None)
     before = emission.model.SerializeToString(deterministic=True)
-    differing_parts(model.graph, emission.model, emission.outputs, model.samples[0], model.references[0])
+    differing_parts(model.graph, emission.skeleton, emission.outputs, model.samples[0], model.references[0])
     assert emission.model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(emission.model)
