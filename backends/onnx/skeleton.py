@@ -73,7 +73,7 @@ class Skeleton:
         closed.CopyFrom(tensor)
         _close(closed)
         before, after = _around(closed, "raw_data")
-        data = memoryview(self.constants[tensor.name].reshape(-1).view(np.uint8))
+        data = self.constants[tensor.name].reshape(-1).view(np.uint8).data
         yield before
         yield from _field(closed, "raw_data", [data])
         yield after
@@ -98,9 +98,10 @@ def _close(tensor: TensorProto) -> None:
 def _around(message: Any, name: str) -> tuple[bytes, bytes]:
     """The serialized fields of a message before and behind the field `name`: protobuf writes them by their numbers."""
     number = message.DESCRIPTOR.fields_by_name[name].number
+    kind: Any = type(message)
     parts = []
     for keep in (lambda n: n < number, lambda n: n > number):
-        part = type(message)()
+        part = kind()
         for each, value in message.ListFields():
             if not keep(each.number):
                 continue
