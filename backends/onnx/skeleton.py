@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,10 +101,10 @@ def _around(message: Any, name: str) -> tuple[bytes, bytes]:
     number = message.DESCRIPTOR.fields_by_name[name].number
     kind: Any = type(message)
     parts = []
-    for keep in (lambda n: n < number, lambda n: n > number):
+    for kept in (operator.lt, operator.gt):
         part = kind()
         for each, value in message.ListFields():
-            if not keep(each.number):
+            if not kept(each.number, number):
                 continue
             if hasattr(value, "extend"):
                 getattr(part, each.name).extend(value)
