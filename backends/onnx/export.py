@@ -102,10 +102,11 @@ def export(
         runnable = emission.skeleton
         if flavour == "horizon":
             runnable = emit_with_owners(graph, flavour="runnable", opaque=opaque).skeleton
+        run = verification.runner_of(runnable)
         samples = [sample_inputs] if sample_inputs is None or isinstance(sample_inputs, Mapping) else list(sample_inputs)
         for each in samples or [None]:
             arrays = verification.sample_arrays(graph, each)
-            checked = _verified(graph, emission, runnable, arrays, reference, simulator)
+            checked = _verified(graph, emission, runnable, run(arrays), arrays, reference, simulator)
             comparisons += checked[0]
             findings += [finding for finding in checked[1] if finding not in findings]
         comparisons = verification.worst(comparisons)
@@ -135,12 +136,12 @@ def _verified(
     graph: Graph,
     emission: Emission,
     model: Skeleton,
+    results: Arrays,
     arrays: Arrays,
     reference: Reference | None,
     simulator: Reference | None,
 ) -> tuple[list[OutputComparison], list[Finding]]:
-    """Comparisons with the reference on one sample, and what the references make doubtful."""
-    results = verification.run_model(model, arrays)
+    """Comparisons of the file's `results` with the reference on one sample, and what the references make doubtful."""
     findings = []
     if simulator is not None:
         compared = verification.compare(graph, emission.outputs, results, simulator(arrays))

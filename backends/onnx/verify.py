@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,22 +51,38 @@ class OutputComparison:
 
 
 def run_model(model: onnx.ModelProto | Skeleton, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-    """Outputs by name, as the file says, node by node: without onnxruntime's rewriting of quantized graphs.
+    """Outputs by name of one run: `runner_of`."""
+    return runner_of(model)(inputs)
 
-    `ExportError` when onnxruntime cannot load or run it.
+
+def runner_of(model: onnx.ModelProto | Skeleton) -> Callable[[Arrays], dict[str, npt.NDArray[Any]]]:
+    """Runs the model as the file says, node by node: without onnxruntime's rewriting of quantized graphs.
+
+    Inputs by name to outputs by name. `ExportError`, here or in a run, when onnxruntime cannot load or run it.
     """
     skeleton = model if isinstance(model, Skeleton) else Skeleton(model)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False  # one run: what a large weight leaves free would only be kept
+    options.enable_cpu_mem_arena = False  # few runs: what a large weight leaves free would only be kept
     options.log_severity_level = 3
-    try:
+    with _said():
         opened = skeleton.with_inputs().SerializeToString()
         session = onnxruntime.InferenceSession(opened, options, providers=["CPUExecutionProvider"])
-        results = session.run(None, {**inputs, **skeleton.constants})
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        with _said():
+            return dict(zip(names, session.run(None, {**inputs, **skeleton.constants}), strict=True))
+
+    return run
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise ExportError(f"onnxruntime cannot run the exported model: {error}") from error
-    return dict(zip((output.name for output in session.get_outputs()), results, strict=True))
 
 
 _CHOICES = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}  # which of their results are positions
