@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -11,6 +11,7 @@ from hqc.cli.console import counted, note, working
 from hqc.cli.data_options import data_spec, place_option, preprocessing_of, take_reading, with_reading_options
 from hqc.cli.language import tr
 from hqc.march import March, all_specs
+from hqc.workflow.effort import Effort, Step
 
 if TYPE_CHECKING:
     from hqc.workflow.compile import Compiled
@@ -100,6 +101,11 @@ def plan_arguments(
 
 OBSERVERS = ("absolute_min_max", "min_max", "percentile", "mse", "kl", "mix")
 quantization_options = (
+    click.option(
+        "--effort", type=click.Choice(get_args(Effort)), default="fast", show_default=True,
+        help="good: tune weights and biases on the calibration data, keep what gains; best: twice as long.",
+    ),
+    click.option("--without", multiple=True, type=click.Choice(get_args(Step)), help="A step of the effort to leave out (repeatable)."),
     click.option("--observer", type=click.Choice(OBSERVERS), help="How activation ranges are found; default: hqc.compile's."),
     click.option("--activations", type=click.Choice(("int8", "int16")), help="Type of all activations; default: int8."),
     click.option(
@@ -113,16 +119,17 @@ quantization_options = (
 )  # fmt: skip
 
 
-def quantization_arguments(
-    observer: str | None, activations: str | None, cat_policy: str, conflict_policy: str
-) -> dict[str, Any]:
-    """`quantization_options` as arguments of `hqc.compile`."""
-    found: dict[str, Any] = {"cat_policy": cat_policy, "conflict_policy": conflict_policy}
+QUANTIZATION = ("effort", "without", "observer", "activations", "cat_policy", "conflict_policy")
+"""Names of the arguments that `quantization_options` give."""
+
+
+def quantization_arguments(observer: str | None, activations: str | None, **found: Any) -> dict[str, Any]:
+    """`quantization_options` as arguments of `hqc.compile`; what the user does not name is as in its default qconfig."""
     if observer is not None or activations is not None:
         from hqc.quantization import get_default_qconfig
 
         kwargs = {"dtype": f"q{activations}"} if activations is not None else None
-        qconfig = get_default_qconfig(activation_observer=observer or OBSERVERS[0], activation_qkwargs=kwargs)
+        qconfig = get_default_qconfig(activation_observer=observer or "mse", weight_observer="mse", activation_qkwargs=kwargs)
         found["qconfig_dict"] = {"": qconfig}
     return found
 
@@ -144,7 +151,7 @@ def compile_model(
         reading = take_reading(rest)
         data = data_spec(calibration, reading)
         module, inputs = model_and_inputs(model, shapes, checkpoint)
-    quantization = {name: rest.pop(name) for name in ("observer", "activations", "cat_policy", "conflict_policy")}
+    quantization = {name: rest.pop(name) for name in QUANTIZATION}
     arguments = {**quantization_arguments(**quantization), **plan_arguments(**rest)}
     if data is None:
         note(tr("No --calibration data: scales come from random inputs, good for structure and speed, not for accuracy."))

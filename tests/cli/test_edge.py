@@ -171,4 +171,7 @@ def test_observers_dtypes_and_policies_change_the_result() -> None:
         found = printed("run", *PLAN, "--calibration", "data.npy", *options, "--json")
         sqnr[name] = found["outputs"][0]["integer_sqnr"]
     assert sqnr["int16"] > sqnr[""] + 1
+    assert (
+        printed("run", *PLAN, "--calibration", "data.npy", "--effort", "good", "--without", "weights", "--json")["samples"] == 5
+    )
     hqc("compile", *PLAN, "--samples", "1", "--cat-policy", "largest", "--conflict-policy", "error", "--observer", "mse")

@@ -9,7 +9,7 @@ import click
 from hqc.cli.console import json_option, print_json, say
 from hqc.cli.data_options import take_reading
 from hqc.cli.language import tr
-from hqc.cli.options import compile_model, compile_options, plan_arguments
+from hqc.cli.options import QUANTIZATION, compile_model, compile_options, plan_arguments
 
 
 @click.command("draw", short_help="Draw the graph: SVG, or for Netron.")
@@ -49,7 +49,7 @@ def _planned(model: str, checkpoint: str | None, march: str, shapes: tuple[str, 
     from hqc.analysis.user_files import model_and_inputs
 
     take_reading(plan)
-    for name in ("observer", "activations", "cat_policy", "conflict_policy"):  # they change scales, which are not drawn here
+    for name in QUANTIZATION:  # they change scales, which are not drawn here
         plan.pop(name)
     module, inputs = model_and_inputs(model, shapes, checkpoint)
     return hqc.explain(module, inputs, march=march, **plan_arguments(**plan)).graph, None
