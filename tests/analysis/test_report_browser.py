@@ -76,6 +76,7 @@ def chosen(page: Any) -> str:
 
 def test_a_click_on_a_box_shows_everything_about_it(browser: Any, file: Path) -> None:
     with Reader(browser, file) as page:
+        assert page.locator("#picture g.cluster polygon").count() == page.locator("#picture g.cluster").count() == 3
         box(page, "stage.0.conv1").click()
         assert chosen(page) == "stage.0.conv1"
         text = page.locator("#operation").inner_text()

@@ -58,7 +58,7 @@ class GraphPicture {
     this.size = [this.box.width, this.box.height];
     // The picture's own coordinates move into a group of their own, so that zooming changes one transform.
     const inner = svg.select("g.graph");
-    inner.select("polygon").remove();
+    inner.selectChildren("polygon").remove(); // the background, where there is one; not the shade of a subgraph
     const offset = inner.attr("transform");
     svg.attr("width", "100%").attr("height", "100%").attr("viewBox", null);
     this.root = svg.insert("g", "g").attr("class", "view");

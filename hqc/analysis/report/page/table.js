@@ -15,6 +15,7 @@ function operationTable(holder, operations, chips, onSelect) {
     columns.push(column("steps", (each) => each.error?.max_steps, { ...number, width: 150, formatter: (cell) => fixed(cell.getValue(), 2) }));
   }
   if (known("own")) {
+    columns.push(column("rank", (each) => each.own?.rank, { ...number, width: 92 }));
     columns.push(column("clipped", (each) => (each.own ? 100 * each.own.clipped : null), { ...number, width: 96, formatter: (cell) => fixed(cell.getValue(), 2) }));
   }
   if (known("ms")) columns.push(column("ms", (each) => (each.ms === undefined ? null : each.ms / each.together), { ...number, width: 70, formatter: (cell) => fixed(cell.getValue(), 3) }));
