@@ -176,7 +176,7 @@ class Compiled:
         from hqc.workflow.saved import write_model
         from hqc.workflow.saving import saved_model
 
-        return write_model(saved_model(self._prepared, self.deployment, self.samples), path)
+        return write_model(saved_model(self._prepared, self.deployment, self.samples, self.calibration.preprocessing), path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

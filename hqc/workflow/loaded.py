@@ -115,6 +115,7 @@ class LoadedModel:
             sample_inputs=self.samples or None,
             overwrite_configuration=overwrite_configuration,
             opaque=self.deployment.opaque,
+            preprocessing=self._saved.preprocessing,
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc.data.preprocessing import Preprocessing
 from hqc.errors import HqcError, InputError
 from hqc.files import check_file_target, write_file
 from hqc.ir import Graph, Node, Trait, parse, print_graph, verify
@@ -40,7 +41,8 @@ class TensorRef:
 @dataclass
 class SavedModel:
     """The contents of the file. `inputs` (forward's positional arguments), `outputs`: encoded structures with a `TensorRef` per
-    tensor; `input_names`: of forward's arguments; `forms`: ONNX bytes per opaque operation, by the name of its node."""
+    tensor; `input_names`: of forward's arguments; `forms`: ONNX bytes per opaque operation, by the name of its node;
+    `preprocessing`: by input, what calibration did to pictures, for the yaml of exported files."""
 
     scaled: Graph
     integer: Graph
@@ -50,6 +52,7 @@ class SavedModel:
     samples: list[dict[str, Array]] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     forms: dict[str, bytes] = field(default_factory=dict)
+    preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------------
@@ -69,6 +72,7 @@ def write_model(model: SavedModel, path: str | os.PathLike[str]) -> Path:
         "inputs": model.inputs,
         "outputs": model.outputs,
         "remarks": [asdict(remark) for remark in model.remarks],
+        "preprocessing": {name: asdict(each) for name, each in model.preprocessing.items()},
     }
     arrays = {**sidecar_arrays(model.scaled), **sidecar_arrays(model.integer)}
     for number, sample in enumerate(model.samples):
@@ -134,6 +138,7 @@ def read_model(path: str | os.PathLike[str]) -> SavedModel:
             outputs=contents["outputs"],
             samples=_samples(tensors, scaled),
             remarks=[Remark(**remark) for remark in contents["remarks"]],
+            preprocessing={str(key): Preprocessing(**each) for key, each in contents.get("preprocessing", {}).items()},
             forms={key.removeprefix("form/"): array.tobytes() for key, array in tensors.items() if key.startswith("form/")},
         )
         if not isinstance(decoded(model.inputs, len(scaled.inputs)), tuple):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from hqc.data.preprocessing import Preprocessing
 from hqc.workflow.arguments import input_names
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.prepared import ObservedGraphModule
@@ -16,7 +17,12 @@ from hqc.workflow.runner import Array, restore
 from hqc.workflow.saved import SavedModel, TensorRef, encoded, opaque_nodes
 
 
-def saved_model(prepared: ObservedGraphModule, deployment: Deployment, samples: Sequence[Mapping[str, Array]]) -> SavedModel:
+def saved_model(
+    prepared: ObservedGraphModule,
+    deployment: Deployment,
+    samples: Sequence[Mapping[str, Array]],
+    preprocessing: Mapping[str, Preprocessing],
+) -> SavedModel:
     """The contents of the file; `ExportError` names an operation that has no form in standard operations."""
     calls: Mapping[str, Any] = deployment.opaque
     forms = {
@@ -36,4 +42,5 @@ def saved_model(prepared: ObservedGraphModule, deployment: Deployment, samples: 
         samples=[dict(sample) for sample in samples],
         remarks=list(deployment.remarks),
         forms=forms,
+        preprocessing=dict(preprocessing),
     )

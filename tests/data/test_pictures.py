@@ -235,6 +235,10 @@ def test_the_yaml_says_what_calibration_did(folder: Path) -> None:
     wide = {"ON": "BPU", "InputType": "int16", "OutputType": "int16"}
     assert found["model_parameters"]["node_info"]["softmax/Softmax"] == wide
     assert yaml.safe_load((folder / "b.yaml").read_text())["model_parameters"]["onnx_model"] == "b.onnx"
+    compiled.save("net.safetensors")
+    (folder / "a.yaml").rename(folder / "first.yaml")
+    hqc.load("net.safetensors").export("a.onnx")
+    assert (folder / "a.yaml").read_text() == (folder / "first.yaml").read_text()
 
 
 def test_a_loader_of_the_users_and_the_yaml(folder: Path) -> None:
