@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from hqc.analysis.doctor import show_versions
     from hqc.errors import HqcError
     from hqc.march import March, get_march, set_march
-    from hqc.workflow.compile import Compiled, compile
+    from hqc.workflow.compile import Compiled
+    from hqc.workflow.entry import compile
     from hqc.workflow.explain import explain
     from hqc.workflow.explanation import Explanation
     from hqc.workflow.loaded import LoadedModel, load
@@ -26,7 +27,7 @@ _HOME = {
     "HqcError": "hqc.errors",
     "LoadedModel": "hqc.workflow.loaded",
     "March": "hqc.march",
-    "compile": "hqc.workflow.compile",
+    "compile": "hqc.workflow.entry",
     "explain": "hqc.workflow.explain",
     "get_march": "hqc.march",
     "load": "hqc.workflow.loaded",

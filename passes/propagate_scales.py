@@ -22,6 +22,14 @@ from hqc.passes.node_facts import is_conv_like, is_quantize, is_real, on_bpu
 from hqc.passes.registry import register_pass
 
 
+class MissingScaleError(QuantizationError):
+    """Values on the BPU have no scale. `names`: all of them."""
+
+    def __init__(self, message: str, names: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 @register_pass
 @dataclass(frozen=True)
 class PropagateScales(Pass):
@@ -240,10 +248,11 @@ class _Scales:
                 continue
             if not (self.march.keeps_scale(node) and node.op.has(Trait.LAYOUT_ONLY) and _is_int32(node.results[0])):
                 maker = value.producer
-                raise QuantizationError(
+                raise MissingScaleError(
                     f"{maker.label} has no activation scale, which makes it a high-precision (int32) output, but "
                     f"{node.label} reads it on the BPU; only a layer that ends a BPU segment may be one: give {maker.name} "
-                    "an activation qconfig and calibrate it"
+                    "an activation qconfig and calibrate it",
+                    (value.name,),
                 )
 
     def missing(self, node: Node, value: Value) -> QuantizationError:
@@ -253,8 +262,9 @@ class _Scales:
         if absent:
             rest = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
             more = f" (nor {'has' if len(absent) == 1 else 'have'} {', '.join(absent[:5])}{rest})"
-        return QuantizationError(
-            f"{node.label}: {value.name} ({node.op.name}) has no scale{more}; give it an activation qconfig and calibrate"
+        return MissingScaleError(
+            f"{node.label}: {value.name} ({node.op.name}) has no scale{more}; give it an activation qconfig and calibrate",
+            (value.name, *absent),
         )
 
 

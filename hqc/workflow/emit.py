@@ -34,7 +34,7 @@ from hqc.quantization.fake_quantize import BoundaryFakeQuantize
 from hqc.quantization.off_grid import GainPool, OffGridFakeQuantize
 from hqc.workflow.activation_configs import ActivationConfigs
 from hqc.workflow.emit_layers import LayerBuilder, LayerGroup, find_groups, source_of
-from hqc.workflow.emit_observers import Observers
+from hqc.workflow.emit_observers import SCALES_META, Observers
 from hqc.workflow.emit_operands import Operands
 from hqc.workflow.emit_tree import ModuleTree
 from hqc.workflow.emit_values import PlannedValues, is_inserted_boundary, value_paths
@@ -56,7 +56,7 @@ def emit(
     fake quants print inside a wrapper (QAT). `keep_batch_norm`: layers keep the batch norm that the plan folded.
     """
     tree = ModuleTree(root, traced)
-    observers = Observers(march, configs, tree.device)
+    observers = Observers(march, configs, tree.device, traced.meta.get(SCALES_META))
     return _Emitter(traced, lowered, tree, observers, wrap_boundaries, keep_batch_norm).run()
 
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from hqc import arithmetic
 from hqc.errors import QConfigError
-from hqc.ir import Device, Node, Trait, Value
+from hqc.ir import Device, Node, QuantParams, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.quantization.fake_quantize import FakeQuantizeBase, make_fake_quant
 from hqc.workflow.activation_configs import ActivationConfigs
 
+SCALES_META = "hqc_scales"
+"""Key in `graph_module.meta` of the `QuantParams` that a quantized file brings for its values, by name."""
+
 
 class Observers:
-    """Makes fake quants, one per value; those of one scale group share their scale, which the widest of them decides."""
+    """Makes fake quants, one per value; those of one scale group share their scale, which the widest of them decides.
 
-    def __init__(self, march: MarchSpec, configs: ActivationConfigs, device: torch.device) -> None:
+    `scales`: of values that have one already; it is fixed.
+    """
+
+    def __init__(
+        self,
+        march: MarchSpec,
+        configs: ActivationConfigs,
+        device: torch.device,
+        scales: Mapping[str, QuantParams] | None = None,
+    ) -> None:
+        self._scales = scales or {}
         self.march = march
         self._configs = configs
         self._device = device
@@ -43,6 +58,10 @@ class Observers:
         fake_quant = make_fake_quant(factory, self.march, name=name, dtype=observation.dtype, rounding=observation.rounding).to(
             self._device
         )
+        given = self._scales.get(value.name) or self._scales.get(_source(value).name)
+        if given is not None and given.dtype is observation.dtype:
+            scale = arithmetic.power_of_two_scale(given.scale) if self.march.power_of_two else given.scale
+            fake_quant.fix_scale(float(scale))
         if observation.group:
             fake_quant.join(self._groups.setdefault(observation.group, []))
         self._made[value.name] = fake_quant
@@ -58,3 +77,10 @@ class Observers:
                 return None
             value = node.operands[0]
         return self._made[value.name]
+
+
+def _source(value: Value) -> Value:
+    """The value in front of the boundaries that made `value`."""
+    while value.producer is not None and value.producer.op.has(Trait.BOUNDARY):
+        value = value.producer.operands[0]
+    return value

@@ -82,10 +82,12 @@ def _asks_for_types(hybrid_dict: Mapping[str, Any] | None) -> bool:
 
 
 def _float_graph(model: Any, example_inputs: Any) -> Graph:
-    """The graph of an ONNX file, whose kept nodes know what they cost."""
+    """The float graph of an ONNX file, whose kept nodes know what they cost."""
+    from hqc.frontend.onnx import take_scales
     from hqc.workflow.onnx_call import note_kept
 
     lowered = lower_file(model, example_inputs)
+    take_scales(lowered.graph)
     note_kept(lowered.graph, lowered.opaque)
     return lowered.graph
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from hqc.frontend.fx.from_ir import graph_module_of
+from hqc.frontend.onnx import take_scales
 from hqc.ir import Node
 from hqc.workflow.arguments import as_tuple
+from hqc.workflow.emit_observers import SCALES_META
 from hqc.workflow.onnx_call import OnnxCall
 from hqc.workflow.onnx_files import lower_file, zeros_of
 
@@ -35,11 +37,13 @@ class OnnxNode(nn.Module):
 def module_of(model: Any, example_inputs: Any = None) -> tuple[fx.GraphModule, tuple[Any, ...]]:
     """The torch module of an ONNX file or `ModelProto`, in eval mode, and inputs for it: the given ones, else zeros of its shapes."""
     lowered = lower_file(model, example_inputs)
+    scales = take_scales(lowered.graph)
 
     def kept(node: Node) -> nn.Module:
         return OnnxNode(OnnxCall(lowered.opaque[str(node.attributes["id"])]))
 
     module = graph_module_of(lowered.graph, kept)
+    module.meta[SCALES_META] = scales.values
     values = lowered.graph.inputs
     zeros = [torch.from_numpy(array) for array in zeros_of(value.type for value in values)]
     if example_inputs is None:

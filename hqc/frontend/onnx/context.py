@@ -11,7 +11,7 @@ import onnx
 
 from hqc.errors import LoweringError
 from hqc.frontend.onnx.reader import OnnxFile, as_ir
-from hqc.ir import DType, Graph, Location, TensorType, Value
+from hqc.ir import DType, Graph, Location, QuantParams, TensorType, Value
 
 Array = npt.NDArray[Any]
 Operand = Value | Array
@@ -29,6 +29,7 @@ class OnnxContext:
         self.env: dict[str, Operand] = {}
         self.node = onnx.NodeProto()
         self.on_grid: set[Value] = set()  # results of the file's own quantization, which its integers stand for
+        self._grids: dict[int, QuantParams] = {}  # of constants, by the id of their array
         self.warnings: list[str] = []
         self._parameters: dict[int, Value] = {}
         self._kept: list[Array] = []  # ids stay valid only while the arrays live
@@ -141,6 +142,7 @@ class OnnxContext:
         if known is None:
             name = self._names.get(id(array)) or f"{self._name(None)}_constant"
             known = self.graph.add_parameter(self.graph.unique_name(name), as_ir(self.file.where, name, array))
+            known.quant = self._grids.get(id(array))
             self._parameters[id(array)] = known
             self._kept.append(array)
         return known
@@ -149,6 +151,24 @@ class OnnxContext:
         """Call `array` `name` should it become a parameter."""
         self._names.setdefault(id(array), name)
         self._kept.append(array)
+
+    def put_on_grid(self, array: Array, quant: QuantParams | None) -> Array:
+        """Note that `array` holds real numbers of a grid, which its parameter will have."""
+        if quant is not None:
+            self._grids[id(array)] = quant
+            self._kept.append(array)
+        return array
+
+    def grid_of(self, array: Array) -> QuantParams | None:
+        return self._grids.get(id(array))
+
+    def transposed(self, array: Array, perm: Sequence[int] | None = None) -> Array:
+        """A constant with its axes permuted (default: turned round), on the grid it was on."""
+        order = list(perm) if perm is not None else list(range(array.ndim))[::-1]
+        quant = self.grid_of(array)
+        if quant is not None and quant.axis is not None:
+            quant = quant.replace(axis=order.index(quant.axis))
+        return self.put_on_grid(np.ascontiguousarray(np.transpose(array, order)), quant)
 
     def reshape(self, x: Operand, shape: Sequence[int], what: str | None = None) -> Value:
         return self.emit("reshape", x, what=what, shape=tuple(shape))

@@ -11,7 +11,7 @@ from onnx import shape_inference
 
 from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx.constants import branch_of, fold
-from hqc.frontend.onnx.context import OnnxContext, Operand, Unexpressed
+from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.kept import KeptNode, names_read
 from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, read_model
 from hqc.frontend.onnx.registry import LOWERINGS
@@ -82,6 +82,8 @@ class _Walk:
         if all(isinstance(self.ctx.env.get(name), np.ndarray) for name in node.input if name) and node.op_type not in _KEPT:
             folded = fold(self.ctx)
             if folded is not None:
+                if node.op_type in ("Transpose", "Identity"):
+                    folded = (self.moved_grid(node, folded[0]),)
                 self.define(node, folded)
                 return
         lowering = LOWERINGS.get(node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}")
@@ -96,6 +98,15 @@ class _Walk:
             except Unexpressed as error:
                 reason = str(error)
         self.keep_opaque(node, reason)
+
+    def moved_grid(self, node: onnx.NodeProto, array: Array) -> Array:
+        """A constant that was transposed or named again is on the grid that it was on."""
+        source = self.ctx.env[node.input[0]]
+        assert isinstance(source, np.ndarray)
+        if self.ctx.grid_of(source) is None:
+            return array
+        perm = self.ctx.ints("perm") if node.op_type == "Transpose" else list(range(source.ndim))
+        return self.ctx.transposed(source, perm)
 
     def branch(self, node: onnx.NodeProto) -> bool:
         """An `If` with a known condition is the branch that it takes."""
@@ -146,7 +157,7 @@ class _Walk:
         return found
 
 
-_KEPT = {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
+_KEPT = {"DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
 
 
 def _inferred_types(file: OnnxFile) -> dict[str, TensorType]:

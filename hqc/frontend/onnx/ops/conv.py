@@ -52,7 +52,7 @@ def _one_dimensional(
     batch, channels, length = ctx.shape(x)
     image = ctx.reshape(x, (batch, channels, 1, length), what="image")
     if isinstance(weight, np.ndarray):
-        kernel: Operand = weight[:, :, None, :]
+        kernel: Operand = ctx.put_on_grid(weight[:, :, None, :], ctx.grid_of(weight))
     else:
         kernel = ctx.reshape(weight, (*ctx.shape(weight)[:2], 1, ctx.shape(weight)[2]), what="kernel")
     result = ctx.emit(op, image, kernel, bias, what="row", **attributes)
@@ -95,7 +95,7 @@ def gemm(ctx: OnnxContext) -> Value:
     if ctx.attribute("transA", 0):
         x = ctx.emit("transpose", x, what="a", perm=(1, 0))
     if isinstance(b, np.ndarray):
-        weight = b if ctx.attribute("transB", 0) else np.ascontiguousarray(b.T)
+        weight = b if ctx.attribute("transB", 0) else ctx.transposed(b)
         if alpha != 1:
             weight = weight * alpha
         bias = _vector(c, weight.shape[0], beta)
@@ -127,7 +127,7 @@ def matmul(ctx: OnnxContext) -> Value:
     """A constant matrix on the right makes a linear layer."""
     a, b = ctx.required(0), ctx.required(1)
     if isinstance(b, np.ndarray) and b.ndim == 2 and not isinstance(a, np.ndarray) and ctx.rank(a) >= 2:
-        return ctx.emit("linear", a, np.ascontiguousarray(b.T))
+        return ctx.emit("linear", a, ctx.transposed(b))
     left, right = ctx.shape(a), ctx.shape(b)
     if len(left) >= 2 and len(right) >= 2:
         return ctx.emit("matmul", a, b)

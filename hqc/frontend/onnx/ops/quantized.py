@@ -24,11 +24,7 @@ def quantize_linear(ctx: OnnxContext) -> Operand:
     kind = zero.dtype.name if isinstance(zero, np.ndarray) else ctx.type_name(ctx.node.output[0]) or "uint8"
     if scale is None or (zero is not None and not isinstance(zero, np.ndarray)):
         raise Unexpressed("its scale or zero point is computed at run time")
-    quant = activation_quant(ctx, scale, zero, kind)
-    result = ctx.emit("quantize", ctx.data(), dtype=quant.dtype)
-    result.quant = quant
-    ctx.on_grid.add(result)
-    return result
+    return _quantized(ctx, ctx.data(), activation_quant(ctx, scale, zero, kind), zero, kind)
 
 
 @lowers_onnx("DequantizeLinear")
@@ -39,9 +35,45 @@ def dequantize_linear(ctx: OnnxContext) -> Operand:
         raise ctx.error("has no scale")
     if isinstance(q, np.ndarray):
         return constant_on_grid(ctx, q, scale, zero, int(ctx.attribute("axis", 1)))
-    if q not in ctx.on_grid:
+    if not on_grid(ctx, q):
         raise Unexpressed("what it reads was not quantized in this file")
     return ctx.emit("identity", q)
+
+
+def on_grid(ctx: OnnxContext, value: Value) -> bool:
+    """True for what the file quantized, and for what only moves or picks elements of it."""
+    node = value.producer
+    if value in ctx.on_grid or node is None:
+        return value in ctx.on_grid
+    return node.keeps_scale and all(on_grid(ctx, operand) for operand in node.data_operands)
+
+
+def _quantized(ctx: OnnxContext, x: Value, quant: QuantParams, zero: Array | None, kind: str) -> Value:
+    """`x` on a grid. One that starts at 0 is how tools write an activation that they took in: a ReLU goes before it."""
+    offset = 0 if zero is None else int(np.reshape(zero, -1)[0])
+    starts_at_zero = offset == (0 if kind.startswith("u") else -_BITS[kind][1])
+    if starts_at_zero and not never_negative(x):
+        x = ctx.emit("relu", x, what="clipped")
+    result = ctx.emit("quantize", x, dtype=quant.dtype)
+    result.quant = quant
+    ctx.on_grid.add(result)
+    return result
+
+
+_NEVER_NEGATIVE = {"relu", "sigmoid", "softmax", "abs", "exp", "hardsigmoid", "softplus", "sqrt"}
+
+
+def never_negative(x: Value) -> bool:
+    """True for what is 0 or more as far as its producer tells; inputs of the model are taken for images."""
+    node = x.producer
+    if node is None or node.op.name in _NEVER_NEGATIVE:
+        return True
+    if node.op.name == "clamp":
+        least = node.attributes["min"]
+        return least is not None and least >= 0
+    if node.op.name in ("quantize", "identity") or node.keeps_scale:
+        return all(never_negative(value) for value in node.data_operands)
+    return False
 
 
 def activation_quant(ctx: OnnxContext, scale: Array, zero: Array | None, kind: str) -> QuantParams:
@@ -65,8 +97,8 @@ def activation_quant(ctx: OnnxContext, scale: Array, zero: Array | None, kind: s
     return QuantParams(symmetric, dtype)
 
 
-def constant_on_grid(ctx: OnnxContext, q: Array, scale: Array, zero: Array | None, axis: int) -> Operand:
-    """`(q - zero) * scale` as a parameter; its grid is kept where it is the chips' (int8, zero point 0)."""
+def constant_on_grid(ctx: OnnxContext, q: Array, scale: Array, zero: Array | None, axis: int) -> Array:
+    """`(q - zero) * scale`; its grid is kept where it is the chips' (int8, zero point 0)."""
     axes = [1] * q.ndim
     if scale.size > 1:
         axes[axis % q.ndim] = scale.size
@@ -75,34 +107,36 @@ def constant_on_grid(ctx: OnnxContext, q: Array, scale: Array, zero: Array | Non
     real = ((q.astype(np.int32) - offset) * spread).astype(np.float32)
     if q.dtype != np.int8 or np.any(offset):
         return real
-    value = ctx.value(real)
     flat = scale.astype(np.float32).reshape(-1)
-    if (flat > 0).all():
-        value.quant = QuantParams(flat, DType.INT8, axis % q.ndim) if scale.size > 1 else QuantParams(flat[0], DType.INT8)
-    return value
+    if not (flat > 0).all():
+        return real
+    quant = QuantParams(flat, DType.INT8, axis % q.ndim) if scale.size > 1 else QuantParams(flat[0], DType.INT8)
+    return ctx.put_on_grid(real, quant)
 
 
 def _grid(ctx: OnnxContext, x: Operand, scale: int, zero: int, what: str) -> Value:
     """Operand `x` of a QLinear operator: quantized in the file, or else put on the grid that the operator states."""
-    if isinstance(x, Value) and x in ctx.on_grid:
+    if isinstance(x, Value) and on_grid(ctx, x):
         return x
     step, offset = ctx.constant(scale), ctx.constant(zero)
     if step is None:
         raise ctx.error("has no scale")
     if isinstance(x, np.ndarray):
-        return ctx.value(constant_on_grid(ctx, x, step, offset, 0))
+        return ctx.value(constant_on_grid(ctx, x, step, offset, _weight_axis(ctx)))
     raise Unexpressed(f"its operand {what} was not quantized in this file")
+
+
+def _weight_axis(ctx: OnnxContext) -> int:
+    """Where the scales per channel of a constant operand lie: output channels of a kernel, columns of a matrix."""
+    return 1 if ctx.node.op_type == "QLinearMatMul" else 0
 
 
 def _result(ctx: OnnxContext, real: Value, scale: int, zero: int) -> Value:
     step, offset = ctx.constant(scale), ctx.constant(zero)
     if step is None:
         raise ctx.error("has no scale for its result")
-    quant = activation_quant(ctx, step, offset, "uint8" if offset is None else offset.dtype.name)
-    result = ctx.emit("quantize", real, dtype=quant.dtype)
-    result.quant = quant
-    ctx.on_grid.add(result)
-    return result
+    kind = "uint8" if offset is None else offset.dtype.name
+    return _quantized(ctx, real, activation_quant(ctx, step, offset, kind), offset, kind)
 
 
 @lowers_onnx("QLinearConv")
@@ -121,6 +155,10 @@ def qlinear_conv(ctx: OnnxContext) -> Value:
 @lowers_onnx("QLinearMatMul")
 def qlinear_matmul(ctx: OnnxContext) -> Value:
     a, b = _grid(ctx, ctx.required(0), 1, 2, "a"), _grid(ctx, ctx.required(3), 4, 5, "b")
+    array = None if b.array is None else ctx.required(3)
+    if isinstance(array, np.ndarray) and array.ndim == 2 and b.array is not None:
+        weight = ctx.transposed(ctx.put_on_grid(np.array(b.array), b.quant))
+        return _result(ctx, ctx.emit("linear", a, weight, what="product"), 6, 7)
     return _result(ctx, ctx.emit("matmul", a, b, what="product"), 6, 7)
 
 
@@ -130,16 +168,57 @@ def qlinear_binary(ctx: OnnxContext) -> Value:
     return _result(ctx, ctx.emit("add" if ctx.node.op_type.endswith("Add") else "mul", a, b, what="real"), 6, 7)
 
 
-@lowers_onnx("com.microsoft.QLinearSigmoid", "com.microsoft.QLinearLeakyRelu", "com.microsoft.QLinearGlobalAveragePool")
+@lowers_onnx("com.microsoft.QGemm")
+def qgemm(ctx: OnnxContext) -> Value:
+    """A linear layer; without a scale for the result it gives reals."""
+    if ctx.attribute("transA", 0) or float(ctx.attribute("alpha", 1.0)) != 1.0:
+        raise Unexpressed("it transposes or scales its first operand")
+    a, b = _grid(ctx, ctx.required(0), 1, 2, "A"), ctx.required(3)
+    if not isinstance(b, np.ndarray):
+        raise Unexpressed("its weight is computed at run time")
+    a_scale, b_scale, bias = ctx.constant(1), ctx.constant(4), ctx.constant(6)
+    assert a_scale is not None and b_scale is not None
+    transposed = bool(ctx.attribute("transB", 0))
+    weight = constant_on_grid(ctx, b, b_scale, ctx.constant(5), 0 if transposed else 1)
+    weight = weight if transposed else ctx.transposed(weight)
+    real = None if bias is None else (bias.reshape(-1) * (a_scale.reshape(-1) * b_scale.reshape(-1))).astype(np.float32)
+    result = len(ctx.node.input) > 7 and bool(ctx.node.input[7])
+    y = ctx.emit("linear", a, weight, real, what="real" if result else None)
+    return _result(ctx, y, 7, 8) if result else y
+
+
+@lowers_onnx(
+    "com.microsoft.QLinearSigmoid",
+    "com.microsoft.QLinearLeakyRelu",
+    "com.microsoft.QLinearSoftmax",
+    "com.microsoft.QLinearGlobalAveragePool",
+    "com.microsoft.QLinearAveragePool",
+    "com.microsoft.QLinearReduceMean",
+)
 def qlinear_unary(ctx: OnnxContext) -> Value:
     x = _grid(ctx, ctx.required(0), 1, 2, "x")
-    if ctx.node.op_type == "QLinearGlobalAveragePool":
-        if ctx.attribute("channels_last", 0):
-            raise Unexpressed("its channels come last")
-        return _result(ctx, ctx.emit("adaptive_avg_pool2d", x, what="real", output_size=(1, 1)), 3, 4)
-    if ctx.node.op_type == "QLinearSigmoid":
-        return _result(ctx, ctx.emit("sigmoid", x, what="real"), 3, 4)
-    return _result(ctx, ctx.emit("leaky_relu", x, what="real", slope=float(ctx.attribute("alpha", 0.01))), 3, 4)
+    kind = ctx.node.op_type
+    if ctx.attribute("channels_last", 0):
+        raise Unexpressed("its channels come last")
+    if kind == "QLinearGlobalAveragePool":
+        real = ctx.emit("adaptive_avg_pool2d", x, what="real", output_size=(1, 1))
+    elif kind == "QLinearAveragePool":
+        found = window(ctx, ctx.ints("kernel_shape") or [], ctx.shape(x)[2:])
+        given = found.attributes("kernel", "stride", "padding")
+        counts = bool(ctx.attribute("count_include_pad", 0))
+        ceil = bool(ctx.attribute("ceil_mode", 0))
+        real = ctx.emit("avg_pool2d", x, what="real", ceil_mode=ceil, count_include_pad=counts, **given)
+    elif kind == "QLinearReduceMean":
+        axes = ctx.ints("axes", 5) or range(ctx.rank(x))
+        whole = tuple(sorted(axis % ctx.rank(x) for axis in axes))
+        real = ctx.emit("mean", x, what="real", axes=whole, keepdims=bool(ctx.attribute("keepdims", 1)))
+    elif kind == "QLinearSoftmax":
+        real = ctx.emit("softmax", x, what="real", axis=ctx.axis(of=x))
+    elif kind == "QLinearSigmoid":
+        real = ctx.emit("sigmoid", x, what="real")
+    else:
+        real = ctx.emit("leaky_relu", x, what="real", slope=float(ctx.attribute("alpha", 0.01)))
+    return _result(ctx, real, 3, 4)
 
 
 @lowers_onnx("com.microsoft.QLinearConcat")
