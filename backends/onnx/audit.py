@@ -16,6 +16,8 @@ OPSETS = (10, 11)
 MAX_OUTPUTS = 32
 _BATCH_1_CHIP = "X3"
 Severity = Literal["error", "warning"]
+OWN_RULES = ("bpu-conv",)
+"""Rules that only a file with fake quantizations can be asked; of a float file the placement tells."""
 _CONVOLUTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 

@@ -20,12 +20,14 @@ from hqc.ir import Graph, TensorType
 
 @dataclass
 class LoweredOnnx:
-    """A lowered file. `opaque`: for each opaque node's id the ONNX node that it stands for."""
+    """A lowered file. `opaque`: for each opaque node's id the ONNX node that it stands for. `shapes`: of everything that the file names,
+    constants included, where it is known."""
 
     graph: Graph
     opset: int
     opaque: dict[str, KeptNode] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def lower_onnx(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputShapes | None = None) -> LoweredOnnx:
@@ -63,6 +65,7 @@ class _Walk:
             if not value.has_uses and not graph.is_output(value):
                 graph.erase_parameter(value)
         graph.remove_dead_code()
+        self.result.shapes = {name: operand.shape for name, operand in env.items() if operand.shape is not None}
         self.result.warnings.extend(self.ctx.warnings)
         return self.result
 

@@ -53,7 +53,7 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputSh
 
     `InputError` for what cannot be read: a damaged file, missing external data, opsets outside 7 to 21, sizes that are not known.
     """
-    where, model = _loaded(source)
+    where, model = load_model(source)
     opset = _opset(where, model)
     if model.functions:
         from onnx import inliner
@@ -109,7 +109,8 @@ def as_ir(where: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def _loaded(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
+def load_model(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
+    """How messages call a file or model, and the model; `InputError` for what is no ONNX file, or lacks its external data."""
     if isinstance(source, onnx.ModelProto):
         return source.graph.name or "the ONNX model", source
     path = Path(source)
