@@ -72,7 +72,7 @@ def compile(
     }
     if is_onnx(model) and (concrete_args or leaf_modules):
         raise InputError("concrete_args and leaf_modules are for torch models; place nodes of an ONNX file with hybrid_dict")
-    if calibration_data is None:
+    if calibration_data is None and is_onnx(model):
         return _compiled_with_its_own_scales(model, example_inputs, CompileOptions.of(**options), dumps)
     from hqc.workflow.compile import compile_model
 
@@ -81,13 +81,14 @@ def compile(
 
 
 def _compiled_with_its_own_scales(model: Any, example_inputs: Any, options: CompileOptions, dump_dir: Path | None) -> Compiled:
-    """A quantized ONNX file; `CalibrationError` for every other model, which has no scales."""
-    if is_onnx(model):
-        from hqc.frontend.onnx import is_quantized
+    """A quantized ONNX file; `CalibrationError` for one that is not."""
+    from hqc.frontend.onnx import is_quantized
 
-        lowered = lower_file(model, example_inputs)
-        if is_quantized(lowered.graph):
-            from hqc.workflow.quantized_file import compile_quantized
+    lowered = lower_file(model, example_inputs)
+    if not is_quantized(lowered.graph):
+        raise CalibrationError(
+            "hqc.compile needs calibration_data, at least one batch of real inputs: the file is not quantized and brings no scales"
+        )
+    from hqc.workflow.quantized_file import compile_quantized
 
-            return cast("Compiled", compile_quantized(lowered, options, dump_dir=dump_dir))
-    raise CalibrationError("hqc.compile needs calibration_data, at least one batch of real inputs: the model brings no scales")
+    return cast("Compiled", compile_quantized(lowered, options, dump_dir=dump_dir))

@@ -174,7 +174,22 @@ def _image_layer(
 
 
 def _conv(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:
+    if weight.ndim == 3:
+        return _row_conv(node, weight, bias)
     return _image_layer(nn.Conv2d, node, weight, bias, weight.shape[1] * node.attributes["groups"], weight.shape[0])
+
+
+def _row_conv(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:
+    """A convolution of rows, which the IR has as one of images of height 1."""
+    a = node.attributes
+    _, before, _, after = a["padding"]
+    if before != after or a["activation"] != "none" or node.operand("residual") is not None:
+        return None
+    groups = a["groups"]
+    return nn.Conv1d(
+        weight.shape[1] * groups, weight.shape[0], weight.shape[2], stride=a["stride"][1], padding=before, dilation=a["dilation"][1],
+        groups=groups, bias=bias, device="meta",
+    )  # fmt: skip
 
 
 def _conv_transpose(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:

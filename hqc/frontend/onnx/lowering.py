@@ -13,6 +13,7 @@ from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.kept import KeptNode, names_read
+from hqc.frontend.onnx.patterns import read_patterns
 from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, read_model
 from hqc.frontend.onnx.registry import LOWERINGS
 from hqc.ir import Graph, TensorType
@@ -65,6 +66,7 @@ class _Walk:
             if not value.has_uses and not graph.is_output(value):
                 graph.erase_parameter(value)
         graph.remove_dead_code()
+        read_patterns(graph)
         self.result.shapes = {name: operand.shape for name, operand in env.items() if operand.shape is not None}
         self.result.warnings.extend(self.ctx.warnings)
         return self.result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hqc.frontend.onnx.patterns import read_patterns
 from hqc.ir import Graph, QuantParams, Value
 
 
@@ -42,6 +43,7 @@ def take_scales(graph: Graph) -> FileScales:
     for name, parameter in graph.parameters.items():
         if parameter.quant is not None:
             weights[name], parameter.quant = parameter.quant, None
+    read_patterns(graph)  # the file's pairs stood between their nodes
     return FileScales(scales, weights)
 
 

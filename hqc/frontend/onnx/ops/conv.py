@@ -15,17 +15,14 @@ from hqc.ir import Value
 
 @lowers_onnx("Conv")
 def conv(ctx: OnnxContext) -> Value:
-    """2-D as it is; 1-D as 2-D with a height of 1."""
+    """2-D as it is; a 1-D one is one of images of height 1, which the IR's op takes as rows."""
     x, weight, bias = ctx.data(), ctx.required(1), ctx.operand(2)
     rank = ctx.rank(x)
     if rank not in (3, 4):
         raise Unexpressed(f"it is a {rank - 2}-D convolution")
     found = window(ctx, ctx.shape(weight)[2:], ctx.shape(x)[2:])
     groups = int(ctx.attribute("group", 1))
-    attributes: dict[str, Any] = {"groups": groups, **found.attributes("stride", "padding", "dilation")}
-    if rank == 4:
-        return ctx.emit("conv2d", x, weight, bias, **attributes)
-    return _one_dimensional(ctx, "conv2d", x, weight, bias, attributes)
+    return ctx.emit("conv2d", x, weight, bias, groups=groups, **found.attributes("stride", "padding", "dilation"))
 
 
 @lowers_onnx("ConvTranspose")

@@ -43,8 +43,13 @@ def pool(ctx: OnnxContext) -> Value:
 def global_pool(ctx: OnnxContext) -> Value:
     x = ctx.data()
     average = ctx.node.op_type == "GlobalAveragePool"
+    op = "adaptive_avg_pool2d" if average else "adaptive_max_pool2d"
     if ctx.rank(x) == 4:
-        return ctx.emit("adaptive_avg_pool2d" if average else "adaptive_max_pool2d", x, output_size=(1, 1))
+        return ctx.emit(op, x, output_size=(1, 1))
+    if ctx.rank(x) == 3:
+        batch, channels, length = ctx.shape(x)
+        image = ctx.reshape(x, (batch, channels, 1, length), what="image")
+        return ctx.reshape(ctx.emit(op, image, what="of_image", output_size=(1, 1)), (batch, channels, 1))
     return ctx.emit("mean" if average else "reduce_max", x, axes=tuple(range(2, ctx.rank(x))), keepdims=True)
 
 

@@ -1,0 +1,245 @@
+"""Operations that exporters write as several nodes, read back as the one operation of the IR that torch's models have.
+
+Each pattern is a function of the graph and the last node of the spelling; the result keeps that node's name and place. What canonicalize
+does for every front end (SiLU, hardswish, GELU) is not here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.ir import Graph, Node, Value
+
+Array = npt.NDArray[Any]
+Pattern = Callable[[Graph, Node], bool]
+_PATTERNS: dict[str, list[Pattern]] = {}
+
+
+def read_patterns(graph: Graph) -> None:
+    """Read the patterns in `graph`, in place."""
+    for node in list(graph.nodes):
+        if node.graph is graph:
+            any(pattern(graph, node) for pattern in _PATTERNS.get(node.op.name, ()))
+    graph.remove_dead_code()
+
+
+def _reads(*ops: str) -> Callable[[Pattern], Pattern]:
+    def register(pattern: Pattern) -> Pattern:
+        for op in ops:
+            _PATTERNS.setdefault(op, []).append(pattern)
+        return pattern
+
+    return register
+
+
+# --- looking around -----------------------------------------------------------------------------------------------------------
+
+
+def _constant(value: Value | None) -> Array | None:
+    return None if value is None or not value.is_parameter else value.array
+
+
+def _scalar(value: Value | None) -> float | None:
+    array = _constant(value)
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+
+def _maker(value: Value | None, op: str, *, alone: bool = True) -> Node | None:
+    """The node of this op that makes `value`; with `alone`, only where nothing else reads it."""
+    node = None if value is None else value.producer
+    if value is None or node is None or node.op.name != op:
+        return None
+    graph = node.graph
+    if alone and (len(value.users) != 1 or graph is None or graph.is_output(value)):
+        return None
+    return node
+
+
+def _either(node: Node) -> Iterator[tuple[Value, Value]]:
+    """The two operands, in both orders."""
+    a, b = node.operands
+    yield a, b
+    yield b, a
+
+
+def _spell(graph: Graph, node: Node, op: str, inputs: list[Value | None], **attributes: Any) -> None:
+    """`op` in the place of `node`, under its name."""
+    name = node.name
+    graph.rename(node.result, graph.unique_name(f"{name}_spelled"))
+    new = graph.add_node(op, inputs, attributes, name=name, loc=node.loc, origin=(name,), before=node)
+    graph.replace_uses(node.result, new.result)
+    graph.erase(node)
+
+
+# --- the patterns ---------------------------------------------------------------------------------------------------------------
+
+
+@_reads("add")
+def bias(graph: Graph, node: Node) -> bool:
+    """`MatMul(x, W) + b` is a linear layer with a bias."""
+    for product, addend in _either(node):
+        layer, vector = _maker(product, "linear"), _constant(addend)
+        if layer is None or vector is None or layer.operand("bias") is not None or vector.ndim == 0:
+            continue
+        outputs = layer.result.shape[-1] if layer.result.shape else 0
+        if vector.shape[-1] == vector.size == outputs and node.result.shape == layer.result.shape:
+            flat = (
+                addend
+                if vector.ndim == 1
+                else graph.add_parameter(graph.unique_name(f"{addend.name}_bias"), vector.reshape(-1))
+            )
+            _spell(graph, node, "linear", [layer.operand("x"), layer.operand("weight"), flat])
+            return True
+    return False
+
+
+@_reads("add", "mul", "div")
+def layer_norm(graph: Graph, node: Node) -> bool:
+    """`(x - mean) / sqrt(mean((x - mean)^2) + eps)`, times a weight, plus a bias, over the last axes (before opset 17)."""
+    weight: Value | None = None
+    offset: Value | None = None
+    core: Value | None = node.result
+    if node.op.name == "add":
+        found = [(a, b) for a, b in _either(node) if _constant(b) is not None and a.producer is not None]
+        if len(found) != 1:
+            return False
+        core, offset = found[0]
+    scaled = _maker(core, "mul", alone=core is not node.result)
+    if scaled is not None:
+        found = [(a, b) for a, b in _either(scaled) if _constant(b) is not None]
+        if len(found) != 1:
+            return False
+        core, weight = found[0]
+    quotient = _maker(core, "div", alone=core is not node.result)
+    matched = None if quotient is None else _normalized(quotient)
+    if quotient is None or matched is None:
+        return False
+    x, axes, eps = matched
+    shape = x.shape or ()
+    normalized = shape[len(shape) - len(axes) :]
+    if _is_read_on(node, quotient, normalized) or any(
+        value is not None and (value.shape or ()) != normalized for value in (weight, offset)
+    ):
+        return False
+    _spell(graph, node, "layer_norm", [x, weight, offset], normalized_ndim=len(axes), eps=eps)
+    return True
+
+
+def _is_read_on(node: Node, quotient: Node, normalized: tuple[int, ...]) -> bool:
+    """True where a weight or bias follows, whose node will read the whole."""
+    users = node.result.users
+    following = users[0] if len(users) == 1 else None
+    if following is None or node.op.name == "add":
+        return False
+    wanted = ("mul", "add") if node is quotient else ("add",)
+    constants = [value.shape for value in following.operands if _constant(value) is not None]
+    return following.op.name in wanted and constants == [normalized]
+
+
+def _normalized(quotient: Node) -> tuple[Value, tuple[int, ...], float] | None:
+    """x, the axes and eps of `(x - mean) / sqrt(variance + eps)` over the last axes."""
+    top, bottom = quotient.operands
+    centred, root = _maker(top, "sub", alone=False), _maker(bottom, "sqrt")
+    shifted = None if root is None else _maker(root.operands[0], "add")
+    if centred is None or shifted is None:
+        return None
+    x, mean = centred.operands
+    average = _maker(mean, "mean", alone=False)
+    found = [(a, _scalar(b)) for a, b in _either(shifted) if _scalar(b) is not None]
+    if average is None or average.operands[0] is not x or len(found) != 1:
+        return None
+    variance, eps = found[0]
+    spread = _maker(variance, "mean")
+    square = None if spread is None else _square_of(spread.operands[0])
+    if spread is None or square is not centred.result or eps is None:
+        return None
+    axes = tuple(average.attributes["axes"])
+    rank = len(x.shape or ())
+    last = axes == tuple(range(rank - len(axes), rank)) and tuple(spread.attributes["axes"]) == axes
+    return (x, axes, eps) if last and average.attributes["keepdims"] and spread.attributes["keepdims"] else None
+
+
+def _square_of(value: Value) -> Value | None:
+    power, product = _maker(value, "pow_scalar"), _maker(value, "mul")
+    if power is not None and power.attributes["exponent"] == 2.0:
+        return power.operands[0]
+    if product is not None and product.operands[0] is product.operands[1]:
+        return product.operands[0]
+    return None
+
+
+@_reads("matmul")
+def attention_scale(graph: Graph, node: Node) -> bool:
+    """`(q * s) (k * s)^T`, as exporters write scaled attention, is `(q k^T) * s^2`."""
+    left, right = (_maker(value, "mul") for value in node.operands)
+    if left is None or right is None:
+        return False
+    factors = [[(a, _scalar(b)) for a, b in _either(product) if _scalar(b) is not None] for product in (left, right)]
+    if any(len(found) != 1 for found in factors):
+        return False
+    ((q, first),), ((k, second),) = factors
+    if first is None or first != second or first <= 0:
+        return False
+    name = node.name
+    scores = graph.add_node(
+        "matmul", [q, k], name=graph.unique_name(f"{name}_scores"), loc=node.loc, origin=(f"{name}_scores",), before=node
+    )
+    factor = graph.add_parameter(graph.unique_name(f"{name}_scale"), np.array(first**2, np.float32))
+    _spell(graph, node, "mul", [scores.result, factor])
+    return True
+
+
+@_reads("slice")
+def chunks(graph: Graph, node: Node) -> bool:
+    """Slices that tile an axis are one split, as `chunk`, `split` and `roll` make them."""
+    if _joined(graph, node):
+        return True
+    x = node.operands[0]
+    parts = [user for user in x.users if user.op.name == "slice" and len(user.attributes["axes"]) == 1]
+    axis = node.attributes["axes"][0] if len(node.attributes["axes"]) == 1 else None
+    size = None if axis is None or x.shape is None else x.shape[axis]
+    if size is None or len(parts) < 2 or not all(_is_plain(part, axis) for part in parts):
+        return False
+    parts.sort(key=lambda part: int(part.attributes["starts"][0]))
+    bounds = [0, *(min(part.attributes["ends"][0], size) for part in parts)]
+    if bounds[-1] != size or [part.attributes["starts"][0] for part in parts] != bounds[:-1]:
+        return False
+    first = min(parts, key=lambda part: part.order)
+    names = [part.name for part in parts]
+    for part in parts:
+        graph.rename(part.result, graph.unique_name(f"{part.name}_spelled"))
+    attributes = {"axis": axis, "sizes": tuple(end - start for start, end in itertools.pairwise(bounds))}
+    split = graph.add_node("split", [x], attributes, name=names, loc=node.loc, origin=(names[0],), before=first)
+    for part, result in zip(parts, split.results, strict=True):
+        graph.replace_uses(part.result, result)
+        graph.erase(part)
+    return True
+
+
+def _joined(graph: Graph, node: Node) -> bool:
+    """A slice of a slice along other axes is one slice, as `x[:, 0::2, 1::2]` is (exporters share the first step)."""
+    inner = _maker(node.operands[0], "slice", alone=False)
+    a = node.attributes
+    if inner is None or graph.is_output(inner.result) or not set(a["axes"]).isdisjoint(inner.attributes["axes"]):
+        return False
+    if any(user.op.name != "slice" for user in inner.result.users):
+        return False
+    both = {name: (*inner.attributes[name], *a[name]) for name in ("axes", "starts", "ends")}
+    both["steps"] = tuple(
+        step for each in (inner, node) for step in each.attributes["steps"] or (1,) * len(each.attributes["axes"])
+    )
+    _spell(graph, node, "slice", [inner.operands[0]], **both)
+    return True
+
+
+def _is_plain(part: Node, axis: int | None) -> bool:
+    """A slice along `axis` that keeps it: one whose axis goes takes an element, as indexing does."""
+    attributes = part.attributes
+    steps = attributes["steps"] or (1,)
+    taken = attributes["ends"][0] - attributes["starts"][0] == 1 and [user.op.name for user in part.users] == ["reshape"]
+    return attributes["axes"][0] == axis and steps[0] == 1 and attributes["starts"][0] >= 0 and not taken

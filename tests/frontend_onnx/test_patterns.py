@@ -1,0 +1,81 @@
+"""What exporters write as several nodes is read back as one operation, and what only looks like it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx_harness import run_lowered, session
+
+from hqc.frontend.onnx import lower_onnx
+
+RNG = np.random.default_rng(0)
+NORM = """m = ReduceMean<axes = [-1]>(x)  d = Sub(x, m)  s = Pow(d, two)  v = ReduceMean<axes = [-1]>(s)
+    e = Add(v, eps)  r = Sqrt(e)  n = Div(d, r)"""
+CONSTANTS = {
+    "two": np.array(2.0, np.float32), "eps": np.array(1e-5, np.float32), "g": RNG.random(6).astype(np.float32),
+    "b": RNG.random(6).astype(np.float32), "w": RNG.random((6, 6)).astype(np.float32), "h": np.array(0.5, np.float32),
+    "zero": np.array([0], np.int64), "one": np.array([1], np.int64), "three": np.array([3], np.int64), "six": np.array([6], np.int64),
+    "last": np.array([2], np.int64), "far": np.array([2**62], np.int64), "steps": np.array([2], np.int64),
+    "col": RNG.random((6, 1)).astype(np.float32), "eight": np.array([8], np.int64),
+}  # fmt: skip
+
+
+def ops(text: str, shape: str = "1,6,6", result: str = "N") -> list[str]:
+    """The ops that a model from x to y becomes, which compute what onnxruntime computes."""
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 13]>\nnet (float[{shape}] x) => (float[{result}] y) {{ {text} }}'
+    )
+    used = {name for node in proto.graph.node for name in node.input}
+    for name in sorted(used & CONSTANTS.keys()):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(CONSTANTS[name], name))
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    lowered = lower_onnx(proto)
+    x = RNG.random([int(size) for size in shape.split(",")]).astype(np.float32)
+    (got,), (want,) = run_lowered(lowered, {"x": x}), session(proto).run(None, {"x": x})
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    return [node.op.name for node in lowered.graph.nodes]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("p = MatMul(x, w)  y = Add(p, b)", ["linear"]),
+        ("p = MatMul(x, w)  y = Add(b, p)", ["linear"]),
+        ("p = MatMul(x, w)  y = Add(p, col)", ["linear", "add"]),  # one number per row is no bias
+        ("p = MatMul(x, w)  q = Add(p, b)  y = Mul(p, q)", ["linear", "add", "mul"]),
+        (f"{NORM}  a = Mul(n, g)  y = Add(a, b)", ["layer_norm"]),
+        (f"{NORM}  a = Mul(g, n)  y = Add(b, a)", ["layer_norm"]),
+        (f"{NORM}  y = Mul(n, g)", ["layer_norm"]),
+        (f"{NORM}  y = Identity(n)", ["layer_norm", "identity"]),
+        (f"{NORM}  y = Mul(n, col)", ["layer_norm", "mul"]),
+        (f"{NORM}  y = Add(n, s)", ["mean", "sub", "pow_scalar", "mean", "add", "sqrt", "div", "add"]),
+        (NORM.replace("Sub(x, m)", "Sub(x, b)") + " y = Identity(n)", ["sub", "pow_scalar", "mean", "add", "sqrt", "div", "identity"]),
+        ("p = Mul(x, h)  t = Transpose<perm = [0,2,1]>(x)  q = Mul(t, h)  y = MatMul(p, q)", ["transpose", "matmul", "mul"]),
+        ("p = Mul(x, h)  t = Transpose<perm = [0,2,1]>(x)  q = Mul(t, two)  y = MatMul(p, q)", ["mul", "transpose", "mul", "matmul"]),
+        ("a = Slice(x, zero, three, last)  c = Slice(x, three, far, last)  y = Concat<axis = 2>(c, a)", ["split", "cat"]),
+        ("a = Slice(x, zero, three, last)  c = Slice(x, one, far, last)  y = Concat<axis = 2>(c, a)", ["slice", "slice", "cat"]),
+        ("a = Slice(x, zero, far, one, steps)  y = Slice(a, one, far, last, steps)", ["slice"]),
+        ("a = Slice(x, zero, far, last, steps)  y = Slice(a, one, far, last)", ["slice", "slice"]),
+    ],
+)  # fmt: skip
+def test_spellings(text: str, found: list[str]) -> None:
+    assert ops(text) == found
+
+
+def test_attention_and_norms_keep_the_name_of_the_last_node() -> None:
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 13]>\nnet (float[1,6,6] x) => (float[1,6,6] y) {{ {NORM} a = Mul(n, g) y = Add(a, b) }}'
+    )
+    for name in ("two", "eps", "g", "b"):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(CONSTANTS[name], name))
+    (node,) = lower_onnx(proto).graph.nodes
+    assert node.name == "y" and node.attributes["normalized_ndim"] == 1 and abs(node.attributes["eps"] - 1e-5) < 1e-9
+
+
+def test_space_to_depth_by_slices_is_four_slices() -> None:
+    """As YOLOv5's focus layer and swin's merging are exported: the first steps are shared."""
+    text = """a = Slice(x, zero, far, one, steps)  c = Slice(x, one, far, one, steps)
+        p = Slice(a, zero, far, last, steps)  q = Slice(a, one, far, last, steps)
+        r = Slice(c, zero, far, last, steps)  t = Slice(c, one, far, last, steps)  y = Concat<axis = 0>(p, q, r, t)"""
+    assert ops(text) == ["slice", "slice", "slice", "slice", "cat"]
