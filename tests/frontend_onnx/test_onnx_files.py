@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from damage import DAMAGES, corpus, damaged_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx_harness import run_lowered, session
 
 from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx import lower_onnx
+from hqc.ir import verify
+
+CORPUS = [proto.SerializeToString() for proto in corpus()]
 
 
 def model(text: str) -> onnx.ModelProto:
@@ -168,3 +175,35 @@ def test_missing_external_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(InputError, match=r"weights\.bin"):
         lower_onnx(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_damaged_file_is_read_or_refused_in_one_sentence(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    """Bytes cut, overwritten or doubled; operators, operands, attributes, shapes, types and data that do not fit."""
+    rng = random.Random(seed)
+    proto = onnx.ModelProto.FromString(rng.choice(CORPUS))
+    path = tmp_path_factory.getbasetemp() / "damaged.onnx"
+    if rng.random() < 0.25:
+        path.write_bytes(damaged_bytes(rng, proto.SerializeToString()))
+    else:
+        for damage in rng.choices(DAMAGES, k=rng.choice((1, 1, 2))):
+            damage(rng, proto)
+        path.write_bytes(proto.SerializeToString())
+    sentence = ""
+    try:
+        verify(lower_onnx(path).graph)
+    except HqcError as error:
+        sentence = str(error)
+    assert sentence.isprintable(), repr(sentence)
+
+
+def test_the_models_to_damage_are_whole() -> None:
+    assert [len(list(lower_onnx(onnx.ModelProto.FromString(data)).graph.nodes)) for data in CORPUS] == [4, 1, 4, 4, 3]
+
+
+def test_names_that_are_no_text_are_refused() -> None:
+    proto = model("(float[1,3] x) => (float[1,3] y) { y = Relu(x) }")
+    proto.graph.node[0].name = "a\nb"
+    with pytest.raises(InputError, match=r"is damaged: a name in it is 'a\\nb'"):
+        lower_onnx(proto)

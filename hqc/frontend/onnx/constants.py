@@ -41,7 +41,10 @@ def branch_of(ctx: OnnxContext) -> onnx.GraphProto | None:
     condition = ctx.operand(0)
     if not isinstance(condition, np.ndarray):
         return None
-    return ctx.attribute("then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")  # type: ignore[no-any-return]
+    taken = ctx.attribute("then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")
+    if not isinstance(taken, onnx.GraphProto):
+        raise ctx.error("has no branch for its condition")
+    return taken
 
 
 def _constant(ctx: OnnxContext) -> Array:

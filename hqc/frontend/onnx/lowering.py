@@ -14,7 +14,7 @@ from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.kept import KeptNode, names_read
 from hqc.frontend.onnx.patterns import read_patterns
-from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, read_model
+from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, line_of, read_model
 from hqc.frontend.onnx.registry import LOWERINGS
 from hqc.ir import Graph, TensorType
 
@@ -47,6 +47,9 @@ class _Walk:
         self.result = LoweredOnnx(Graph(file.graph.name or "onnx"), file.opset)
         self.ctx = OnnxContext(file, self.result.graph)
         self.types: dict[str, TensorType] | None = None
+        self.checker = onnx.checker.C.CheckerContext()
+        self.checker.ir_version = onnx.IR_VERSION
+        self.checker.opset_imports = {"": file.opset}
 
     def run(self) -> LoweredOnnx:
         graph, env = self.result.graph, self.ctx.env
@@ -74,12 +77,26 @@ class _Walk:
     def nodes(self, graph: onnx.GraphProto) -> None:
         for node in graph.node:
             self.ctx.node = node
+            self.check(node)
             try:
                 self.node(node)
             except LoweringError:
                 raise
             except HqcError as error:
                 raise self.ctx.error(f"cannot be lowered: {error}") from None
+            except _NONSENSE as error:
+                raise self.ctx.error(f"makes no sense: its attributes do not fit its operands ({line_of(error)})") from None
+
+    def check(self, node: onnx.NodeProto) -> None:
+        """The node against the definition of its operator: how many operands, which attributes of which types."""
+        if node.domain not in STANDARD or any(item.HasField("g") for item in node.attribute):
+            return
+        if not onnx.defs.has(node.op_type):
+            raise self.ctx.error(f"cannot be read: {node.op_type} is no operator of opset {self.file.opset}")
+        try:
+            onnx.checker.check_node(node, self.checker)
+        except onnx.checker.ValidationError as error:
+            raise self.ctx.error(f"cannot be read: {line_of(error)}") from None
 
     def node(self, node: onnx.NodeProto) -> None:
         if node.op_type == "If" and self.branch(node):
@@ -93,8 +110,6 @@ class _Walk:
                 return
         lowering = LOWERINGS.get(node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}")
         reason = "the IR has no operation for it"
-        if lowering is None and node.domain in STANDARD and not onnx.defs.has(node.op_type):
-            raise self.ctx.error(f"cannot be read: {node.op_type} is no operator of opset {self.file.opset}")
         if lowering is not None:
             try:
                 found = lowering(self.ctx)
@@ -162,6 +177,8 @@ class _Walk:
         return found
 
 
+_NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What arithmetic on sizes and axes raises where those of a damaged node pass the operator's definition."""
 _KEPT = {"DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
 
 

@@ -92,7 +92,7 @@ def array_of(where: str, tensor: onnx.TensorProto) -> npt.NDArray[Any]:
     try:
         array = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-        raise InputError(f"{where}: the tensor {tensor.name} cannot be read: {_line(error)}") from None
+        raise InputError(f"{where}: the tensor {tensor.name} cannot be read: {line_of(error)}") from None
     if array.dtype.name in ("float16", "bfloat16"):
         array = array.astype(np.float32)
     return as_ir(where, tensor.name, array)
@@ -112,17 +112,31 @@ def as_ir(where: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def load_model(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
     """How messages call a file or model, and the model; `InputError` for what is no ONNX file, or lacks its external data."""
     if isinstance(source, onnx.ModelProto):
-        return source.graph.name or "the ONNX model", source
+        where = source.graph.name or "the ONNX model"
+        _check_names(where if where.isprintable() else "the ONNX model", source.graph)
+        return where, source
     path = Path(source)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
         model = onnx.load(str(path))
     except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise InputError(f"{path} cannot be read as an ONNX model: {_line(error)}") from None
+        raise InputError(f"{path} cannot be read as an ONNX model: {line_of(error)}") from None
     if not model.graph.node and not model.graph.output:
         raise InputError(f"{path} is no ONNX model, or one without a graph")
+    _check_names(str(path), model.graph)
     return str(path), model
+
+
+def _check_names(where: str, graph: onnx.GraphProto) -> None:
+    """Names are what every message and view shows: control characters and bytes that are no text are a sign of damage."""
+    named = (*graph.input, *graph.output, *graph.initializer, *graph.node)
+    texts = [graph.name, *(item.name for item in named)]
+    for node in graph.node:
+        texts += [node.op_type, node.domain, *node.input, *node.output, *(item.name for item in node.attribute)]
+    for text in texts:
+        if not (isinstance(text, str) and text.isprintable()):
+            raise InputError(f"{where} is damaged: a name in it is {text[:40]!r}")
 
 
 def _opset(where: str, model: onnx.ModelProto) -> int:
@@ -162,7 +176,8 @@ def _input_type(where: str, item: onnx.ValueInfoProto, given: Sequence[int] | No
         raise InputError(f"{where}: the input {item.name} of shape {sizes} is too large")
     dtype = element_type(kind.elem_type)
     if dtype is None:
-        spelled = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        known = onnx.TensorProto.DataType
+        spelled = known.Name(kind.elem_type).lower() if kind.elem_type in known.values() else f"type {kind.elem_type}"
         raise InputError(f"{where}: the input {item.name} holds {spelled}, for which the IR has no element type")
     return TensorType(dtype, tuple(sizes))
 
@@ -171,6 +186,8 @@ def element_type(code: int) -> DType | None:
     """The IR's element type for ONNX's code: half precisions are read as float32, wide unsigned integers as int64."""
     if code == onnx.TensorProto.UNDEFINED:
         return DType.FLOAT32
+    if code not in onnx.TensorProto.DataType.values():
+        return None
     numpy = onnx.helper.tensor_dtype_to_np_dtype(code)
     if numpy.name in ("float16", "bfloat16"):
         return DType.FLOAT32
@@ -190,6 +207,11 @@ def _shown(item: onnx.ValueInfoProto) -> str:
     return f"[{', '.join(sizes)}]"
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
+    """The first line of an error of another library, on one line, printable."""
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return _printable(lines[0][:200]) if lines else type(error).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
