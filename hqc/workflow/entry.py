@@ -13,6 +13,8 @@ from hqc.workflow.onnx_files import is_onnx, lower_file
 from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
 
 if TYPE_CHECKING:
+    from hqc.data import DataSpec, Preprocessing
+    from hqc.data.samples import PathLike
     from hqc.workflow.compile import Compiled
 
 Progress = Callable[[int, "int | None"], None]
@@ -23,7 +25,8 @@ def compile(
     example_inputs: Any = None,
     *,
     march: str | March,
-    calibration_data: Iterable[Any] | None = None,
+    calibration_data: Iterable[Any] | PathLike | DataSpec | None = None,
+    preprocessing: Preprocessing | None = None,
     hybrid_dict: Mapping[str, Sequence[Any]] | None = None,
     qconfig_dict: Mapping[str, Any] | None = None,
     hybrid: bool = True,
@@ -40,18 +43,20 @@ def compile(
 ) -> Compiled:
     """Quantize a float model after training and compile it for a march.
 
-    `model`: a float torch module in any mode, left untouched, or an ONNX file (a path or an `onnx.ModelProto`). `example_inputs`: a
-    tensor or tuple of tensors that fixes the shapes; an ONNX file needs it only for sizes that it leaves open. `march`: `bernoulli`,
-    `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array, a tuple of
-    positional inputs or a dict of inputs by name; at least one, all finite. `hybrid_dict`: operations to place (see
-    docs/placement.md). `hybrid`: without it, an operation that the BPU cannot run is an error. `qconfig_dict`: observers per module as
-    for prepare_qat_fx; default: min-max. `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`:
-    BPU subgraphs with less go to the CPU, with the reason. `cat_policy`: `output` or `largest`, which scale a cat takes that
-    cannot requantize. `conflict_policy`: `requantize` or `error` where a result was observed with another scale than it keeps. `edits`:
-    passes of your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their
-    values. `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU. `dump_dir`:
-    write the IR after every pass there. `progress`: True for a
-    progress bar, or a callable that gets `(batches done, total)`.
+    `model`: a float torch module in any mode, left untouched, or an ONNX file (a path or an `onnx.ModelProto`).
+    `example_inputs`: a tensor or tuple of tensors that fixes the shapes; an ONNX file needs it only for sizes that it leaves
+    open. `march`: `bernoulli`, `bernoulli2`, `bayes` or `bayes-e`. `calibration_data`: batches, each a tensor, an array, a
+    tuple of positional inputs (labels behind them are left out) or a dict of inputs by name; at least one, all finite. Or the
+    path of a folder of pictures or arrays, of a file, or `loader.py:function`: see `hqc.data.DataSpec` and
+    docs/calibration_data.md. `preprocessing`: what is done to pictures (batches of a loader are taken as they come); it is
+    written into the yaml for hb_mapper too. `hybrid_dict`: operations to place (see docs/placement.md). `hybrid`: without it,
+    an operation that the BPU cannot run is an error. `qconfig_dict`: observers per module as for prepare_qat_fx; default:
+    min-max. `optimize_graph`: members of a shared-scale group share one scale. `min_macs`, `min_nodes`: BPU subgraphs with less
+    go to the CPU, with the reason. `cat_policy`: `output` or `largest`, which scale a cat takes that cannot requantize.
+    `conflict_policy`: `requantize` or `error` where a result was observed with another scale than it keeps. `edits`: passes of
+    your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their values.
+    `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU. `dump_dir`: write the IR after every
+    pass there. `progress`: True for a progress bar, or a callable that gets `(batches done, total)`.
 
     An ONNX file that is quantized already (QuantizeLinear / DequantizeLinear pairs, QLinear operators) needs no `calibration_data`, and no
     torch: its scales are taken. What is returned then is as from `hqc.load`: it simulates, explains, exports and saves, and has no torch
@@ -77,7 +82,16 @@ def compile(
     from hqc.workflow.compile import compile_model
 
     more: dict[str, Any] = {"concrete_args": concrete_args, "leaf_modules": leaf_modules}
-    return compile_model(model, example_inputs, calibration_data, dump_dir=dumps, progress=progress, **more, **options)
+    return compile_model(
+        model,
+        example_inputs,
+        calibration_data,
+        preprocessing=preprocessing,
+        dump_dir=dumps,
+        progress=progress,
+        **more,
+        **options,
+    )
 
 
 def _compiled_with_its_own_scales(model: Any, example_inputs: Any, options: CompileOptions, dump_dir: Path | None) -> Compiled:
