@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -108,19 +109,24 @@ def linear(
     return _finish(F.linear(x, weight, bias), residual, activation)
 
 
+def _computed(a: Attributes) -> dict[str, Any]:
+    """The attributes without those that say how the chip rounds."""
+    return {name: value for name, value in a.items() if name != "half_step"}
+
+
 @torch_form_of("conv2d")
 def _conv2d(a: Attributes) -> TorchForm:
-    return TorchForm(conv2d, **a)
+    return TorchForm(conv2d, **_computed(a))
 
 
 @torch_form_of("conv_transpose2d")
 def _conv_transpose2d(a: Attributes) -> TorchForm:
-    return TorchForm(conv_transpose2d, **a)
+    return TorchForm(conv_transpose2d, **_computed(a))
 
 
 @torch_form_of("linear")
 def _linear(a: Attributes) -> TorchForm:
-    return TorchForm(linear, **a)
+    return TorchForm(linear, **_computed(a))
 
 
 plain_form("matmul", torch.matmul)
