@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """`text` with everything escaped that a terminal would obey instead of showing (`\\x1b`); ends of lines and tabs stay with `lines`.
+
+    Names come from models and files: a module called `\\x1b[2J` must not clear the screen of who reads about it.
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(char if char.isprintable() or char in kept else char.encode("unicode_escape").decode() for char in text)
+
 
 class HqcError(Exception):
     """Base of every error that hqc raises on purpose; `str(error)` is the sentence for the user."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class TraceError(HqcError):
@@ -74,6 +90,15 @@ class ParseError(HqcError):
     """
 
     def __init__(self, message: str, *, line: int, column: int, text: str, file: str = "<text>") -> None:
-        self.line, self.column, self.text, self.file = line, column, text, file
+        self.line, self.column, self.text, self.file, self._message = line, column, text, file, message
         caret = " " * (column - 1) + "^"
         super().__init__(f"{file}:{line}:{column}: {message}\n  {text}\n  {caret}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel from worker processes."""
+        arguments = {"line": self.line, "column": self.column, "text": self.text, "file": self.file}
+        return _parse_error, (self._message, arguments)
+
+
+def _parse_error(message: str, arguments: dict[str, Any]) -> ParseError:
+    return ParseError(message, **arguments)

@@ -7,15 +7,24 @@ old file or the new one. Links are followed; what is no regular file (a device, 
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from hqc.errors import HqcError, InputError
+from hqc.errors import HqcError, InputError, printable
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_THREADS = threading.RLock()
 PathLike = str | os.PathLike[str]
 Contents = bytes | Sequence[bytes | memoryview]
 """What a file shall hold: bytes, or pieces that are written one after the other."""
@@ -23,7 +32,7 @@ Contents = bytes | Sequence[bytes | memoryview]
 
 def write_file(path: PathLike, data: bytes, *, error: type[HqcError] = InputError) -> Path:
     """Write `data` to `path`, whole or not at all; returns the path that was written. Raises `error` in one sentence."""
-    return write_files({path: data}, error=error)[0]
+    return write_files({Path(path_text(path, error=error, verb="write")): data}, error=error)[0]
 
 
 def write_files(
@@ -31,21 +40,42 @@ def write_files(
     *,
     error: type[HqcError] = InputError,
     check: Callable[[list[Path]], None] | None = None,
+    instead_of: Iterable[Path] = (),
 ) -> list[Path]:
     """Write several files that belong together: all are on the disk under temporary names before the first one is renamed.
 
-    They are renamed in the order given, so what others refer to comes first. `check` gets the temporary paths (in the same order)
-    and may refuse by raising: nothing has changed then.
+    They are renamed in the order given, so what others refer to comes first; writers of the same folder wait for each other, so that
+    no two sets mix. A later file that changes is removed before the first one does: who stops the program in between leaves a set
+    that lacks a file, never one whose files contradict each other. `check` gets the temporary paths (in the same order) and may refuse
+    by raising: nothing has changed then. `instead_of`: files of an older set that go.
     """
     targets = [_target(path, error) for path in contents]
     for target in targets:
         check_file_target(target, error=error)
     staged: list[Path] = []
+    with exclusive(targets[0].parent) if len(targets) > 1 else contextlib.nullcontext():
+        return _replaced(targets, contents, staged, error, check, {Path(path) for path in instead_of} - set(targets))
+
+
+def _replaced(
+    targets: list[Path],
+    contents: Mapping[Any, Contents],
+    staged: list[Path],
+    error: type[HqcError],
+    check: Callable[[list[Path]], None] | None,
+    obsolete: set[Path],
+) -> list[Path]:
     try:
         for target, data in zip(targets, contents.values(), strict=True):
             staged.append(_stage(target, data, error))
         if check is not None:
             check(staged)
+        for temporary, target in [*zip(staged, targets, strict=True)][1:]:
+            if target.is_file() and not filecmp.cmp(temporary, target, shallow=False):
+                obsolete.add(target)
+        for target in sorted(obsolete):
+            with _said(target, error):
+                target.unlink(missing_ok=True)
         for temporary, target, data in zip(staged, targets, contents.values(), strict=True):
             with _said(target, error):
                 if _is_special(target):
@@ -59,6 +89,22 @@ def write_files(
                 with contextlib.suppress(OSError):  # renamed already, or its folder is gone
                     temporary.unlink()
     return targets
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """One writer at a time among the threads and processes that write sets of files into `folder`.
+
+    A lock of the folder itself, which leaves nothing behind and which the system takes back from the dead; where the system or the
+    file system has none, threads of this process wait for each other all the same. Not to be nested for one folder.
+    """
+    with _THREADS, contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                descriptor = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def check_file_target(path: PathLike, *, error: type[HqcError] = InputError) -> None:
@@ -82,29 +128,48 @@ def make_parent(path: PathLike, *, error: type[HqcError] = InputError) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _target(path: PathLike, error: type[HqcError]) -> Path:
-    """The path behind all links, absolute; names that no system takes are refused here."""
-    text = os.fspath(path)
-    if not text or not text.strip():
-        raise error("cannot write to an empty file name; give the name of a file")
+def path_text(path: object, *, error: type[HqcError] = InputError, verb: str = "read") -> str:
+    """`path` as text; `error` for what is no path, and for names that no system takes. `verb`: what cannot be done to it then."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise error(f"cannot {verb} a file: its path is a text or a Path, got a {type(path).__name__}")
+    if not text.strip():
+        raise error(f"cannot {verb} an empty file name; give the name of a file")
     if "\0" in text:
-        raise error(f"cannot write {_shown(path)}: the name holds a NUL character")
+        raise error(f"cannot {verb} {_shown(text)}: the name holds a NUL character")
     try:
         text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise error(f"cannot {verb} {_shown(text)}: the name is not valid Unicode") from None
+    return text
+
+
+def read_text(path: PathLike, *, what: str = "text") -> str:
+    """The text of a file in UTF-8; `InputError` when it cannot be read."""
+    name = path_text(path)
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"cannot read {what} from {_shown(name)}: it is not text in UTF-8") from None
+    except (OSError, ValueError) as problem:
+        raise InputError(f"cannot read {what} from {_shown(name)}: {getattr(problem, 'strerror', None) or problem}") from None
+
+
+def _target(path: PathLike, error: type[HqcError]) -> Path:
+    """The path behind all links, absolute; names that no system takes are refused here."""
+    text = path_text(path, error=error, verb="write")
+    try:
         target = Path(text).resolve()
         target.is_dir()  # asks the system, which refuses names that are too long
         return target
-    except UnicodeEncodeError:
-        raise error(f"cannot write {_shown(path)}: the name is not valid Unicode") from None
     except (OSError, RuntimeError) as problem:  # a loop of links
         raise error(f"cannot write {_shown(path)}: {getattr(problem, 'strerror', None) or problem}") from None
 
 
 def _shown(path: PathLike) -> str:
     """The path as a terminal can print it, cut where it is endless."""
-    text = os.fspath(path)
-    printable = text if text.isprintable() else ascii(text)
-    return printable if len(printable) <= 200 else f"{printable[:200]}..."
+    text = printable(os.fspath(path))
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_special(target: Path) -> bool:

@@ -15,6 +15,8 @@ from hqc.errors import HqcError, InputError
 from hqc.near_names import suggest
 
 T = TypeVar("T")
+USER_FILE = "__hqc_user_file__"
+"""Attribute of modules that were read from a file: other processes cannot import them by name."""
 WAYS = {"": "FILE.py:NAME or package.module:NAME", "the model": "FILE.py:NAME, package.module:NAME or FILE.onnx"}
 
 
@@ -68,6 +70,7 @@ def import_file(file: Path, kind: str = "the model") -> ModuleType:
         raise InputError(f"{file} is not a Python file; give {kind} as FILE.py:NAME")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
+    setattr(module, USER_FILE, True)
     _make_importable(file.parent)
     loader = module_spec.loader
     guarded(lambda: loader.exec_module(module), str(file), f"{file} cannot be imported")

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from hqc.errors import printable
 from hqc.ir import Graph, Node
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Remark:
 
     def __str__(self) -> str:
         where = f"{self.node}: " if self.node else ""
-        return f"[{self.pass_name}] {where}{self.message}"
+        return printable(f"[{self.pass_name}] {where}{self.message}")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from hqc.errors import InputError
-from hqc.files import write_file
+from hqc.files import check_file_target, write_files
 from hqc.ir import Graph
 from hqc.ir.printer import print_graph
-from hqc.ir.sidecar import SHARED, sidecar_arrays, write_sidecar
+from hqc.ir.sidecar import SHARED, sidecar_arrays, sidecar_bytes
 
 _OURS = re.compile(r"\d{3,}-[a-z0-9-]+\.(hqc|diff)")
 
@@ -30,9 +30,10 @@ class DumpSink(Protocol):
 class DumpWriter:
     """Writes the dumps of one pipeline run into a directory, which is created when missing.
 
-    Dumps of an earlier run in the same directory are removed, so that what lies there is one run. The sidecar holds the large
-    parameters of all dumps by content hash, so a parameter that many passes leave alone is stored once; `close` writes it,
-    and `hqc.ir.load` finds it. `InputError` when the directory cannot be written.
+    They appear together when the run is over, however it ends, in place of those of an earlier run in the same directory, so that what
+    lies there is one run. The sidecar holds the large parameters of all dumps by content hash, so a parameter that many passes leave
+    alone is stored once, and is there before the texts that need it; `hqc.ir.load` finds it. `InputError` when the directory cannot
+    be written.
     """
 
     def __init__(self, directory: str | Path, *, locations: bool = False) -> None:
@@ -42,19 +43,18 @@ class DumpWriter:
         self._previous: tuple[str, str] | None = None
         self._count = 0
         self._arrays = Graph("parameters")  # every large array so far, by its content hash
+        self._texts: dict[str, str] = {}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for path in self.directory.iterdir():
-                if _OURS.fullmatch(path.name) or path.name == SHARED:
-                    path.unlink()
         except OSError as error:
             raise InputError(f"cannot write dumps to {self.directory}: {error.strerror}") from None
+        check_file_target(self.directory / SHARED)
 
     def write(self, title: str, graph: Graph) -> None:
         """Dump `graph` as `NNN-<title>.hqc`, with a diff against the dump before it."""
         text = print_graph(graph, locations=self.locations)
         name = f"{self._count:03d}-{title}.hqc"
-        write_file(self.directory / name, text.encode())
+        self._texts[name] = text
         known = self._arrays.parameters
         for key, array in sidecar_arrays(graph).items():
             if key not in known:
@@ -62,12 +62,14 @@ class DumpWriter:
         if self._previous is not None:
             before, after = self._previous[1].splitlines(keepends=True), text.splitlines(keepends=True)
             self.last_diff = self.directory / f"{self._count:03d}-{title}.diff"
-            diff = "".join(difflib.unified_diff(before, after, self._previous[0], name))
-            write_file(self.last_diff, diff.encode())
+            self._texts[self.last_diff.name] = "".join(difflib.unified_diff(before, after, self._previous[0], name))
         self._previous = (name, text)
         self._count += 1
 
     def close(self) -> None:
-        """Write the sidecar, when any dump names a parameter by hash."""
-        if self._arrays.parameters:
-            write_sidecar([self._arrays], self.directory / SHARED)
+        """Put the run into the directory: the sidecar, when any dump names a parameter by hash, then the texts."""
+        files = {self.directory / SHARED: sidecar_bytes([self._arrays])} if self._arrays.parameters else {}
+        files.update({self.directory / name: text.encode() for name, text in self._texts.items()})
+        if files:
+            older = [path for path in self.directory.iterdir() if _OURS.fullmatch(path.name) or path.name == SHARED]
+            write_files(files, instead_of=older)

@@ -166,3 +166,29 @@ def test_only_the_writer_opens_files_for_writing() -> None:
         if writing.search(path.read_text()) and (name := path.relative_to(root).as_posix()) not in own_pages
     }
     assert found == {"files.py"}
+
+
+def test_bars_of_the_benchmark_reduced() -> None:
+    """`python -m benchmarks.bench_files`: killed writers, pairs of writers, compiles beside a served model."""
+    from benchmarks import bench_files
+
+    assert bench_files.kills(5) == []
+    assert bench_files.pairs(5, processes=False) == []
+    assert bench_files.compiles(1, at_once=3) == []
+
+
+def test_a_set_whose_writing_stops_lacks_a_file_and_never_mixes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, old = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    write_files({first: b"old", second: b"old"})
+    old.write_bytes(b"old")
+
+    def stopping(self: Path, target: Path) -> Path:
+        if target == second:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        write_files({first: b"new", second: b"new"}, instead_of=[old])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}

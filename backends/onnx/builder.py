@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,12 +75,18 @@ class Builder:
 
     # --- names ---------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def fitting(name: str) -> str:
+        """`name` as a file can hold it: text in UTF-8 that no list of hb_mapper's takes for two."""
+        return re.sub(r"[;\x00-\x1f\x7f-\x9f\ud800-\udfff]", "_", name)
+
     def reserve(self, names: Iterable[str]) -> None:
         """Keep `names` for IR values: intermediates never take them."""
         self._taken.update(names)
 
     def unique(self, base: str) -> str:
         """`base`, or `base_1`, `base_2`, ... when it is taken."""
+        base = self.fitting(base)
         name, count = base, 0
         while name in self._taken:
             count += 1

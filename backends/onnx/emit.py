@@ -113,7 +113,7 @@ class _GraphEmitter:
         """The user's output names; one that an input has gets `_output` appended, for ONNX names are one space."""
         inputs = {value.name for value in self.graph.inputs}
         names: list[str] = []
-        for name in self.graph.output_names:
+        for name in map(self.b.fitting, self.graph.output_names):
             while name in inputs or name in names:
                 name += "_output"
             names.append(name)

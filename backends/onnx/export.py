@@ -80,6 +80,7 @@ def export(
     writable, or more than 1 % of an output is more than one quantization step from the reference and some of it more than two, unless
     the reference is a `TracedReference` and every operation agrees with it on the same operands; the folder is then as before.
     """
+    check_file_target(path, error=ExportError)
     path = Path(path)
     if opset_version != OPSET_VERSION:
         raise ExportError(f"opset_version must be {OPSET_VERSION}, which hb_mapper reads, got {opset_version}")
@@ -91,7 +92,6 @@ def export(
         kept = not (overwrite_configuration or may_replace(config))
     if flavour == "horizon" and not kept:
         files[config] = configuration(graph, path.name, emission, preprocessing or {}).encode()
-    check_file_target(path, error=ExportError)
     written = onnx.load_model_from_string(emission.skeleton.model.SerializeToString(deterministic=True))
     findings = _audited(written, graph, path, flavour)
     if kept:

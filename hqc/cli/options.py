@@ -49,6 +49,11 @@ input_option = click.option(
 )
 
 
+workers_option = click.option(
+    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N", help="Processes that share the data."
+)
+
+
 def hybrid_dict(on_cpu: tuple[str, ...], on_bpu: tuple[str, ...]) -> dict[str, Any]:
     """`--cpu` and `--bpu` as the library's `hybrid_dict`; `op:softmax` is every softmax, `node:/conv/Conv` a node (or tensor) of an
     ONNX file or of the trace, anything else a module path."""
@@ -141,6 +146,7 @@ def compile_model(
     calibration: tuple[str, ...],
     checkpoint: str | None = None,
     dump_dir: str | None = None,
+    workers: int = 1,
     **rest: Any,
 ) -> Compiled:
     """What `compile`, `run`, `bench` and `report` share."""
@@ -158,7 +164,8 @@ def compile_model(
     with counted(tr("calibrating")) as advance:
         compiled = hqc.compile(
             module, inputs, march=march, dump_dir=dump_dir, progress=advance, preprocessing=preprocessing_of(reading),
-            calibration_data=random_batches(inputs, reading["samples"] or RANDOM_SAMPLES) if data is None else data, **arguments,
+            calibration_data=random_batches(inputs, reading["samples"] or RANDOM_SAMPLES) if data is None else data,
+            workers=workers, **arguments,
         )  # fmt: skip
     if data is not None:
         note(tr("calibrated with {data}", data=compiled.calibration), style="dim")
@@ -167,7 +174,7 @@ def compile_model(
 
 def compile_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: the arguments of `compile_model`."""
-    function = with_reading_options(function)
+    function = workers_option(with_reading_options(function))
     function = place_option("calibration", "Real inputs that the scales come from.")(function)
     for decorator in reversed(quantization_options):
         function = decorator(function)

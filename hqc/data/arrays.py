@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc.array_files import ONLY, read_numpy
 from hqc.data.inputs import InputSpec
 from hqc.errors import InputError
 
@@ -17,8 +18,6 @@ Array = npt.NDArray[Any]
 RAW = (".bin", ".raw", ".rgb", ".bgr", ".gray", ".yuv", ".yuv444", ".nv12", ".rgbp", ".bgrp")
 CONTAINERS = (".npz", ".pt", ".pth", ".safetensors")
 SUFFIXES = (".npy", *CONTAINERS, *RAW)
-ONLY = "the array"
-"""Name of the array of a file that holds just one."""
 
 
 def read_arrays(
@@ -38,19 +37,7 @@ def read_arrays(
         return _read_torch(path)
     if kind == ".safetensors":
         return _read_safetensors(path)
-    return _read_numpy(path)
-
-
-def _read_numpy(path: Path) -> dict[str, Array]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {ONLY: loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        detail = "it holds Python objects, or is no NumPy file" if "pickle" in str(error) else " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as .npy or .npz: {detail}") from error
+    return read_numpy(path)
 
 
 def _read_raw(path: Path, shape: Sequence[int] | None, dtype: str | None, spec: InputSpec) -> Array:

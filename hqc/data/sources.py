@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hqc.array_files import ONLY
 from hqc.data import arrays as array_files
 from hqc.data import images
-from hqc.data.arrays import ONLY, RAW, read_arrays
+from hqc.data.arrays import RAW, read_arrays
 from hqc.data.inputs import Array, InputSpec, as_dtype, as_samples
 from hqc.data.items import by_input, read_item
 from hqc.data.preprocessing import Preprocessing

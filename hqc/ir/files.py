@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from hqc.errors import InputError
-from hqc.files import check_file_target, write_file
+from hqc.files import check_file_target, exclusive, read_text, write_file
 from hqc.ir import sidecar
 from hqc.ir.graph import Graph
 from hqc.ir.parser import parse
@@ -22,17 +22,18 @@ def save(graph: Graph, path: str | Path) -> None:
     new text is there, so that whatever stops the program in between, the text that lies there can be read. `InputError` when a
     file cannot be written.
     """
+    check_file_target(path)
     path = Path(path)
     beside = path.with_suffix(".safetensors")
-    check_file_target(path)
-    if sidecar.sidecar_arrays(graph):
+    if not sidecar.sidecar_arrays(graph):
+        write_file(path, print_graph(graph).encode())
+        return
+    with exclusive(path.resolve().parent):
         old = _older_parameters(path, beside)
         sidecar.write_sidecar([graph], beside, beside=old)
         write_file(path, print_graph(graph).encode())
         if old:
             sidecar.write_sidecar([graph], beside)
-    else:
-        write_file(path, print_graph(graph).encode())
 
 
 def _older_parameters(path: Path, beside: Path) -> dict[str, npt.NDArray[Any]]:
@@ -47,11 +48,8 @@ def _older_parameters(path: Path, beside: Path) -> dict[str, npt.NDArray[Any]]:
 
 def load(path: str | Path) -> Graph:
     """Read what `save` wrote. A text without a sidecar of its own uses `parameters.safetensors` in its folder."""
+    text = read_text(path, what="IR text")
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read IR text from {path}: {error}") from None
     for candidate in (path.with_suffix(".safetensors"), path.with_name(sidecar.SHARED)):
         if candidate.is_file():
             return parse(text, parameters=sidecar.read_sidecar(candidate), file=str(path))

@@ -37,8 +37,8 @@ _KEYWORDS = frozenset({"inf", "nan"})
 
 
 def quote(text: str) -> str:
-    """`text` as a string literal on one line."""
-    return json.dumps(text, ensure_ascii=False)
+    """`text` as a string literal on one line, of characters that a file and a terminal can show."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def unquote(token: str) -> str:

@@ -30,9 +30,27 @@ def read_bool(cursor: Cursor) -> bool:
     cursor.fail(f"expected true or false, found {cursor.found()}")
 
 
+DIGITS = 400
+"""Characters of one number; the longest float64 has fewer."""
+ELEMENTS = 1 << 26
+"""Elements of an array that a text asks for without giving them: `#random`, or one number for all."""
+
+
+def whole(cursor: Cursor, text: str) -> int:
+    """An integer of a list; fails for one that no shape or weight can be."""
+    if len(text) > DIGITS:
+        cursor.fail(f"a number of {len(text)} digits")
+    try:
+        return int(text)
+    except ValueError:
+        cursor.fail(f"expected a whole number, found {text!r}")
+
+
 def read_number(cursor: Cursor) -> int | float:
     """A number as Python reads it: an int when it is written as one."""
     token = cursor.peek()
+    if len(token) > DIGITS:
+        cursor.fail(f"expected a number, found one of {len(token)} digits" if token[-1:].isdigit() else "expected a number")
     try:
         number: int | float = int(token)
     except ValueError:
@@ -56,7 +74,7 @@ def read_numbers(cursor: Cursor) -> list[int | float]:
     token = cursor.peek()
     if len(token) > 1 and token[0] == "[":
         cursor.index += 1
-        return [int(item) for item in token[1:-1].split(",") if item.strip()]
+        return [whole(cursor, item.strip()) for item in token[1:-1].split(",") if item.strip()]
     if not cursor.accept("["):
         cursor.fail(f"expected a list of numbers such as [1,2], found {cursor.found()}")
     numbers = [read_number(cursor)]
@@ -99,6 +117,7 @@ def read_constant(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
     if type is None or type.shape is None or array.shape == type.shape:
         return array
     if array.ndim == 0:
+        _check_size(cursor, type.shape, start)
         return np.full(type.shape, array)
     return array.reshape(type.shape) if array.size == math.prod(type.shape) and array.ndim == 1 else array
 
@@ -113,6 +132,7 @@ def read_random(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
     if shape is None:
         cursor.fail("#random needs a shape: #random(seed, [..]), or a type before the `=`")
     cursor.expect(")", "the shape")
+    _check_size(cursor, shape, cursor.index - 1)
     dtype = DType.FLOAT32 if type is None else type.dtype
     generator = np.random.default_rng(seed)
     if dtype.is_float:
@@ -121,3 +141,13 @@ def read_random(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
         return generator.integers(0, 2, shape).astype(bool)
     low, high = (dtype.qmin, dtype.qmax + 1) if dtype.bits <= 16 else (-1000, 1000)
     return generator.integers(low, high, shape).astype(dtype.numpy)
+
+
+def _check_size(cursor: Cursor, shape: tuple[int, ...], index: int) -> None:
+    """Fails for a shape that is none, or that no text may ask for."""
+    if any(size < 0 for size in shape):
+        cursor.fail(f"a shape has no negative sizes, found {list(shape)}", index)
+    if math.prod(shape) > ELEMENTS:
+        cursor.fail(
+            f"an array of shape {list(shape)} has {math.prod(shape):,} elements; a text may ask for {ELEMENTS:,}", index
+        )

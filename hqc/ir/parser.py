@@ -11,6 +11,7 @@ left out, so that a test is a few lines::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -22,7 +23,17 @@ from hqc.errors import ShapeError
 from hqc.ir import sidecar
 from hqc.ir.graph import STAGES, Graph, Node, Value
 from hqc.ir.lexer import Cursor, near
-from hqc.ir.literals import DTYPES, read_bool, read_constant, read_dtype, read_integer, read_number, read_numbers, read_random
+from hqc.ir.literals import (
+    DTYPES,
+    read_bool,
+    read_constant,
+    read_dtype,
+    read_integer,
+    read_number,
+    read_numbers,
+    read_random,
+    whole,
+)
 from hqc.ir.op import Attr, OpDef, Trait, all_ops
 from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Reason, Request, Support, TensorType
 
@@ -42,8 +53,12 @@ def parse(text: str, *, parameters: Arrays | None = None, file: str = "<text>") 
     return _Parser(parameters or {}, file).read(text)
 
 
-def _size(text: str) -> int | None:
-    return None if text.strip() == "?" else int(text)
+SIZE = 1 << 40
+"""Elements of a tensor whose type a text may name."""
+
+
+def _size(cursor: Cursor, text: str) -> int | None:
+    return None if text.strip() == "?" else whole(cursor, text.strip())
 
 
 class _Parser:
@@ -378,8 +393,11 @@ class _Parser:
                 cursor.fail(f"expected a type such as f32[1,3,8,8] or f32[*], found {word}")
             if name not in DTYPES:
                 cursor.fail(f"unknown element type {name!r}; known: {', '.join(DTYPES)}")
-            sizes = rest[:-1].strip()
-            known = TensorType(DTYPES[name], None if sizes == "*" else tuple(map(_size, filter(str.strip, sizes.split(",")))))
+            text = rest[:-1].strip()
+            sizes = None if text == "*" else tuple(_size(cursor, size) for size in text.split(",") if size.strip())
+            if math.prod(size or 1 for size in sizes or ()) > SIZE:
+                cursor.fail(f"a tensor of more than {SIZE:,} elements")
+            known = TensorType(DTYPES[name], sizes)
             self.types[token] = known
         cursor.index += 1
         return known

@@ -94,12 +94,17 @@ def sidecar_arrays(graph: Graph) -> dict[str, npt.NDArray[Any]]:
 
 def write_sidecar(graphs: Iterable[Graph], path: str | Path, *, beside: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
     """Write the bytes that the text of `graphs` names by hash into one `.safetensors` file, with the arrays `beside` them."""
+    write_file(path, sidecar_bytes(graphs, beside=beside))
+
+
+def sidecar_bytes(graphs: Iterable[Graph], *, beside: Mapping[str, npt.NDArray[Any]] | None = None) -> bytes:
+    """What `write_sidecar` writes."""
     from safetensors.numpy import save
 
     arrays: dict[str, npt.NDArray[Any]] = dict(beside or {})
     for graph in graphs:
         arrays.update(sidecar_arrays(graph))
-    write_file(path, save({key: np.ascontiguousarray(array) for key, array in sorted(arrays.items())}))
+    return save({key: np.ascontiguousarray(array) for key, array in sorted(arrays.items())})
 
 
 def read_sidecar(path: str | Path) -> Mapping[str, npt.NDArray[Any]]:
@@ -109,6 +114,6 @@ def read_sidecar(path: str | Path) -> Mapping[str, npt.NDArray[Any]]:
 
     try:
         arrays: dict[str, npt.NDArray[Any]] = load_file(str(path))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, AttributeError, TypeError, ValueError) as error:  # dtypes that NumPy lacks
         raise InputError(f"cannot read parameters from {path}: {error}") from None
     return arrays

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.arithmetic import ROUNDINGS
+from hqc.errors import printable
 
 _NUMPY = {
     "f32": "float32",
@@ -274,7 +275,7 @@ class Location:
         return self.path.rpartition(":")[0]
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.source})" if self.source else self.path
+        return printable(f"{self.path} ({self.source})" if self.source else self.path, lines=False)
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,7 @@ class Reason:
             text += f": {self.actual}"
         if self.limit:
             text += f", limit {self.limit}"
-        return f"{text} ({self.hint})" if self.hint else text
+        return printable(f"{text} ({self.hint})" if self.hint else text, lines=False)
 
 
 @dataclass(frozen=True)

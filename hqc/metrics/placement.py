@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hqc.errors import InputError
+from hqc.errors import InputError, printable
 from hqc.ir import Device, Graph, Node, Reason, Trait, Value
 from hqc.ir.costs import macs
 from hqc.near_names import suggest
@@ -43,7 +43,7 @@ class NodePlacement:
     @property
     def where(self) -> str:
         """The name in the user's file, else the module path, or the traced name outside of modules."""
-        return next(iter(self.labels), "") or self.module or self.name
+        return printable(next(iter(self.labels), "") or self.module or self.name, lines=False)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class PlacementReport:
         for row, each in zip(self.rows, cells, strict=True):
             start = "  ".join(text.ljust(width) for text, width in zip(each, widths, strict=True))
             lines.append(f"{start}  {'; '.join(map(str, row.reasons)).replace(f' on {self.march}', '')}")
-        return "\n".join([*lines, self.summary()])
+        return printable("\n".join([*lines, self.summary()]))
 
 
 def _device(row: NodePlacement) -> str:

@@ -96,7 +96,7 @@ class CalibFakeQuantize(FakeQuantizeBase):
             reach = (
                 torch_arithmetic.range_from_scale(self.activation_post_process.scale(), self.bits)[1]
                 if known
-                else torch.empty(0)
+                else torch.empty(0, dtype=torch.float32)
             )
             destination[prefix + REACH] = reach
 

@@ -75,7 +75,10 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         self.power_of_two = power_of_two
         if ch_axis >= 0:
             observer_kwargs["ch_axis"] = ch_axis
-        child = observer(dtype=self.dtype, name=name, **observer_kwargs)
+        try:
+            child = observer(dtype=self.dtype, name=name, **observer_kwargs)
+        except TypeError as error:
+            raise QConfigError(f"the observer of a fake quant cannot be made: {error}") from None
         if not isinstance(child, ObserverBase):
             raise QConfigError(f"the observer of a fake quant must be an hqc observer, got {type(child).__name__}")
         child.power_of_two, child.rounding = power_of_two, rounding
@@ -172,6 +175,10 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         self._group = group
         self._mark_stale()
 
+    def observed_elsewhere(self) -> None:
+        """The observer was given the statistics of others: the scale follows when it is asked for."""
+        self._mark_stale()
+
     def _mark_stale(self) -> None:
         """The scale in force, of every member, is to be taken from the observers anew."""
         for member in self.members:
@@ -201,7 +208,7 @@ class FakeQuantizeBase(WithArgs, nn.Module):
 
     def fix_scale(self, scale: float) -> None:
         """Fix the scale for good, as a FixedScaleObserver does; `QConfigError` when the march cannot have it."""
-        fixed = torch.tensor([scale])
+        fixed = torch.tensor([scale], dtype=torch.float32)
         if self.power_of_two and not torch.equal(torch_arithmetic.power_of_two_scale(fixed), fixed):
             raise QConfigError(f"{self.activation_post_process.what}: the march needs a scale of 2^-1 ... 2^-14, got {scale:g}")
         old = self.activation_post_process
@@ -265,7 +272,7 @@ class FakeQuantize(FakeQuantizeBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float32))
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int64))
         if self.activation_post_process.calibrated:
             self._refresh()

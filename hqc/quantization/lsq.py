@@ -49,7 +49,7 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.scale = nn.Parameter(torch.ones(1))
+        self.scale = nn.Parameter(torch.ones(1, dtype=torch.float32))
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("initialized", torch.zeros(1, dtype=torch.uint8))
         self._known = False

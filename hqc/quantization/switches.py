@@ -18,6 +18,8 @@ def set_fake_quantize(model: nn.Module, state: Any) -> None:
     if not isinstance(state, FakeQuantState):
         known = ", ".join(f"FakeQuantState.{member.name}" for member in FakeQuantState)
         raise InputError(f"set_fake_quantize needs one of {known}, got {state!r}")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"set_fake_quantize needs a prepared model, got {type(model).__name__}")
     for module in model.modules():
         if isinstance(module, FakeQuantizeBase):
             module.set_state(state)

@@ -73,7 +73,7 @@ def round_to_int(x: Tensor, rounding: str = "half_even") -> Tensor:
 
 def _beside(x: float, direction: float) -> float:
     """The float32 neighbour of `x` in the given direction."""
-    return float(torch.nextafter(torch.tensor(x), torch.tensor(direction)))
+    return float(torch.nextafter(torch.tensor(x, dtype=torch.float32), torch.tensor(direction, dtype=torch.float32)))
 
 
 def pass_limits(rounding: str, bits: int) -> tuple[float, float]:

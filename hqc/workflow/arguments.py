@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from hqc.errors import InputError
 from hqc.frontend.fx.locations import NAME_META
 from hqc.frontend.fx.structures import leaves
+from hqc.frontend.fx.tensors import is_data, plain_tensor
 from hqc.workflow.binding import as_numpy, bind_structure, by_name, like_sequence
 
 CONSTANTS = (bool, int, float, str, type(None))
@@ -23,6 +24,20 @@ def as_tuple(inputs: Any) -> tuple[Any, ...] | None:
     if inputs is None:
         return None
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def as_float32(value: Any) -> Any:
+    """float32 for floating tensors and arrays, other numbers as tensors, anything else unchanged; `InputError` for no numbers."""
+    if not is_data(value):
+        return value
+    tensor = plain_tensor(value, "an example input")
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def as_float32_inputs(inputs: Any) -> tuple[Any, ...] | None:
+    """Example inputs as the positional arguments of a float32 model's forward."""
+    given = as_tuple(inputs)
+    return None if given is None else tuple(pytree.tree_map(as_float32, list(given)))
 
 
 def to_meta(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -70,9 +85,9 @@ def _bound(given: Any, like: torch.Tensor, name: str) -> torch.Tensor:
 
 def _tensor(value: Any, name: str) -> Any:
     """Arrays and lists of numbers as tensors, floats as float32; structures and constants keep their form."""
-    if isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu()
-        return tensor.float() if tensor.dtype in (torch.float64, torch.float16, torch.bfloat16) else tensor
+    if is_data(value):
+        tensor = plain_tensor(value, f"input {name}").detach().cpu()
+        return tensor.float() if tensor.is_floating_point() else tensor
     if isinstance(value, Mapping):
         return {key: _tensor(item, f"{name}[{key!r}]") for key, item in value.items()}
     if isinstance(value, CONSTANTS):
@@ -84,7 +99,5 @@ def as_tensor(value: Any, name: str) -> Any:
     """An array, a list of numbers or a list of tensors; `InputError` for what has no numbers in it."""
     if isinstance(value, (tuple, list)) and any(isinstance(leaf, (torch.Tensor, np.ndarray)) for leaf in leaves(value)):
         return like_sequence(value, (_tensor(item, f"{name}[{index}]") for index, item in enumerate(value)))
-    array = as_numpy(value, name)
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"input {name} must hold numbers, got {array.dtype}")
-    return torch.from_numpy(np.asarray(array, dtype=np.float32 if array.dtype.kind == "f" else array.dtype, order="C"))
+    tensor = plain_tensor(as_numpy(value, name), f"input {name}")
+    return tensor.float() if tensor.is_floating_point() else tensor

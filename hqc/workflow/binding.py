@@ -50,11 +50,18 @@ def bind_structure(
             if not isinstance(given, (tuple, list)) or len(given) != len(like):
                 raise InputError(f"input {name} takes {len(like)} entries, got {_size(given)}")
             return like_sequence(like, (bound(a, b, f"{name}[{i}]") for i, (a, b) in enumerate(zip(given, like, strict=True))))
-        if given is not None and given != like:
-            raise InputError(f"input {name} was {like!r} when the model was planned and is a constant of it, got {given!r}")
+        if given is not None and not _equal(given, like):
+            raise InputError(f"input {name} was {like!r} when the model was planned and is a constant of it, got {given!r:.80}")
         return like
 
     return tuple(bound(arg, like, name) for arg, like, name in zip(given, wanted, names, strict=False))
+
+
+def _equal(given: Any, constant: Any) -> bool:
+    try:
+        return bool(given == constant)
+    except (ValueError, RuntimeError, TypeError):  # arrays of several elements, and stranger things
+        return False
 
 
 def like_sequence(sequence: Any, items: Iterable[Any]) -> Any:

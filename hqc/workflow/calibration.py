@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +19,27 @@ from hqc.data import DataSpec, InputSpec, Preprocessing, load_samples
 from hqc.data.items import LABELS, split_labels
 from hqc.errors import CalibrationError, InputError
 from hqc.frontend.fx.structures import map_structure, named_leaves
+from hqc.quantization.fake_quantize import fake_quants
+from hqc.quantization.merging import (
+    States,
+    each_rank_for_itself,
+    merge_observer_states,
+    merge_over_ranks,
+    observer_states,
+    ranks,
+)
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import as_tuple, bind, input_names, tensors_of
 from hqc.workflow.kept_batches import KeptBatches
 from hqc.workflow.prepared import ObservedGraphModule
+from hqc.workflow.workers import in_workers
 
 Progress = Callable[[int, "int | None"], None]
 KEPT = 4
 """Calibration batches that a compiled model keeps, for verification."""
+PORTION = 4
+"""Batches that a worker takes at a time."""
 
 
 @dataclass
@@ -42,15 +56,18 @@ class Observed:
         return f"{self.samples} sample{'s'[: self.samples != 1]}{f' from {self.what}' if self.what else ''}"
 
 
-def calibrate(prepared: nn.Module, data: Any, *, progress: Progress | bool = False) -> None:
+def calibrate(prepared: nn.Module, data: Any, *, progress: Progress | bool = False, workers: int = 1) -> None:
     """Observe `data` and leave the model with fixed scales, fake quants on.
 
     `data`: batches, each a tensor, an array, a tuple of positional inputs (labels behind them are left out), or a dict of inputs by
     name (entries that are no inputs are left out); or a path, list of paths or `hqc.data.DataSpec`. `progress`: True shows a progress
     bar; a callable gets `(batches done, total or None)`. The train/eval mode is not touched: call `eval()` before when the model has
-    batch norm or dropout. `CalibrationError` for no data, a batch that is not finite, or one that the model cannot take.
+    batch norm or dropout. `workers`: processes that share the work (joblib). Under torch.distributed each rank gives the part of the
+    data that is its own, and all ranks end with the scales of the whole; both give the scales of one process on all data, for every
+    observer but moving averages. `CalibrationError` for no data, a batch that is not finite, or one that the model cannot take; a rank
+    that fails fails all.
     """
-    observe(prepared, data, progress=progress)
+    observe(prepared, data, progress=progress, workers=workers)
 
 
 def observe(
@@ -60,6 +77,7 @@ def observe(
     progress: Progress | bool = False,
     preprocessing: Preprocessing | None = None,
     kept_for_tuning: KeptBatches | None = None,
+    workers: int = 1,
 ) -> Observed:
     """As `calibrate`; `preprocessing`: of pictures that a path in `data` names; of batches, what was done to them already.
 
@@ -69,32 +87,96 @@ def observe(
         raise InputError(
             f"calibrate takes a model from prepare_calibration_fx or prepare_qat_fx, got {type(prepared).__name__}"
         )
-    batches, total, found = _opened(prepared, data, preprocessing)
-    device = next((tensor.device for tensor in (*prepared.parameters(), *prepared.buffers())), torch.device("cpu"))
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise InputError(f"workers is a number of processes from 1, got {workers!r:.80}")
     set_fake_quantize(prepared, FakeQuantState.CALIBRATION)
-    count = 0
-    with torch.no_grad(), _reporter(progress, total) as report:
-        for count, batch in enumerate(batches, start=1):
-            arguments = _arguments(prepared, batch, count)
-            found.samples += _size(arguments)
-            if count <= KEPT:
-                found.kept.append(arguments)
-            if kept_for_tuning is not None:
-                kept_for_tuning.add(arguments)
-            moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments))
-            try:
-                prepared(*moved)
-            except (RuntimeError, TypeError) as error:
-                shapes = [list(tensor.shape) for tensor in tensors_of(arguments)]
-                reason = str(error).splitlines()[0]
-                raise CalibrationError(
-                    f"calibration batch {count} with shapes {shapes} does not fit the model: {reason}"
-                ) from error
-            report(count, total)
+    found = Observed()
+    with torch.no_grad(), each_rank_for_itself(prepared) if ranks() > 1 else nullcontext():
+        count, failure = 0, None
+        try:
+            batches, total, found = _opened(prepared, data, preprocessing)
+            with _reporter(progress, total) as report:
+                for count in _observed(prepared, _bound_batches(prepared, batches, found, kept_for_tuning), workers):
+                    report(count, total)
+        except (CalibrationError, InputError) as error:
+            if ranks() == 1:
+                raise
+            failure = error
+        if ranks() > 1:
+            count = merge_over_ranks(prepared, count, failure)
     if count == 0:
         raise CalibrationError("calibration_data is empty; give at least one batch of real inputs")
     set_fake_quantize(prepared, FakeQuantState.VALIDATION)
     return found
+
+
+def _bound_batches(
+    prepared: ObservedGraphModule, batches: Iterable[Any], found: Observed, tuning: KeptBatches | None
+) -> Iterator[tuple[Any, ...]]:
+    """The batches as the arguments of forward; `found` keeps the first and counts."""
+    for count, batch in enumerate(batches, start=1):
+        arguments = _arguments(prepared, batch, count)
+        found.samples += _size(arguments)
+        if count <= KEPT:
+            found.kept.append(arguments)
+        if tuning is not None:
+            tuning.add(arguments)
+        yield arguments
+
+
+def _observed(prepared: ObservedGraphModule, batches: Iterable[tuple[Any, ...]], workers: int) -> Iterator[int]:
+    """Run the model on the batches; yields how many are done."""
+    if workers == 1:
+        for count, arguments in enumerate(batches, start=1):
+            _run(prepared, arguments, count)
+            yield count
+        return
+    states: list[States] = []
+    done = 0
+    for count, found in in_workers(_observed_alone, _blank(prepared), _portions(batches), workers):
+        states.append(found)
+        done += count
+        yield done
+    if states:
+        merge_observer_states(prepared, states)
+
+
+def _blank(prepared: ObservedGraphModule) -> ObservedGraphModule:
+    """A copy whose activations were never seen; what is known of weights, and what is fixed, stays."""
+    blank = copy.deepcopy(prepared)
+    for name, fake_quant in fake_quants(blank):
+        if not fake_quant.fixed and not name.endswith("weight_fake_quant"):
+            fake_quant.activation_post_process.reset()
+    return blank
+
+
+def _portions(batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    """A few batches at a time, with the number of the first one."""
+    numbered, start = iter(batches), 1
+    while portion := list(itertools.islice(numbered, PORTION)):
+        yield start, portion
+        start += len(portion)
+
+
+def _observed_alone(blank: ObservedGraphModule, portion: tuple[int, list[tuple[Any, ...]]]) -> tuple[int, States]:
+    """In a worker: what the observers see in these batches."""
+    prepared = copy.deepcopy(blank)  # it is there for the next portion too
+    start, batches = portion
+    with torch.no_grad():
+        for count, arguments in enumerate(batches, start=start):
+            _run(prepared, arguments, count)
+    return len(batches), observer_states(prepared)
+
+
+def _run(prepared: ObservedGraphModule, arguments: tuple[Any, ...], count: int) -> None:
+    device = next((tensor.device for tensor in (*prepared.parameters(), *prepared.buffers())), torch.device("cpu"))
+    moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments))
+    try:
+        prepared(*moved)
+    except (RuntimeError, TypeError) as error:
+        shapes = [list(tensor.shape) for tensor in tensors_of(arguments)]
+        reason = str(error).splitlines()[0]
+        raise CalibrationError(f"calibration batch {count} with shapes {shapes} does not fit the model: {reason}") from error
 
 
 def batches_of(prepared: ObservedGraphModule, data: Any) -> Iterator[tuple[Any, ...]]:
@@ -222,15 +304,6 @@ def _wanted(planned: tuple[Any, ...] | None, names: Sequence[str]) -> int:
     while wanted and wanted[-1] is None:
         wanted.pop()
     return len(wanted)
-
-
-def as_float32(value: Any) -> Any:
-    """float32 for floating arrays, tensors as they are, anything else unchanged."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.asarray(value, dtype=np.float32 if value.dtype.kind == "f" else value.dtype, order="C"))
-    if isinstance(value, torch.Tensor) and value.dtype in (torch.float64, torch.float16, torch.bfloat16):
-        return value.float()
-    return value
 
 
 @contextmanager

@@ -19,20 +19,22 @@ from torch.utils import _pytree as pytree
 from hqc.data import DataSpec, Preprocessing
 from hqc.data.samples import PathLike
 from hqc.errors import InputError
+from hqc.files import path_text
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.ir import Graph, Value
 from hqc.march import March
 from hqc.metrics.placement import PlacementReport, placement_report
 from hqc.passes.base import Remark
-from hqc.workflow.arguments import as_tuple, tensors_of
-from hqc.workflow.calibration import Observed, Progress, as_float32, observe
+from hqc.quantization.merging import of_first_rank
+from hqc.workflow.arguments import as_float32_inputs, tensors_of
+from hqc.workflow.calibration import Observed, Progress, observe
 from hqc.workflow.deploy import deploy, with_calls, without_calls
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.effort import Effort, Step, steps_of
 from hqc.workflow.improve import improve
 from hqc.workflow.kept_batches import KeptBatches
 from hqc.workflow.onnx_files import as_torch
-from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit
+from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit, given_qconfig
 from hqc.workflow.planning import given_model
 from hqc.workflow.prepare import prepare
 from hqc.workflow.prepared import ObservedGraphModule
@@ -245,6 +247,7 @@ def compile(
     leaf_modules: Sequence[Any] = (),
     dump_dir: str | os.PathLike[str] | None = None,
     progress: Progress | bool = False,
+    workers: int = 1,
 ) -> Compiled:
     """Quantize a float model after training and compile it for a march.
 
@@ -265,6 +268,7 @@ def compile(
     your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their values.
     `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU. `dump_dir`: write the IR after every
     pass there. `progress`: True for a progress bar, or a callable that gets `(batches done, total)`.
+    `workers`: processes that share the calibration (docs/many_processes.md).
     """
     model, example_inputs = as_torch(model, example_inputs)
     steps = steps_of(effort, without)
@@ -273,29 +277,35 @@ def compile(
         march,
         hybrid=hybrid,
         hybrid_dict=hybrid_dict,
-        qconfig=qconfig_dict or None,
+        qconfig=given_qconfig(qconfig_dict),
         optimize_graph=optimize_graph,
         nearest="nearest" in steps,
         min_macs=min_macs,
         min_nodes=min_nodes,
         cat_policy=cat_policy,
         conflict_policy=conflict_policy,
-        edits=tuple(edits),
+        edits=edits,
         concrete_args=concrete_args,
         leaf_modules=leaves,
     )
-    inputs = as_tuple(example_inputs)
+    inputs = as_float32_inputs(example_inputs)
     if not inputs:
         raise InputError("hqc.compile needs example_inputs: a tensor or a tuple of tensors")
-    inputs = tuple(pytree.tree_map(as_float32, list(inputs)))
-    dumps = None if dump_dir is None else Path(dump_dir)
+    dumps = None if dump_dir is None else Path(path_text(dump_dir, verb="write"))
     prepared = prepare(model, options, inputs, dump_dir=None if dumps is None else dumps / "prepare")
     prepared.eval()
     measured = [step for step in steps if step != "nearest"]
     kept = KeptBatches() if measured else None
     with unchanged_buffers(prepared, set(buffer_updates(prepared.graph, prepared).buffers.values())):
-        calibration = observe(prepared, calibration_data, progress=progress, preprocessing=preprocessing, kept_for_tuning=kept)
-        gains = [] if kept is None else improve(prepared, kept.batches, measured, thorough=effort == "best")
+        calibration = observe(
+            prepared,
+            calibration_data,
+            progress=progress,
+            preprocessing=preprocessing,
+            kept_for_tuning=kept,
+            workers=workers,
+        )
+        gains = [] if kept is None else improve(prepared, of_first_rank(kept.batches), measured, thorough=effort == "best")
     deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
     deployment.remarks[:0] = [*prepared.preparation.remarks, *(Remark("effort", str(gain)) for gain in gains)]
     return Compiled(prepared, deployment, calibration, dumps)

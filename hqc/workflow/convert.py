@@ -13,6 +13,7 @@ from hqc.errors import InputError
 from hqc.workflow.arguments import tensors_of
 from hqc.workflow.deploy import check_ready, deploy
 from hqc.workflow.deployment import Deployment
+from hqc.workflow.options import custom_config
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.runner import Runner, as_tensors
 
@@ -66,9 +67,7 @@ def convert_fx(
     """
     prepared = check_ready(graph_module)
     _refuse_training_batch_norm(prepared)
-    unknown = sorted(set(convert_custom_config_dict or {}) - {"preserved_attributes"})
-    if unknown:
-        raise InputError(f"convert_custom_config_dict has unknown keys {', '.join(unknown)}; known: preserved_attributes")
+    preserved = custom_config(convert_custom_config_dict, "convert_custom_config_dict", ("preserved_attributes",), prepared)
     frozen = copy.deepcopy(prepared)
     deployment = None if prepared.preparation.inputs is None else deploy(frozen)
     converted = QuantizedGraphModule(frozen, deployment)
@@ -78,9 +77,7 @@ def convert_fx(
         if name == "qconfig" and _remove_qconfig:
             continue
         setattr(converted, name, copy.deepcopy(value))
-    for name in (convert_custom_config_dict or {}).get("preserved_attributes", ()):
-        if not hasattr(prepared, name):
-            raise InputError(f"preserved_attributes names {name}, which the model does not have")
+    for name in preserved:
         if name not in vars(converted):
             setattr(converted, name, copy.deepcopy(getattr(prepared, name)))
     converted.eval()

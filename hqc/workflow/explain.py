@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hqc.errors import InputError
 from hqc.march import March, all_specs, get_spec
 from hqc.metrics.placement import MarchComparison
 from hqc.workflow.explanation import Explanation, compare_marches, explain_graph
 from hqc.workflow.onnx_files import as_torch, is_onnx, lower_file
-from hqc.workflow.options import CompileOptions, Edit, Form
+from hqc.workflow.options import CompileOptions, Edit, Form, given_qconfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,9 +50,11 @@ def explain(
         "keep_batch_norm": keep_batch_norm,
         "min_macs": min_macs,
         "min_nodes": min_nodes,
-        "edits": tuple(edits),
+        "edits": edits,
     }
-    if is_onnx(model) and form == "ptq" and not qconfig_dict and not _asks_for_types(hybrid_dict):
+    if not isinstance(form, str):
+        raise InputError(f"form must be ptq, qat or calibration, got {form!r:.80}")
+    if is_onnx(model) and form == "ptq" and not given_qconfig(qconfig_dict) and not _asks_for_types(hybrid_dict):
         return explain_graph(_float_graph(model, example_inputs), CompileOptions.of(march, **options))
     from hqc.quantization.qconfig import get_default_calib_qconfig, get_default_qat_qconfig
     from hqc.workflow.planning import given_model, has_no_stubs
@@ -66,7 +69,7 @@ def explain(
         CompileOptions.of(
             march,
             form=form,
-            qconfig=qconfig_dict or ({"": defaults[form]()} if form in defaults else None),
+            qconfig=given_qconfig(qconfig_dict) or ({"": defaults[form]()} if form in defaults else None),
             concrete_args=concrete_args,
             leaf_modules=leaves,
             stub_inputs=stubless,
@@ -77,8 +80,9 @@ def explain(
 
 def _asks_for_types(hybrid_dict: Mapping[str, Any] | None) -> bool:
     """True where operations are placed by the class of their module, which only the torch form of a file has."""
-    found = hybrid_dict or {}
-    return any("module_type" in each for each in (found, *(found.get(key) or {} for key in ("cpu", "bpu"))))
+    found = hybrid_dict if isinstance(hybrid_dict, Mapping) else {}
+    inner = [found[key] for key in ("cpu", "bpu") if isinstance(found.get(key), Mapping)]
+    return any("module_type" in each for each in (found, *inner))
 
 
 def _float_graph(model: Any, example_inputs: Any) -> Graph:
@@ -94,12 +98,12 @@ def _float_graph(model: Any, example_inputs: Any) -> Graph:
 
 def explain_model(model: nn.Module, example_inputs: Any, options: CompileOptions) -> Explanation:
     """`explain` for options that are at hand."""
-    from hqc.workflow.arguments import as_tuple
+    from hqc.workflow.arguments import as_float32_inputs
     from hqc.workflow.model_copy import copy_model
     from hqc.workflow.planning import given_model, plan_model
 
     model, _ = given_model(model)
-    planned = plan_model(copy_model(model), options, as_tuple(example_inputs))
+    planned = plan_model(copy_model(model), options, as_float32_inputs(example_inputs))
     return Explanation(options, planned.graph, tuple(planned.remarks))
 
 

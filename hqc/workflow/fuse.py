@@ -15,6 +15,7 @@ from hqc.ir import Trait
 from hqc.march import all_specs
 from hqc.passes.base import PassContext
 from hqc.passes.pipeline import parse_pipeline
+from hqc.workflow.options import custom_config
 from hqc.workflow.prepared import keep_module_tree
 
 
@@ -26,9 +27,7 @@ def fuse_fx(model: nn.Module, fuse_custom_config_dict: Mapping[str, Any] | None 
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"fuse_fx needs a torch.nn.Module, got {type(model).__name__}")
-    unknown = sorted(set(fuse_custom_config_dict or {}) - {"preserved_attributes"})
-    if unknown:
-        raise InputError(f"fuse_custom_config_dict has unknown keys {', '.join(unknown)}; known: preserved_attributes")
+    custom_config(fuse_custom_config_dict, "fuse_custom_config_dict", ("preserved_attributes",), model)
     root = copy.deepcopy(model)
     gm = trace(root)
     graph = lower_graph_module(gm, None).graph

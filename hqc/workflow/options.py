@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -86,17 +86,21 @@ class CompileOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "march", get_spec(self.march).name)
-        object.__setattr__(self, "edits", tuple(self.edits))
+        object.__setattr__(self, "edits", tuple(listed(self.edits, "edits", "what hqc.workflow.pipelines.edit(...) returns")))
+        object.__setattr__(self, "leaf_modules", tuple(listed(self.leaf_modules, "leaf_modules", "classes, paths or modules")))
+        object.__setattr__(self, "concrete_args", named(self.concrete_args, "concrete_args", "arguments of forward"))
         for name, kind in (("form", Form), ("cat_policy", CatPolicy), ("conflict_policy", ConflictPolicy)):
             value, known = getattr(self, name), get_args(kind)
             if value not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if self.overrides and not self.hybrid:
             raise OverrideError("hybrid_dict places operations on the CPU and needs hybrid=True")
-        if self.qconfig is not None and not isinstance(self.qconfig, Mapping):
-            raise InputError(f"qconfig_dict must be a dict such as {{'': qconfig}}, got {type(self.qconfig).__name__}")
+        given_qconfig(self.qconfig)
         if not all(isinstance(each, Edit) for each in self.edits):
             raise InputError("edits takes what hqc.workflow.pipelines.edit(after=..., item=...) returns")
+        for name in ("hybrid", "optimize_graph", "keep_batch_norm", "horizontal_merge", "stub_inputs"):
+            if not isinstance(getattr(self, name), (bool, int)):
+                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r:.80}")
         for name in ("min_macs", "min_nodes"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
@@ -124,3 +128,37 @@ class CompileOptions:
     def context(self, **more: Any) -> PassContext:
         """The context that passes run in; `more`: fields that come from the model (`plan`, `qconfigs`, ...)."""
         return PassContext(self.spec, hybrid=self.hybrid, overrides=self.overrides, **more)
+
+
+def listed(value: Any, name: str, what: str) -> list[Any]:
+    """A list that the user gave; `InputError` says what argument `name` takes a list of."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InputError(f"{name} takes a list of {what}, got {value!r:.80}")
+    return list(value)
+
+
+def named(value: Any, name: str, what: str) -> Mapping[str, Any] | None:
+    """A dict by name that the user gave, or None; `InputError` says what the keys of argument `name` are."""
+    if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+        raise InputError(f"{name} takes a dict whose keys are {what}, got {value!r:.80}")
+    return value
+
+
+def given_qconfig(value: Any) -> Mapping[str, Any] | None:
+    """A `qconfig_dict`; None for an empty one. `InputError` for anything else."""
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"qconfig_dict must be a dict such as {{'': qconfig}}, got {type(value).__name__}")
+    return value or None
+
+
+def custom_config(value: Any, name: str, known: Sequence[str], model: Any) -> list[str]:
+    """The attributes to preserve that a custom config dict of torch's workflow names; `InputError` for anything else in it."""
+    config = named(value, name, "texts") or {}
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        raise InputError(f"{name} has unknown keys {', '.join(unknown)}; known: {', '.join(known)}")
+    attributes = listed(config.get("preserved_attributes", ()), f"preserved_attributes of {name}", "names of attributes")
+    for attribute in attributes:
+        if not isinstance(attribute, str) or not hasattr(model, attribute):
+            raise InputError(f"preserved_attributes names {attribute!s:.80}, which the model does not have")
+    return attributes

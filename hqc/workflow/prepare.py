@@ -13,14 +13,13 @@ from typing import Any
 
 from torch import fx, nn
 
-from hqc.errors import InputError
 from hqc.march import get_march
-from hqc.workflow.arguments import as_tuple, from_meta, to_meta
+from hqc.workflow.arguments import as_float32_inputs, from_meta, to_meta
 from hqc.workflow.carry import carry_over
 from hqc.workflow.emit import emit
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.onnx_files import as_torch
-from hqc.workflow.options import CompileOptions, Edit
+from hqc.workflow.options import CompileOptions, Edit, custom_config
 from hqc.workflow.planning import PlannedModel, given_model, has_no_stubs, plan_model
 from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree
 from hqc.workflow.replan import emission_of
@@ -64,7 +63,7 @@ def prepare_qat_fx(
     stubless = has_no_stubs(model)
     model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
-    _check_custom_config(prepare_custom_config_dict, model)
+    custom_config(prepare_custom_config_dict, "prepare_custom_config_dict", CUSTOM_CONFIG_KEYS, model)
     options = CompileOptions.of(
         get_march(),
         form="qat",
@@ -73,7 +72,7 @@ def prepare_qat_fx(
         qconfig=qconfig_dict,
         optimize_graph=optimize_graph,
         keep_batch_norm=keep_batch_norm,
-        edits=tuple(edits),
+        edits=edits,
         concrete_args=concrete_args,
         leaf_modules=leaves,
         stub_inputs=stubless,
@@ -98,7 +97,7 @@ def prepare_calibration_fx(
     stubless = has_no_stubs(model)
     model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
-    _check_custom_config(prepare_custom_config_dict, model)
+    custom_config(prepare_custom_config_dict, "prepare_custom_config_dict", CUSTOM_CONFIG_KEYS, model)
     options = CompileOptions.of(
         get_march(),
         form="calibration",
@@ -106,7 +105,7 @@ def prepare_calibration_fx(
         hybrid_dict=hybrid_dict,
         qconfig=qconfig_dict,
         optimize_graph=optimize_graph,
-        edits=tuple(edits),
+        edits=edits,
         concrete_args=concrete_args,
         leaf_modules=leaves,
         stub_inputs=stubless,
@@ -120,7 +119,7 @@ def prepare(
     """The one way from a float model (or a calibrated one, whose scales are carried over) to a prepared one."""
     model, _ = given_model(model)
     calibrated = model if isinstance(model, ObservedGraphModule) else None
-    inputs = as_tuple(example_inputs)
+    inputs = as_float32_inputs(example_inputs)
     if calibrated is not None:
         float_model = calibrated.preparation.float_model
         if inputs is None and calibrated.preparation.inputs is not None:
@@ -162,14 +161,3 @@ def emit_planned(planned: PlannedModel, options: CompileOptions) -> fx.Graph:
         wrap_boundaries=options.form == "qat",
         keep_batch_norm=options.keep_batch_norm,
     )
-
-
-def _check_custom_config(custom: Mapping[str, Any] | None, model: nn.Module) -> None:
-    unknown = sorted(set(custom or {}) - set(CUSTOM_CONFIG_KEYS))
-    if unknown:
-        raise InputError(
-            f"prepare_custom_config_dict has unknown keys {', '.join(unknown)}; known: {', '.join(CUSTOM_CONFIG_KEYS)}"
-        )
-    for name in (custom or {}).get("preserved_attributes", ()):
-        if not hasattr(model, name):
-            raise InputError(f"preserved_attributes names {name}, which the model does not have")

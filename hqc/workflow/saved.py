@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from hqc.data.preprocessing import Preprocessing
 from hqc.errors import HqcError, InputError
-from hqc.files import check_file_target, write_file
+from hqc.files import check_file_target, path_text, write_file
 from hqc.ir import Graph, Node, Trait, parse, print_graph, verify
 from hqc.ir.sidecar import sidecar_arrays
 from hqc.passes.base import Remark
@@ -116,18 +116,15 @@ def read_model(path: str | os.PathLike[str]) -> SavedModel:
 
     `InputError` in one sentence for what is no such file or damaged.
     """
+    path = path_text(path)
     metadata, tensors = _read(path)
     try:
         contents = json.loads(metadata["hqc"])
         form = str(contents["format"])
     except (KeyError, ValueError, TypeError, RecursionError):
-        raise InputError(
-            f"{os.fspath(path)} is no model of Compiled.save, which hqc.load reads (IR text: hqc.ir.load)"
-        ) from None
+        raise InputError(f"{path} is no model of Compiled.save, which hqc.load reads (IR text: hqc.ir.load)") from None
     if form != FORMAT:
-        raise InputError(
-            f"{os.fspath(path)} has the form {form[:40]!r}, which this version of hqc does not know; it knows {FORMAT}"
-        )
+        raise InputError(f"{path} has the form {form[:40]!r}, which this version of hqc does not know; it knows {FORMAT}")
     try:
         scaled, integer = (_graph(contents[key], tensors, key) for key in ("scaled", "integer"))
         model = SavedModel(
@@ -147,16 +144,16 @@ def read_model(path: str | os.PathLike[str]) -> SavedModel:
         _check_forms(model)
         return model
     except HqcError as error:
-        raise InputError(f"{os.fspath(path)} is damaged: {error}") from None
+        raise InputError(f"{path} is damaged: {error}") from None
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{os.fspath(path)} is damaged: {type(error).__name__} {error}") from None
+        raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from None
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, Array]]:
+def _read(path: str) -> tuple[Mapping[str, str], dict[str, Array]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
     except (
@@ -166,7 +163,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, Ar
         ValueError,
         AttributeError,
     ) as error:  # TypeError and the like: dtypes NumPy lacks
-        raise InputError(f"cannot read {os.fspath(path)}: {error}") from None
+        raise InputError(f"cannot read {path}: {error}") from None
 
 
 def _graph(text: str, tensors: Mapping[str, Array], what: str) -> Graph:

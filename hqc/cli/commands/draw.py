@@ -49,6 +49,7 @@ def _planned(model: str, checkpoint: str | None, march: str, shapes: tuple[str, 
     from hqc.analysis.user_files import model_and_inputs
 
     take_reading(plan)
+    plan.pop("workers")
     for name in QUANTIZATION:  # they change scales, which are not drawn here
         plan.pop(name)
     module, inputs = model_and_inputs(model, shapes, checkpoint)

@@ -15,16 +15,21 @@ _LOCK = threading.Lock()
 
 
 def needs_care(path: str) -> bool:
-    """True for a dotted path that stock FX writes as code that is none."""
-    return any(keyword.iskeyword(part) or '"' in part or "\\" in part or "\n" in part for part in path.split("."))
+    """True for a dotted path that stock FX writes as code that is none, or that names something else."""
+    return any(not _plain(part) for part in path.split("."))
+
+
+def _plain(part: str) -> bool:
+    """True for what Python reads as it is written: it takes `ＡＢ` for AB."""
+    return part.isdecimal() or (part.isascii() and part.isidentifier() and not keyword.iskeyword(part))
 
 
 def attribute_expression(base: str, target: str) -> str:
     """The expression of the attribute `target` (dotted) of `base`."""
     expression = base
     for part in target.split("."):
-        plain = part.isidentifier() and not keyword.iskeyword(part)
-        expression = f"{expression}.{part}" if plain else f"getattr({expression}, {part!r})"
+        plain = _plain(part) and not part.isdecimal()
+        expression = f"{expression}.{part}" if plain else f"getattr({expression}, {part!a})"
     return expression
 
 

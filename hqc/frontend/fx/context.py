@@ -195,7 +195,10 @@ class LoweringContext:
 
     def scalar(self, number: float, dtype: DType, operand: str = "b") -> Value:
         """A parameter of shape [] named after the current node's operand."""
-        array = np.array(number, dtype=dtype.numpy)
+        try:
+            array = np.array(number, dtype=dtype.numpy)
+        except (TypeError, ValueError, OverflowError):
+            raise self.error(f"takes a number or a tensor, got {number!r:.80}") from None
         return self.graph.add_parameter(self._name(operand), array)
 
     # --- types ---------------------------------------------------------------------------------------------------

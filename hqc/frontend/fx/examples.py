@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from hqc.errors import InputError
 from hqc.frontend.fx.structures import map_structure
+from hqc.frontend.fx.tensors import is_data, plain_tensor
 
 ExampleInputs = Any
 """A tensor, a tuple or list of positional inputs, or a dict of inputs by name; inputs may be nested, arrays are tensors."""
@@ -47,8 +46,11 @@ def argument_examples(model: nn.Module, example_inputs: ExampleInputs, optional:
             bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise InputError(_binding_error(signature, args, kwargs, error)) from None
-    tensors = lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf  # noqa: E731 (one line)
-    return {name: map_structure(example, tensors) for name, example in bound.arguments.items()}
+    return {name: _tensors(example, f"the example input {name}") for name, example in bound.arguments.items()}
+
+
+def _tensors(example: Any, what: str) -> Any:
+    return map_structure(example, lambda leaf: plain_tensor(leaf, what) if is_data(leaf) else leaf)
 
 
 def _is_complete(signature: inspect.Signature, bound: inspect.BoundArguments, optional: Collection[str]) -> bool:

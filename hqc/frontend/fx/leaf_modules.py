@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FunctionType
 
 from torch import nn
@@ -16,6 +16,12 @@ _HARMLESS_OVERRIDES = {"__init__", "__repr__", "extra_repr", "reset_parameters",
 
 def leaf_paths(model: nn.Module, leaf_modules: Sequence[LeafSpec]) -> list[type[nn.Module] | str]:
     """`leaf_modules` with instances replaced by their paths in `model`, so that they hold for a copy of it too."""
+    if isinstance(leaf_modules, (str, type, nn.Module)) or not isinstance(leaf_modules, Iterable):
+        raise InputError(f"leaf_modules takes a list of classes, paths or modules, got {leaf_modules!r:.80}")
+    leaf_modules = list(leaf_modules)
+    strange = [item for item in leaf_modules if not isinstance(item, (str, type, nn.Module))]
+    if strange:
+        raise InputError(f"leaf_modules takes classes, paths or modules, got {strange[0]!r:.80}")
     paths = {id(module): name for name, module in model.named_modules()}
     missing = [item for item in leaf_modules if isinstance(item, nn.Module) and id(item) not in paths]
     if missing:

@@ -8,11 +8,13 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from hqc.errors import InputError
 from hqc.frontend.fx.exported import module_of
 
+_RESERVED = frozenset({*dir(fx.GraphModule), "meta", "preparation"} - {*dir(nn.Module)})
+"""Names at the top of a model that a traced model has for itself."""
 _CONVERTED = (torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -39,6 +41,12 @@ def refuse_untraceable(model: Any) -> None:
         )
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module or a torch.export.ExportedProgram, got {type(model).__name__}")
+    taken = sorted(_RESERVED & {*model._modules, *model._parameters, *model._buffers})
+    if taken:
+        raise InputError(
+            f"{type(model).__name__} has a layer or tensor called {taken[0]!r}, which is a name of torch.fx.GraphModule, that the traced "
+            "model is; call it otherwise, or put the model into a module of its own"
+        )
     lazy = [name for name, module in model.named_modules() if _is_unborn(module)]
     if lazy:
         names = ", ".join(filter(None, lazy[:5])) or type(model).__name__

@@ -23,7 +23,7 @@ class FixedScaleObserver(ObserverBase):
             raise QConfigError(f"a fixed scale must be positive and finite, got {scale}")
         if zero_point != 0:
             raise QConfigError(f"the BPU quantizes symmetrically: the zero point must be 0, got {zero_point}")
-        self.register_buffer("fixed_scale", torch.tensor([float(scale)]))
+        self.register_buffer("fixed_scale", torch.tensor([float(scale)], dtype=torch.float32))
 
     @property
     def calibrated(self) -> bool:

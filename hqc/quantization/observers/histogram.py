@@ -43,8 +43,8 @@ class HistogramObserver(ObserverBase):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         for name in ("calib_bin_edges", "max_val", "fixed_clip"):
-            self.register_buffer(name, torch.empty(0))
-        self.register_buffer("calib_hist", torch.empty(0))
+            self.register_buffer(name, torch.empty(0, dtype=torch.float32))
+        self.register_buffer("calib_hist", torch.empty(0, dtype=torch.float32))
         self.reset()
 
     def reset(self) -> None:

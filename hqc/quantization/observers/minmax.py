@@ -24,8 +24,8 @@ class MinMaxObserver(ObserverBase):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.register_buffer("min_val", torch.empty(0))
-        self.register_buffer("max_val", torch.empty(0))
+        self.register_buffer("min_val", torch.empty(0, dtype=torch.float32))
+        self.register_buffer("max_val", torch.empty(0, dtype=torch.float32))
         self.reset()
 
     def reset(self) -> None:

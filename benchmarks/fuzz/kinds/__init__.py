@@ -1,0 +1,25 @@
+"""All kinds of cases; importing this registers them."""
+
+from benchmarks.fuzz.kinds import (
+    arguments,
+    array_files,
+    command_lines,
+    configurations,
+    ir_text,
+    names,
+    numeric,
+    onnx_files,
+    parameter_files,
+)
+
+__all__ = [
+    "arguments",
+    "array_files",
+    "command_lines",
+    "configurations",
+    "ir_text",
+    "names",
+    "numeric",
+    "onnx_files",
+    "parameter_files",
+]
