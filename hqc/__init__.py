@@ -35,6 +35,30 @@ _HOME = {
     "set_march": "hqc.march",
     "show_versions": "hqc.analysis.doctor",
 }
+_COLOURS = (
+    *("bgr2centered_gray", "bgr2centered_yuv", "bgr2gray", "bgr2rgb", "bgr2yuv", "centered_yuv2bgr", "centered_yuv2rgb"),
+    *("rgb2bgr", "rgb2centered_gray", "rgb2centered_yuv", "rgb2gray", "rgb2yuv"),
+)
+_HOME |= dict.fromkeys(_COLOURS, "hqc.functional")
+_PACKAGES = (
+    *(
+        "analysis",
+        "backends",
+        "compat",
+        "dtype",
+        "errors",
+        "functional",
+        "fx",
+        "ir",
+        "jit",
+        "march",
+        "nn",
+        "passes",
+        "qat_mode",
+    ),
+    *("qconfig", "qtensor", "quantization", "utils", "workflow"),
+)
+"""Parts of the package that need no import of their own: `hqc.march.set_march(...)` after `import hqc`."""
 __all__ = [
     "Compiled",
     "Explanation",
@@ -52,6 +76,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"hqc.{name}")
     if name not in _HOME:
         raise AttributeError(f"module hqc has no attribute {name}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -39,6 +39,10 @@ class MarchError(HqcError):
     """Unknown march, march not set, or a feature the march lacks."""
 
 
+class AbsentNameError(MarchError, AttributeError):
+    """A name of the reference that hqc does not have: of another chip generation, or of the vendor's compiler."""
+
+
 class OverrideError(HqcError):
     """A `hybrid_dict` entry or another placement override cannot be obeyed or matches nothing."""
 

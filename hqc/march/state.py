@@ -5,13 +5,27 @@ from __future__ import annotations
 import enum
 import functools
 import importlib
+from typing import Any
 
-from hqc.errors import MarchError
+from hqc.errors import AbsentNameError, MarchError
 from hqc.march.spec import MarchSpec
 from hqc.near_names import suggest
 
 
-class March(str, enum.Enum):
+class _Marches(enum.EnumMeta):
+    """Says which marches there are when an unknown one is named."""
+
+    def __getattr__(cls, name: str) -> Any:
+        members: dict[str, Any] = cls.__dict__.get("_member_map_", {})
+        if name in members:  # enum's own look-up in older Pythons
+            return members[name]
+        if name.startswith("_"):
+            raise AttributeError(name)
+        what = "is a march of the next chip generation (J6), which hqc has not" if name.startswith("NASH") else "is no march"
+        raise AbsentNameError(f"March.{name} {what}; there are {', '.join(f'March.{known}' for known in members)}")
+
+
+class March(str, enum.Enum, metaclass=_Marches):
     """A chip family; the value is its name in IR text, on the command line and in reports.
 
     The module of that name (`-` written `_`) in `hqc.march` describes it in its `SPEC`. Oldest chip first.
@@ -21,6 +35,8 @@ class March(str, enum.Enum):
     BERNOULLI2 = "bernoulli2"
     BAYES = "bayes"
     BAYES_E = "bayes-e"
+    Bernoulli2 = "bernoulli2"
+    Bayes = "bayes"
 
     def __str__(self) -> str:
         return self.value

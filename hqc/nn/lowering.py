@@ -173,3 +173,15 @@ def _plain_method(name: str) -> Callable[..., Value]:
 
 for _name in _TORCH_FUNCTIONS:
     lower_functional(_name, cls=FloatFunctional)(_plain_method(_name))
+
+
+@lower_functional("matmul", cls=FloatFunctional)
+def functional_matmul(
+    ctx: LoweringContext, module: nn.Module, x: Operand, y: Operand, x_trans: bool = False, y_trans: bool = False
+) -> Value:
+    """`matmul`, of operands whose last two axes are exchanged where that is asked for."""
+    matmul, transpose = find_function(torch.matmul)[0], find_function(torch.transpose)[0]
+    assert matmul is not None and transpose is not None
+    operands = [transpose.handler(ctx, each, -1, -2) if trans else each for each, trans in ((x, x_trans), (y, y_trans))]
+    result: Value = matmul.handler(ctx, *operands)
+    return result

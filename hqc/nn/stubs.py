@@ -47,3 +47,19 @@ class DeQuantStub(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+class QuantWrapper(nn.Module):
+    """`module` between a QuantStub and a DeQuantStub."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        qconfig = getattr(module, "qconfig", None)
+        self.quant = QuantStub(qconfig=qconfig)
+        self.dequant = DeQuantStub(qconfig=qconfig)
+        self.module = module
+        self.train(module.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.dequant(self.module(self.quant(x)))
+        return result

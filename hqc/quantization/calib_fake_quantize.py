@@ -10,13 +10,10 @@ from torch import Tensor
 from hqc.ir import QuantParams
 from hqc.quantization import torch_arithmetic
 from hqc.quantization.dtypes import IR_DTYPES
-from hqc.quantization.fake_quantize import FakeQuantizeBase, ScaleInfo
+from hqc.quantization.fake_quantize import REACH, FakeQuantizeBase, ScaleInfo
 from hqc.quantization.observers.fixed import NoopObserver
 from hqc.quantization.observers.histogram import CalibObserver
 from hqc.quantization.state import FakeQuantState
-
-REACH = "reach"
-"""Key under which a state dict holds the magnitude at the end of the grid that was found: it fits fake quants of any kind."""
 
 
 class CalibFakeQuantize(FakeQuantizeBase):
@@ -89,16 +86,9 @@ class CalibFakeQuantize(FakeQuantizeBase):
         self.enable_fake_quant(validating)
         self.enable_observer(not validating)
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if not self.of_weights:
-            known = self.activation_post_process.calibrated
-            reach = (
-                torch_arithmetic.range_from_scale(self.activation_post_process.scale(), self.bits)[1]
-                if known
-                else torch.empty(0, dtype=torch.float32)
-            )
-            destination[prefix + REACH] = reach
+    @property
+    def _saves_reach(self) -> bool:
+        return not self.of_weights
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(prefix + REACH, None)  # the observer's own statistics say it again

@@ -10,19 +10,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hqc.arithmetic import ROUNDINGS, bounds
+from hqc.arithmetic import ROUNDINGS
 from hqc.errors import CalibrationError, QConfigError
+from hqc.lazy import lazily
 from hqc.quantization import torch_arithmetic
-from hqc.quantization.dtypes import BITS, IR_DTYPES, dtype_name
+from hqc.quantization.dtypes import BITS, IR_DTYPES, check_range, check_symmetric, dtype_name
+from hqc.quantization.exporting import exporting
 from hqc.quantization.factory import WithArgs
 from hqc.quantization.observers.base import ObserverBase, fit_buffers
 from hqc.quantization.observers.fixed import FixedScaleObserver
 from hqc.quantization.observers.moving_average import MovingAverageMinMaxObserver
-from hqc.quantization.state import FakeQuantState
+from hqc.quantization.state import FakeQuantState, Stateful
 
 if TYPE_CHECKING:
     from hqc.ir import DType, QuantParams
     from hqc.march.spec import MarchSpec
+
+
+REACH = "reach"
+"""Key under which a state dict holds the magnitude at the end of the grid that was found, where the statistics alone do not tell it:
+it fits fake quants of any kind."""
 
 
 class ScaleInfo(NamedTuple):
@@ -34,7 +41,7 @@ class ScaleInfo(NamedTuple):
     fixed: bool
 
 
-class FakeQuantizeBase(WithArgs, nn.Module):
+class FakeQuantizeBase(Stateful, WithArgs, nn.Module):
     """Common part of all fake quants: the observer, the two switches, the scale's buffers and their persistence.
 
     The switches are Python booleans, so that no forward waits for the device; the uint8 buffers `fake_quant_enabled` and
@@ -57,17 +64,20 @@ class FakeQuantizeBase(WithArgs, nn.Module):
         rounding: str = "half_even",
         power_of_two: bool = False,
         name: str = "",
+        saturate: bool | None = None,
+        in_place: bool = False,
+        compat_mask: bool = True,
+        channel_len: int = 1,
         **observer_kwargs: Any,
     ) -> None:
+        """`saturate` False lets the gradient of saturated values pass. `in_place`, `compat_mask` and `channel_len` say how a fake quant
+        keeps house, and change nothing here. Further keywords are the observer's."""
         super().__init__()
+        del in_place, compat_mask, channel_len
+        self.saturate = saturate is None or bool(saturate)
         self.dtype = dtype_name(dtype)
-        self.quant_min, self.quant_max = bounds(self.bits)
-        if quant_min not in (None, self.quant_min) or quant_max not in (None, self.quant_max):
-            raise QConfigError(
-                f"quant_min={quant_min}, quant_max={quant_max}: the chip saturates {self.dtype} at {self.quant_min} "
-                f"and {self.quant_max}"
-            )
-        self.qscheme = _qscheme(qscheme, ch_axis)
+        self.quant_min, self.quant_max = check_range(self.dtype, quant_min, quant_max)
+        self.qscheme = check_symmetric(qscheme, ch_axis)
         self.ch_axis = ch_axis
         if rounding not in ROUNDINGS:
             raise QConfigError(f"unknown rounding {rounding!r}; use one of: {', '.join(ROUNDINGS)}")
@@ -196,6 +206,14 @@ class FakeQuantizeBase(WithArgs, nn.Module):
                 "the state CALIBRATION (or training steps) before VALIDATION"
             )
 
+    def set_qparams(self, scale: Any, zero_point: Any = None) -> None:
+        """Set the scale (a number or a tensor `[1]` or `[C]`); zero points are 0."""
+        if zero_point is not None and bool(torch.as_tensor(zero_point).any()):
+            raise QConfigError(
+                f"{self.activation_post_process.what}: the BPU quantizes symmetrically, the zero point must be 0"
+            )
+        self.assign_scale(torch.as_tensor(scale, dtype=torch.float32).reshape(-1))
+
     def take_over(self, other: FakeQuantizeBase) -> None:
         """Continue from the range of another fake quant, which may have another dtype or rule. A fixed scale stays."""
         if not self.fixed:
@@ -254,7 +272,20 @@ class FakeQuantizeBase(WithArgs, nn.Module):
 
     # --- persistence -----------------------------------------------------------------------------------------------------
 
+    @property
+    def _saves_reach(self) -> bool:
+        """The observer's buffers need the observer's own rule to become a scale."""
+        return not self.activation_post_process.cheap
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._saves_reach:
+            observer = self.activation_post_process
+            known = torch_arithmetic.range_from_scale(observer.scale(), self.bits)[1] if observer.calibrated else torch.empty(0, dtype=torch.float32)
+            destination[prefix + REACH] = known
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.pop(prefix + REACH, None)
         fit_buffers(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._quantizes, self._observes = bool(self.fake_quant_enabled.item()), bool(self.observer_enabled.item())
@@ -279,7 +310,7 @@ class FakeQuantize(FakeQuantizeBase):
         self.enable_observer(True)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._observes:
+        if self._observes and not exporting():
             self.activation_post_process.observe(x)
             self._mark_stale()
             if self.activation_post_process.cheap:
@@ -290,7 +321,7 @@ class FakeQuantize(FakeQuantizeBase):
             self._refresh()
         if not self._observes:
             self._require_scale()
-        return torch_arithmetic.fake_quantize(x, self.scale, self.bits, self.rounding, self.ch_axis)
+        return torch_arithmetic.fake_quantize(x, self.scale, self.bits, self.rounding, self.ch_axis, self.saturate)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -427,16 +458,6 @@ def _build(factory: Any, name: str, **arguments: Any) -> FakeQuantizeBase:
     return fake_quant
 
 
-def _qscheme(qscheme: torch.qscheme | None, ch_axis: int) -> torch.qscheme:
-    """`qscheme` checked against `ch_axis`, or the one that goes with it."""
-    expected = torch.per_channel_symmetric if ch_axis >= 0 else torch.per_tensor_symmetric
-    if qscheme not in (None, expected):
-        raise QConfigError(
-            f"qscheme {qscheme} does not go with ch_axis={ch_axis}; the BPU quantizes symmetrically: use {expected}"
-        )
-    return expected
-
-
 def scale_groups_of(module: nn.Module) -> list[list[FakeQuantizeBase]]:
     """The groups of fake quants of a model that share one scale, in tree order."""
     groups = {id(each._group): each._group for _, each in fake_quants(module) if len(each._group) > 1}
@@ -448,3 +469,7 @@ def fake_quants(module: nn.Module) -> Iterator[tuple[str, FakeQuantizeBase]]:
     for name, child in module.named_modules():
         if isinstance(child, FakeQuantizeBase):
             yield name, child
+
+
+__getattr__, __dir__, _ = lazily(__name__, {"hqc.quantization.switches": ("fake_quantize_state", "set_fake_quantize")})
+"""Scripts of users know the switches under this path too."""

@@ -11,30 +11,34 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hqc.arithmetic import FLOAT32_EPS, bounds
-from hqc.errors import CalibrationError
+from hqc.errors import CalibrationError, QConfigError
 from hqc.quantization import torch_arithmetic
+from hqc.quantization.exporting import exporting
 from hqc.quantization.fake_quantize import FakeQuantizeBase, describe
+from hqc.quantization.observers.fixed import FixedScaleObserver
 
 
 class _LearnedFakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, gradient_scale: float, bits: int, rounding: str) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, gradient_scale: float, bits: int, rounding: str, rounding_error: bool
+    ) -> Tensor:
         ratio = x / scale
         low, high = bounds(bits)
         integer = torch_arithmetic.round_to_int(ratio, rounding).clamp_(low, high)
         ctx.save_for_backward(ratio, integer)
         ctx.limits = torch_arithmetic.pass_limits(rounding, bits)
-        ctx.scale_shape, ctx.gradient_scale = scale.shape, gradient_scale
+        ctx.scale_shape, ctx.gradient_scale, ctx.rounding_error = scale.shape, gradient_scale, rounding_error
         return integer * scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         ratio, integer = ctx.saved_tensors
         passed = torch.ops.aten.hardtanh_backward(grad, ratio, *ctx.limits)
-        # d(q s)/ds is q where x saturates and q - x/s inside (equation 3 of the paper)
-        to_scale = (grad * integer).sub_(passed * ratio)
-        return passed, to_scale.sum_to_size(ctx.scale_shape).mul_(ctx.gradient_scale), None, None, None
+        # d(q s)/ds is q where x saturates and q - x/s inside (equation 3 of the paper); of a clip alone, 0 inside
+        to_scale = (grad * integer).sub_(passed * ratio) if ctx.rounding_error else (grad - passed) * integer
+        return passed, to_scale.sum_to_size(ctx.scale_shape).mul_(ctx.gradient_scale), None, None, None, None
 
 
 class LearnedScaleFakeQuantize(FakeQuantizeBase):
@@ -46,9 +50,24 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
     """
 
     initialized: Tensor
+    rounding_error = True  # the gradient of the scale counts it
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        scale: float | None = None,
+        zero_point: float = 0.0,
+        use_grad_scaling: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """`scale`: to start from (a fixed scale's, for the observer that has one); `use_grad_scaling` False: the gradient as it is."""
+        observer = kwargs.get("observer", args[0] if args else None)
+        if scale is not None and observer is FixedScaleObserver:
+            kwargs, scale = {**kwargs, "scale": scale}, None
         super().__init__(*args, **kwargs)
+        if zero_point:
+            raise QConfigError(f"the BPU quantizes symmetrically: the zero point must be 0, got {zero_point}")
+        self.use_grad_scaling = use_grad_scaling
         self.scale = nn.Parameter(torch.ones(1, dtype=torch.float32))
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("initialized", torch.zeros(1, dtype=torch.uint8))
@@ -56,6 +75,8 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
         if self.fixed:
             self.assign_scale(self.activation_post_process.scale())
             self.scale.requires_grad_(False)
+        elif scale is not None:
+            self.assign_scale(torch.tensor([float(scale)], dtype=torch.float32))
         self.enable_observer(True)
 
     @property
@@ -81,9 +102,9 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
         if not self._known:
             self._start(x.detach())
         scale = torch_arithmetic.along(self._effective_scale(), self.ch_axis, x.dim())
-        if torch.is_grad_enabled() and (x.requires_grad or self.scale.requires_grad):
+        if torch.is_grad_enabled() and not exporting() and (x.requires_grad or self.scale.requires_grad):
             result: Tensor = _LearnedFakeQuantize.apply(  # type: ignore[no-untyped-call]
-                x.float(), scale, self._gradient_scale(x), self.bits, self.rounding
+                x.float(), scale, self._gradient_scale(x), self.bits, self.rounding, self.rounding_error
             )
             return result if torch.is_autocast_enabled(x.device.type) else result.to(x.dtype)
         return torch_arithmetic.fake_quantize(x, self._effective_scale().detach(), self.bits, self.rounding, self.ch_axis)
@@ -96,6 +117,8 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
         return scale
 
     def _gradient_scale(self, x: Tensor) -> float:
+        if not self.use_grad_scaling:
+            return 1.0
         shared = x.numel() / self.scale.numel() if self.ch_axis >= 0 else x.numel() / max(x.shape[0] if x.dim() else 1, 1)
         return 1.0 / math.sqrt(max(shared, 1.0) * self.quant_max)
 
@@ -170,3 +193,21 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
 
     def extra_repr(self) -> str:
         return describe(self, self.scale.detach())
+
+
+class PACTFakeQuantize(LearnedScaleFakeQuantize):
+    """The clip is learned (Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018).
+
+    The clip `alpha` is the end of the grid on both sides, kept as the scale `alpha / 127.5`; its gradient comes from values that
+    saturate, and is not scaled. `alpha`: to start from; calibration replaces it.
+    """
+
+    rounding_error = False
+
+    def __init__(self, *args: Any, alpha: float = 6.0, **kwargs: Any) -> None:
+        if not alpha > 0.0:
+            raise QConfigError(f"alpha must be positive, got {alpha}")
+        super().__init__(*args, **{**kwargs, "use_grad_scaling": False})
+        if not self._known:
+            reach = torch.tensor([float(alpha)], dtype=torch.float32)
+            self.assign_scale(torch_arithmetic.scale_from_range(-reach, reach, self.bits))

@@ -5,19 +5,27 @@ from __future__ import annotations
 import enum
 
 
-class FakeQuantState(enum.Enum):
-    """`(quantizes, observes)` of every fake quant in the model."""
+class Stateful:
+    """What `set_fake_quantize` reaches: fake quants, and models that have none yet."""
 
-    QAT = (True, True)
-    CALIBRATION = (False, True)
-    VALIDATION = (True, False)
+    def set_state(self, state: FakeQuantState) -> None:
+        """Work in `state` from now on."""
+        raise NotImplementedError
+
+
+class FakeQuantState(enum.Enum):
+    """QAT quantizes and observes, CALIBRATION observes, VALIDATION quantizes."""
+
+    QAT = "qat"
+    CALIBRATION = "calibration"
+    VALIDATION = "validation"
 
     @property
     def quantizes(self) -> bool:
         """Values are put on their grids."""
-        return self.value[0]
+        return self is not FakeQuantState.CALIBRATION
 
     @property
     def observes(self) -> bool:
         """Ranges follow the data."""
-        return self.value[1]
+        return self is not FakeQuantState.VALIDATION

@@ -10,18 +10,23 @@ from torch import nn
 
 from hqc.errors import InputError
 from hqc.quantization.fake_quantize import FakeQuantizeBase
-from hqc.quantization.state import FakeQuantState
+from hqc.quantization.state import FakeQuantState, Stateful
 
 
 def set_fake_quantize(model: nn.Module, state: Any) -> None:
-    """Put every fake quant of a prepared model into `state`; the model remembers it, also through `state_dict`."""
-    if not isinstance(state, FakeQuantState):
+    """Put every fake quant of a prepared model into `state` (a FakeQuantState or its value, such as "calibration").
+
+    The model remembers it, also through `state_dict`.
+    """
+    try:
+        state = FakeQuantState(state)
+    except ValueError:
         known = ", ".join(f"FakeQuantState.{member.name}" for member in FakeQuantState)
-        raise InputError(f"set_fake_quantize needs one of {known}, got {state!r}")
+        raise InputError(f"set_fake_quantize needs one of {known}, got {state!r}") from None
     if not isinstance(model, nn.Module):
         raise InputError(f"set_fake_quantize needs a prepared model, got {type(model).__name__}")
     for module in model.modules():
-        if isinstance(module, FakeQuantizeBase):
+        if isinstance(module, Stateful):
             module.set_state(state)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hqc.arithmetic import FLOAT32_EPS, OFF_GRID_MARGIN, ROUNDINGS, bounds
+from hqc.quantization.exporting import exporting, warn_of_plain_operations
 
 # --- scales ------------------------------------------------------------------------------------------------------------
 
@@ -111,9 +112,9 @@ class _FakeQuantize(torch.autograd.Function):
     """Saves x, which its producer mostly keeps anyway, and a copy of the scale, which may change in place afterwards."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float, saturate: bool) -> Tensor:
         ctx.save_for_backward(x, scale.clone())
-        low, high = pass_limits(rounding, bits)
+        low, high = pass_limits(rounding, bits) if saturate else (-math.inf, math.inf)
         ctx.limits = low - margin, high
         return _on_grid(x, scale, bits, rounding, margin)
 
@@ -121,7 +122,7 @@ class _FakeQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
-        return _clip_gradient(grad, x / scale, ctx.limits), None, None, None, None
+        return _clip_gradient(grad, x / scale, ctx.limits), None, None, None, None, None
 
 
 def _clip_gradient(grad: Tensor, ratio: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -131,24 +132,30 @@ def _clip_gradient(grad: Tensor, ratio: Tensor, limits: tuple[float, float]) -> 
     return result
 
 
-def fake_quantize(x: Tensor, scale: Tensor, bits: int = 8, rounding: str = "half_even", axis: int = -1) -> Tensor:
-    """`dequantize(quantize(x))` with a straight-through gradient that is 0 where the value saturates.
+def fake_quantize(
+    x: Tensor, scale: Tensor, bits: int = 8, rounding: str = "half_even", axis: int = -1, saturate: bool = True
+) -> Tensor:
+    """`dequantize(quantize(x))` with a straight-through gradient that is 0 where the value saturates (everywhere 1: `saturate` False).
 
     `scale`: float32 `[1]`, or `[C]` along `axis`. Computed in float32; the result is float32 under autocast, else x's dtype.
     """
-    return _fake_quantize(x, along(scale, axis, x.dim()), bits, rounding, 0.0)
+    if exporting():
+        warn_of_plain_operations()
+    return _fake_quantize(x, along(scale, axis, x.dim()), bits, rounding, 0.0, saturate)
 
 
 def fake_quantize_off_grid(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
     """`dequantize(quantize_off_grid(x))` with the same gradient: results between the points of their operand's grid."""
+    if exporting():
+        return x  # in a file the operation keeps its operand's scale by itself
     return _fake_quantize(x, scale, bits, "floor", OFF_GRID_MARGIN)
 
 
-def _fake_quantize(x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float) -> Tensor:
+def _fake_quantize(x: Tensor, scale: Tensor, bits: int, rounding: str, margin: float, saturate: bool = True) -> Tensor:
     values = x if x.dtype is torch.float32 else x.float()
     scale = scale.reshape(()) if x.dim() == 0 else scale  # a tensor without axes gets none from its scale
-    if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding, margin)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() and x.requires_grad and not exporting():
+        result: Tensor = _FakeQuantize.apply(values, scale, bits, rounding, margin, saturate)  # type: ignore[no-untyped-call]
     else:
         result = _on_grid(values, scale, bits, rounding, margin)
     # A value on the int8 grid does not survive rounding to 8 bits of mantissa: under autocast stay in float32.

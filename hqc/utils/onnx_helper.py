@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import logging
 import os
@@ -15,15 +16,21 @@ import torch
 from torch import nn
 from torch.onnx import OperatorExportTypes, TrainingMode
 
+from hqc.analysis.picture import draw
 from hqc.backends import onnx
 from hqc.errors import ExportError, InputError
+from hqc.lazy import lazily
+from hqc.march import get_march
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import as_tuple, tensors_of, to_meta
 from hqc.workflow.binding import as_numpy
 from hqc.workflow.convert import QuantizedGraphModule
+from hqc.workflow.deferred import settled_copy
 from hqc.workflow.deploy import deploy
+from hqc.workflow.explain import explain_model
+from hqc.workflow.options import CompileOptions
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.references import ModelReference
 from hqc.workflow.replan import settle_plan
@@ -49,10 +56,12 @@ def export_to_onnx(
     keep_initializers_as_inputs: bool | None = None,
     custom_opsets: Mapping[str, int] | None = None,
     enable_onnx_checker: bool = False,
-) -> onnx.ExportReport:
-    """Write the opset-11 ONNX file of a prepared model (or of a converted one, for a look at its integers).
+) -> onnx.ExportReport | None:
+    """Write the opset-11 ONNX file of a prepared model (or of a converted one, for a look at its integers; of a float model, for a
+    look at where its operations will run: the devices on the chosen march are in the nodes' metadata).
 
-    `args`: inputs that fix the shapes (a tensor or tuple). `f`: path or binary file object; beside a path `<stem>.yaml` is
+    `args`: inputs that fix the shapes (a tensor or tuple; a dict at its end names the inputs that follow, as for
+    `torch.onnx.export`). `f`: path or binary file object; beside a path `<stem>.yaml` is
     written. `input_names`, `output_names`: names in the file. `verbose`: log the IR. A model that was never calibrated is
     exported with scales taken from `args`, for a check of its structure. The file is executed and compared with the model before
     this returns.
@@ -72,7 +81,8 @@ def export_to_onnx(
         raise ExportError("dynamic_axes must be None: the BPU needs static shapes")
     if training not in (None, False, TrainingMode.EVAL):
         raise ExportError(f"training must be TrainingMode.EVAL, got {training}")
-    inputs = as_tuple(args) or ()
+    inputs = _positional(model, args)
+    model = settled_copy(model, inputs)
     if isinstance(model, QuantizedGraphModule):
         deployment, flavour = model.deployment(*inputs), "integer"
         graph = deployment.integer
@@ -80,8 +90,11 @@ def export_to_onnx(
         model = _calibrated_copy(model, inputs)
         deployment = deploy(model, inputs, integer=False)
         graph, flavour = deployment.scaled, "horizon"
+    elif isinstance(model, nn.Module):
+        _float_picture(model, inputs, f, input_names, output_names)
+        return None
     else:
-        raise InputError(f"export_to_onnx takes a model from prepare_*_fx or convert_fx, got {type(model).__name__}")
+        raise InputError(f"export_to_onnx takes a torch.nn.Module, got {type(model).__name__}")
     opaque = deployment.opaque
     graph = _renamed(graph, input_names, output_names)
     reference = ModelReference(model, inputs, graph.output_names)
@@ -98,6 +111,40 @@ def export_to_onnx(
         report = onnx.export(graph, path, flavour=flavour, reference=reference, sample_inputs=samples, opaque=opaque)
         f.write(path.read_bytes())
     return report
+
+
+def _positional(model: nn.Module, args: Any) -> tuple[Any, ...]:
+    """`args` of torch.onnx.export as positional inputs: a dict at the end of a tuple has the inputs by name."""
+    inputs = as_tuple(args) or ()
+    if not isinstance(args, (tuple, list)) or not inputs or not isinstance(inputs[-1], dict):
+        return inputs
+    *first, named = inputs
+    graph = model.prepared.graph if isinstance(model, QuantizedGraphModule) else getattr(model, "graph", None)
+    if graph is not None:
+        names = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
+    else:
+        names = list(inspect.signature(model.forward).parameters)
+    if not set(named) <= set(names[len(first) :]):
+        return inputs  # the dict is an input itself
+    last = max((names.index(name) + 1 for name in named), default=len(first))
+    return (*first, *(named.get(name) for name in names[len(first) : last]))
+
+
+def _float_picture(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    f: str | os.PathLike[str] | IO[bytes],
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+) -> None:
+    """The float graph for Netron, with the device of each operation on the chosen march in its metadata."""
+    graph = explain_model(model, inputs, CompileOptions(get_march(), form="ptq", hybrid=True)).graph
+    graph = _renamed(graph, input_names, output_names)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(f) if isinstance(f, (str, os.PathLike)) else Path(folder) / "model.onnx"
+        draw(graph, path.with_suffix(".onnx"))
+        if not isinstance(f, (str, os.PathLike)):
+            f.write(path.read_bytes())
 
 
 def _calibrated_copy(model: ObservedGraphModule, inputs: tuple[Any, ...]) -> ObservedGraphModule:
@@ -136,3 +183,6 @@ def _renamed(graph: Any, input_names: Sequence[str] | None, output_names: Sequen
             raise ExportError(f"output_names has {len(output_names)} names, the model returns {len(graph.outputs)} outputs")
         graph.set_outputs(graph.outputs, output_names)
     return graph
+
+
+__getattr__, _names, _ = lazily(__name__, {"hqc.utils.deploy_calls": ("export_quantized_onnx",)})

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from hqc.errors import InputError
+from hqc.quantization.state import FakeQuantState
+from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import tensors_of
+from hqc.workflow.deferred import refuse_waiting
 from hqc.workflow.deploy import check_ready, deploy
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.options import custom_config
-from hqc.workflow.prepared import ObservedGraphModule
-from hqc.workflow.runner import Runner, as_tensors
+from hqc.workflow.prepared import USER_CLASS, GraphModuleWithAttr, ObservedGraphModule, be_instance_of, become
+from hqc.workflow.quantized_tree import quantized_tree
+from hqc.workflow.runner import Runner, as_tensors, restore
+from hqc.workflow.saving import saved_model
+from hqc.workflow.traced import packed, simulate
 
 
-class QuantizedGraphModule(nn.Module):
+class QuantizedGraphModule(GraphModuleWithAttr, nn.Module):
     """The converted model. It runs on the CPU whatever device its inputs are on, and returns tensors on that device.
 
     A program is compiled at the first forward for each batch size and kept.
@@ -26,7 +33,51 @@ class QuantizedGraphModule(nn.Module):
 
     def __init__(self, prepared: ObservedGraphModule, deployment: Deployment | None) -> None:
         super().__init__()
-        self._runner = Runner(prepared, deployment)  # no submodule, so that the converted model has no float parameters
+        self._runner = Runner(prepared, deployment)
+        self._take_tree()
+
+    def _take_tree(self) -> None:
+        """Children, buffers and parameters as they are now. They print, and are found by name; the program is what computes."""
+        prepared = self._runner.prepared
+        self._modules = dict(quantized_tree(prepared))
+        self._buffers, self._parameters = dict(prepared._buffers), dict(prepared._parameters)
+        self._non_persistent_buffers_set = set(prepared._non_persistent_buffers_set)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    # --- state: that of the model that was converted, scales included ----------------------------------------------------------
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination.update(self._runner.prepared.state_dict(prefix=prefix, keep_vars=keep_vars))
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take over parameters and scales, of a converted model or of one to convert; the program is compiled anew."""
+        own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        prepared = self._runner.prepared
+        try:
+            found = prepared.load_state_dict(own, strict=False)
+        except RuntimeError as error:
+            error_msgs.extend(str(error).splitlines()[1:])
+            return
+        missing_keys += [prefix + key for key in found.missing_keys]
+        unexpected_keys += [prefix + key for key in found.unexpected_keys]
+        set_fake_quantize(prepared, FakeQuantState.VALIDATION)
+        self._runner = Runner(check_ready(prepared))
+        self._take_tree()
+
+    @property
+    def prepared(self) -> ObservedGraphModule:
+        """The prepared model that was converted: a copy, with its scales."""
+        return self._runner.prepared
 
     @property
     def graph(self) -> Any:
@@ -45,26 +96,66 @@ class QuantizedGraphModule(nn.Module):
         return {} if deployment is None else deployment.opaque
 
     def forward(self, *args: Any) -> Any:
+        if torch._C._get_tracing_state() is not None:
+            return self._traced(args)
         tensors = (leaf for leaf in tensors_of(args) if isinstance(leaf, torch.Tensor))
         device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         return as_tensors(self._runner.run(args), device)
+
+    def __reduce__(self) -> Any:
+        return _restored, (dict(self.__dict__),)
+
+    def _traced(self, args: tuple[Any, ...]) -> Any:
+        """The forward that `torch.jit.trace` sees: one operation, with the compiled model as a constant."""
+        prepared = self._runner.prepared
+        with _not_traced():
+            deployment = self._runner.program(self._runner.arguments(args))[0]
+            program = packed(saved_model(prepared, deployment, []))
+        given = [leaf for leaf in tensors_of(args) if isinstance(leaf, torch.Tensor)]
+        return restore(prepared, deployment.outputs, simulate(given, program))
 
     def extra_repr(self) -> str:
         march = self._runner.prepared.preparation.options.march
         return f"march={march}, integer simulator"
 
 
+@contextlib.contextmanager
+def _not_traced() -> Iterator[None]:
+    """Work on tensors that is no part of the trace in progress."""
+    bindings: Any = torch._C
+    state = bindings._get_tracing_state()
+    bindings._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        bindings._set_tracing_state(state)
+
+
+def _restored(state: dict[str, Any]) -> QuantizedGraphModule:
+    module = QuantizedGraphModule.__new__(QuantizedGraphModule)
+    module.__dict__.update(state)
+    if USER_CLASS in state:
+        be_instance_of(module, state[USER_CLASS])
+    return module
+
+
 def convert_fx(
     graph_module: nn.Module,
     convert_custom_config_dict: Mapping[str, Any] | None = None,
     _remove_qconfig: bool = True,
+    *,
+    inplace: bool = False,
+    fast_mode: bool = False,
 ) -> QuantizedGraphModule:
     """The fixed-point model of a prepared and calibrated (or trained) model, for accuracy evaluation.
 
     `graph_module` is left as it is; its batch norms must be in eval mode (`InputError`). `convert_custom_config_dict`:
     `preserved_attributes` names attributes to copy (all plain attributes are copied anyway). `_remove_qconfig`: drop `qconfig`
-    attributes from what is copied.
+    attributes from what is copied. `inplace`: `graph_module` itself becomes the converted model. `fast_mode`: accepted; the simulator
+    takes the fastest exact engine anyway.
     """
+    del fast_mode
+    refuse_waiting(graph_module, "convert")
     prepared = check_ready(graph_module)
     _refuse_training_batch_norm(prepared)
     preserved = custom_config(convert_custom_config_dict, "convert_custom_config_dict", ("preserved_attributes",), prepared)
@@ -81,7 +172,7 @@ def convert_fx(
         if name not in vars(converted):
             setattr(converted, name, copy.deepcopy(getattr(prepared, name)))
     converted.eval()
-    return converted
+    return become(prepared, converted) if inplace else converted
 
 
 def _refuse_training_batch_norm(prepared: ObservedGraphModule) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hqc.errors import InputError
@@ -56,13 +56,13 @@ def explain(
         raise InputError(f"form must be ptq, qat or calibration, got {form!r:.80}")
     if is_onnx(model) and form == "ptq" and not given_qconfig(qconfig_dict) and not _asks_for_types(hybrid_dict):
         return explain_graph(_float_graph(model, example_inputs), CompileOptions.of(march, **options))
-    from hqc.quantization.qconfig import get_default_calib_qconfig, get_default_qat_qconfig
+    from hqc.quantization.qconfig import QConfig, get_default_calib_qconfig, get_default_qat_qconfig
     from hqc.workflow.planning import given_model, has_no_stubs
 
     stubless = has_no_stubs(model)
     model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
-    defaults = {"qat": get_default_qat_qconfig, "calibration": get_default_calib_qconfig}
+    defaults: dict[str, Callable[[], QConfig]] = {"qat": get_default_qat_qconfig, "calibration": get_default_calib_qconfig}
     return explain_model(
         model,
         example_inputs,

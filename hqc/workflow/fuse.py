@@ -16,13 +16,15 @@ from hqc.march import all_specs
 from hqc.passes.base import PassContext
 from hqc.passes.pipeline import parse_pipeline
 from hqc.workflow.options import custom_config
+from hqc.quantization.qat_mode import keeps_batch_norm
 from hqc.workflow.prepared import keep_module_tree
 
 
 def fuse_fx(model: nn.Module, fuse_custom_config_dict: Mapping[str, Any] | None = None) -> fx.GraphModule:
     """A traced copy of `model` whose batch norms are folded into the convolution or linear layer before them.
 
-    Additions and activations are fused by `prepare_*_fx` itself, which also accepts models that were not fused.
+    In the QAT modes that keep batch norms (`set_qat_mode`) nothing is folded. Additions and activations are fused by `prepare_*_fx`
+    itself, which also accepts models that were not fused.
     `fuse_custom_config_dict`: `preserved_attributes`, as for prepare (all plain attributes are kept anyway).
     """
     if not isinstance(model, nn.Module):
@@ -34,7 +36,7 @@ def fuse_fx(model: nn.Module, fuse_custom_config_dict: Mapping[str, Any] | None 
     # Folding reads no march: any will do.
     parse_pipeline("canonicalize,fold-batch-norm").run(graph, PassContext(all_specs()[-1]))
     nodes = {node.name: node for node in gm.graph.nodes}
-    for node in graph.nodes:
+    for node in () if keeps_batch_norm() else graph.nodes:
         weight, bias = (node.operand("weight"), node.operand("bias")) if node.op.has(Trait.CONV_LIKE) else (None, None)
         members = [nodes[name] for name in node.origin if name in nodes]
         if len(members) < 2 or weight is None or weight.array is None or bias is None or bias.array is None:

@@ -14,8 +14,12 @@ from typing import Any
 from torch import fx, nn
 
 from hqc.march import get_march
+from hqc.quantization.qat_mode import keeps_batch_norm
+from hqc.quantization.state import FakeQuantState
+from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import as_float32_inputs, from_meta, to_meta
 from hqc.workflow.carry import carry_over
+from hqc.workflow.deferred import prepare_or_defer
 from hqc.workflow.emit import emit
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.onnx_files import as_torch
@@ -38,7 +42,7 @@ def prepare_qat_fx(
     hybrid_dict: Mapping[str, Sequence[Any]] | None = None,
     *,
     example_inputs: Any = None,
-    keep_batch_norm: bool = False,
+    keep_batch_norm: bool | None = None,
     edits: Sequence[Edit] = (),
     concrete_args: Mapping[str, Any] | None = None,
     leaf_modules: Sequence[Any] = (),
@@ -50,9 +54,10 @@ def prepare_qat_fx(
     `optimize_graph`: members of a shared-scale group share one scale (effective on bernoulli). `hybrid`: operations the
     BPU cannot run go to the CPU; without it they are an error. `hybrid_dict`: operations to place on the CPU
     (`module_name`, `module_type`, and more: see docs). `example_inputs`: a tensor or tuple; with it shape limits are judged
-    now, otherwise at the first forward. `keep_batch_norm`: batch norms behind convolutions stay inside the fused layer and go on
-    following the batches' statistics, until conversion and export fold them; by default prepare folds them. `edits`: passes of
-    your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their values.
+    now, otherwise at the first forward, and where nothing can be planned without shapes, the whole model is planned then.
+    `keep_batch_norm`: batch norms behind convolutions stay inside the fused layer and go on following the batches' statistics,
+    until conversion and export fold them; False: prepare folds them; None: as `set_qat_mode` says (by default, folded). `edits`:
+    passes of your own, from `hqc.workflow.pipelines.edit`. `concrete_args`: arguments of forward that are constants, with their values.
     `leaf_modules`: modules (classes, paths or instances) that run as they are, on the CPU.
 
     `model` may also be a `torch.export.ExportedProgram`, an `fx.GraphModule`, or an ONNX file (a path or an `onnx.ModelProto`), whose
@@ -71,13 +76,14 @@ def prepare_qat_fx(
         hybrid_dict=hybrid_dict,
         qconfig=qconfig_dict,
         optimize_graph=optimize_graph,
-        keep_batch_norm=keep_batch_norm,
+        keep_batch_norm=keeps_batch_norm() if keep_batch_norm is None else keep_batch_norm,
         edits=edits,
         concrete_args=concrete_args,
         leaf_modules=leaves,
         stub_inputs=stubless,
     )
-    return prepare(model, options, example_inputs)
+    prepared: ObservedGraphModule = prepare_or_defer(model, options, example_inputs)
+    return prepared
 
 
 def prepare_calibration_fx(
@@ -110,7 +116,8 @@ def prepare_calibration_fx(
         leaf_modules=leaves,
         stub_inputs=stubless,
     )
-    return prepare(model, options, example_inputs)
+    prepared: ObservedGraphModule = prepare_or_defer(model, options, example_inputs)
+    return prepared
 
 
 def prepare(
@@ -137,6 +144,8 @@ def prepare(
     prepared = ObservedGraphModule(planned.root, graph, type(float_model).__name__, preparation)
     keep_module_tree(prepared, planned.root)
     prepared.train(model.training)
+    if options.form == "calibration":
+        set_fake_quantize(prepared, FakeQuantState.CALIBRATION)
     for remark in planned.remarks:
         if remark.severity == "warning":
             logger.warning("%s", remark)

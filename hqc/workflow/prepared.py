@@ -19,7 +19,7 @@ from torch import fx, nn
 from hqc.passes.base import Remark
 from hqc.passes.plan import Plan
 from hqc.workflow.options import CompileOptions
-from hqc.workflow.states import reset_weight_scales, translate_calibration_state
+from hqc.workflow.states import reset_weight_scales, translate_state
 
 
 @dataclass
@@ -44,7 +44,11 @@ class Preparation:
             self.float_model, self.shares = copy.deepcopy(self.float_model), False
 
 
-class ObservedGraphModule(fx.GraphModule):
+class GraphModuleWithAttr:
+    """What prepared and converted models are both kinds of: they keep the attributes of the user's model."""
+
+
+class ObservedGraphModule(GraphModuleWithAttr, fx.GraphModule):
     """What `prepare_*_fx` returns. `preparation` holds the plan; everything else is an ordinary GraphModule."""
 
     preparation: Preparation
@@ -56,8 +60,8 @@ class ObservedGraphModule(fx.GraphModule):
         self._calibration_loaded = False
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """The entries of a calibration model fit too, strictly: its scales are taken over, and weights keep those of their ranges."""
-        self._calibration_loaded = translate_calibration_state(self, state_dict, prefix)
+        """The entries of a model with other observers fit too, strictly: its scales are taken over."""
+        self._calibration_loaded = translate_state(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def recompile(self) -> Any:
@@ -173,7 +177,23 @@ def _rebuild(state: dict[str, Any], graph: fx.Graph, class_name: str) -> Observe
     module = ObservedGraphModule(root, graph, class_name, state["preparation"])
     for key, value in state.items():
         module.__dict__[key] = value
+    if USER_CLASS in state:
+        be_instance_of(module, state[USER_CLASS])
     return module
+
+
+USER_CLASS = "_user_class"
+"""Attribute of a prepared or converted model that is an instance of the user's class too: that class."""
+
+
+def be_instance_of(module: nn.Module, user: type[nn.Module]) -> None:
+    """Make a prepared or converted model an instance of the user's class too, so that the model's own methods stay."""
+    kind = next(cls for cls in type(module).__mro__ if GraphModuleWithAttr in cls.__bases__)
+    # A class of its own, as every graph module has: forward is written into it.
+    module.__class__ = type(user.__name__, (kind, user), {"__module__": user.__module__})
+    module.__dict__[USER_CLASS] = user
+    if isinstance(module, ObservedGraphModule):
+        module.recompile()
 
 
 def keep_module_tree(module: fx.GraphModule, root: nn.Module) -> None:
@@ -187,3 +207,26 @@ def keep_module_tree(module: fx.GraphModule, root: nn.Module) -> None:
     for name, value in vars(root).items():
         if not name.startswith("_") and name not in module.__dict__ and name not in ("training", "forward", "graph"):
             module.__dict__[name] = value
+
+
+def become(model: nn.Module, result: Any) -> Any:
+    """Make the object `model` what the prepared or converted model `result` is; returns it."""
+    model.__class__ = type(result)
+    model.__dict__.clear()
+    model.__dict__.update(result.__dict__)
+    if isinstance(model, ObservedGraphModule):
+        model.graph = copy.deepcopy(model.graph)  # a graph belongs to one module
+    return model
+
+
+def user_class_of(model: nn.Module) -> type[nn.Module]:
+    """The class that the user wrote, of a float model and of one that was prepared from it with its methods."""
+    found: type[nn.Module] = model.__dict__.get(USER_CLASS, type(model))
+    return found
+
+
+def with_methods(result: Any, model: nn.Module) -> Any:
+    """`result` as an instance of the class of `model`, the user's, too."""
+    if not isinstance(result, user_class_of(model)):
+        be_instance_of(result, user_class_of(model))
+    return result

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hqc.errors import CalibrationError, InputError
 from hqc.nn.qat.layer import QATLayer
 from hqc.quantization import torch_arithmetic
-from hqc.quantization.calib_fake_quantize import REACH, CalibFakeQuantize
-from hqc.quantization.fake_quantize import FakeQuantizeBase
+from hqc.quantization.calib_fake_quantize import CalibFakeQuantize
+from hqc.quantization.fake_quantize import REACH, FakeQuantizeBase
 
 _PART = "activation_post_process"
+_SWITCH = "fake_quant_enabled"
 
 
 def canonical(path: str) -> str:
@@ -50,26 +52,32 @@ def take_over_scales(source: nn.Module, target: nn.Module) -> list[str]:
     return taken
 
 
-def translate_calibration_state(module: nn.Module, state: dict[str, Any], prefix: str) -> bool:
-    """Rewrite the entries of a calibration model's state dict to those of `module`, in place; False for any other state.
+def translate_state(module: nn.Module, state: dict[str, Any], prefix: str) -> bool:
+    """Rewrite the entries of fake quants of another kind in a state dict to those of `module`, in place.
 
-    A calibration model has a `reach` where a QAT model has a scale, a switch and an observer's range, nothing for weights, and
-    no wrapper around boundary fake quants. The scales are set on `module` at once; its entries then say what it holds.
+    Models that calibrate have other observers, no wrapper around boundary fake quants and, in calibration models, nothing for weights.
+    What their entries say of the scale is set on `module` at once; its entries then say what it holds. True where the weights' scales
+    have to follow from the weights that are loaded.
     """
-    reaches = _reaches(state, prefix)
+    incoming = _incoming(state, prefix)
     own = [(name, fake_quant) for name, fake_quant in _named(module) if not isinstance(fake_quant, CalibFakeQuantize)]
-    if not reaches or not own:
-        return False
+    from_calibration = bool(own) and any(f"{prefix}{path}.{_SWITCH}" not in state for path in incoming.values())
     for name, fake_quant in own:
-        if canonical(name) in reaches:
-            path, reach = reaches.pop(canonical(name))
-            _set_reach(fake_quant, reach)
-            for key in [key for key in state if key.startswith(f"{prefix}{path}.")]:
+        path = incoming.pop(canonical(name), None)
+        entries = fake_quant.state_dict(prefix=f"{prefix}{name}.")
+        if path is not None and len(path) > len(name):
+            continue  # a boundary there, inside the BPU here: another plan
+        if path is not None:
+            given = {key: state[key] for key in state if key.startswith(f"{prefix}{path}.")}
+            if given.keys() - {f"{prefix}{path}.{REACH}"} == entries.keys() - {f"{prefix}{name}.{REACH}"}:
+                continue
+            _set_reach(fake_quant, _reach(given, f"{prefix}{path}.", fake_quant.bits))
+            for key in given:
                 del state[key]
-        elif not _is_parameters(name):
+        elif not (from_calibration and _is_parameters(name)):
             continue  # strict loading names what is missing
         state.update(fake_quant.state_dict(prefix=f"{prefix}{name}."))
-    return True
+    return from_calibration
 
 
 def reset_weight_scales(module: nn.Module) -> None:
@@ -79,14 +87,27 @@ def reset_weight_scales(module: nn.Module) -> None:
             layer.reset_weight_scale()
 
 
-def _reaches(state: dict[str, Any], prefix: str) -> dict[str, tuple[str, Tensor]]:
-    """Canonical path -> path and reach, of the calibrating fake quants in a state dict."""
+def _incoming(state: dict[str, Any], prefix: str) -> dict[str, str]:
+    """Canonical path -> path, of the fake quants in a state dict."""
     found = {}
-    for key, value in state.items():
-        if key.startswith(prefix) and key.endswith(f".{REACH}"):
-            path = key[len(prefix) : -len(REACH) - 1]
-            found[canonical(path)] = path, value
+    for key in state:
+        path, _, last = key.rpartition(".")
+        if key.startswith(prefix) and last in (_SWITCH, REACH):
+            found[canonical(path[len(prefix) :])] = path[len(prefix) :]
     return found
+
+
+def _reach(given: dict[str, Tensor], prefix: str, bits: int) -> Tensor:
+    """The magnitude at the end of the grid that a fake quant's entries tell of; empty where it has seen nothing."""
+    if prefix + REACH in given:
+        return given[prefix + REACH]
+    low, high = (given.get(f"{prefix}{_PART}.{name}") for name in ("min_val", "max_val"))
+    learned = bool(given.get(f"{prefix}initialized", torch.zeros(1)).any())
+    if low is None or high is None or learned:
+        scale = given.get(f"{prefix}{_PART}.fixed_scale", given.get(f"{prefix}scale"))
+        return torch.empty(0, dtype=torch.float32) if scale is None else torch_arithmetic.range_from_scale(scale.detach(), bits)[1]
+    seen = low.numel() > 0 and bool((low <= high).all())
+    return torch.maximum(-low, high).clamp(min=0.0) if seen else torch.empty(0, dtype=torch.float32)
 
 
 def _set_reach(fake_quant: FakeQuantizeBase, reach: Tensor) -> None:

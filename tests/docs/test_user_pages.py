@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import hqc.compat
 from hqc.errors import HqcError
 from hqc.march.state import March, set_march
 
 DOCS = Path(__file__).parents[2] / "docs"
-RUN = ("index", "ptq", "qat", "report")
+RUN = ("index", "ptq", "qat", "report", "migrating")
 TRANSLATED = sorted(page.name.removesuffix(".zh.md") for page in DOCS.glob("*.zh.md"))
 
 
@@ -27,6 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Pages write files, and set the march that is global."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
+    hqc.compat.uninstall()
     set_march(March.BAYES)
 
 

@@ -205,7 +205,7 @@ def test_single_switches_leave_the_model_without_a_state() -> None:
 
 def test_set_fake_quantize_refuses_what_is_no_state() -> None:
     with pytest.raises(InputError, match=r"FakeQuantState\.QAT, FakeQuantState\.CALIBRATION"):
-        set_fake_quantize(model(), "qat")
+        set_fake_quantize(model(), "training")
 
 
 def test_fixed_scale_switches_observing_off_for_good() -> None:

@@ -17,17 +17,36 @@ from hqc.march import March
 NAMES = {
     "hqc": "Compiled Explanation HqcError LoadedModel March compile explain get_march load lower set_march show_versions",
     "hqc.march": "March MarchSpec all_specs get_march get_spec set_march",
-    "hqc.quantization": (
-        "BoundaryFakeQuantize CalibFakeQuantize CalibObserver FakeQuantState FakeQuantize FakeQuantizeBase FixedScaleObserver "
-        "HistogramObserver KLObserver LearnedScaleFakeQuantize MSEObserver MinMaxObserver MixObserver MovingAverageMinMaxObserver "
-        "MovingAveragePerChannelMinMaxObserver NoopObserver ObserverBase PerChannelMSEObserver "
-        "PerChannelMinMaxObserver PercentileObserver QConfig "
-        "calibrate convert_fx default_calib_8bit_fake_quant_qconfig default_qat_8bit_fake_quant_qconfig "
-        "default_qat_8bit_lsq_quant_qconfig default_qat_out_8bit_fake_quant_qconfig fake_quantize_state fuse_fx "
-        "get_default_calib_qconfig get_default_lsq_qconfig get_default_qat_out_qconfig get_default_qat_qconfig get_default_qconfig "
-        "load_observer_params prepare_calibration_fx prepare_qat_fx set_fake_quantize"
+    "hqc.quantization": " ".join(
+        (
+            "BoundaryFakeQuantize CalibFakeQuantize FakeQuantize FakeQuantizeBase LearnedScaleFakeQuantize PACTFakeQuantize",
+            "CalibObserver ClipObserver ClipStdObserver FixedScaleObserver HistogramObserver KLObserver MSEObserver MinMaxObserver",
+            "MixObserver MovingAverageMinMaxObserver MovingAveragePerChannelMinMaxObserver NoopObserver ObserverBase",
+            "PerChannelMSEObserver PerChannelMinMaxObserver PercentileObserver",
+            "DeQuantStub FakeQuantState March QATMode QuantDType get_qat_mode set_qat_mode",
+            "QuantStub QuantWrapper qinfo qint16 qint32 qint8",
+            "QConfig default_calib_8bit_fake_quant_qconfig default_calib_8bit_weight_16bit_act_fake_quant_qconfig",
+            "default_calib_8bit_weight_32bit_out_fake_quant_qconfig default_calib_out_8bit_fake_quant_qconfig",
+            "default_qat_8bit_fake_quant_qconfig default_qat_8bit_lsq_quant_qconfig default_qat_8bit_pact_quant_qconfig",
+            "default_qat_8bit_weight_16bit_act_fake_quant_qconfig default_qat_8bit_weight_16bit_act_lsq_quant_qconfig",
+            "default_qat_8bit_weight_16bit_act_pact_quant_qconfig default_qat_8bit_weight_32bit_out_fake_quant_qconfig",
+            "default_qat_8bit_weight_32bit_out_lsq_quant_qconfig default_qat_out_8bit_fake_quant_qconfig",
+            "default_qat_out_8bit_lsq_quant_qconfig default_weight_8bit_fake_quant get_default_calib_qconfig",
+            "get_default_lsq_qconfig get_default_qat_out_qconfig get_default_qat_qconfig get_default_qconfig get_qconfig",
+            "check_model compile_model export_hbir perf_model visualize_model",
+            "calibrate convert convert_fx fuse_known_modules fuse_modules prepare_calibration prepare_qat",
+            "fake_quantize_state fuse_fx load_observer_params prepare_calibration_fx prepare_qat_fx",
+            "set_fake_quantize",
+        )
     ),
-    "hqc.nn": "DeQuantStub QuantStub",
+    "hqc.nn": " ".join(
+        (
+            "Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Div Erf Exp Floor HardLog Pow Reciprocal Selu Sin Sinh Sqrt Tan",
+            "AnchorGenerator DetectionPostProcess DetectionPostProcessV1 MultiScaleRoIAlign PointPillarsScatter RcnnPostProcess",
+            "BgrToYuv444 Correlation GridSample Interpolate LayerNorm RMSNorm",
+            "DeQuantStub QuantStub QuantWrapper",
+        )
+    ),
     "hqc.nn.quantized": "FloatFunctional",
     "hqc.nn.qat": " ".join(
         [
@@ -56,17 +75,22 @@ SIGNATURES = {
     "hqc.march.set_march": "march",
     "hqc.march.get_march": "",
     "hqc.quantization.prepare_calibration_fx": f"{PREPARE}edits=(), concrete_args=None, leaf_modules=()",
-    "hqc.quantization.prepare_qat_fx": f"{PREPARE}keep_batch_norm=False, edits=(), concrete_args=None, leaf_modules=()",
-    "hqc.quantization.convert_fx": "graph_module, convert_custom_config_dict=None, _remove_qconfig=True",
+    "hqc.quantization.prepare_qat_fx": f"{PREPARE}keep_batch_norm=None, edits=(), concrete_args=None, leaf_modules=()",
+    "hqc.quantization.convert_fx": "graph_module, convert_custom_config_dict=None, _remove_qconfig=True, *, inplace=False, fast_mode=False",
     "hqc.quantization.fuse_fx": "model, fuse_custom_config_dict=None",
     "hqc.quantization.calibrate": "prepared, data, *, progress=False",
     "hqc.quantization.set_fake_quantize": "model, state",
     "hqc.quantization.load_observer_params": "source, target",
     "hqc.quantization.fake_quantize_state": "model",
-    "hqc.quantization.get_default_qat_qconfig": "dtype='qint8', weight_dtype='qint8'",
+    "hqc.quantization.get_default_qat_qconfig": (
+        "dtype='qint8', weight_dtype='qint8', activation_fake_quant='fake_quant', weight_fake_quant='fake_quant', "
+        "activation_qkwargs=None, weight_qkwargs=None, backend=''"
+    ),
     "hqc.quantization.get_default_lsq_qconfig": "dtype='qint8', weight_dtype='qint8'",
-    "hqc.quantization.get_default_qat_out_qconfig": "weight_dtype='qint8'",
-    "hqc.quantization.get_default_calib_qconfig": "dtype='qint8', calib_qkwargs=None",
+    "hqc.quantization.get_default_qat_out_qconfig": (
+        "dtype='qint8', weight_fake_quant='fake_quant', weight_qkwargs=None, backend='', weight_dtype=None"
+    ),
+    "hqc.quantization.get_default_calib_qconfig": "dtype='qint8', calib_qkwargs=None, backend=''",
     "hqc.quantization.get_default_qconfig": (
         "activation_fake_quant='fake_quant', weight_fake_quant='fake_quant', activation_observer='min_max', "
         "weight_observer='min_max', activation_qkwargs=None, weight_qkwargs=None"

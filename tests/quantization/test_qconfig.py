@@ -21,6 +21,7 @@ from hqc.quantization import (
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
     NoopObserver,
+    PercentileObserver,
     QConfig,
     default_calib_8bit_fake_quant_qconfig,
     default_qat_8bit_fake_quant_qconfig,
@@ -77,7 +78,8 @@ def test_calib_qconfig_observes_activations_only() -> None:
     assert type(activation) is type(weight) is CalibFakeQuantize
     assert type(activation.activation_post_process) is CalibObserver
     assert type(weight.activation_post_process) is NoopObserver
-    assert default_calib_8bit_fake_quant_qconfig == get_default_calib_qconfig()
+    switchable = default_calib_8bit_fake_quant_qconfig.activation()
+    assert type(switchable) is FakeQuantize and type(switchable.activation_post_process) is PercentileObserver
     kl = get_default_calib_qconfig(calib_qkwargs={"observer": KLObserver, "bins": 256}).activation()
     assert kl.activation_post_process.bins == 256
 
@@ -116,13 +118,13 @@ def test_every_named_activation_observer_works(name: str) -> None:
     ("call", "message"),
     [
         (
-            lambda: get_default_qconfig(activation_fake_quant="pact"),
-            "activation_fake_quant='pact' .* supported: fake_quant, lsq, calib",
+            lambda: get_default_qconfig(activation_fake_quant="learned"),
+            "activation_fake_quant='learned' .* supported: fake_quant, lsq, pact, calib",
         ),
         (lambda: get_default_qconfig(activation_observer="minmax"), "activation_observer='minmax' .*supported: min_max, .*mix"),
         (
-            lambda: get_default_qconfig(weight_observer="kl"),
-            "weight_observer='kl' .*supported: min_max, absolute_min_max, mse, noop",
+            lambda: get_default_qconfig(weight_observer="calib"),
+            "weight_observer='calib' .*supported: min_max, absolute_min_max, fixed_scale, .*noop",
         ),
         (lambda: get_default_qat_qconfig(dtype="qint4"), "qint8, qint16"),
         (lambda: get_default_qat_qconfig(weight_dtype="qint16"), "weight_dtype='qint16' .*supported: qint8"),
@@ -141,8 +143,8 @@ def test_qconfigs_copy_and_pickle() -> None:
 def test_public_names_resolve() -> None:
     for name in quantization.__all__:
         assert getattr(quantization, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'prepare'"):
-        quantization.__getattr__("prepare")
+    with pytest.raises(AttributeError, match="no attribute 'preparation'"):
+        quantization.__getattr__("preparation")
 
 
 # --- which one is in force -----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from torch import fx, nn
 
@@ -139,6 +140,10 @@ class _Finder:
         return list(reversed(found))
 
     def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that computes `node`: the one it calls, or the one whose method it calls (a layer in a FloatFunctional's place)."""
+        if node.op == "call_method" and isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr":
+            owner = attrgetter(str(node.args[0].target))(self.prepared)
+            return owner if isinstance(owner, nn.Module) else None
         return self.prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     # --- one operation -----------------------------------------------------------------------------------------------

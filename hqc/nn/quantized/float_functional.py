@@ -43,8 +43,10 @@ class FloatFunctional(nn.Module):
     def div(self, x: Tensor, y: Tensor) -> Tensor:
         return self._result(torch.div(x, y))
 
-    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._result(torch.matmul(x, y))
+    def matmul(self, x: Tensor, y: Tensor, x_trans: bool = False, y_trans: bool = False) -> Tensor:
+        """`x @ y`; `x_trans`, `y_trans`: with the last two axes of that operand exchanged."""
+        left, right = (each.transpose(-1, -2) if trans else each for each, trans in ((x, x_trans), (y, y_trans)))
+        return self._result(torch.matmul(left, right))
 
     def maximum(self, x: Tensor, y: Tensor) -> Tensor:
         return self._result(torch.maximum(x, y))

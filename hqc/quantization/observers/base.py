@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hqc.errors import CalibrationError, QConfigError
-from hqc.quantization.dtypes import BITS, dtype_name
+from hqc.quantization.dtypes import BITS, check_range, check_symmetric, dtype_name
 from hqc.quantization.factory import WithArgs
 
 
@@ -28,12 +28,28 @@ class ObserverBase(WithArgs, nn.Module):
     rounding = "half_even"  # how the fake quant rounds
     cheap = True  # `scale()` costs a few element operations, so a fake quant may ask after every batch
 
-    def __init__(self, *, dtype: Any = "qint8", ch_axis: int = -1, name: str = "", sync: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        dtype: Any = "qint8",
+        ch_axis: int = -1,
+        name: str = "",
+        sync: bool = True,
+        is_sync_quantize: bool | None = None,
+        qscheme: torch.qscheme | None = None,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        factory_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """`is_sync_quantize`: another name of `sync`. `qscheme`, `quant_min`, `quant_max`: checked. `factory_kwargs`: no effect."""
         super().__init__()
+        del factory_kwargs
         self.dtype = dtype_name(dtype)
         self.ch_axis = ch_axis
         self.name = name
-        self.sync = sync
+        self.sync = sync if is_sync_quantize is None else bool(is_sync_quantize)
+        check_symmetric(qscheme, ch_axis)
+        check_range(self.dtype, quant_min, quant_max)
         if ch_axis >= 0 and not self.supports_channels:
             raise QConfigError(f"{type(self).__name__} works per tensor, got ch_axis={ch_axis}; use a per-channel observer")
 
@@ -128,3 +144,10 @@ def fit_buffers(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> N
             continue
         if buffer.numel() <= 1 or loaded.numel() <= 1:
             module._buffers[name] = buffer.new_empty(loaded.shape)
+
+
+def checked_constant(averaging_constant: float) -> float:
+    """The weight of a new batch in a moving average; `QConfigError` outside [0, 1]."""
+    if not 0.0 <= averaging_constant <= 1.0:
+        raise QConfigError(f"averaging_constant must lie between 0 (frozen) and 1, got {averaging_constant}")
+    return float(averaging_constant)

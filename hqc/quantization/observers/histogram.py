@@ -19,7 +19,7 @@ from torch import Tensor
 from hqc import arithmetic
 from hqc.errors import QConfigError
 from hqc.quantization import torch_arithmetic
-from hqc.quantization.observers.base import ObserverBase
+from hqc.quantization.observers.base import ObserverBase, checked_constant
 
 BINS = 2048  # at least 1024 of them are in use, 8 per step of an int8 grid
 _LOWEST_EXPONENT = -126
@@ -40,8 +40,16 @@ class HistogramObserver(ObserverBase):
     fixed_clip: Tensor
     cheap = False
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self, *, averaging_constant: float | None = None, bins: int = BINS, update_interval: int = 1, **options: Any
+    ) -> None:
+        """`averaging_constant` None: all data counts, in any order. Otherwise `m += c (x - m)` over the clips of the batches; 0 freezes.
+
+        `bins` and `update_interval` trade time for accuracy elsewhere, and change nothing here.
+        """
         super().__init__(**options)
+        del bins, update_interval
+        self.averaging_constant = None if averaging_constant is None else checked_constant(averaging_constant)
         for name in ("calib_bin_edges", "max_val", "fixed_clip"):
             self.register_buffer(name, torch.empty(0, dtype=torch.float32))
         self.register_buffer("calib_hist", torch.empty(0, dtype=torch.float32))
@@ -60,6 +68,18 @@ class HistogramObserver(ObserverBase):
     # --- observing -----------------------------------------------------------------------------------------------------
 
     def _observe(self, x: Tensor) -> None:
+        if self.averaging_constant is None:
+            self._count(x)
+        elif self.averaging_constant > 0.0 or not self.calibrated:
+            before = self.fixed_clip.clone() if self.calib_hist.numel() == 0 else self._reach()
+            self.reset()
+            self._count(x)
+            reach = self._reach()
+            self.reset()
+            self.fixed_clip.copy_(before.lerp(reach, self.averaging_constant) if bool(before > 0) else reach)
+
+    def _count(self, x: Tensor) -> None:
+        """Take `x` into the histogram."""
         magnitude = x.abs().flatten()
         largest = magnitude.max().view(1) if magnitude.numel() else magnitude.new_zeros(1)
         if self._synchronized():
@@ -117,11 +137,11 @@ class HistogramObserver(ObserverBase):
 
     def scale(self) -> Tensor:
         self._require_calibrated()
-        if self.calib_hist.numel() == 0:
-            reach = self.fixed_clip
-        else:
-            reach = torch.full_like(self.max_val, self._chosen_clip())
+        reach = self.fixed_clip if self.calib_hist.numel() == 0 else self._reach()
         return torch_arithmetic.scale_from_range(-reach, reach, self.bits)
+
+    def _reach(self) -> Tensor:
+        return torch.full_like(self.max_val, self._chosen_clip())
 
     def _chosen_clip(self) -> float:
         largest = float(self.max_val)

@@ -19,7 +19,7 @@ class KLObserver(SearchingObserver):
     """Tries clips on `bins` evenly spaced thresholds and takes the one with the smallest divergence; the widest wins ties."""
 
     def __init__(self, bins: int = 512, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(bins=bins, **options)
         if bins < 2 or BINS % bins:
             raise QConfigError(f"bins must be a divisor of {BINS} above 1, got {bins}")
         self.bins = bins

@@ -56,19 +56,27 @@ class MinMaxObserver(ObserverBase):
             self._store(low, high)
 
     def _batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Minimum and maximum of one batch (over all ranks), float32 `[1]` or `[C]`."""
+        """The range to cover of one batch (over all ranks), float32 `[1]` or `[C]`."""
         if x.numel() == 0:
             low, high = x.new_full((1,), math.inf), x.new_full((1,), -math.inf)
         elif self.supports_channels:
-            rows = x.transpose(0, self.ch_axis).flatten(1) if x.dim() > 1 else x.view(-1, 1)
-            low, high = rows.amin(1), rows.amax(1)  # on the CPU four times as fast as aminmax along an axis
+            low, high = self._row_ranges(x.transpose(0, self.ch_axis).flatten(1) if x.dim() > 1 else x.view(-1, 1))
         else:
-            low, high = (value.view(1) for value in torch.aminmax(x))
+            low, high = self._range(x)
         if self._synchronized():
             both = torch.cat([-low, high])
             dist.all_reduce(both, op=dist.ReduceOp.MAX)
             low, high = -both[: len(low)], both[len(low) :]
         return low, high
+
+    def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The range to cover of one tensor, each `[1]`."""
+        low, high = torch.aminmax(x)
+        return low.view(1), high.view(1)
+
+    def _row_ranges(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The range to cover of each row of `[C, N]`, each `[C]`."""
+        return rows.amin(1), rows.amax(1)  # on the CPU four times as fast as aminmax along an axis
 
     def _store(self, low: Tensor, high: Tensor) -> None:
         if self.min_val.shape == low.shape:

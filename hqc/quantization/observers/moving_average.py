@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hqc.errors import QConfigError
+from hqc.quantization.observers.base import checked_constant
 from hqc.quantization.observers.minmax import MinMaxObserver, PerChannelMinMaxObserver
 
 
@@ -14,9 +14,7 @@ class _MovingAverage(MinMaxObserver):
     averaging_constant: float
 
     def _set_constant(self, averaging_constant: float) -> None:
-        if not 0.0 <= averaging_constant <= 1.0:
-            raise QConfigError(f"averaging_constant must lie between 0 (frozen) and 1, got {averaging_constant}")
-        self.averaging_constant = float(averaging_constant)
+        self.averaging_constant = checked_constant(averaging_constant)
 
     def _observe(self, x: Tensor) -> None:
         if self.averaging_constant > 0.0 or not self._seen:

@@ -27,8 +27,18 @@ class PerChannelMSEObserver(ObserverBase):
     supports_channels = True
     chosen: Tensor
 
-    def __init__(self, *, ch_axis: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        ch_axis: int = 0,
+        stride: int = 1,
+        averaging_constant: float = 1.0,
+        update_interval: int = 1,
+        **options: Any,
+    ) -> None:
+        """`stride`, `averaging_constant` and `update_interval` of other observers of this error: accepted and without effect."""
         super().__init__(ch_axis=ch_axis, **options)
+        del stride, averaging_constant, update_interval
         self.register_buffer("chosen", torch.empty(0))
         self._last: tuple[int, int] | None = None  # storage and version of what was seen last
 

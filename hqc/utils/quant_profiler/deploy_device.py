@@ -14,6 +14,7 @@ from hqc.files import make_parent, write_file
 from hqc.frontend.fx.training import IDENTITY_META
 from hqc.ir import Device
 from hqc.quantization.off_grid import OffGridFakeQuantize
+from hqc.workflow.deferred import refuse_waiting
 from hqc.workflow.prepared import ObservedGraphModule
 
 HEADER = ("name", "deploy device", "type")
@@ -28,6 +29,7 @@ def check_deploy_device(
     `name`: a module's path, otherwise the FX node's name. `print_tabulate`: print the table. `deploy_device.txt` with the same
     table is written into `out_dir` (default: the current folder). `InputError` for another kind of model or an unusable folder.
     """
+    refuse_waiting(model, "check_deploy_device")
     if not isinstance(model, ObservedGraphModule):
         raise InputError(
             f"check_deploy_device takes a model from prepare_qat_fx or prepare_calibration_fx, got {type(model).__name__}"

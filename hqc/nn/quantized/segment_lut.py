@@ -1,0 +1,5 @@
+"""SegmentLUT, under the path of the reference."""
+
+from hqc.nn.quantized.modules import SegmentLUT
+
+__all__ = ["SegmentLUT"]

@@ -1,0 +1,1 @@
+"""What prepare and convert return, under the reference's paths."""
