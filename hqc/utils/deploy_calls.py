@@ -33,7 +33,7 @@ def compiled_model(module: Any, example_inputs: Any) -> LoadedModel:
     """The compiled model in a converted model or a trace of one; `InputError` for anything else."""
     if isinstance(module, QuantizedGraphModule):
         deployment = module.deployment(*(as_tuple(example_inputs) or ()))
-        return LoadedModel(saved_model(module.prepared, deployment, []))
+        return LoadedModel(saved_model(module.prepared, deployment, [], {}))
     if isinstance(module, torch.jit.ScriptModule):
         found = program_of(module)
         if found is not None:

@@ -110,7 +110,7 @@ class QuantizedGraphModule(GraphModuleWithAttr, nn.Module):
         prepared = self._runner.prepared
         with _not_traced():
             deployment = self._runner.program(self._runner.arguments(args))[0]
-            program = packed(saved_model(prepared, deployment, []))
+            program = packed(saved_model(prepared, deployment, [], {}))
         given = [leaf for leaf in tensors_of(args) if isinstance(leaf, torch.Tensor)]
         return restore(prepared, deployment.outputs, simulate(given, program))
 
