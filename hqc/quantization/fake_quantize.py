@@ -281,7 +281,9 @@ class FakeQuantizeBase(Stateful, WithArgs, nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._saves_reach:
             observer = self.activation_post_process
-            known = torch_arithmetic.range_from_scale(observer.scale(), self.bits)[1] if observer.calibrated else torch.empty(0, dtype=torch.float32)
+            known = torch.empty(0, dtype=torch.float32)
+            if observer.calibrated:
+                known = torch_arithmetic.range_from_scale(observer.scale(), self.bits)[1]
             destination[prefix + REACH] = known
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -15,8 +15,8 @@ from hqc.ir import Trait
 from hqc.march import all_specs
 from hqc.passes.base import PassContext
 from hqc.passes.pipeline import parse_pipeline
-from hqc.workflow.options import custom_config
 from hqc.quantization.qat_mode import keeps_batch_norm
+from hqc.workflow.options import custom_config
 from hqc.workflow.prepared import keep_module_tree
 
 

@@ -105,7 +105,9 @@ def _reach(given: dict[str, Tensor], prefix: str, bits: int) -> Tensor:
     learned = bool(given.get(f"{prefix}initialized", torch.zeros(1)).any())
     if low is None or high is None or learned:
         scale = given.get(f"{prefix}{_PART}.fixed_scale", given.get(f"{prefix}scale"))
-        return torch.empty(0, dtype=torch.float32) if scale is None else torch_arithmetic.range_from_scale(scale.detach(), bits)[1]
+        return (
+            torch.empty(0, dtype=torch.float32) if scale is None else torch_arithmetic.range_from_scale(scale.detach(), bits)[1]
+        )
     seen = low.numel() > 0 and bool((low <= high).all())
     return torch.maximum(-low, high).clamp(min=0.0) if seen else torch.empty(0, dtype=torch.float32)
 
