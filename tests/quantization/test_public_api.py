@@ -78,7 +78,7 @@ SIGNATURES = {
     "hqc.quantization.prepare_qat_fx": f"{PREPARE}keep_batch_norm=None, edits=(), concrete_args=None, leaf_modules=()",
     "hqc.quantization.convert_fx": "graph_module, convert_custom_config_dict=None, _remove_qconfig=True, *, inplace=False, fast_mode=False",
     "hqc.quantization.fuse_fx": "model, fuse_custom_config_dict=None",
-    "hqc.quantization.calibrate": "prepared, data, *, progress=False",
+    "hqc.quantization.calibrate": "prepared, data, *, progress=False, workers=1",
     "hqc.quantization.set_fake_quantize": "model, state",
     "hqc.quantization.load_observer_params": "source, target",
     "hqc.quantization.fake_quantize_state": "model",
