@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,17 @@ def model_and_inputs(spec: str, shapes: Sequence[str], checkpoint: str | None = 
 def load_passes(file: str) -> None:
     """Run a Python file whose `@register_pass` classes then have a place in pipeline text. `InputError` for what it raises."""
     import_file(Path(file), "a pass")
+
+
+def load_function(spec: str, what: str) -> Callable[..., Any]:
+    """`FILE.py:NAME` -> the function; `what`: what messages call it. `InputError` where there is none."""
+    path, _, name = spec.rpartition(":")
+    if not path or not name:
+        raise InputError(f"give {what} as FILE.py:NAME, got {spec}")
+    found = getattr(import_file(Path(path), what), name, None)
+    if not callable(found):
+        raise InputError(f"{name} in {path} is no function")
+    return found  # type: ignore[no-any-return]
 
 
 def load_edit(spec: str) -> Edit:

@@ -139,19 +139,17 @@ def quantization_arguments(observer: str | None, activations: str | None, **foun
     return found
 
 
-def compile_model(
+def compile_arguments(
     model: str,
     march: str,
     shapes: tuple[str, ...],
     calibration: tuple[str, ...],
     checkpoint: str | None = None,
-    dump_dir: str | None = None,
     workers: int = 1,
     **rest: Any,
-) -> Compiled:
-    """What `compile`, `run`, `bench` and `report` share."""
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The model, its example inputs, and the other arguments of `hqc.compile`."""
     with working(tr("reading {model}", model=model)):
-        import hqc
         from hqc.analysis.user_files import model_and_inputs, random_batches
 
         reading = take_reading(rest)
@@ -161,14 +159,23 @@ def compile_model(
     arguments = {**quantization_arguments(**quantization), **plan_arguments(**rest)}
     if data is None:
         note(tr("No --calibration data: scales come from random inputs, good for structure and speed, not for accuracy."))
+    batches = random_batches(inputs, reading["samples"] or RANDOM_SAMPLES) if data is None else data
+    more = {"march": march, "preprocessing": preprocessing_of(reading), "calibration_data": batches, "workers": workers}
+    return module, inputs, {**more, **arguments}
+
+
+def compile_model(dump_dir: str | None = None, **given: Any) -> Compiled:
+    """What `compile`, `run`, `bench` and `report` share."""
+    module, inputs, arguments = compile_arguments(**given)
+    import hqc
+
     with counted(tr("calibrating")) as advance:
-        compiled = hqc.compile(
-            module, inputs, march=march, dump_dir=dump_dir, progress=advance, preprocessing=preprocessing_of(reading),
-            calibration_data=random_batches(inputs, reading["samples"] or RANDOM_SAMPLES) if data is None else data,
-            workers=workers, **arguments,
-        )  # fmt: skip
-    if data is not None:
+        compiled = hqc.compile(module, inputs, dump_dir=dump_dir, progress=advance, **arguments)
+    if given["calibration"]:
         note(tr("calibrated with {data}", data=compiled.calibration), style="dim")
+    for remark in compiled.remarks:
+        if remark.pass_name == "effort":
+            note(remark.message, style="dim")
     return compiled
 
 

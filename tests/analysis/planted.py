@@ -68,14 +68,11 @@ def data_for(seed: int) -> list[torch.Tensor]:
     return [torch.rand(4, 3, SIZE, SIZE, generator=generator) for _ in range(2)]
 
 
-def planted(kind: str, seed: int, march: str = "bayes") -> Planted:
-    """A compiled network with one culprit; the float function of the network is that of an innocent one."""
-    network = Network(seed).eval()
-    data = data_for(seed)
+def plain_network(kind: str, seed: int) -> tuple[Network, Network, dict[str, object]]:
+    """A network with one culprit, one of the same function without, and the qconfigs (which clip, where that is the culprit)."""
+    network, innocent = (_levelled(seed) for _ in range(2))
     rng = np.random.default_rng(1000 + seed)
     with torch.no_grad():
-        # Every activation of about one size, so that nothing but the culprit stands out.
-        _level(network, data[0])
         channel = int(rng.integers(network.width))
         if kind == "outlier channel":  # one channel 60 times the others; what reads it divides again
             network.join.weight[channel] *= 60.0
@@ -85,12 +82,32 @@ def planted(kind: str, seed: int, march: str = "bayes") -> Planted:
             network.left.weight /= 60.0
             network.left.bias /= 60.0
             network.behind_cat.weight[: network.width] *= 60.0
+    qconfig: dict[str, object] = {"": hqc.quantization.get_default_qconfig(activation_observer="absolute_min_max")}
+    if kind == "clipped activation":
+        narrow = {"percentile": 70.0}
+        clips = hqc.quantization.get_default_qconfig(activation_observer="percentile", activation_qkwargs=narrow)
+        qconfig["module_name"] = {"join": clips}
+    return network, innocent, qconfig
+
+
+def planted(kind: str, seed: int, march: str = "bayes") -> Planted:
+    """A compiled network with one culprit; the float function of the network is that of an innocent one."""
+    network, _, _ = plain_network(kind, seed)
+    data = data_for(seed)
     qconfig = {"": hqc.quantization.get_default_qconfig(activation_observer="absolute_min_max")}
     compiled = hqc.compile(network, data[0], march=march, calibration_data=data, qconfig_dict=qconfig)
     culprit = {"outlier channel": "join", "clipped activation": "join", "cat of unequal ranges": "cat"}[kind]
     if kind == "clipped activation":
         compiled = clipped(compiled, "join")
     return Planted(compiled, network, data, culprit, "clipping" if kind == "clipped activation" else "activation rounding")
+
+
+def _levelled(seed: int) -> Network:
+    """Every activation of about one size, so that nothing but the culprit stands out."""
+    network = Network(seed).eval()
+    with torch.no_grad():
+        _level(network, data_for(seed)[0])
+    return network
 
 
 def clipped(compiled: Compiled, module: str) -> Compiled:
