@@ -55,7 +55,7 @@ def test_the_planted_fault_is_found_and_no_other(fault: str) -> None:
     found = check(hqc.compile(Net(fault).eval(), data[0], march=march, calibration_data=data))
     assert {each.kind for each in found.findings} == ({fault} if fault else set()), [str(each) for each in found.findings]
     assert found.table().row_count == len(found.findings) and len(found.settings) >= 2
-    conv = next(row for row in found.settings if row.op == "conv2d" and row.dtype == "int8" or march == "bernoulli")
+    conv = next(row for row in found.settings if (row.op == "conv2d" and row.dtype == "int8") or march == "bernoulli")
     assert march == "bernoulli" or (conv.dtype, conv.observer, conv.weight_observer) == (
         "int8",
         "MSEObserver",
