@@ -178,7 +178,7 @@ def unequal_operands(graph: Graph) -> Iterator[Finding]:
     for node in graph.nodes:
         if not on_bpu(node) or not (node.op.has(Trait.SAME_SCALE) or node.op.has(Trait.SUM)):
             continue
-        scaled = [(float(value.quant.scale), value) for value in node.data_operands if _has_scale(value)]
+        scaled = [(scale, value) for value in node.data_operands if (scale := _scale(value)) is not None]
         if len(scaled) < 2:
             continue
         low, high = min(scaled, key=lambda item: item[0]), max(scaled, key=lambda item: item[0])
@@ -192,8 +192,10 @@ def unequal_operands(graph: Graph) -> Iterator[Finding]:
             yield Finding("unequal scales", _where(node), message, advice)
 
 
-def _has_scale(value: Value) -> bool:
-    return value.quant is not None and not value.quant.per_channel and not value.is_parameter
+def _scale(value: Value) -> float | None:
+    """The one scale of an activation."""
+    quant = value.quant
+    return None if quant is None or quant.per_channel or value.is_parameter else float(quant.scale)
 
 
 def beyond_scales(compiled: Compiled) -> Iterator[Finding]:
