@@ -16,7 +16,7 @@ from hqc.errors import ExportError
 from hqc.utils.onnx_helper import export_to_onnx
 from hqc.workflow.prepared import GraphModuleWithAttr
 
-_original = torch.onnx.export
+_original = getattr(torch.onnx.export, "hqc_original", torch.onnx.export)  # a reload finds its own wrapper
 _KNOWN = frozenset(inspect.signature(export_to_onnx).parameters)
 _POSITIONAL = ("model", "args", "f", "export_params", "verbose", "training", "input_names", "output_names")
 
@@ -36,4 +36,5 @@ def _export(*args: Any, **kwargs: Any) -> Any:
     return export_to_onnx(**{name: value for name, value in given.items() if name in _KNOWN})
 
 
+_export.hqc_original = _original  # type: ignore[attr-defined]
 torch.onnx.export = _export

@@ -105,7 +105,7 @@ def test_every_operation_has_one_placement_and_running_twice_changes_nothing(mar
     plan = Plan.from_graph(graph)
     kept = {name for node in graph.nodes for name in node.origin}
     assert set(plan.devices) == kept
-    run_passes(graph, "insert-boundaries{auto-stub=true},place-observers,settle-rounding", march)
+    run_passes(graph, "insert-boundaries{auto-stub=true},place-observers,settle-rounding{nearest=true}", march)
     again = graph.clone()
     report = explain_pipeline().run(again, PassContext(get_spec(march)))
     assert str(again) == str(graph)

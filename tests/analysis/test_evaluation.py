@@ -118,7 +118,7 @@ RANKS = """
 import sys, json
 sys.path[:0] = {path!r}
 import torch.distributed as dist
-from test_evaluate import *
+from test_evaluation import *
 dist.init_process_group("gloo")
 torch.manual_seed(0)
 images = [batch for batch, _ in data()]
@@ -146,7 +146,7 @@ def test_ranks_of_torchrun_give_the_numbers_of_one_process(compiled: hqc.Compile
 
 FILE = """
 import torch
-from test_evaluate import Net, data, margins
+from test_evaluation import Net, data, margins
 def seeded():
     torch.manual_seed(0)
     return Net().eval(), data()[0][0]
