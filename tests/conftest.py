@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
@@ -14,6 +16,14 @@ if hasattr(providers, "_get_local_constants"):
     providers._get_local_constants = lambda: providers._local_constants
 settings.register_profile("hqc", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("hqc")
+
+
+@pytest.fixture(autouse=True)
+def the_same_random_numbers_in_every_run() -> None:
+    """Whatever test ran before, and in whichever worker."""
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
