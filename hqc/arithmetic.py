@@ -151,7 +151,8 @@ def quantize_weight(weight: npt.NDArray[Any], scale: npt.ArrayLike, axis: int | 
 def dequantize(q: npt.ArrayLike, scale: npt.ArrayLike, axis: int | None = None) -> npt.NDArray[np.float32]:
     """`q * s` in float32."""
     q = np.asarray(q)
-    return q.astype(np.float32) * _along(scale, axis, q.ndim)
+    with np.errstate(over="ignore", under="ignore"):  # whatever NumPy was told to do about it
+        return q.astype(np.float32) * _along(scale, axis, q.ndim)
 
 
 OFF_GRID_MARGIN = 2.0**-12

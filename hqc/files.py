@@ -139,6 +139,9 @@ def path_text(path: object, *, error: type[HqcError] = InputError, verb: str = "
         raise error(f"cannot {verb} {_shown(text)}: the name holds a NUL character")
     try:
         text.encode("utf-8")
+        Path(text).is_dir()  # asks the system, which refuses names that are too long
+    except OSError as problem:
+        raise error(f"cannot {verb} {_shown(text)}: {problem.strerror or problem}") from None
     except UnicodeEncodeError:
         raise error(f"cannot {verb} {_shown(text)}: the name is not valid Unicode") from None
     return text

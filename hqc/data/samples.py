@@ -14,6 +14,7 @@ from hqc.data.inputs import Array, InputSpec, batch_size, input_specs
 from hqc.data.preprocessing import Preprocessing
 from hqc.data.sources import ArrayFile, Chunk, FileFolder, Loader, Reading, Source, Together
 from hqc.errors import InputError
+from hqc.files import path_text
 from hqc.ir import Graph
 from hqc.near_names import suggest
 from hqc.python_files import find_object, guarded
@@ -179,12 +180,12 @@ def _source(place: Place, specs: tuple[InputSpec, ...], reading: Reading) -> Sou
     if isinstance(place, Mapping):
         return _by_name({str(name): each for name, each in place.items()}, specs, reading)
     if not isinstance(place, (str, os.PathLike)):
-        files = [Path(each) for each in place]
+        files = [Path(path_text(each)) for each in place]
         missing = next((path for path in files if not path.is_file()), None)
         if missing is not None:
             raise InputError(f"there is no file {missing}")
         return FileFolder(files, specs, reading)
-    text = os.fspath(place)
+    text = path_text(place)
     path = Path(text)
     if path.is_dir():
         parts = {spec.name: path / spec.name for spec in specs if (path / spec.name).is_dir()}

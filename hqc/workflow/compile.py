@@ -128,8 +128,12 @@ class Compiled:
         """The fake-quantized torch model's outputs as NumPy arrays: what training sees."""
         device = next((p.device for p in self._prepared.parameters()), torch.device("cpu"))
         arguments = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), self.runner.arguments(inputs))
-        with torch.no_grad():
-            return as_arrays(self._prepared(*arguments))
+        try:
+            with torch.no_grad():
+                return as_arrays(self._prepared(*arguments))
+        except RuntimeError as error:
+            shapes = [list(tensor.shape) for tensor in tensors_of(arguments)]
+            raise InputError(f"the model cannot take inputs of the shapes {shapes}: {str(error).splitlines()[0]}") from error
 
     def profile(self, *inputs: Any) -> list[ProfileRow]:
         """Time, MACs and bytes per node of one simulated run."""

@@ -134,7 +134,10 @@ def listed(value: Any, name: str, what: str) -> list[Any]:
     """A list that the user gave; `InputError` says what argument `name` takes a list of."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise InputError(f"{name} takes a list of {what}, got {value!r:.80}")
-    return list(value)
+    try:
+        return list(value)
+    except TypeError:  # arrays without axes have an __iter__ that refuses
+        raise InputError(f"{name} takes a list of {what}, got {value!r:.80}") from None
 
 
 def named(value: Any, name: str, what: str) -> Mapping[str, Any] | None:

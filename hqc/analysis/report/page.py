@@ -66,4 +66,4 @@ def _libraries() -> str:
 
 def _packed(text: str) -> str:
     """Compressed, as text that HTML leaves alone; `mtime=0` makes equal reports equal files."""
-    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(errors="backslashreplace"), compresslevel=6, mtime=0)).decode()

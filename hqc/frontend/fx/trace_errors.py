@@ -24,7 +24,7 @@ class ProxyUse(Exception):  # noqa: N818 (internal signal, always translated)
         self.what, self.node, self.reason = what, node, reason
 
 
-def explain(error: Exception, model_name: str, stop: FrameType | None) -> TraceError:
+def explain(error: BaseException, model_name: str, stop: FrameType | None) -> TraceError:
     """The TraceError for `error`, raised while tracing inside the frame `stop`."""
     source = traceback_source(error.__traceback__, stop)
     where = f"{source}: " if source else f"{model_name}: "

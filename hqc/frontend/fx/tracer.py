@@ -149,7 +149,7 @@ def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphMod
             graph = tracer.trace(model)
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an exit() that a script left in forward
             raise explain(error, type(model).__name__, stop) from error
         functional = functionalize(graph, model, tracer.known, buffer_updates(graph, model).written)
         if any(map(needs_care, tracer.called_paths)):
