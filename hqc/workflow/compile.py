@@ -21,14 +21,14 @@ from hqc.data.samples import PathLike
 from hqc.errors import InputError
 from hqc.files import path_text
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
-from hqc.ir import Graph, Value
+from hqc.ir import Value
 from hqc.march import March
-from hqc.metrics.placement import PlacementReport, placement_report
 from hqc.passes.base import Remark
 from hqc.quantization.merging import of_first_rank
 from hqc.workflow.arguments import as_float32_inputs, tensors_of
 from hqc.workflow.calibration import Observed, Progress, observe
 from hqc.workflow.deploy import deploy, with_calls, without_calls
+from hqc.workflow.deployed import Deployed
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.effort import Effort, Step, steps_of
 from hqc.workflow.improve import improve
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-class Compiled:
+class Compiled(Deployed):
     """A compiled model. `deployment`: what the back ends take."""
 
     def __init__(
@@ -91,30 +91,6 @@ class Compiled:
     @property
     def march(self) -> str:
         return self.options.march
-
-    @property
-    def graph(self) -> Graph:
-        """The scaled IR."""
-        return self.deployment.scaled
-
-    @property
-    def integer_graph(self) -> Graph:
-        """The IR that the simulator runs."""
-        return self.deployment.integer
-
-    @property
-    def remarks(self) -> list[Remark]:
-        """What the passes had to say, in order."""
-        return self.deployment.remarks
-
-    @property
-    def placement(self) -> PlacementReport:
-        """Where every operation runs, and why."""
-        return placement_report(self.graph)
-
-    def explain(self) -> str:
-        """The placement as text: device, subgraph and reasons per operation, then totals."""
-        return str(self.placement)
 
     def simulate(self, *inputs: Any) -> Any:
         """What the deployed model computes, bit for bit: NumPy arrays (or tensors) in, NumPy arrays out.

@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from hqc.backends import bpu
 from hqc.errors import InputError, ShapeError
-from hqc.ir import Graph, Value
-from hqc.metrics.placement import PlacementReport, placement_report
-from hqc.passes.base import Remark
+from hqc.ir import Value
 from hqc.workflow.binding import as_numpy, bind_structure, by_name
+from hqc.workflow.deployed import Deployed
 from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment
 from hqc.workflow.saved import SavedModel, TensorRef, decoded, opaque_nodes, read_model, stored_forms, write_model
 
@@ -35,7 +34,7 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
     return LoadedModel(read_model(path))
 
 
-class LoadedModel:
+class LoadedModel(Deployed):
     """A compiled model without its torch half: what it computes, where, and its files. The same bits as the `Compiled` it was.
 
     Named tuples and dataclasses that the model takes or returns are named tuples of the same fields here.
@@ -52,30 +51,6 @@ class LoadedModel:
     @property
     def march(self) -> str:
         return str(self.graph.march)
-
-    @property
-    def graph(self) -> Graph:
-        """The scaled IR."""
-        return self.deployment.scaled
-
-    @property
-    def integer_graph(self) -> Graph:
-        """The IR that the simulator runs."""
-        return self.deployment.integer
-
-    @property
-    def remarks(self) -> list[Remark]:
-        """What the passes had to say, in order."""
-        return self.deployment.remarks
-
-    @property
-    def placement(self) -> PlacementReport:
-        """Where every operation runs, and why."""
-        return placement_report(self.graph)
-
-    def explain(self) -> str:
-        """The placement as text: device, subgraph and reasons per operation, then totals."""
-        return str(self.placement)
 
     def simulate(self, *inputs: Any) -> Any:
         """What the deployed model computes, bit for bit: arrays in (for any batch size), arrays out, in the model's structure.
