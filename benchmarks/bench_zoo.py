@@ -16,13 +16,13 @@ from benchmarks.zoo import ZOO
 from benchmarks.zoo.whole_way import MARCHES, Report, quiet, walk
 
 
-def run(names: list[str], marches: list[str]) -> list[Report]:
+def run(names: list[str], marches: list[str], device: str) -> list[Report]:
     """One report per network and march, with a line as each is done."""
     reports = []
     for name in names:
         for march in marches:
             with tempfile.TemporaryDirectory() as folder, quiet():
-                report = walk(ZOO[name], march, Path(folder))
+                report = walk(ZOO[name], march, Path(folder), device=device)
             print(f"{name} {march}: {report.failed + ': ' + report.message if report.failed else 'ok'}", flush=True)
             reports.append(report)
     return reports
@@ -45,11 +45,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="networks; default: all")
     parser.add_argument("--march", action="append", help="default: bernoulli2 and bayes")
+    parser.add_argument("--device", default="cpu", help="where the float model and its data live")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(2)
     start = time.perf_counter()
-    reports = run(options.names or list(ZOO), options.march or list(MARCHES))
+    reports = run(options.names or list(ZOO), options.march or list(MARCHES), options.device)
     Console(width=160).print(table(reports))
     good = sum(not report.failed for report in reports)
     print(f"{good} of {len(reports)} went the whole way in {time.perf_counter() - start:.0f} s")

@@ -87,12 +87,12 @@ class Stubbed2(Stubbed1):
         return self._leave(self.network(self.quant[0](x), self.quant[1](y)))
 
 
-def walk(entry: ZooEntry, march: str, folder: Path, *, raises: bool = False) -> Report:
-    """Take the network the whole way on one march. `raises`: let the first error pass instead of noting it."""
+def walk(entry: ZooEntry, march: str, folder: Path, *, raises: bool = False, device: str = "cpu") -> Report:
+    """Take the network the whole way on one march, its parameters and inputs on `device`. `raises`: let the first error pass."""
     report = Report(entry.name, march)
     try:
-        _post_training(entry, march, folder, report)
-        _quantization_aware(entry, march, folder, report)
+        _post_training(entry, march, folder, report, device)
+        _quantization_aware(entry, march, folder, report, device)
     except Exception as error:
         if raises:
             raise
@@ -100,9 +100,13 @@ def walk(entry: ZooEntry, march: str, folder: Path, *, raises: bool = False) -> 
     return report
 
 
-def _post_training(entry: ZooEntry, march: str, folder: Path, report: Report) -> None:
-    network, inputs = entry.build(), entry.inputs(1)
-    calibration = [inputs, *(entry.inputs(seed) for seed in (2, 3))]
+def _inputs(entry: ZooEntry, seed: int, device: str) -> tuple[Tensor, ...]:
+    return tuple(item.to(device) for item in entry.inputs(seed))
+
+
+def _post_training(entry: ZooEntry, march: str, folder: Path, report: Report, device: str) -> None:
+    network, inputs = entry.build().to(device), _inputs(entry, 1, device)
+    calibration = [inputs, *(_inputs(entry, seed, device) for seed in (2, 3))]
     with torch.no_grad():
         expected = network(*inputs)
     with report.step("explain"):
@@ -126,9 +130,8 @@ def _post_training(entry: ZooEntry, march: str, folder: Path, report: Report) ->
                         raise WayError("the integer file differs from the simulator")
 
 
-def _quantization_aware(entry: ZooEntry, march: str, folder: Path, report: Report) -> None:
-    inputs = entry.inputs(1)
-    network = entry.build()
+def _quantization_aware(entry: ZooEntry, march: str, folder: Path, report: Report, device: str) -> None:
+    network, inputs = entry.build().to(device), _inputs(entry, 1, device)
     with torch.no_grad():
         expected = network(*inputs)
     stubbed = (Stubbed1 if len(inputs) == 1 else Stubbed2)(network, tuple(item.is_floating_point() for item in inputs)).eval()
@@ -138,7 +141,7 @@ def _quantization_aware(entry: ZooEntry, march: str, folder: Path, report: Repor
         calibrated.eval()
         with torch.no_grad():
             for seed in (1, 2):
-                outputs = calibrated(*entry.inputs(seed))
+                outputs = calibrated(*_inputs(entry, seed, device))
             _close(entry, calibrated(*inputs), expected, 0.999, "calibration and float model")
     with report.step("qat"):
         trained = prepare_qat_fx(calibrated, {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=inputs)
@@ -162,7 +165,7 @@ def _quantization_aware(entry: ZooEntry, march: str, folder: Path, report: Repor
 
 def _run(path: Path, inputs: tuple[Tensor, ...]) -> list[Any]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {info.name: item.numpy() for info, item in zip(session.get_inputs(), inputs, strict=True)})
+    return session.run(None, {info.name: item.cpu().numpy() for info, item in zip(session.get_inputs(), inputs, strict=True)})
 
 
 def _leaves(structure: Any) -> list[Any]:
@@ -173,7 +176,7 @@ def _cosines(entry: ZooEntry, got: Any, wanted: Any) -> list[float]:
     """Of outputs of reals that hang on no choice; integers are positions, which may turn over too."""
     found = []
     for position, (one, other) in enumerate(zip(_leaves(got), _leaves(wanted), strict=True)):
-        a, b = (np.asarray(item.detach() if isinstance(item, Tensor) else item) for item in (one, other))
+        a, b = (np.asarray(item.detach().cpu() if isinstance(item, Tensor) else item) for item in (one, other))
         if a.shape != b.shape:
             raise WayError(f"shape {list(a.shape)} where {list(b.shape)} was expected")
         if a.dtype.kind == "f" and position not in entry.chosen:

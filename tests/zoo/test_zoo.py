@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.whole_way import MARCHES, quiet, walk
@@ -33,6 +34,13 @@ def test_the_whole_way(name: str, march: str, tmp_path: Path) -> None:
     assert set(report.seconds) == {
         "explain", "compile", "simulate", "horizon", "runnable", "qdq", "integer", "calibrate", "qat", "convert", "export",
     }  # fmt: skip
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("name", "march"), cases())
+def test_the_whole_way_on_cuda(name: str, march: str, tmp_path: Path) -> None:
+    with quiet():
+        assert "export" in walk(ZOO[name], march, tmp_path, raises=True, device="cuda").seconds
 
 
 def test_exceptions_are_networks_of_the_zoo() -> None:
