@@ -1,6 +1,6 @@
-"""Cost of one fake-quantized training step of ResNet-18 (batch 8, 3x64x64, CPU), beside the float step and torch's own FX QAT.
+"""Cost of one fake-quantized training step of ResNet-18, beside the float step and torch's own FX QAT.
 
-    python -m benchmarks.bench_qat_step [--steps 5]
+    python -m benchmarks.bench_qat_step [--steps 7] [--batch 8] [--size 64] [--device cuda]
 
 Steps are interleaved, so that all three see the same machine; medians and their ratios to the float step are printed.
 """
@@ -23,8 +23,6 @@ from hqc.quantization import get_default_qat_qconfig
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.prepare import prepare
 
-SHAPE = (8, 3, 64, 64)
-
 
 class Stubbed(nn.Module):
     """A network behind a QuantStub, as users write it."""
@@ -38,23 +36,23 @@ class Stubbed(nn.Module):
         return self.body(self.quant(image))
 
 
-def step_of(model: nn.Module) -> Callable[[], None]:
-    """One optimizer step on fixed data."""
-    model.train()
+def step_of(model: nn.Module, data: torch.Tensor) -> Callable[[], None]:
+    """One optimizer step on fixed data, done when it returns."""
+    model.to(data.device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    generator = torch.Generator().manual_seed(0)
-    data = torch.rand(SHAPE, generator=generator)
-    labels = torch.randint(0, 1000, (SHAPE[0],), generator=generator)
+    labels = torch.arange(len(data), device=data.device) % 1000
 
     def step() -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(data), labels).backward()
         optimizer.step()
+        if data.is_cuda:
+            torch.cuda.synchronize()
 
     return step
 
 
-def torch_qat(model: nn.Module) -> nn.Module | None:
+def torch_qat(model: nn.Module, example: torch.Tensor) -> nn.Module | None:
     """torch's FX graph mode QAT of the same network; None where this torch no longer has it."""
     try:
         from torch.ao.quantization import get_default_qat_qconfig_mapping
@@ -63,23 +61,29 @@ def torch_qat(model: nn.Module) -> nn.Module | None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return prepare_qat_fx(copy.deepcopy(model).train(), get_default_qat_qconfig_mapping("x86"), (torch.rand(SHAPE),))
+        return prepare_qat_fx(copy.deepcopy(model).train(), get_default_qat_qconfig_mapping("x86"), (example,))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=7)
-    count = parser.parse_args().steps
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=64, help="height and width of the images")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    count = options.steps
+    data = torch.rand((options.batch, 3, options.size, options.size), generator=torch.Generator().manual_seed(0))
     network = resnet18()
     ours = prepare(
         Stubbed(copy.deepcopy(network)),
         CompileOptions("bayes", form="qat", qconfig={"": get_default_qat_qconfig()}),
-        torch.rand(SHAPE),
+        data,
     )
-    steps = {"float32": step_of(copy.deepcopy(network)), "hqc QAT": step_of(ours)}
-    peer = torch_qat(network)
+    peer = torch_qat(network, data)
+    data = data.to(options.device)
+    steps = {"float32": step_of(copy.deepcopy(network), data), "hqc QAT": step_of(ours, data)}
     if peer is not None:
-        steps["torch FX QAT"] = step_of(peer)
+        steps["torch FX QAT"] = step_of(peer, data)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for index in range(count + 1):
         for name, step in steps.items():
