@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from one_node import Parameter, integers, one_node, rng_of
-from test_bpu_products import conv_cases
+from test_bpu_products import conv_cases, transpose_cases
 
 from hqc import arithmetic
 from hqc.backends.bpu import compile
@@ -46,7 +46,7 @@ def test_each_product_of_this_processor_equals_the_reference(product, monkeypatc
     monkeypatch.setattr(library, "products", lambda: [product])
 
     @settings(max_examples=60, deadline=None)
-    @given(conv_cases())
+    @given(st.one_of(conv_cases(), conv_cases(), transpose_cases()))
     def run(case):
         graph, inputs = case
         expected = compile(graph, engine="reference").run(inputs)
@@ -78,6 +78,48 @@ def test_layers_of_many_tiles_equal_the_blas_engine(product, shape, outputs, ker
     expected = compile(graph, engine="blas").run(inputs)["y"]
     for threads in (1, 3):
         np.testing.assert_array_equal(compile(graph, engine="jit", threads=threads).run(inputs)["y"], expected)
+
+
+@needs_numba
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize(
+    ("op", "shape", "outputs", "attributes"),
+    [
+        ("int_conv2d", (2, 64, 15, 17), 96, {"groups": 8, "padding": (1, 1, 1, 1)}),  # groups of 12 columns, two as one
+        (
+            "int_conv2d",
+            (1, 48, 30, 31),
+            160,
+            {"groups": 2, "stride": (2, 1)},
+        ),  # more columns in a group than are finished together
+        ("int_conv2d", (1, 96, 20, 20), 96, {"groups": 32, "dilation": (2, 1)}),
+        ("int_conv_transpose2d", (1, 64, 20, 20), 48, {"stride": (2, 2), "padding": (1, 1, 1, 1), "output_padding": (1, 0)}),
+        ("int_conv_transpose2d", (2, 32, 9, 13), 80, {"stride": (3, 2), "groups": 2, "dilation": (2, 3)}),
+    ],
+)
+def test_groups_and_transposed_convolutions_are_native_and_equal_the_reference(
+    product, op, shape, outputs, attributes, monkeypatch
+):
+    fastest = PRODUCTS[PRODUCTS.index(product) :]  # AMX leaves short sums to the next
+    monkeypatch.setattr(library, "products", lambda: fastest)
+    rng = np.random.default_rng(5)
+    groups, inputs = attributes.get("groups", 1), shape[1]
+    first, second = (outputs, inputs // groups) if op == "int_conv2d" else (inputs, outputs // groups)
+    operands = [
+        integers(rng, shape),
+        Parameter(integers(rng, (first, second, 3, 3))),
+        Parameter(rng.integers(-9999, 9999, outputs).astype(np.int32)),
+        Parameter(arithmetic.requant_params(2.0 ** rng.uniform(-13, -8, outputs)).array),
+    ]
+    where = one_node(op, operands, attributes)[0].outputs[0].shape
+    operands += [integers(rng, where), Parameter(arithmetic.residual_params(2.0 ** rng.uniform(0, 6, outputs)).array)]
+    graph, arrays = one_node(op, operands, attributes)
+    expected = compile(graph, engine="reference").run(arrays)["y"]
+    for threads in (1, 3):
+        program = compile(graph, engine="jit", threads=threads)
+        native = program.steps[0].native
+        assert native is not None and {op.kernel for op in native.ops} <= set(fastest)
+        np.testing.assert_array_equal(program.run(arrays)["y"], expected)
 
 
 def _finished(graph: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -40,6 +40,20 @@ class ConvSpec:
         return self.weight.shape[2], self.weight.shape[3]
 
 
+@dataclass(frozen=True, eq=False)
+class TransposeSpec:
+    """`x[N,H,W,C]` and `weight[C,O/groups,kh,kw]` give `[N,Ho,Wo,O]`: pixel `i`, tap `k` adds to `i * stride + k * dilation - padding`."""
+
+    x_shape: tuple[int, int, int, int]
+    out_shape: tuple[int, int, int, int]
+    weight: npt.NDArray[np.integer]
+    stride: tuple[int, int]
+    padding: tuple[int, int]  # top, left
+    dilation: tuple[int, int]
+    groups: int
+    x_range: Range
+
+
 ConvFunction = Callable[[Array, Array, "Array | None"], None]
 """`f(x[N,H,W,C], out[N,Ho,Wo,O], residual or None)`: both memory-contiguous in that order; writes `out`."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hqc import arithmetic
-from hqc.backends.bpu.engines import ConvSpec
+from hqc.backends.bpu.engines import ConvSpec, TransposeSpec
 from hqc.backends.bpu.epilogue import Epilogue, parameters
 from hqc.backends.bpu.kernels import (
     Array,
@@ -101,19 +101,35 @@ def int_conv2d(node: Node, context: KernelContext) -> Run:
     return run
 
 
+def transpose_problem(node: Node, context: KernelContext) -> tuple[TransposeSpec, Epilogue]:
+    """What an `int_conv_transpose2d` computes."""
+    weight, groups = constant(node, "weight"), node.attributes["groups"]
+    n, c, h, w = shape_of(operand(node, 0))
+    _, o, ho, wo = shape_of(node.result)
+    grouped = weight.reshape(groups, c // groups, *weight.shape[1:])
+    # Every product that can meet in one output pixel, per output channel.
+    epilogue = accumulator_epilogue(node, context, grouped.transpose(1, 3, 4, 0, 2).reshape(-1, o), o)
+    spec = TransposeSpec(
+        x_shape=(n, h, w, c),
+        out_shape=(n, ho, wo, o),
+        weight=weight,
+        stride=node.attributes["stride"],
+        padding=node.attributes["padding"][:2],
+        dilation=node.attributes["dilation"],
+        groups=groups,
+        x_range=context.ranges.of(operand(node, 0)),
+    )
+    return spec, epilogue
+
+
 @kernel("int_conv_transpose2d")
 def int_conv_transpose2d(node: Node, context: KernelContext) -> Run:
     """One product gives every input pixel's contribution to every tap; the taps are then added into the strided output."""
-    weight = constant(node, "weight")  # [C, O/groups, kh, kw]
-    n, c, h, w = shape_of(operand(node, 0))
-    _, o, ho, wo = shape_of(node.result)
-    groups = node.attributes["groups"]
-    (th, tw), (dh, dw) = node.attributes["stride"], node.attributes["dilation"]
-    top, left = node.attributes["padding"][:2]
-    per_group, kh, kw = weight.shape[1:]
-    grouped = weight.reshape(groups, c // groups, per_group, kh, kw)
-    # Every product that can meet in one output pixel, per output channel.
-    epilogue = accumulator_epilogue(node, context, grouped.transpose(1, 3, 4, 0, 2).reshape(-1, o), o)
+    spec, epilogue = transpose_problem(node, context)
+    (n, h, w, c), (_, ho, wo, o), groups = spec.x_shape, spec.out_shape, spec.groups
+    (th, tw), (dh, dw), (top, left) = spec.stride, spec.dilation, spec.padding
+    per_group, kh, kw = spec.weight.shape[1:]
+    grouped = spec.weight.reshape(groups, c // groups, per_group, kh, kw)
     exact = max(map(abs, epilogue.acc_range)) <= FLOAT32_EXACT
     dtype = np.dtype(np.float32 if exact else np.float64)
     matrices = np.ascontiguousarray(grouped.transpose(0, 1, 3, 4, 2).reshape(groups, c // groups, -1), dtype)

@@ -128,9 +128,12 @@ def _amx(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int,
 def _dense(name: str, item: int, copy: Any, fill: Any, product: Any) -> Any:
     """The dense kernel `name`: its patches have `item` bytes an element, `product` multiplies them."""
 
-    def copy_patches(d: int, first: int, last: int, target: int) -> None:
-        """One row per output pixel `first <= i < last`: its window, `[kernel rows, kernel columns, channels]`, `item` bytes an element."""
-        channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
+    def copy_patches(d: int, first: int, last: int, channel: int, target: int) -> None:
+        """One row per output pixel `first <= i < last`: its window, `[kernel rows, kernel columns, channels]`, `item` bytes an element.
+
+        `channel`: the first that is read.
+        """
+        channels, height, width, apart = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH), word(d, f.PIXEL)
         columns, per_image = word(d, f.OUT_WIDTH), word(d, f.OUT_HEIGHT) * word(d, f.OUT_WIDTH)
         kernel_h, kernel_w = word(d, f.KERNEL_H), word(d, f.KERNEL_W)
         step_h, step_w, apart_h, apart_w = (
@@ -144,15 +147,15 @@ def _dense(name: str, item: int, copy: Any, fill: Any, product: Any) -> Any:
         for pixel in range(first, last):
             image, inside = pixel // per_image, pixel % per_image
             y, x = inside // columns * step_h - top, inside % columns * step_w - left
-            base, where = word(d, f.X) + image * height * width * channels, target + (pixel - first) * patch
-            whole = apart_w == 1 and x >= 0 and x + kernel_w <= width
+            base, where = word(d, f.X) + image * height * width * apart + channel, target + (pixel - first) * patch
+            whole = apart_w == 1 and channels == apart and x >= 0 and x + kernel_w <= width
             for i in range(kernel_h):
                 row = y + i * apart_h
                 if row < 0 or row >= height:
                     fill(where, run, flip)
                     where += run * item
                 elif whole:
-                    copy(where, base + (row * width + x) * channels, run, flip)
+                    copy(where, base + (row * width + x) * apart, run, flip)
                     where += run * item
                 else:
                     for j in range(kernel_w):
@@ -160,7 +163,7 @@ def _dense(name: str, item: int, copy: Any, fill: Any, product: Any) -> Any:
                         if column < 0 or column >= width:
                             fill(where, channels, flip)
                         else:
-                            copy(where, base + (row * width + column) * channels, channels, flip)
+                            copy(where, base + (row * width + column) * apart, channels, flip)
                         where += channels * item
 
     patches = inlined(copy_patches, f"{name}_patches")
@@ -168,23 +171,32 @@ def _dense(name: str, item: int, copy: Any, fill: Any, product: Any) -> Any:
     def dense(d: int, tile: int, scratch: int) -> None:
         """One tile of output pixels x output channels."""
         outputs, pixels, column_tiles = word(d, f.OUT_CHANNELS), word(d, f.PIXELS), word(d, f.COLUMN_TILES)
-        first = tile // column_tiles * word(d, f.ROWS)
+        first, column_tile = tile // column_tiles * word(d, f.ROWS), tile % column_tiles
         rows = min(word(d, f.ROWS), pixels - first)
-        left = tile % column_tiles * word(d, f.COLUMNS)
+        left = column_tile * word(d, f.COLUMNS)
         right = min(left + word(d, f.COLUMNS), outputs)
         stride, step, e = word(d, f.PATCH_STRIDE), word(d, f.WEIGHT_STEP), word(d, f.FINISH)
         if word(d, f.DIRECT):
             a = word(d, f.X) + first * stride
         else:
             a = scratch
-            patches(d, first, first + rows, a)
+            patches(d, first, first + rows, column_tile * word(d, f.TILE_CHANNELS), a)
+        weight = word(d, f.WEIGHT) + column_tile * word(d, f.TILE_WEIGHT)
         sums, size, residual = scratch + word(d, f.SUMS), word(e, f.F_ITEM), word(d, f.RESIDUAL)
+        length, runs, next_pixel = word(d, f.RUN), word(d, f.RUNS), word(d, f.RUN_STEP) * outputs * size
         for column in range(left, right, _PANEL):
             count = min(_PANEL, right - column)
-            product(d, a, stride, rows, word(d, f.WEIGHT) + column // 16 * step, step, sums, (count + 15) // 16)
-            at = first * outputs + column
-            addend = residual + at * word(e, f.F_RESIDUAL_ITEM) if residual else 0
-            finish(e, sums, 4 * _PANEL, rows, column, count, word(d, f.OUT) + at * size, outputs * size, addend)
+            product(d, a, stride, rows, weight + (column - left) // 16 * step, step, sums, (count + 15) // 16)
+            row = 0
+            while row < rows:
+                run, inside = (first + row) // length, (first + row) % length
+                together = min(rows - row, length - inside)
+                at = word(d, f.RUN_FIRST) + run // runs * word(d, f.RUN_IMAGE) + run % runs * word(d, f.RUN_ROW)
+                at = (at + inside * word(d, f.RUN_STEP)) * outputs + column
+                addend = residual + at * word(e, f.F_RESIDUAL_ITEM) if residual else 0
+                results = word(d, f.OUT) + at * size
+                finish(e, sums + row * 4 * _PANEL, 4 * _PANEL, together, column, count, results, next_pixel, addend)
+                row += together
 
     return inlined(dense, f"{name}_tile")
 

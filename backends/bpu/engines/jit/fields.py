@@ -23,6 +23,11 @@ FACTOR_X, FACTOR_Y, SCALE, ROUNDING, LOW, HIGH, TABLE, ITEM = range(37, 45)
 
 COPY_OUTER, COPY_RUN, COPY_SOURCE_STEP, COPY_TARGET_STEP, COPY_SOURCE_OFFSET, COPY_TARGET_OFFSET = range(45, 51)
 
+PIXEL, TILE_CHANNELS, TILE_WEIGHT, RUN, RUNS, RUN_FIRST, RUN_STEP, RUN_ROW, RUN_IMAGE = range(51, 60)
+"""Dense products. PIXEL: channels of a whole input pixel, of which CHANNELS are read, from the tile's column index times TILE_CHANNELS;
+TILE_WEIGHT: bytes of weights of a tile's columns. Where results go, in pixels of the output: runs of RUN, RUN_STEP apart, the first
+at RUN_FIRST, then each RUN_ROW on; RUNS of them are an image, and the next image's begin RUN_IMAGE on."""
+
 (
     F_KIND, F_BIAS, F_PRE, F_SLOPE, F_OFFSET, F_LOW, F_HIGH, F_RESIDUAL_FACTOR, F_RESIDUAL_HALF, F_RESIDUAL_SHIFT, F_ITEM,
     F_MULTIPLIER, F_POST, F_RESIDUAL_ITEM, F_MIDDLE,

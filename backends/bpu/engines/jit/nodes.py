@@ -12,9 +12,10 @@ from hqc.backends.bpu.engines.jit import fields as f
 from hqc.backends.bpu.engines.jit.native import Array, NativeOp, NativeStep, memory_shape
 from hqc.backends.bpu.engines.jit.problems import address_of, convolution
 from hqc.backends.bpu.engines.jit.requantization import Finish
+from hqc.backends.bpu.engines.jit.transposed import as_convolutions
 from hqc.backends.bpu.epilogue import Epilogue
 from hqc.backends.bpu.kernels import KernelContext, constant, operand, shape_of
-from hqc.backends.bpu.kernels.conv import conv_problem
+from hqc.backends.bpu.kernels.conv import conv_problem, transpose_problem
 from hqc.backends.bpu.kernels.elementwise import product_range, sum_range
 from hqc.backends.bpu.kernels.linear import linear_problem
 from hqc.backends.bpu.kernels.resize import source_positions
@@ -64,6 +65,23 @@ def product(node: Node, context: KernelContext, products: list[str]) -> NativeSt
     if op is not None and residual is not None:
         op.operands[f.RESIDUAL] = list(node.inputs).index(residual)
     return _one(op)
+
+
+@NATIVE.register("int_conv_transpose2d")
+def transposed(node: Node, context: KernelContext, products: list[str]) -> NativeStep | None:
+    residual = node.operand("residual")
+    if not _is(operand(node, 0), DType.INT8) or (residual is not None and not _is(residual, DType.INT8)):
+        return None
+    spec, epilogue = transpose_problem(node, context)
+    ops = []
+    for conv, place in as_convolutions(spec):
+        op = convolution(conv, epilogue, context.workers.threads, products, place)
+        if op is None:
+            return None
+        if residual is not None:
+            op.operands[f.RESIDUAL] = list(node.inputs).index(residual)
+        ops.append(op)
+    return NativeStep(tuple(ops))
 
 
 # --- between the real and the quantized world --------------------------------------------------------------------------------

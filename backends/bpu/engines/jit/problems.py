@@ -38,9 +38,22 @@ def _round_up(size: int, multiple: int) -> int:
 # --- dense -----------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the results of a product go in an output `[N, height, width]`: pixel `(y, x)` to `(y, x) * step + first`."""
+
+    height: int
+    width: int
+    first: tuple[int, int]
+    step: tuple[int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class PackedWeights:
-    """Weights `[O, C, kh, kw]` as `[O / 16][k][16][4 bytes]`. `block`: bytes between blocks of columns; `patch`: of a patch row."""
+    """Weights `[O, C, kh, kw]` as `[groups][O / groups / 16][k][16][4 bytes]`.
+
+    `block`: bytes between blocks of columns; `patch`: of a patch row. Some of the convolution's groups may be one here.
+    """
 
     source: npt.NDArray[np.integer]
     array: Array
@@ -51,30 +64,37 @@ class PackedWeights:
 _packed: WeakValueDictionary[tuple[Any, ...], PackedWeights] = WeakValueDictionary()
 
 
-def pack_weights(weight: npt.NDArray[np.integer], product: str) -> PackedWeights:
-    """The weights in the order that `product` reads. Programs of one array share them, whatever their batch size."""
+def pack_weights(weight: npt.NDArray[np.integer], product: str, groups: int = 1, joined: int = 1) -> PackedWeights:
+    """The weights in the order that `product` reads. Programs of one array share them, whatever their batch size.
+
+    `joined` neighbouring groups become one, whose weights are zero between them.
+    """
     # An entry lives as long as some program has it, and holds the array: until then nothing else lies at this address.
-    key = (product, address_of(weight), weight.shape, weight.strides, weight.dtype.str)
+    key = (product, groups, joined, address_of(weight), weight.shape, weight.strides, weight.dtype.str)
     found = _packed.get(key)
     if found is None:
-        found = _packed[key] = _pack(weight, product)
+        found = _packed[key] = _pack(weight, product, groups, joined)
     return found
 
 
-def _pack(weight: npt.NDArray[np.integer], product: str) -> PackedWeights:
-    outputs, reduction = weight.shape[0], math.prod(weight.shape[1:])
+def _pack(weight: npt.NDArray[np.integer], product: str, groups: int, joined: int) -> PackedWeights:
+    each, kernel = weight.shape[1], weight.shape[2:]
+    outputs, reduction = weight.shape[0] * joined // groups, math.prod(weight.shape[1:]) * joined
     dtype: np.dtype[Any] = np.dtype(np.float32 if product == "dense_float256" else np.int8)
     step, columns = {"dense_float256": (1, 16), "dense_amx": (64, 32)}.get(product, (4, 16))
     row = _round_up(reduction, step)
     together = 4 // dtype.itemsize  # elements of a row that lie side by side
-    shape = (_round_up(outputs, columns) // 16, row // together, 16, together)
+    shape = (groups // joined, _round_up(outputs, columns) // 16, row // together, 16, together)
     buffer, start = aligned_buffer(math.prod(shape) * dtype.itemsize)
     array: Array = np.ndarray(shape, dtype, buffer, offset=start - address_of(buffer))
-    for block, target in enumerate(array):  # block by block: a copy of a large weight would be its second
-        rows = weight[16 * block : 16 * block + 16].transpose(0, 2, 3, 1)
+    home = np.arange(outputs) // (outputs // joined)  # which of the joined groups an output belongs to
+    for group, block in np.ndindex(shape[:2]):  # block by block: a copy of a large weight would be its second
+        first = group * outputs + 16 * block
+        rows = weight[first : min(first + 16, (group + 1) * outputs)].transpose(0, 2, 3, 1)
         padded = np.zeros((16, row), np.int8)
-        padded[: len(rows), :reduction] = rows.reshape(len(rows), reduction)
-        np.copyto(target, padded.reshape(16, -1, together).transpose(1, 0, 2))
+        filled = padded[: len(rows), :reduction].reshape(len(rows), *kernel, joined, each)
+        filled[np.arange(len(rows)), :, :, home[16 * block : 16 * block + len(rows)]] = rows
+        np.copyto(array[group, block], padded.reshape(16, -1, together).transpose(1, 0, 2))
     return PackedWeights(weight, array, row * 16 * dtype.itemsize, row * dtype.itemsize)
 
 
@@ -82,7 +102,7 @@ def choose_product(spec: ConvSpec, products: list[str]) -> str | None:
     """The fastest product that is exact for the layer and right on this processor, or None."""
     from hqc.backends.bpu.engines.jit.check import trusted
 
-    reduction = math.prod(spec.weight.shape[1:])
+    reduction = math.prod(spec.weight.shape[1:]) * joined_groups(spec)
     for product in products:
         if product == "dense_amx" and reduction < 128:
             continue  # a step of 64 would be mostly padding, and few steps do not pay for setting tiles up
@@ -95,13 +115,23 @@ def _exact_in_float32(spec: ConvSpec) -> bool:
     return sum_bounds(spec.weight.reshape(len(spec.weight), -1).T, spec.x_range).within(FLOAT32_EXACT)
 
 
-def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str) -> NativeOp:
-    """A convolution with groups = 1, or a linear layer as one."""
-    weights = pack_weights(spec.weight, product)
+def joined_groups(spec: ConvSpec) -> int:
+    """How many neighbouring groups are computed as one: with fewer than 16 columns a register is not full of results anyway."""
+    each = spec.out_shape[3] // spec.groups
+    divisors = [count for count in range(1, spec.groups + 1) if spec.groups % count == 0]
+    return next((count for count in divisors if count * each >= 16), spec.groups)
+
+
+def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str, place: Place | None = None) -> NativeOp:
+    """A convolution, or a linear layer as one; each group a product of its own. `place`: default the whole output."""
+    joined = joined_groups(spec)
+    groups = spec.groups // joined
+    weights = pack_weights(spec.weight, product, spec.groups, joined)
     patch = weights.patch
     count, rows, columns, outputs = spec.out_shape
-    pixels, channels = count * rows * columns, spec.x_shape[3]
-    pointwise = spec.kernel == (1, 1) and spec.stride == (1, 1) and not any(spec.padding)
+    pixels, channels = count * rows * columns, spec.x_shape[3] // groups
+    same_size = spec.x_shape[1:3] == spec.out_shape[1:3]
+    pointwise = spec.kernel == (1, 1) and spec.stride == (1, 1) and same_size and not any(spec.padding) and groups == 1
     unsigned = product in ("dense_dot512", "dense_dot256")
     flip = 128 if unsigned and spec.x_range[0] < 0 else 0
     item = 4 if product == "dense_float256" else 1
@@ -120,10 +150,11 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str) -> Nat
     per_tile = _round_up(_pieces(pixels, pieces), multiple)
     row_tiles = _pieces(pixels, per_tile)
     column_tiles = 1
-    if row_tiles < 2 * threads and threads > 1:
+    if groups == 1 and row_tiles < 2 * threads and threads > 1:
         column_tiles = max(1, min(2 * threads // row_tiles, outputs // _PANEL))
-    per_column = _round_up(_pieces(outputs, column_tiles), _PANEL)
+    per_column = _round_up(_pieces(outputs, column_tiles), _PANEL) if groups == 1 else outputs // groups
     column_tiles = _pieces(outputs, per_column)
+    blocks = weights.array.shape[1] if groups > 1 else per_column // 16  # of weights, from one column tile to the next
     patches = 0 if direct else _round_up((per_tile + 32) * patch, 64)
     words = {
         f.OUT_CHANNELS: outputs, f.CHANNELS: channels, f.HEIGHT: spec.x_shape[1], f.WIDTH: spec.x_shape[2], f.OUT_HEIGHT: rows,
@@ -132,7 +163,9 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str) -> Nat
         f.LEFT: spec.padding[1], f.WEIGHT: address_of(weights.array), f.WEIGHT_STEP: weights.block, f.PIXELS: pixels, f.ROWS: per_tile,
         f.COLUMNS: per_column, f.COLUMN_TILES: column_tiles, f.DIRECT: int(direct), f.PATCH_STRIDE: patch,
         f.STEPS: patch // (64 if product == "dense_amx" else 4), f.FLIP: flip, f.SUMS: patches, f.FINISH: finish.address,
+        f.PIXEL: spec.x_shape[3], f.TILE_CHANNELS: channels if groups > 1 else 0, f.TILE_WEIGHT: blocks * weights.block,
     }  # fmt: skip
+    words |= _whole_output(pixels) if place is None else _placed(spec, place)
     keep: list[Any] = [weights, finish]
     if product == "dense_amx":
         keep.append(_amx_configuration())
@@ -142,6 +175,19 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str) -> Nat
         product, row_tiles * column_tiles, words, scratch=patches + (per_tile + 32) * 4 * _PANEL + 256, keep=tuple(keep),
         nanoseconds=macs / 250 + pixels * outputs * 0.3,
     )  # fmt: skip
+
+
+def _whole_output(pixels: int) -> dict[int, int]:
+    """All results are one run."""
+    return {f.RUN: pixels, f.RUNS: 1, f.RUN_FIRST: 0, f.RUN_STEP: 1, f.RUN_ROW: 0, f.RUN_IMAGE: 0}
+
+
+def _placed(spec: ConvSpec, place: Place) -> dict[int, int]:
+    """Each row of results is a run."""
+    return {
+        f.RUN: spec.out_shape[2], f.RUNS: spec.out_shape[1], f.RUN_FIRST: place.first[0] * place.width + place.first[1],
+        f.RUN_STEP: place.step[1], f.RUN_ROW: place.step[0] * place.width, f.RUN_IMAGE: place.height * place.width,
+    }  # fmt: skip
 
 
 def _amx_configuration() -> Array:
@@ -186,13 +232,13 @@ def depthwise(spec: ConvSpec, epilogue: Epilogue, threads: int) -> NativeOp:
     )  # fmt: skip
 
 
-def convolution(spec: ConvSpec, epilogue: Epilogue, threads: int, products: list[str]) -> NativeOp | None:
-    """The native form of a convolution on int8, or None."""
+def convolution(
+    spec: ConvSpec, epilogue: Epilogue, threads: int, products: list[str], place: Place | None = None
+) -> NativeOp | None:
+    """The native form of a convolution on int8, or None. `place`: where its results go, default the whole output."""
     if not (spec.x_range[0] >= -128 and spec.x_range[1] <= 127) or max(map(abs, epilogue.acc_range)) >= 2**31:
         return None
-    if spec.groups == 1:
-        product = choose_product(spec, products)
-        return None if product is None else dense(spec, epilogue, threads, product)
-    if spec.groups == spec.x_shape[3] == spec.out_shape[3] and _exact_in_float32(spec):
+    if place is None and spec.groups == spec.x_shape[3] == spec.out_shape[3] > 1 and _exact_in_float32(spec):
         return depthwise(spec, epilogue, threads)
-    return None
+    product = choose_product(spec, products)
+    return None if product is None else dense(spec, epilogue, threads, product, place)
