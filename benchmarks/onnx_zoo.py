@@ -37,21 +37,16 @@ MARCHES = ("bernoulli2", "bayes")
 TOLERANCE = 1e-5
 """Of the range of an output."""
 _CALL = "torch has as one call, and places as one, what the file's nodes are placed one by one"
-_DROPOUT = "the exporter drops dropouts and drop paths, so the addition behind one joins the layer before it"
 _RECURRENT = "the exporter writes recurrent layers with transposes and squeezes of its own"
 DIFFERENT: Mapping[str, str] = {
-    "efficientnet": _DROPOUT,
-    "vit": _DROPOUT,
-    "mobilevit": _DROPOUT,
-    "deit": f"{_DROPOUT}; {_CALL} (F.scaled_dot_product_attention)",
+    "deit": f"{_CALL} (F.scaled_dot_product_attention)",
     "detr": "the exporter writes nn.MultiheadAttention in its own way",
     "swin": f"{_CALL} (nn.AdaptiveAvgPool1d)",
     "ssd": f"{_CALL} (F.normalize)",
-    "stereo": "the exporter folds batch norms into three-dimensional convolutions, and adds transposes at opset 11",
+    "stereo": "the exporter folds batch norms into three-dimensional convolutions, which the IR does not look into",
     "speech": _RECURRENT,
     "lstm_tagger": _RECURRENT,
     "convnext": "the exporter shares equal subexpressions",
-    "pan_detector": "at opset 11 the exporter writes softmax over another axis with transposes",
 }
 """Networks whose plans differ, and why."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from hqc.ir import Graph, Node, OpDef, Trait, Value, get_op
 from hqc.ir.graph import constant_array
-from hqc.ir.ops import activation, conv, elementwise, layout, pooling, reduction
+from hqc.ir.ops import activation, elementwise, layout
 from hqc.passes.rewrite import absorb_origin, drop_unused, morph, only_user
 
 Rule = Callable[[Graph, Node], bool]
@@ -59,7 +59,7 @@ def _drop(graph: Graph, node: Node, source: Value) -> bool:
     return True
 
 
-def _constant(node: Node, index: int) -> np.ndarray[Any, Any] | None:
+def constant_operand(node: Node, index: int) -> np.ndarray[Any, Any] | None:
     """The array of an operand that is an unquantized constant."""
     value = node.inputs[index] if index < len(node.inputs) else None
     return constant_array(value) if value is not None and value.is_parameter and value.quant is None else None
@@ -67,14 +67,14 @@ def _constant(node: Node, index: int) -> np.ndarray[Any, Any] | None:
 
 def _is_scalar(node: Node, index: int, number: float) -> bool:
     """True when operand `index` is the constant `number` and broadcasting with it leaves the other operand's shape alone."""
-    array = _constant(node, index)
+    array = constant_operand(node, index)
     if array is None or array.size != 1 or array.reshape(())[()] != number:
         return False
     other = node.inputs[1 - index]
     return array.ndim == 0 or (other is not None and other.type.rank is not None and array.ndim <= other.type.rank)
 
 
-def _own_scale(node: Node) -> bool:
+def own_scale(node: Node) -> bool:
     return any(value.quant is not None for value in node.results)
 
 
@@ -83,11 +83,11 @@ def _same_shape(node: Node) -> bool:
     return x is not None and x.shape is not None and x.shape == node.results[0].shape
 
 
-def _sole_producer(graph: Graph, node: Node, op: OpDef) -> Node | None:
+def sole_producer(graph: Graph, node: Node, op: OpDef) -> Node | None:
     """The node of kind `op` behind operand 0, when `node` alone reads it and it has no scale of its own."""
     x = node.inputs[0]
     inner = None if x is None else x.producer
-    if x is None or inner is None or inner.op is not op or only_user(graph, x) is not node or _own_scale(inner):
+    if x is None or inner is None or inner.op is not op or only_user(graph, x) is not node or own_scale(inner):
         return None
     return inner
 
@@ -196,7 +196,7 @@ def constant_to_the_right(graph: Graph, node: Node) -> bool:
 @rule(elementwise.sub)
 def subtract_constant(graph: Graph, node: Node) -> bool:
     """`x - c` is `x + (-c)`, exactly."""
-    constant = _constant(node, 1)
+    constant = constant_operand(node, 1)
     if constant is None or constant.dtype.kind != "f":
         return False
     _with_constant(graph, node, elementwise.add, -constant, "negated")
@@ -206,7 +206,7 @@ def subtract_constant(graph: Graph, node: Node) -> bool:
 @rule(elementwise.div)
 def divide_by_power_of_two(graph: Graph, node: Node) -> bool:
     """`x / c` is `x * (1 / c)` where every `c` is a power of two, so that the bits stay the same."""
-    constant = _constant(node, 1)
+    constant = constant_operand(node, 1)
     if constant is None or constant.dtype != np.float32 or not np.isfinite(constant).all() or not constant.all():
         return False
     mantissa, exponent = np.frexp(np.abs(constant))
@@ -228,7 +228,7 @@ def _with_constant(graph: Graph, node: Node, op: OpDef, array: np.ndarray[Any, A
 def multiply_by_zero(graph: Graph, node: Node) -> bool:
     """`x * 0` is a constant zero (also where `x` is infinite or not a number)."""
     shape = node.result.shape
-    if shape is None or _own_scale(node) or not _is_scalar(node, 1, 0.0):
+    if shape is None or own_scale(node) or not _is_scalar(node, 1, 0.0):
         return False
     operands, name = node.operands, node.name
     zero = graph.add_parameter(f"{name}_zero", np.zeros(shape, node.result.type.dtype.numpy))
@@ -242,7 +242,7 @@ def multiply_by_zero(graph: Graph, node: Node) -> bool:
 @rule(elementwise.pow_)
 def scalar_power(graph: Graph, node: Node) -> bool:
     """A power with a constant scalar exponent is `pow_scalar`."""
-    x, exponent = node.inputs[0], _constant(node, 1)
+    x, exponent = node.inputs[0], constant_operand(node, 1)
     if x is None or not x.type.dtype.is_float or exponent is None or exponent.ndim or not np.isfinite(exponent):
         return False
     old = node.inputs[1]
@@ -271,7 +271,7 @@ def gate(graph: Graph, node: Node) -> bool:
         if value is None or x is None or value.producer is None:
             continue
         inner = value.producer
-        if inner.op.name in _GATED and inner.inputs[0] is x and only_user(graph, value) is node and not _own_scale(inner):
+        if inner.op.name in _GATED and inner.inputs[0] is x and only_user(graph, value) is node and not own_scale(inner):
             absorb_origin(graph, node, inner)
             morph(node, _GATED[inner.op.name], [x])
             graph.erase(inner)
@@ -293,7 +293,7 @@ def spelled_out_hardsigmoid(graph: Graph, node: Node) -> bool:
             or (gated.attributes["min"], gated.attributes["max"]) != (0.0, 6.0)
         ):
             continue
-        shifted = _sole_producer(graph, gated, elementwise.add)
+        shifted = sole_producer(graph, gated, elementwise.add)
         if shifted is None or not _is_scalar(shifted, 1, 3.0):
             continue
         x, rest = shifted.inputs[0], [*product.terms[:index], *product.terms[index + 1 :]]
@@ -313,7 +313,7 @@ def spelled_out_gelu(graph: Graph, node: Node) -> bool:
         raised = term.producer
         if raised is None or raised.op is not elementwise.add or not _is_scalar(raised, 1, 1.0):
             continue
-        error = _sole_producer(graph, raised, _ERF)
+        error = sole_producer(graph, raised, _ERF)
         scaled = None if error is None else error.inputs[0]
         inner = None if scaled is None or scaled.producer is None else _Product.of(graph, scaled.producer)
         if error is None or inner is None or inner.terms != [x] or not _alone(graph, node, product, raised):
@@ -342,7 +342,7 @@ class _Product:
         for index, value in enumerate(node.inputs):
             if value is None or node.op not in (elementwise.mul, elementwise.div):
                 return cls([], 1.0, [node])
-            constant = _constant(node, index)
+            constant = constant_operand(node, index)
             divides = index == 1 and node.op is elementwise.div
             if constant is not None and constant.size == 1 and constant.ndim == 0:
                 number = float(constant)
@@ -352,7 +352,7 @@ class _Product:
                 continue
             inner = value.producer
             of_product = inner is not None and not divides and inner.op in (elementwise.mul, elementwise.div)
-            if inner is not None and of_product and only_user(graph, value) is node and not _own_scale(inner):
+            if inner is not None and of_product and only_user(graph, value) is node and not own_scale(inner):
                 part = cls.of(graph, inner)
                 factor, terms = factor * part.factor, [*terms, *part.terms]
                 nodes += part.nodes
@@ -365,7 +365,7 @@ class _Product:
 
 def _alone(graph: Graph, node: Node, product: _Product, part: Node) -> bool:
     """True when nothing but the product reads the result of `part`, and no value on the way has a scale of its own."""
-    return only_user(graph, part.result) in product.nodes and not any(map(_own_scale, [part, *product.nodes[1:]]))
+    return only_user(graph, part.result) in product.nodes and not any(map(own_scale, [part, *product.nodes[1:]]))
 
 
 def _spell(graph: Graph, node: Node, op: str, x: Value, parts: Sequence[Node]) -> None:
@@ -377,91 +377,3 @@ def _spell(graph: Graph, node: Node, op: str, x: Value, parts: Sequence[Node]) -
     for part in sorted(others, key=lambda part: part._order, reverse=True):
         graph.erase(part)
     drop_unused(graph, *constants)
-
-
-# --- normal forms of structure ----------------------------------------------------------------------------------------------
-
-
-@rule(layout.reshape)
-def join_reshapes(graph: Graph, node: Node) -> bool:
-    """A reshape of a reshape that nothing else reads is one reshape."""
-    inner = _sole_producer(graph, node, layout.reshape)
-    if inner is None:
-        return False
-    target, middle = node.attributes["shape"], inner.attributes["shape"]
-    # 0 copies a size of the operand: fine where the inner reshape copied the same one.
-    if any(size == 0 and not (index < len(middle) and middle[index] == 0) for index, size in enumerate(target)):
-        return False
-    absorb_origin(graph, node, inner)
-    node.set_input(0, inner.inputs[0])
-    graph.erase(inner)
-    return True
-
-
-@rule(layout.transpose)
-def join_transposes(graph: Graph, node: Node) -> bool:
-    """A transpose of a transpose that nothing else reads is one transpose."""
-    inner = _sole_producer(graph, node, layout.transpose)
-    if inner is None:
-        return False
-    first, second = inner.attributes["perm"], node.attributes["perm"]
-    absorb_origin(graph, node, inner)
-    morph(node, layout.transpose, [inner.inputs[0]], {"perm": [first[axis] for axis in second]})
-    graph.erase(inner)
-    return True
-
-
-@rule(reduction.mean)
-def mean_to_pool(graph: Graph, node: Node) -> bool:
-    """A mean over height and width that keeps the axes is `adaptive_avg_pool2d {output_size=[1,1]}` (so where the rank is unknown)."""
-    x = node.inputs[0]
-    if x is None or x.type.rank not in (None, 4) or not node.attributes["keepdims"]:
-        return False
-    if sorted(axis % 4 for axis in node.attributes["axes"]) != [2, 3]:
-        return False
-    morph(node, pooling.adaptive_avg_pool2d, [x], {"output_size": (1, 1)})
-    return True
-
-
-@rule(layout.transpose)
-def transposed_product(graph: Graph, node: Node) -> bool:
-    """`(w @ x.T).T` with a constant matrix `w` is `linear` of `x`, where nothing else reads what lies between."""
-    product = _sole_producer(graph, node, conv.matmul)
-    matrix = None if product is None else _constant(product, 0)
-    data = None if product is None else product.inputs[1]
-    before = None if data is None else data.producer
-    if (
-        product is None
-        or matrix is None
-        or matrix.ndim != 2
-        or data is None
-        or before is None
-        or before.op is not layout.transpose
-    ):
-        return False
-    if not (_swaps_last_axes(node) and _swaps_last_axes(before)) or only_user(graph, data) is not product or _own_scale(before):
-        return False
-    absorb_origin(graph, node, product, before)
-    morph(node, conv.linear, [before.inputs[0], product.inputs[0]])
-    graph.erase(product)
-    graph.erase(before)
-    return True
-
-
-def _swaps_last_axes(node: Node) -> bool:
-    perm = list(node.attributes["perm"])
-    return len(perm) >= 2 and perm == [*range(len(perm) - 2), len(perm) - 1, len(perm) - 2]
-
-
-@rule(conv.matmul)
-def matmul_to_linear(graph: Graph, node: Node) -> bool:
-    """A product with a constant matrix on the right is `linear` (sums may be rounded in another order)."""
-    x, matrix = node.inputs[0], _constant(node, 1)
-    if x is None or x.is_parameter or matrix is None or matrix.ndim != 2:
-        return False
-    old = node.inputs[1]
-    assert old is not None
-    weight = graph.add_parameter(f"{old.name}_transposed", np.ascontiguousarray(matrix.T))
-    morph(node, conv.linear, [x, weight])
-    drop_unused(graph, old)
-    return True

@@ -15,9 +15,7 @@ from hqc.passes.pipeline import PassPipeline, parse_pipeline
 from hqc.passes.registry import get_pass
 from hqc.workflow.options import PIPELINES, CompileOptions, Edit
 
-# Dropout acts in training: it stays until fusion is done, so that no layer swallows it, and goes before placement, which it has no
-# part in.
-PLACE = "canonicalize{training=true},apply-overrides,fold-batch-norm,fuse-conv,canonicalize,analyze-support,partition"
+PLACE = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,canonicalize,analyze-support,partition"
 # What has no QAT module (a functional convolution with its batch norm) is folded and fused again, as the plan says.
 # Absorbing the fake quants between BPU nodes makes subgraphs adjacent that they kept apart: partition once more.
 DEPLOY = (
@@ -94,6 +92,9 @@ def _plain(name: str, options: CompileOptions | None, verify: bool) -> PassPipel
         min_nodes=options.min_nodes,
     )
     pipeline = parse_pipeline(PLACE, verify=verify).replace("partition", partition)
+    # Dropout acts in training: for a model that will train it stays until fusion is done, so that no layer swallows it, and goes
+    # before placement, which it has no part in. What is quantized after training is fused across it, as an exported file is.
+    pipeline.replace("canonicalize", _pass("canonicalize", training=options.form != "ptq"))
     pipeline.append(_pass("insert-boundaries", form="qat", auto_stub=options.form == "ptq" or options.stub_inputs))
     pipeline.append(_pass("place-observers", share=options.optimize_graph))
     return pipeline.append(_pass("settle-rounding", nearest=options.rounds_to_nearest))

@@ -57,6 +57,10 @@ def ops(text: str, shape: str = "1,6,6", result: str = "N") -> list[str]:
         ("a = Slice(x, zero, three, last)  c = Slice(x, one, far, last)  y = Concat<axis = 2>(c, a)", ["slice", "slice", "cat"]),
         ("a = Slice(x, zero, far, one, steps)  y = Slice(a, one, far, last, steps)", ["slice"]),
         ("a = Slice(x, zero, far, last, steps)  y = Slice(a, one, far, last)", ["slice", "slice"]),
+        ("t = Transpose<perm = [0,2,1]>(x)  s = Softmax<axis = 2>(t)  y = Transpose<perm = [0,2,1]>(s)", ["softmax"]),
+        ("t = Transpose<perm = [2,0,1]>(x)  s = LogSoftmax<axis = 1>(t)  y = Transpose<perm = [0,2,1]>(s)", ["transpose", "log_softmax"]),
+        ("t = Transpose<perm = [0,2,1]>(x)  s = Softmax(t)  u = Transpose<perm = [0,2,1]>(s)  y = Add(u, s)",
+         ["transpose", "softmax", "transpose", "add"]),
     ],
 )  # fmt: skip
 def test_spellings(text: str, found: list[str]) -> None:

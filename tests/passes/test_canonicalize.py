@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ir_check import assert_text, graph_of, run_passes, transform
 
 from hqc.ir import DType, Graph, TensorType, all_ops
+from hqc.ir.evaluate import evaluate
 from hqc.passes.canonical_rules import RULES
 
 X4 = "input %x: f32[1,4,6,6]"
@@ -232,6 +233,20 @@ def test_transposes_that_cancel_go_both() -> None:
         f"{X4}\n%a = transpose(%x) {{perm=[0,2,3,1]}}\n%b = transpose(%a) {{perm=[0,3,1,2]}}\n%y = relu(%b)\noutput %y"
     )
     assert body_of(graph) == ["y = relu(x)"]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 3, -1])
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+def test_a_softmax_between_a_transpose_and_its_inverse_is_along_that_axis(op: str, axis: int) -> None:
+    there, back = [0, 2, 3, 1], [0, 3, 1, 2]
+    text = f"input %x: f32[2,4,6,5]\n%a = transpose(%x) {{perm={there}}}\n%b = {op}(%a) {{axis={axis}}}\n"
+    graph = canonical(f"{text}%y = transpose(%b) {{perm={back}}}\noutput %y")
+    assert_text(graph, f"CHECK: %y: f32[2,4,6,5] = {op}(%x) {{{{{{axis={there[axis]}}}}}}}")
+    x = {"x": np.random.default_rng(1).standard_normal((2, 4, 6, 5)).astype(np.float32)}
+    before = evaluate(graph_of(f"{text}%y = transpose(%b) {{perm={back}}}\noutput %y", "lowered"), x)["y"]
+    np.testing.assert_allclose(evaluate(graph, x)["y"], before, rtol=1e-5, atol=1e-6)
+    assert len(list(canonical(f"{text}%y = transpose(%b) {{perm={there}}}\noutput %y").nodes)) == 3, "no inverse"
+    assert len(list(canonical(f"{text}%y = transpose(%b) {{perm={back}}}\noutput %y\noutput %b").nodes)) == 3, "read elsewhere"
 
 
 def test_a_copied_size_of_a_reshaped_tensor_is_not_copied_from_another() -> None:

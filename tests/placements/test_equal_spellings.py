@@ -16,6 +16,7 @@ import hqc
 from hqc.frontend.fx import lower_graph_module, trace
 from hqc.ir import Trait
 from hqc.march import all_specs, get_spec
+from hqc.nn import QuantStub
 from hqc.passes import PassContext
 from hqc.passes.pipeline_text import parse_passes
 
@@ -159,3 +160,33 @@ def test_a_spelling_compiles_to_what_it_computes(name: str, index: int, march: s
     found = np.asarray(hqc.compile(net, data[0], march=march, calibration_data=data).simulate(data[0]))
     expected = net(data[0]).detach().numpy()
     assert np.abs(found - expected).max() <= 0.04 * np.abs(expected).max()
+
+
+class Residual(nn.Module):
+    """A dropout between a layer and the addition behind it."""
+
+    def __init__(self, drop: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.inner, self.drop, self.tail = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), drop, nn.Conv2d(8, 4, 1)
+        self.quant = QuantStub()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(self.quant(x))
+        return self.tail(F.relu(self.drop(self.inner(y)) + y))
+
+
+@pytest.mark.parametrize("march", MARCHES)
+def test_layers_take_in_an_addition_behind_a_dropout_unless_the_model_will_train(march: str) -> None:
+    data = torch.randn(IMAGE, generator=torch.Generator().manual_seed(0))
+    plans = {
+        (type(drop).__name__, form): [row.op for row in hqc.explain(Residual(drop).eval(), data, march=march, form=form).placement.rows]
+        for drop in (nn.Identity(), nn.Dropout2d(0.5))
+        for form in ("ptq", "qat")
+    }  # fmt: skip
+    assert plans["Dropout2d", "ptq"] == plans["Identity", "ptq"] == plans["Identity", "qat"] == ["conv2d"] * 3
+    assert plans["Dropout2d", "qat"].count("add") == 1
+    net = Residual(nn.Dropout2d(0.5)).eval()
+    found = np.asarray(hqc.compile(net, data, march=march, calibration_data=[data]).simulate(data))
+    expected = net(data).detach().numpy()
+    assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()

@@ -243,3 +243,22 @@ def _is_plain(part: Node, axis: int | None) -> bool:
     steps = attributes["steps"] or (1,)
     taken = attributes["ends"][0] - attributes["starts"][0] == 1 and [user.op.name for user in part.users] == ["reshape"]
     return attributes["axes"][0] == axis and steps[0] == 1 and attributes["starts"][0] >= 0 and not taken
+
+
+@_reads("transpose")
+def softmax_before_opset_13(graph: Graph, node: Node) -> bool:
+    """Softmax over another axis than the last, written with a transpose before and one behind: one transpose (or none) before."""
+    for op in ("softmax", "log_softmax"):
+        inner = _maker(node.operands[0], op)
+        before = None if inner is None else _maker(inner.operands[0], "transpose")
+        if inner is None or before is None:
+            continue
+        first, second = before.attributes["perm"], node.attributes["perm"]
+        x, perm, name = before.operands[0], [first[axis] for axis in second], inner.name
+        axis = second.index(inner.attributes["axis"] % len(second))
+        if perm != sorted(perm):
+            moved = graph.unique_name(f"{name}_moved")
+            x = graph.add_node("transpose", [x], {"perm": perm}, name=moved, loc=node.loc, origin=(moved,), before=node).result
+        _spell(graph, node, op, [x], axis=axis)
+        return True
+    return False

@@ -1,0 +1,118 @@
+"""The rewrites of `canonicalize` that deal with how operations follow each other: changes of layout, means, and products with constants.
+
+As in `canonical_rules`, one function each, whose docstring is the rule as documentation shows it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hqc.ir import Graph, Node
+from hqc.ir.ops import conv, layout, pooling, reduction
+from hqc.passes.canonical_rules import constant_operand, own_scale, rule, sole_producer
+from hqc.passes.rewrite import absorb_origin, drop_unused, morph, only_user
+
+
+@rule(layout.reshape)
+def join_reshapes(graph: Graph, node: Node) -> bool:
+    """A reshape of a reshape that nothing else reads is one reshape."""
+    inner = sole_producer(graph, node, layout.reshape)
+    if inner is None:
+        return False
+    target, middle = node.attributes["shape"], inner.attributes["shape"]
+    # 0 copies a size of the operand: fine where the inner reshape copied the same one.
+    if any(size == 0 and not (index < len(middle) and middle[index] == 0) for index, size in enumerate(target)):
+        return False
+    absorb_origin(graph, node, inner)
+    node.set_input(0, inner.inputs[0])
+    graph.erase(inner)
+    return True
+
+
+@rule(layout.transpose)
+def join_transposes(graph: Graph, node: Node) -> bool:
+    """A transpose of a transpose that nothing else reads is one transpose."""
+    inner = sole_producer(graph, node, layout.transpose)
+    if inner is None:
+        return False
+    first, second = inner.attributes["perm"], node.attributes["perm"]
+    absorb_origin(graph, node, inner)
+    morph(node, layout.transpose, [inner.inputs[0]], {"perm": [first[axis] for axis in second]})
+    graph.erase(inner)
+    return True
+
+
+@rule(layout.transpose)
+def softmax_between_transposes(graph: Graph, node: Node) -> bool:
+    """A softmax between a transpose and its inverse, which only they read, is the softmax along that axis (sums may be rounded in another
+    order)."""
+    for op in (reduction.softmax, reduction.log_softmax):
+        inner = sole_producer(graph, node, op)
+        before = None if inner is None else sole_producer(graph, inner, layout.transpose)
+        if inner is None or before is None:
+            continue
+        first, second = before.attributes["perm"], node.attributes["perm"]
+        if [first[axis] for axis in second] != list(range(len(first))):
+            return False
+        absorb_origin(graph, node, inner, before)
+        morph(node, op, [before.inputs[0]], {"axis": first[inner.attributes["axis"]]})
+        graph.erase(inner)
+        graph.erase(before)
+        return True
+    return False
+
+
+@rule(reduction.mean)
+def mean_to_pool(graph: Graph, node: Node) -> bool:
+    """A mean over height and width that keeps the axes is `adaptive_avg_pool2d {output_size=[1,1]}` (so where the rank is unknown)."""
+    x = node.inputs[0]
+    if x is None or x.type.rank not in (None, 4) or not node.attributes["keepdims"]:
+        return False
+    if sorted(axis % 4 for axis in node.attributes["axes"]) != [2, 3]:
+        return False
+    morph(node, pooling.adaptive_avg_pool2d, [x], {"output_size": (1, 1)})
+    return True
+
+
+@rule(layout.transpose)
+def transposed_product(graph: Graph, node: Node) -> bool:
+    """`(w @ x.T).T` with a constant matrix `w` is `linear` of `x`, where nothing else reads what lies between."""
+    product = sole_producer(graph, node, conv.matmul)
+    matrix = None if product is None else constant_operand(product, 0)
+    data = None if product is None else product.inputs[1]
+    before = None if data is None else data.producer
+    if (
+        product is None
+        or matrix is None
+        or matrix.ndim != 2
+        or data is None
+        or before is None
+        or before.op is not layout.transpose
+    ):
+        return False
+    if not (_swaps_last_axes(node) and _swaps_last_axes(before)) or only_user(graph, data) is not product or own_scale(before):
+        return False
+    absorb_origin(graph, node, product, before)
+    morph(node, conv.linear, [before.inputs[0], product.inputs[0]])
+    graph.erase(product)
+    graph.erase(before)
+    return True
+
+
+def _swaps_last_axes(node: Node) -> bool:
+    perm = list(node.attributes["perm"])
+    return len(perm) >= 2 and perm == [*range(len(perm) - 2), len(perm) - 1, len(perm) - 2]
+
+
+@rule(conv.matmul)
+def matmul_to_linear(graph: Graph, node: Node) -> bool:
+    """A product with a constant matrix on the right is `linear` (sums may be rounded in another order)."""
+    x, matrix = node.inputs[0], constant_operand(node, 1)
+    if x is None or x.is_parameter or matrix is None or matrix.ndim != 2:
+        return False
+    old = node.inputs[1]
+    assert old is not None
+    weight = graph.add_parameter(f"{old.name}_transposed", np.ascontiguousarray(matrix.T))
+    morph(node, conv.linear, [x, weight])
+    drop_unused(graph, old)
+    return True
