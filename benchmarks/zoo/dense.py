@@ -152,8 +152,8 @@ class Keypoint(nn.Module):
         heatmaps = self.final_layer(self.deconv(self.backbone(x)))
         n, k, h, w = heatmaps.shape
         prob = F.softmax(heatmaps.reshape(n, k, -1), dim=2).reshape(n, k, h, w)
-        xs = torch.linspace(0, 1, w)
-        ys = torch.linspace(0, 1, h)
+        xs = torch.linspace(0, 1, w, device=x.device)
+        ys = torch.linspace(0, 1, h, device=x.device)
         px = (prob.sum(dim=2) * xs).sum(dim=2)
         py = (prob.sum(dim=3) * ys).sum(dim=2)
         return heatmaps, torch.stack([px, py], dim=-1)

@@ -100,11 +100,11 @@ def make_anchors(feats: list[Tensor], strides: Tensor, offset: float) -> tuple[T
     points, sizes = [], []
     for i, stride in enumerate(strides):
         _, _, h, w = feats[i].shape
-        sx = torch.arange(end=w, dtype=torch.float32) + offset
-        sy = torch.arange(end=h, dtype=torch.float32) + offset
+        sx = torch.arange(end=w, dtype=torch.float32, device=feats[i].device) + offset
+        sy = torch.arange(end=h, dtype=torch.float32, device=feats[i].device) + offset
         gy, gx = torch.meshgrid(sy, sx, indexing="ij")
         points.append(torch.stack((gx, gy), -1).view(-1, 2))
-        sizes.append(torch.full((h * w, 1), float(stride)))
+        sizes.append(torch.full((h * w, 1), float(stride), device=feats[i].device))
     return torch.cat(points), torch.cat(sizes)
 
 

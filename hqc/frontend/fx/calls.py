@@ -12,10 +12,14 @@ import torch
 from torch import fx, nn
 
 from hqc.frontend.fx.registry import is_in_place_name, plain_function
+from hqc.frontend.fx.structures import leaves
 
 
 class FrozenModule:
-    """A call of a module as it is when first called, in eval mode: later training does not change it."""
+    """A call of a module as it is when first called, in eval mode: later training does not change it.
+
+    It runs where its operands are: a model on a GPU is simulated and written by a copy on the CPU.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -24,6 +28,9 @@ class FrozenModule:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._frozen is None:
             self._frozen = copy.deepcopy(self.module).eval().requires_grad_(False)
+        given = next((item for item in leaves((args, kwargs)) if isinstance(item, torch.Tensor)), None)
+        if given is not None:
+            self._frozen.to(given.device)
         return self._frozen(*args, **kwargs)
 
 

@@ -55,7 +55,7 @@ def emit_opaque(
 
 
 class _Bound:
-    """A call with its constant arguments in place; takes the tensors of its operands."""
+    """A call with its constant arguments in place, which follow the operands to their device; takes the tensors of its operands."""
 
     def __init__(self, call: TorchCallable, args: tuple[Any, ...], kwargs: dict[str, Any], operands: Sequence[str]) -> None:
         index = {name: i for i, name in enumerate(operands)}
@@ -65,9 +65,16 @@ class _Bound:
         )
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
-        args, kwargs = map_structure(
-            (self._args, self._kwargs), lambda item: tensors[item.index] if isinstance(item, _Slot) else item
-        )
+        device = tensors[0].device if tensors else torch.device("cpu")
+
+        def filled(item: Any) -> Any:
+            if isinstance(item, _Slot):
+                return tensors[item.index]
+            if isinstance(item, torch.device):
+                return device
+            return item.to(device) if isinstance(item, torch.Tensor) else item
+
+        args, kwargs = map_structure((self._args, self._kwargs), filled)
         with torch.no_grad():
             return self._call(*args, **kwargs)
 
@@ -91,8 +98,8 @@ class OpaqueCall:
     def __call__(self, *arrays: npt.NDArray[Any]) -> Any:
         result = self.function(*(torch.from_numpy(np.array(array)) for array in arrays))
         if isinstance(result, torch.Tensor):
-            return result.numpy()
-        return tuple(item.numpy() for item in leaves(result) if isinstance(item, torch.Tensor))
+            return result.cpu().numpy()
+        return tuple(item.cpu().numpy() for item in leaves(result) if isinstance(item, torch.Tensor))
 
 
 def _trial(type: TensorType) -> torch.Tensor:
