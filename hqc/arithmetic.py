@@ -502,6 +502,41 @@ def resize_taps(
     return first, np.minimum(first + 1, size_in - 1), fraction
 
 
+def grid_fraction_bits(height: int, width: int) -> int:
+    """Fraction bits of the int16 coordinates that sample a `height` x `width` image: `min(8, 15 - ceil(log2(max(h, w) + 1)))`."""
+    return min(8, 15 - max(height, width).bit_length())
+
+
+def grid_coordinates(grid: npt.ArrayLike, size: int, *, fraction_bits: int, align_corners: bool) -> npt.NDArray[np.int16]:
+    """int16 pixel coordinates, `fraction_bits` fractional bits, of positions (-1..1, float32) along an axis of `size` pixels.
+
+    `floor(pixel * 2^bits + 0.5)` in float64, saturated: all of int16's ends lie beside the image.
+    """
+    position = np.asarray(grid, np.float32).astype(np.float64)
+    pixel = (position + 1.0) * (size - 1) * 0.5 if align_corners else ((position + 1.0) * size - 1.0) * 0.5
+    low, high = bounds(16)
+    return np.clip(np.floor(pixel * (1 << fraction_bits) + 0.5), low, high).astype(np.int16)
+
+
+def grid_taps(
+    coordinates: npt.NDArray[np.int16], size: int, *, fraction_bits: int, mode: str, padding_mode: str
+) -> list[tuple[ArrayI, ArrayI]]:
+    """Per tap along one axis (two for bilinear, one for nearest): the source index and its weight.
+
+    Weights count in `2^-fraction_bits` (bilinear) or are 1 (nearest, halves up). With `border` coordinates are clipped to the image, with
+    `zeros` taps beside it weigh nothing.
+    """
+    fixed = coordinates.astype(np.int64)
+    if padding_mode == "border":
+        fixed = np.clip(fixed, 0, (size - 1) << fraction_bits)
+    if mode == "nearest":
+        taps = [(rounding_shift_right(fixed, fraction_bits), np.ones_like(fixed))]
+    else:
+        low, fraction = fixed >> fraction_bits, fixed & ((1 << fraction_bits) - 1)
+        taps = [(low, (1 << fraction_bits) - fraction), (low + 1, fraction)]
+    return [(np.clip(index, 0, size - 1), np.where((index >= 0) & (index < size), weight, 0)) for index, weight in taps]
+
+
 def resize_error(
     size_in: int, size_out: int, *, fraction_bits: int, mode: str, align_corners: bool, factor: float | None = None
 ) -> float:

@@ -22,7 +22,8 @@ class PlaceObservers(Pass):
     """Put an `Observation` on every value that training must observe: results of `quantize` and BPU results that make a scale.
 
     The dtype is that of the qconfig in force (or of the request), checked against the rows of the march's table for the operation
-    that makes the value and those that read it. A conv-like result without an observation leaves at high precision (int32): it
+    that makes the value and those that read it; sampling positions that enter the BPU are int16 unless an entry of their own says
+    otherwise. A conv-like result without an observation leaves at high precision (int32): it
     ends a BPU segment, and its qconfig has no activation entry, or the model is only calibrated. Where one operation of the model
     is several nodes, the last one that keeps the scale is observed. With `share`, and always in a model that is only calibrated,
     the observed values that a cat ties to one scale form a group whose scale comes from the union of their ranges.
@@ -75,7 +76,25 @@ class _Placer:
         """A user's stub has a qconfig of its own, a boundary that of what it quantizes; of a graph input, that of its reader."""
         source = node.operands[0].producer
         asked = node if node.origin else source or next(iter(node.users), node)
-        self.observe(asked, node.result, self.config(asked, "feeds the BPU"), None)
+        config = self.config(asked, "feeds the BPU")
+        self.observe(asked, node.result, config, self.dtype_of_positions(node.result, config))
+
+    def dtype_of_positions(self, value: Value, config: ActivationConfig) -> DType | None:
+        """int16 for what is read as sampling positions alone, where the march has it and no entry but the global one says otherwise:
+        8 bits are not enough to tell pixels apart."""
+        wide = DType.INT16 in self.march.activation_dtypes
+        return DType.INT16 if wide and config.priority == 0 and self.holds_positions(value) else None
+
+    def holds_positions(self, value: Value) -> bool:
+        """True where all that reads `value`, also behind nodes that keep its scale, reads positions in it."""
+        if not value.uses or self.graph.is_output(value):
+            return False
+        for user, index in value.uses:
+            if user.op.has(Trait.SAMPLES) and index == user.op.operand_index("grid"):
+                continue
+            if index > 0 or not (on_bpu(user) and self.march.keeps_scale(user)) or not all(map(self.holds_positions, user.results)):
+                return False
+        return True
 
     def observe_result(self, node: Node, value: Value) -> None:
         ends = not any(on_bpu(user) for user in node.users)
@@ -159,10 +178,12 @@ class _Placer:
         for node in self.graph.nodes:
             if not on_bpu(node):
                 continue
-            allowed = checker.dtypes(node)
-            for value in dict.fromkeys((*node.data_operands, *node.results)):
+            for value, role in _roles(node).items():
                 dtype, source = dtypes.get(value, (None, ""))
-                if dtype is not None and dtype not in allowed:
+                if dtype is None:
+                    continue
+                allowed = checker.dtypes(node, role)
+                if dtype not in allowed:
                     have = " and ".join(f"q{each.numpy.name}" for each in sorted(allowed, key=lambda each: each.bits))
                     verb = "makes" if value.producer is node else "reads"
                     wrong.append(
@@ -188,6 +209,17 @@ class _Placer:
                     known[value] = known[node.inputs[0]]
                 if value in known:
                     yield value, known[value]
+
+
+def _roles(node: Node) -> dict[Value, str]:
+    """The values that a node reads as data and makes, by the operand that each is; a result counts as the first operand."""
+    roles: dict[Value, str] = {}
+    operands = node.op.operands
+    for index, value in enumerate(node.inputs):
+        if value is not None and not value.is_parameter:
+            roles.setdefault(value, operands[min(index, len(operands) - 1)].name)
+    first = operands[0].name if operands else ""
+    return roles | {value: first for value in node.results}
 
 
 def _called(node: Node) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,11 @@ def value_info(name: str, type: TensorType) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, ELEMENT_TYPES[type.dtype], list(type.shape))
 
 
+CustomOps = Literal["", "nodes", "bodies"]
+"""How operations of the BPU that opset 11 lacks are written: in standard ops, as nodes of the domain `horizon`, or as such nodes with
+function bodies."""
+
+
 class Builder:
     """One ONNX graph under construction. Call it to append a node: `b("Relu", x)` returns the result's name.
 
@@ -55,7 +60,9 @@ class Builder:
     called `<IR name>/<ONNX op>` until `emit_node` gives the last one the IR value's name.
     """
 
-    def __init__(self, name: str, opaque: Mapping[str, Callable[..., Any]] | None = None) -> None:
+    def __init__(
+        self, name: str, opaque: Mapping[str, Callable[..., Any]] | None = None, custom_ops: CustomOps = ""
+    ) -> None:
         self.name = name
         self.opaque = opaque or {}
         self.nodes: list[onnx.NodeProto] = []
@@ -63,6 +70,7 @@ class Builder:
         self.outputs: list[onnx.ValueInfoProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.types: dict[str, TensorType] = {}
+        self.custom_ops = custom_ops
         self.functions: dict[str, onnx.FunctionProto] = {}
         self.domains: dict[str, int] = {"": OPSET_VERSION}
         self._names: dict[int, str] = {}

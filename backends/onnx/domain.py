@@ -5,6 +5,10 @@ A quantized value is a pair of nodes::
     q = horizon.HzQuantize  (x, scale, zero_point) {bits, axis}    q[i] = sat(round(x[i] / scale))
     y = horizon.HzDequantize(q, scale, zero_point) {bits, axis}    y[i] = q[i] * scale
 
+and an operation that opset 11 lacks is a node of the domain with ONNX's own operands and attributes::
+
+    y = horizon.GridSample  (x, grid) {align_corners, mode, padding_mode}
+
 `scale` is a float32 scalar (`axis` = -1) or one per channel along `axis`; `zero_point` has its shape, the type of `q` and
 is always 0; `bits` is 8 or 16. How HzQuantize rounds is a property of the march's runtime and not in the file.
 """
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 
 DOMAIN = "horizon"
 VERSION = 1
+GRID_SAMPLE = "GridSample"
 QUANTIZE = "HzQuantize"
 DEQUANTIZE = "HzDequantize"
 ATTRIBUTES = ("axis", "bits")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from hqc import arithmetic
-from hqc.backends.onnx.builder import Builder
+from hqc.backends.onnx.builder import Builder, CustomOps
 from hqc.backends.onnx.flavours import FLAVOURS, FakeQuantWriter, writer
 from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.backends.onnx.skeleton import Skeleton
@@ -76,9 +76,9 @@ _NO_MARCH = MarchSpec(name="none", title="a graph that names no march", chips=()
 class _GraphEmitter:
     """Emits every node in program order, each result under the IR value's name."""
 
-    def __init__(self, graph: Graph, opaque: OpaqueCalls | None = None) -> None:
+    def __init__(self, graph: Graph, opaque: OpaqueCalls | None = None, custom_ops: CustomOps = "") -> None:
         self.graph = graph
-        self.b = Builder(graph.name, opaque)
+        self.b = Builder(graph.name, opaque, custom_ops)
         self.owners: dict[str, Node] = {}
 
     def run(self, flavour: str) -> Emission:
@@ -127,7 +127,7 @@ class _ScaledEmitter(_GraphEmitter):
     """Adds a fake quantization to every value that owns a grid."""
 
     def __init__(self, graph: Graph, fake_quant: FakeQuantWriter, opaque: OpaqueCalls | None = None) -> None:
-        super().__init__(graph, opaque)
+        super().__init__(graph, opaque, fake_quant.custom_ops)
         self.fake_quant = fake_quant
         self.march = march_of(graph) or _NO_MARCH
         self._raw: dict[int, str] = {}

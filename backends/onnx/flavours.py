@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from hqc.arithmetic import quantize
-from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder
+from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder, CustomOps
 from hqc.backends.onnx.domain import DEQUANTIZE, DOMAIN, QUANTIZE, VERSION, Variant
 from hqc.backends.onnx.functions import INTEGER_TYPES, dequantize_function, grid_index, quantize_function
 from hqc.errors import InputError
@@ -23,7 +23,9 @@ def _channel(quant: QuantParams, rank: int) -> tuple[int, int] | None:
 
 
 class FakeQuantWriter(ABC):
-    """Appends what makes a real value lie on a grid and returns the name to read it under."""
+    """Appends what makes a real value lie on a grid and returns the name to read it under. `custom_ops`: see `Builder`."""
+
+    custom_ops: CustomOps = ""
 
     @abstractmethod
     def activation(self, b: Builder, name: str, type: TensorType, quant: QuantParams, rounding: str) -> str:
@@ -39,6 +41,7 @@ class HorizonWriter(FakeQuantWriter):
 
     def __init__(self, *, bodies: bool) -> None:
         self.bodies = bodies
+        self.custom_ops = "bodies" if bodies else "nodes"
 
     def activation(self, b: Builder, name: str, type: TensorType, quant: QuantParams, rounding: str) -> str:
         assert type.shape is not None

@@ -5,6 +5,7 @@ Also the rounding and saturation that the other flavours write inline, through t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,8 @@ class Appender(Protocol):
     def __call__(self, op_type: str, *inputs: str | None, **attributes: Any) -> str: ...
 
     def scalar(self, value: float, dtype: DType = ...) -> str: ...
+
+    def ints(self, values: Sequence[int]) -> str: ...
 
 
 def rounded(b: Appender, x: str, rounding: str, dtype: DType = DType.FLOAT32) -> str:
@@ -77,6 +80,9 @@ class FunctionBody:
     def scalar(self, value: float, dtype: DType = DType.FLOAT32) -> str:
         return self.constant(np.array(value, dtype.numpy))
 
+    def ints(self, values: Sequence[int]) -> str:
+        return self.constant(np.array(values, np.int64))
+
     def along(self, scale: str, channel: tuple[int, int] | None) -> str:
         """A per-channel scale reshaped to broadcast along its axis."""
         if channel is None:
@@ -84,14 +90,16 @@ class FunctionBody:
         axis, rank = channel
         return self("Reshape", scale, self.constant(np.array([-1 if i == axis else 1 for i in range(rank)], np.int64)))
 
-    def function(self, name: str, inputs: list[str], result: str, output: str) -> onnx.FunctionProto:
-        """The function `name(inputs) -> output` whose body computes `result`."""
+    def function(
+        self, name: str, inputs: list[str], result: str, output: str, attributes: Sequence[str] = ATTRIBUTES
+    ) -> onnx.FunctionProto:
+        """The function `name(inputs) -> output` whose body computes `result`; `attributes`: those that its nodes carry."""
         for node in self.nodes:
             for index, item in enumerate(node.output):
                 if item == result:
                     node.output[index] = output
         imports = [helper.make_opsetid("", OPSET_VERSION)]
-        return helper.make_function(DOMAIN, name, inputs, [output], self.nodes, imports, list(ATTRIBUTES))
+        return helper.make_function(DOMAIN, name, inputs, [output], self.nodes, imports, list(attributes))
 
 
 def quantize_function(variant: Variant) -> onnx.FunctionProto:

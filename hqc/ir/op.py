@@ -50,6 +50,7 @@ class Trait(enum.Enum):
 
     PASS_THROUGH = "keeps its first operand's quantization"
     OFF_GRID = "keeps its operand's scale but its real result leaves the operand's grid"
+    SAMPLES = "reads its first operand at the positions that its second one, the grid, tells"
     AVERAGE = "a mean over windows or axes"
     FILLS = "adds elements that hold its attribute `value`"
     SAME_SCALE = "operands and results share one scale where the march cannot requantize there"

@@ -178,6 +178,7 @@ _TABLE: dict[str, Binding] = {
     "avg_pool2d": Binding(("AveragePool", "GlobalAveragePool"), ("torch.nn.AvgPool2d",), choose=_average),
     "adaptive_avg_pool2d": Binding(("AveragePool", "GlobalAveragePool"), ("torch.nn.AdaptiveAvgPool2d",), choose=_average),
     "resize2d": Binding(("Resize",), ("F.interpolate",)),
+    "grid_sample": Binding(("GridSample",), ("F.grid_sample",)),
     # reductions
     "mean": Binding(("ReduceMean", "GlobalAveragePool"), ("torch.mean",), choose=_mean),
     "sum": Binding(("ReduceSum",), ("torch.sum",)),

@@ -115,9 +115,10 @@ def _text(label: str, numbers: Numbers) -> str:
     return ("x" if label in _PAIRED else ", ").join(map(str, numbers))
 
 
-def _number_rule(limit: Limit) -> Rule:
+def _number_rule(limit: Limit, op: str) -> Rule:
     """A bound on measured numbers."""
-    label, measured = MEASURES[limit.key]
+    own = f"{op}.{limit.key}"  # where the same words mean other numbers for one op
+    label, measured = MEASURES[own if own in MEASURES else limit.key]
     low, high = limit.minimum, limit.maximum
     twice = label in _PAIRED
 
@@ -153,9 +154,9 @@ def _number_rule(limit: Limit) -> Rule:
     return Rule(statement, check)
 
 
-def _limit_rule(limit: Limit) -> Rule:
-    """The rule of one limit; its id is the limit's key."""
-    rule = replace(_worded_rule(limit), id=limit.key)
+def _limit_rule(limit: Limit, op: str) -> Rule:
+    """The rule of one limit in the row of `op`; its id is the limit's key."""
+    rule = replace(_worded_rule(limit, op), id=limit.key)
     if limit.key not in _ADVICE:
         return rule
     return replace(
@@ -166,7 +167,7 @@ def _limit_rule(limit: Limit) -> Rule:
     )
 
 
-def _worded_rule(limit: Limit) -> Rule:
+def _worded_rule(limit: Limit, op: str) -> Rule:
     words = _wording(limit)
     if limit.key in ("fm_x_weight", "weight_x_fm", "fm_x_fm"):
         what = {"fm_x_weight": "data by weight", "weight_x_fm": "weight by data", "fm_x_fm": "data by data"}[limit.key]
@@ -175,7 +176,7 @@ def _worded_rule(limit: Limit) -> Rule:
         return Rule(f"over axes among {words}", named_axes(words))
     if (limit.key, words) in CONDITIONS:
         return Rule(*CONDITIONS[limit.key, words])
-    return _number_rule(limit)
+    return _number_rule(limit, op)
 
 
 def _entry(row: Row, rows: MarchRows) -> Entry:
@@ -183,10 +184,10 @@ def _entry(row: Row, rows: MarchRows) -> Entry:
     if row.table == "torch" and row.note == "limits: see onnx table":
         onnx = rows.find("onnx", "Conv")
         limits = onnx.limits if onnx is not None else ()
-    rules = {rule.statement: rule for rule in map(_limit_rule, limits)}  # kernel_h and kernel_w are one statement
+    rules = {rule.statement: rule for rule in (_limit_rule(limit, row.op) for limit in limits)}  # kernel_h and kernel_w are one statement
     if row.note in NOTES:
         rules[row.note] = Rule(*NOTES[row.note], id="note")
-    rules |= {rule.statement: rule for rule in map(_limit_rule, _limits_of_parts(row, rows))}
+    rules |= {rule.statement: rule for rule in (_limit_rule(limit, row.op) for limit in _limits_of_parts(row, rows))}
     return Entry(row, tuple(rules.values()))
 
 
@@ -368,18 +369,19 @@ class Checker:
 
     def _judge_dtype(self, row: Row, node: Node, refused: list[Reason]) -> None:
         wanted = node.request.dtype if node.request is not None and node.request.dtype is not None else DType.INT8
-        allowed = self.dtypes(node)
+        allowed = self.dtypes(node, node.op.operands[0].name if node.op.operands else "")
         if wanted in allowed:
             return
         have = " and ".join(sorted(dtype.value for dtype in allowed)) or "none"
         refused.append(Reason(f"activations of {have} on {self.spec.name}", wanted.value, have, id="dtype"))
 
-    def dtypes(self, node: Node) -> frozenset[DType]:
-        """Activation dtypes that the march can give the node: those of either table, within the march's own."""
+    def dtypes(self, node: Node, operand: str) -> frozenset[DType]:
+        """Activation dtypes that the march can give an operand of the node, by its name (a result has those of the first one): those of
+        either table, within the march's own."""
         rules, facts = self.spec.rules[node.op.name], Facts(node, four_d=self.spec.four_d)
         deciding = rules.entries(facts, hybrid=self.hybrid)
         rows = [entry.row for entry in deciding] + [entry.row for entry in rules.torch.values() if self.hybrid]
-        text = " ".join(word for row in rows for word in row.dtypes_in)  # `int8`, `qint16`, `x qint8`, `any`, or nothing
+        text = " ".join(row.dtypes_of(operand) for row in rows)  # `int8`, `qint8|qint16`, `any`, or nothing
         if not text or "any" in text:
             return frozenset(self.spec.activation_dtypes)
         return frozenset(dtype for dtype in self.spec.activation_dtypes if dtype.name.lower() in text)

@@ -50,7 +50,7 @@ class MarchSpec:
     def leaves_grid(self, node: Node) -> bool:
         """True when the real result of a scale-keeping op is in general between two grid points."""
         if node.op.has(Trait.OFF_GRID):
-            return node.attributes.get("mode") != "nearest"
+            return node.attributes.get("mode") != "nearest" or node.op.has(Trait.SAMPLES)
         return node.op.name in self.pass_through_ops
 
     def averages_by_gain(self, node: Node) -> bool:

@@ -47,19 +47,26 @@ class Limit:
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says about one op on one march. `device`: BPU, BPU_FUSED, BPU_OPT_IN, CPU, CPU_UNIMPL, UNSUPPORTED,
+    """What a table says about one op on one march. `dtypes_in`: as written, see `dtypes_of`. `device`: BPU, BPU_FUSED, BPU_OPT_IN, CPU, CPU_UNIMPL, UNSUPPORTED,
     FOLD or REMOVED. `assumed`: the march whose row it is, where this one has no table."""
 
     table: Table
     op: str
     march: str
     device: str
-    dtypes_in: tuple[str, ...]
+    dtypes_in: str
     limits: tuple[Limit, ...]
     note: str
     source: str
     confidence: str
     assumed: str = ""
+
+    def dtypes_of(self, operand: str) -> str:
+        """The types of an operand as the table writes them: `qint8|qint16`. Rows that name operands (`x qint8, grid qint8|qint16`) say
+        for those that they do not name what they say for the first."""
+        named = [part.split() for part in self.dtypes_in.split(",")]
+        by_name = {words[0]: words[1] for words in named if len(words) == 2}
+        return by_name.get(operand, next(iter(by_name.values()), self.dtypes_in))
 
     @property
     def on_bpu(self) -> bool:
@@ -84,7 +91,7 @@ def _all_rows() -> dict[tuple[str, str, str], Row]:
             record["op"],
             record["march"],
             record["device"],
-            tuple(filter(None, (word.strip() for word in record["dtypes_in"].split("|")))),
+            record["dtypes_in"],
             _limits(record["limits_json"]),
             record["note"],
             record["source"],

@@ -26,7 +26,7 @@ from hqc.nn.stubs import DeQuantStub, QuantStub
 from hqc.quantization.calib_fake_quantize import CalibFakeQuantize
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantize, fake_quant_of
 from hqc.quantization.lsq import LearnedScaleFakeQuantize
-from hqc.quantization.off_grid import GainPool, OffGridFakeQuantize
+from hqc.quantization.off_grid import FixedPointSample, GainPool, OffGridFakeQuantize
 
 
 def result_quant(module: nn.Module | None) -> QuantParams | None:
@@ -139,6 +139,12 @@ def off_grid(ctx: LoweringContext, module: OffGridFakeQuantize, y: Value) -> Val
 @lower_module(GainPool)
 def gain_pool(ctx: LoweringContext, module: GainPool, y: Value, x: Value) -> Value:
     """Nothing: the pool before is lowered by the march's arithmetic."""
+    return y
+
+
+@lower_module(FixedPointSample)
+def fixed_point_sample(ctx: LoweringContext, module: FixedPointSample, y: Value, x: Value, grid: Operand) -> Value:
+    """Nothing: the sampling before is lowered by the march's arithmetic."""
     return y
 
 

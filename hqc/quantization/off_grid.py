@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hqc import arithmetic
+from hqc.quantization.exporting import exporting
 from hqc.quantization.fake_quantize import FakeQuantizeBase
+from hqc.quantization.sampling import sample_in_fixed_point
 from hqc.quantization.torch_arithmetic import fake_quantize_off_grid
 
 
 class OffGridFakeQuantize(nn.Module):
-    """Puts the result `y` of an operation (a bilinear resize) back on the grid of its operand.
+    """Puts the result `y` of an operation (a bilinear resize, a grid sample) back on the grid of its operand.
 
     `source`: the operand's fake quant, which this module follows (scale, and whether it quantizes) and does not own.
     """
@@ -37,6 +39,22 @@ class OffGridFakeQuantize(nn.Module):
 
     def extra_repr(self) -> str:
         return f"source={self.source.name}"
+
+
+class FixedPointSample(OffGridFakeQuantize):
+    """Makes a grid sample what the BPU computes: coordinates in fixed point, the result on the image's grid.
+
+    forward: `y`, what `F.grid_sample` made of `x`, the image `[N,C,H,W]`, and `grid` `[N,H',W',2]`.
+    """
+
+    def __init__(self, source: FakeQuantizeBase, mode: str, padding_mode: str, align_corners: bool) -> None:
+        super().__init__(source)
+        self.mode, self.padding_mode, self.align_corners = mode, padding_mode, align_corners
+
+    def forward(self, y: Tensor, x: Tensor, grid: Tensor) -> Tensor:  # type: ignore[override]
+        if not self.source.quantizes or exporting():
+            return y
+        return self._on_grid(sample_in_fixed_point(x, grid, self.mode, self.padding_mode, self.align_corners))
 
 
 class GainPool(OffGridFakeQuantize):

@@ -31,7 +31,7 @@ from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.mapping import qat_stub
 from hqc.nn.qat.weights import BiasFakeQuantize, weight_fake_quant
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize
-from hqc.quantization.off_grid import GainPool, OffGridFakeQuantize
+from hqc.quantization.off_grid import FixedPointSample, GainPool, OffGridFakeQuantize
 from hqc.workflow.activation_configs import ActivationConfigs
 from hqc.workflow.emit_layers import LayerBuilder, LayerGroup, find_groups, source_of
 from hqc.workflow.emit_observers import SCALES_META, Observers
@@ -287,6 +287,9 @@ class _Emitter:
             return new
         name = f"{value.name}_on_grid"
         pools = [node for node in off_grid if "gain" in node.attributes]
+        if off_grid[0].op.has(Trait.SAMPLES):
+            image, grid = (new.args[i] if i < len(new.args) else new.kwargs[name] for i, name in enumerate(("input", "grid")))
+            return self._insert(name, FixedPointSample(source, **off_grid[0].attributes), (new, image, grid), old)
         if not pools:
             return self._insert(name, OffGridFakeQuantize(source), (new,), old)
         operand = pools[0].operands[0]

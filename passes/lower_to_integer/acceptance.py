@@ -176,6 +176,24 @@ def resize(node: Node, march: MarchSpec) -> Reason | None:
     return Reason("resizing is nearest or bilinear", str(mode), "nearest or bilinear", id="resize-mode")
 
 
+def sampling(node: Node, march: MarchSpec) -> Reason | None:
+    """The BPU samples images that are computed, nearest or bilinear, with zeros or the border beside them."""
+    image, grid = node.operands
+    if image.is_parameter:
+        return Reason("the image that is sampled is computed at run time", f"{image.name} is constant", id="constant-operands")
+    if grid.array is not None and not _finite(grid.array):
+        return Reason("constants are finite", f"{grid.name} holds infinite values or NaN", id="finite-constants")
+    mode, beside = node.attributes["mode"], node.attributes["padding_mode"]
+    if mode == "bicubic":
+        return Reason("sampling is nearest or bilinear", str(mode), "nearest or bilinear", id="resize-mode")
+    if beside == "reflection":
+        return Reason("beside the image are zeros or its border", str(beside), "zeros or border", id="padding-mode")
+    shape = image.shape
+    if shape is None or len(shape) != 4 or arithmetic.grid_fraction_bits(*shape[2:]) > 0:
+        return None
+    return Reason("coordinates fit int16", f"{shape[2]}x{shape[3]}", "16383x16383", id="sampling-size")
+
+
 def padding(node: Node, march: MarchSpec) -> Reason | None:
     """A constant pad has a value that a scale can hold."""
     value = float(node.attributes["value"])

@@ -28,6 +28,7 @@ from hqc.ir.ops.conv import (
     matrix_macs,
 )
 from hqc.ir.ops.pooling import OUTPUT_SIZE, WINDOW, adaptive, pooled
+from hqc.ir.ops.sampling import sampled
 from hqc.ir.types import DType, TensorType
 
 MODES = ("multiply", "multiply64", "shift", "clip", "none")
@@ -208,6 +209,28 @@ def int_resize2d(types: OperandTypes, attributes: Attributes) -> list[TensorType
     """Fixed-point resize, docs/arithmetic.md section 8; scale and dtype are the operand's."""
     x = first(types)
     return [x.with_shape((*sizes_of_rank(x, 4)[:2], *attributes["size"]))]
+
+
+def _with_zero(ranges: Sequence[Range | None], attributes: Attributes) -> Range | None:
+    """`Bounds` of weighted means of the first operand's elements, some of which may be the zeros beside it."""
+    return None if ranges[0] is None else (min(ranges[0][0], 0), max(ranges[0][1], 0))
+
+
+@op(
+    "int_grid_sample",
+    operands="x, grid, table?",
+    attributes=(
+        Attr("mode", "str", "bilinear", choices=("bilinear", "nearest")),
+        Attr("padding_mode", "str", "zeros", choices=("zeros", "border")),
+        Attr("fraction_bits", "int", 8, minimum=1),
+    ),
+    traits=_INTEGER,
+    bounds=_with_zero,
+)
+def int_grid_sample(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """Fixed-point sampling, docs/arithmetic.md section 8; scale and dtype are the image's. `table`: int16 `[2, 2^bits]`, the coordinates
+    along width and height of every integer of the grid; without it the grid holds the int16 coordinates themselves."""
+    return sampled(types, attributes)
 
 
 @op(

@@ -163,10 +163,10 @@ def _taps(size: int, out: int, factor: float | None, mode: str, align_corners: b
     if mode == "bilinear":
         return _weights(size, low.astype(np.int64)[:, None] + np.arange(2), np.stack([1 - t, t], axis=1))
     distances = np.stack([t + 1, t, 1 - t, 2 - t], axis=1)
-    return _weights(size, low.astype(np.int64)[:, None] + np.arange(-1, 3), _cubic(distances))
+    return _weights(size, low.astype(np.int64)[:, None] + np.arange(-1, 3), cubic_weights(distances))
 
 
-def _cubic(x: npt.NDArray[np.float64], a: float = -0.75) -> npt.NDArray[np.float64]:
+def cubic_weights(x: npt.NDArray[np.float64], a: float = -0.75) -> npt.NDArray[np.float64]:
     """Keys' convolution kernel (Cubic convolution interpolation, 1981) with torch's a."""
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a

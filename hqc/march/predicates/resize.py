@@ -1,4 +1,4 @@
-"""Resize: modes, factors, coordinates."""
+"""Resize and grid sample: modes, padding, factors, coordinates."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from hqc.march.facts import Facts
 from hqc.march.predicates.base import HOLDS, UNKNOWN, Outcome, broken, condition
 
 
-@condition("mode", "nearest,linear", "nearest,bilinear")
+@condition("mode", "nearest,linear", "nearest,bilinear", "bilinear,nearest")
 def _resize_mode(facts: Facts) -> Outcome:
     """nearest or linear interpolation"""
     mode = facts.node.attributes["mode"]
     return HOLDS if mode in ("nearest", "bilinear") else broken(mode, "nearest or bilinear")
+
+
+@condition("padding_mode", "zeros,border")
+def _padding_mode(facts: Facts) -> Outcome:
+    """positions beside the image read zeros or its border"""
+    mode = facts.node.attributes["padding_mode"]
+    return HOLDS if mode in ("zeros", "border") else broken(mode, "zeros or border")
 
 
 def _factors(facts: Facts) -> tuple[float, float] | None:

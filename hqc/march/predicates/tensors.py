@@ -52,6 +52,12 @@ def _positions(facts: Facts) -> Numbers | None:
     return () if factorizable(height) and factorizable(width) else (height * width,)
 
 
+# Nothing splits the image that is sampled.
+@measure("positions (height x width) of the image", "GridSample.HW", "F.grid_sample.HW")
+def _sampled_positions(facts: Facts) -> Numbers | None:
+    return None if facts.shape is None else (math.prod(facts.shape[2:4]),)
+
+
 # See contradictions.py: the limits on elements are advice.
 @measure("elements (channels x height x width)", "CHW")
 def _elements(facts: Facts) -> Numbers | None:
