@@ -92,7 +92,11 @@ class _Placer:
         for user, index in value.uses:
             if user.op.has(Trait.SAMPLES) and index == user.op.operand_index("grid"):
                 continue
-            if index > 0 or not (on_bpu(user) and self.march.keeps_scale(user)) or not all(map(self.holds_positions, user.results)):
+            if (
+                index > 0
+                or not (on_bpu(user) and self.march.keeps_scale(user))
+                or not all(map(self.holds_positions, user.results))
+            ):
                 return False
         return True
 
@@ -219,7 +223,7 @@ def _roles(node: Node) -> dict[Value, str]:
         if value is not None and not value.is_parameter:
             roles.setdefault(value, operands[min(index, len(operands) - 1)].name)
     first = operands[0].name if operands else ""
-    return roles | {value: first for value in node.results}
+    return roles | dict.fromkeys(node.results, first)
 
 
 def _called(node: Node) -> str:

@@ -60,9 +60,7 @@ class Builder:
     called `<IR name>/<ONNX op>` until `emit_node` gives the last one the IR value's name.
     """
 
-    def __init__(
-        self, name: str, opaque: Mapping[str, Callable[..., Any]] | None = None, custom_ops: CustomOps = ""
-    ) -> None:
+    def __init__(self, name: str, opaque: Mapping[str, Callable[..., Any]] | None = None, custom_ops: CustomOps = "") -> None:
         self.name = name
         self.opaque = opaque or {}
         self.nodes: list[onnx.NodeProto] = []

@@ -65,7 +65,8 @@ DIFFERENT: dict[str, str] = {
     "fx.CustomTracer": "hqc's own tracer; prepare uses it by itself.",
     "fx.fx_helper.wrap": "Calls become one node that runs as it is, on the CPU.",
     "utils.fx_helper.wrap": "As `fx.fx_helper.wrap`.",
-    "nn.GridSample": "Runs on the CPU, through torch, on every march: use hybrid=True.",
+    "nn.GridSample": "On the BPU of bayes and bayes-e, with modelled fixed-point coordinates; other modes and marches: on the CPU. "
+    "A grid that a QuantStub without an entry of its own quantizes is int16.",
     "nn.LayerNorm": "With `dim` it is composed of means and products, each planned by its own row.",
     "nn.HardLog": "The logarithm of what is at least `eps`.",
     "nn.AnchorGenerator": f"Anchors `[1, A * 4, H, W]` for each map. {_DETECTION}",

@@ -184,7 +184,9 @@ def _entry(row: Row, rows: MarchRows) -> Entry:
     if row.table == "torch" and row.note == "limits: see onnx table":
         onnx = rows.find("onnx", "Conv")
         limits = onnx.limits if onnx is not None else ()
-    rules = {rule.statement: rule for rule in (_limit_rule(limit, row.op) for limit in limits)}  # kernel_h and kernel_w are one statement
+    rules = {
+        rule.statement: rule for rule in (_limit_rule(limit, row.op) for limit in limits)
+    }  # kernel_h and kernel_w are one statement
     if row.note in NOTES:
         rules[row.note] = Rule(*NOTES[row.note], id="note")
     rules |= {rule.statement: rule for rule in (_limit_rule(limit, row.op) for limit in _limits_of_parts(row, rows))}
@@ -369,15 +371,15 @@ class Checker:
 
     def _judge_dtype(self, row: Row, node: Node, refused: list[Reason]) -> None:
         wanted = node.request.dtype if node.request is not None and node.request.dtype is not None else DType.INT8
-        allowed = self.dtypes(node, node.op.operands[0].name if node.op.operands else "")
+        allowed = self.dtypes(node)
         if wanted in allowed:
             return
         have = " and ".join(sorted(dtype.value for dtype in allowed)) or "none"
         refused.append(Reason(f"activations of {have} on {self.spec.name}", wanted.value, have, id="dtype"))
 
-    def dtypes(self, node: Node, operand: str) -> frozenset[DType]:
-        """Activation dtypes that the march can give an operand of the node, by its name (a result has those of the first one): those of
-        either table, within the march's own."""
+    def dtypes(self, node: Node, operand: str = "") -> frozenset[DType]:
+        """Activation dtypes that the march can give an operand of the node, by its name (the first one by default, and so a result):
+        those of either table, within the march's own."""
         rules, facts = self.spec.rules[node.op.name], Facts(node, four_d=self.spec.four_d)
         deciding = rules.entries(facts, hybrid=self.hybrid)
         rows = [entry.row for entry in deciding] + [entry.row for entry in rules.torch.values() if self.hybrid]

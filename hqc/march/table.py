@@ -47,8 +47,8 @@ class Limit:
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says about one op on one march. `dtypes_in`: as written, see `dtypes_of`. `device`: BPU, BPU_FUSED, BPU_OPT_IN, CPU, CPU_UNIMPL, UNSUPPORTED,
-    FOLD or REMOVED. `assumed`: the march whose row it is, where this one has no table."""
+    """What a table says about one op on one march. `dtypes_in`: as written, see `dtypes_of`. `device`: BPU, BPU_FUSED, BPU_OPT_IN, CPU,
+    CPU_UNIMPL, UNSUPPORTED, FOLD or REMOVED. `assumed`: the march whose row it is, where this one has no table."""
 
     table: Table
     op: str

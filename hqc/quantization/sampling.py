@@ -51,5 +51,5 @@ def sample_in_fixed_point(x: Tensor, grid: Tensor, mode: str, padding_mode: str,
     for row, down in axes[1]:
         for column, across in axes[0]:
             index = (row * width + column).flatten(1)[:, None].expand(-1, x.shape[1], -1)
-            result = result + pixels.gather(2, index).unflatten(2, shape) * (down * across)[:, None].to(x.dtype)
+            result = result + pixels.gather(2, index).reshape(*x.shape[:2], *shape) * (down * across)[:, None].to(x.dtype)
     return result

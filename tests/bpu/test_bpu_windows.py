@@ -137,6 +137,29 @@ def test_resize2d_equals_reference(data):
     assert_kernel_equals_reference(*one_node("int_resize2d", [x], attributes))
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_grid_sample_equals_reference(data):
+    rng = rng_of(data.draw)
+    n, c, h, w = (data.draw(st.integers(1, limit)) for limit in (3, 4, 9, 9))
+    attributes = {
+        "mode": data.draw(st.sampled_from(["nearest", "bilinear"])),
+        "padding_mode": data.draw(st.sampled_from(["zeros", "border"])),
+        "fraction_bits": data.draw(st.integers(1, 8)),
+    }
+    x = integers(rng, (n, c, h, w), data.draw(st.sampled_from([INT8, INT16])))
+    shape = (n, data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)), 2)
+    near = ((np.array([w, h]) + 2) << attributes["fraction_bits"]) * rng.uniform(-0.3, 1.2, shape)
+    positions = near.astype(np.int16)
+    positions[rng.random(shape) < 0.05] = data.draw(st.sampled_from([-32768, 32767]))
+    if data.draw(st.booleans()):
+        assert_kernel_equals_reference(*one_node("int_grid_sample", [x, positions], attributes))
+        return
+    grid = integers(rng, shape, data.draw(st.sampled_from([INT8, INT16])))
+    table = rng.permutation(np.resize(positions.reshape(-1), 2 << (8 * grid.itemsize))).reshape(2, -1)
+    assert_kernel_equals_reference(*one_node("int_grid_sample", [x, grid, Parameter(table)], attributes))
+
+
 def _factor(draw):
     f = draw(st.integers(1, 3))
     return f, {"factor": f}

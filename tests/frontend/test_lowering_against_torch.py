@@ -206,6 +206,15 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
     "interpolate_size": (lambda x: F.interpolate(x[:, :, :3, :3], size=x.shape[2:]), "slice resize2d"),
     "interpolate_recomputed": (lambda x: F.interpolate(x, scale_factor=1.5, recompute_scale_factor=True), "resize2d"),
     "interpolate_area": (lambda x: F.interpolate(x, scale_factor=2, mode="area"), "adaptive_avg_pool2d"),
+    "grid_sample": (
+        lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=False),
+        "slice transpose grid_sample",
+    ),
+    "grid_sampler": (lambda x: torch.grid_sampler(x, x[:, :2].permute(0, 2, 3, 1), 0, 1, True), "slice transpose grid_sample"),
+    "grid_sample_bicubic": (
+        lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), "bicubic", "reflection", False),
+        "slice transpose grid_sample",
+    ),
     "pad": (lambda x: F.pad(x, (1, 2, 0, 1), value=1.5), "pad"),
     "pad_reflect": (lambda x: F.pad(x, (1, 2, 0, 3), mode="reflect"), "pad"),
     "pad_circular": (lambda x: F.pad(x, (1, 1, 1, 1), mode="circular"), "slice slice cat slice slice cat"),

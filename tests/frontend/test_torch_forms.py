@@ -152,6 +152,15 @@ def resize(rng: Rng) -> Case:
     return [real(rng, 1, 2, 7, 6)], attributes
 
 
+def sampling(rng: Rng) -> Case:
+    attributes: dict[str, Any] = {
+        "mode": choose(rng, "nearest", "bilinear", "bicubic"),
+        "padding_mode": choose(rng, "zeros", "border", "reflection"),
+        "align_corners": bool(rng.random() < 0.5),
+    }
+    return [real(rng, 2, 3, 7, 6), real(rng, 2, 5, 4, 2)], attributes
+
+
 def reduction(rng: Rng) -> Case:
     x = real(rng, *some_shape(rng))
     axes = rng.permutation(x.ndim)[: rng.integers(0, x.ndim + 1)]
@@ -281,6 +290,7 @@ CASES: dict[str, Callable[[Rng], Case]] = {
     "avg_pool2d": lambda rng: window(rng, average=True),
     "gain_pool2d": gain_window,
     "resize2d": resize,
+    "grid_sample": sampling,
     **each("adaptive_avg_pool2d adaptive_max_pool2d", adaptive),
     **each("mean sum reduce_max reduce_min", reduction),
     **each("argmax argmin", first_of_ties),

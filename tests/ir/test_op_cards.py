@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,16 @@ CASES: dict[str, tuple[str, str, Callable[..., Any]]] = {
     ),
     "adaptive_avg_pool2d": (X, "adaptive_avg_pool2d(@x) {output_size=[4,2]}", lambda x: F.adaptive_avg_pool2d(x, (4, 2))),
     "adaptive_max_pool2d": (X, "adaptive_max_pool2d(@x) {output_size=[4,2]}", lambda x: F.adaptive_max_pool2d(x, (4, 2))),
+    **{
+        f"grid_sample {mode} {padding} {'aligned' if align else ''}": (
+            X + "param @g = #random(2, [2,7,3,2])\n",
+            f"grid_sample(@x, @g) {{mode={mode}, padding_mode={padding}, align_corners={str(align).lower()}}}",
+            functools.partial(F.grid_sample, mode=mode, padding_mode=padding, align_corners=align),
+        )
+        for mode in ("bilinear", "nearest", "bicubic")
+        for padding in ("zeros", "border", "reflection")
+        for align in (False, True)
+    },
     "resize2d": (X, "resize2d(@x) {size=[9,3]}", lambda x: F.interpolate(x, (9, 3))),
     "resize2d nearest by a factor": (
         X,

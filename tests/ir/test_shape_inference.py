@@ -206,6 +206,18 @@ def test_resize2d(image: Shape, output: Shape, factor: float, mode: str) -> None
     agree("resize2d", [x], lambda: F.interpolate(x, scale_factor=factor, mode=mode), scale_factor=(factor, factor), mode=mode)
 
 
+@QUICK
+@given(image=st.tuples(size, size), output=st.tuples(size, size))
+def test_grid_sample(image: Shape, output: Shape) -> None:
+    x, grid = zeros((2, 3, *image)), zeros((2, *output, 2))
+    agree("grid_sample", [x, grid], lambda: F.grid_sample(x, grid, align_corners=False))
+
+
+def test_a_grid_that_does_not_fit_its_images_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"a grid of \[2, 5, 5, 2\] does not fit the images \[1, 3, 4, 4\]"):
+        infer("grid_sample", [zeros((1, 3, 4, 4)), zeros((2, 5, 5, 2))])
+
+
 def test_resize_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ShapeError, match="resize"):
         infer("resize2d", [zeros((1, 1, 1, 1))], scale_factor=(0.5, 0.5))
@@ -414,6 +426,7 @@ def test_integer_ops_infer_like_their_float_twin(definition: Any) -> None:
         "int_adaptive_avg_pool2d": ([image, None], {"output_size": (2, 3)}, (1, 4, 2, 3)),
         "int_sum": ([image, None], {"axes": (2, 3)}, (1, 4)),
         "int_resize2d": ([image], {"size": (12, 3)}, (1, 4, 12, 3)),
+        "int_grid_sample": ([image, TensorType(DType.INT16, (1, 5, 2, 2)), None], {}, (1, 4, 5, 2)),
         "int_softmax": ([image, None, None], {"axis": 1}, (1, 4, 6, 6)),
     }
     operands, attributes, shape = cases[definition.name]

@@ -55,6 +55,7 @@ _EXTRA = {
     "batch_norm": ("param @k: f32[8] = #random(0, [8])\n", "@k, @k"),
     "gather": ("param @k: i64[2] = [0, 1]\n", "@k"),
     "where": ("input %m: b1[1,8,16,16]\n", ""),
+    "grid_sample": ("input %g: f32[1,5,7,2]\n", "%g"),
 }
 FLOAT_OPS = [definition for definition in all_ops() if not definition.has(Trait.INTEGER)]
 

@@ -64,6 +64,10 @@ def test_attributes_decide_even_without_shapes() -> None:
     assert ask("bernoulli2", text).reasons[0].actual == "65x65"
 
 
+def sampled(attributes: str = "", image: str = "1,4,16,16") -> str:
+    return f"input %x: f32[{image}]\ninput %g: f32[1,8,8,2]\n%y = grid_sample(%x, %g) {{{attributes}}}\noutput %y"
+
+
 # --- single rules ------------------------------------------------------------------------------------------------------------
 
 REFUSED = [
@@ -85,6 +89,12 @@ REFUSED = [
     ("bayes", unary("reduce_max", "axes=[2,3], keepdims=true"), "number of axes 1", "2"),
     ("bayes", unary("resize2d", "size=[48,48], mode=nearest"), "factors are powers of two", "3x3"),
     ("bayes", unary("resize2d", "size=[32,32], mode=bicubic"), "nearest or linear", "bicubic"),
+    ("bayes", sampled("mode=bicubic"), "nearest or linear", "bicubic"),
+    ("bayes-e", sampled("padding_mode=reflection"), "zeros or its border", "reflection"),
+    ("bayes", sampled(image="1,4,1025,8"), "height at most 1024", "1025"),
+    ("bayes", sampled(image="1,4,1024,800"), "positions (height x width) of the image at most 737280", "819200"),
+    ("bernoulli2", sampled(), "runs on the CPU", ""),
+    ("bernoulli", sampled(), "runs on the CPU", ""),
     ("bayes", unary("adaptive_avg_pool2d", "output_size=[5,5]"), "multiple of the output size", "16x16 to 5x5"),
     ("bayes", unary("split", "axis=0, sizes=[1]"), "an axis other than the first", "axis 0"),
     ("bayes", unary("expand", "shape=[1,8,16,16]", "1,1,1,16"), "axes that change size at most 1", "2"),
@@ -150,6 +160,8 @@ ACCEPTED = [
     ("bayes", binary("matmul", "1,2,4,8", "1,2,8,4")),
     ("bayes-e", with_constant("matmul", "1,2,4,8", "8,4")),
     ("bernoulli", unary("max_pool2d", "kernel=[3,3], stride=[2,2]")),
+    ("bayes", sampled("mode=nearest, padding_mode=border, align_corners=true", "1,4,720,1024")),
+    ("bayes-e", sampled()),
 ]
 
 
@@ -227,6 +239,14 @@ def test_int16_is_for_the_marches_and_ops_that_have_it() -> None:
         (unary("reshape", "shape=[1,-1]"), {8, 16}),
     ],
 )
+def test_rows_that_name_operands_give_each_its_own_dtypes() -> None:
+    node, checker = last_node(sampled()), Checker(get_spec("bayes"))
+    assert {dtype.bits for dtype in checker.dtypes(node, "x")} == {dtype.bits for dtype in checker.dtypes(node)} == {8}
+    assert {dtype.bits for dtype in checker.dtypes(node, "grid")} == {8, 16}
+    layer = last_node(conv())
+    assert checker.dtypes(layer, "residual") == checker.dtypes(layer, "x")  # not named
+
+
 def test_activation_dtypes_are_those_of_either_table_within_the_march(text: str, bits: set[int]) -> None:
     node = last_node(text)
     assert {dtype.bits for dtype in Checker(get_spec("bayes")).dtypes(node)} == bits

@@ -291,6 +291,19 @@ def test_resize(mode: str, size: tuple[int, int], bits: int, align: bool) -> Non
     check("int_resize2d", [("x", integers((1, 2, 6, 7), np.int16))], attributes)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_grid_sample(mode: str, padding: str, kind: type) -> None:
+    x, grid = integers((2, 3, 6, 7)), integers((2, 9, 5, 2), kind, seed=1)
+    attributes = {"mode": mode, "padding_mode": padding, "fraction_bits": 8}
+    positions = np.arange(256 if kind is np.int8 else 65536) / (100 if kind is np.int8 else 25000) - 1.3
+    table = np.stack([arithmetic.grid_coordinates(positions, size, fraction_bits=8, align_corners=True) for size in (7, 6)])
+    check("int_grid_sample", [("x", x), ("grid", grid), ("table", table)], attributes)
+    fixed = np.stack([integers((2, 9, 5), np.int16, seed=seed) >> 4 for seed in (2, 3)], axis=-1)
+    check("int_grid_sample", [("x", x.astype(np.int16) * 255), ("grid", fixed)], attributes)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int16])
 def test_float_declared_ops_on_integers(dtype: type) -> None:
     x, x2 = ("x", integers((2, 4, 6, 6), dtype)), ("x2", integers((2, 4, 6, 6), dtype, seed=1))

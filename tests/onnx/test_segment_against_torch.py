@@ -367,6 +367,17 @@ def test_nearest_resize_picks_torchs_pixels_for_all_small_sizes() -> None:
             close(run_op("resize2d", [x], {"size": (out, out + 3), "mode": "nearest"})[0], expected, 0)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("size", [(2, 7, 5), (1, 1, 8)])
+def test_grid_sample(mode: str, padding: str, align: bool, size: tuple[int, int, int]) -> None:
+    x, grid = rand(size[0], 3, *size[1:]), 3 * rand(size[0], 9, 4, 2)
+    expected = F.grid_sample(t(x), t(grid), mode, padding, align)
+    attributes = {"mode": mode, "padding_mode": padding, "align_corners": align}
+    close(run_op("grid_sample", [x, grid], attributes)[0], expected, 2e-5)
+
+
 # --- layout --------------------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,36 @@ def test_quantize_and_results_with_a_scale_of_their_own_are_observed_and_pass_th
     )
 
 
+def dtypes(graph: Graph) -> dict[str, DType]:
+    return {name: value.observation.dtype for name, value in graph.values.items() if value.observation is not None}
+
+
+SAMPLED = """
+input %x: f32[1,4,8,8]
+input %g: f32[1,2,8,8]
+%q = quantize(%x) {stub=true} cpu from(quant)
+%p = quantize(%g) {stub=true} cpu from(grid_quant)
+%t = transpose(%p) {perm=[0,2,3,1]} bpu.0 from(permute)
+%y = grid_sample(%q, %t) bpu.0 from(sample)
+%e = exp(%y) bpu.0 from(exp)
+output %e
+"""
+
+
+def test_sampling_positions_are_16_bits_wide_unless_an_entry_of_their_own_says_otherwise() -> None:
+    assert dtypes(place(SAMPLED)) == {"q": DType.INT8, "p": DType.INT16, "e": DType.INT8}
+    named = ActivationConfig("named", 'module_name "grid_quant"', 2, DType.INT8, scope="grid_quant")
+    assert dtypes(place(SAMPLED, grid_quant=named))["p"] is DType.INT8
+    also_read = SAMPLED.replace("output %e", "%a = add(%p, %p) bpu.0 from(add)\noutput %e\noutput %a")
+    assert dtypes(place(also_read))["p"] is DType.INT8
+
+
+def test_images_that_are_sampled_have_8_bits() -> None:
+    wide = ActivationConfig("wide", 'module_name "quant"', 2, DType.INT16, scope="quant")
+    with pytest.raises(QConfigError, match=r"reads q as qint16 \(module_name \"quant\"\), grid_sample has qint8;"):
+        place(SAMPLED, quant=wide)
+
+
 def test_a_pad_is_observed_unless_it_fills_with_zeros() -> None:
     body = """
     input %x: f32[1,4]

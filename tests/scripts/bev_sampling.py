@@ -1,4 +1,4 @@
-"""A bird's-eye view: camera features in int16, sampled on a grid, pillars scattered on a canvas."""
+"""A bird's-eye view: camera features sampled on a grid of int16 positions, on the BPU, and pillars scattered on a canvas."""
 
 import torch
 from horizon_plugin_pytorch.dtype import qint16
@@ -16,13 +16,15 @@ from horizon_plugin_pytorch.quantization import (
     prepare_qat_fx,
     set_fake_quantize,
 )
+from horizon_plugin_pytorch.utils.onnx_helper import export_to_onnx
+from horizon_plugin_pytorch.utils.quant_profiler import check_deploy_device
 from torch import nn
 
 
 class View(nn.Module):
     def __init__(self):
         super().__init__()
-        self.quant, self.lidar_quant, self.dequant = QuantStub(), QuantStub(), DeQuantStub()
+        self.quant, self.grid_quant, self.lidar_quant, self.dequant = QuantStub(), QuantStub(), QuantStub(), DeQuantStub()
         self.camera = nn.Conv2d(3, 4, 3, padding=1)
         self.sample = GridSample(mode="bilinear", padding_mode="zeros", align_corners=False)
         self.lidar = nn.Conv2d(4, 4, 1)
@@ -30,7 +32,7 @@ class View(nn.Module):
         self.head = nn.Conv2d(4, 2, 1)
 
     def forward(self, image, grid, canvas):
-        seen = self.sample(self.camera(self.quant(image)), grid)
+        seen = self.sample(self.camera(self.quant(image)), self.grid_quant(grid))
         return self.dequant(self.head(self.add.add(seen, self.lidar(self.lidar_quant(canvas)))))
 
 
@@ -47,7 +49,7 @@ qat_model = prepare_qat_fx(
     model,
     {
         "": get_default_qat_qconfig(),
-        "module_name": {"camera": wide, "add": wide, "sample": wide, "head": get_default_qat_out_qconfig()},
+        "module_name": {"grid_quant": wide, "lidar": wide, "add": wide, "head": get_default_qat_out_qconfig()},
     },
     hybrid=True,
 )
@@ -58,4 +60,7 @@ set_fake_quantize(qat_model, FakeQuantState.VALIDATION)
 result = qat_model(*inputs)
 assert torch.allclose(result, model(*inputs), atol=0.1)
 assert torch.allclose(convert_fx(qat_model)(*inputs), result, atol=0.05)
-assert qat_model.camera.activation_post_process.dtype == "qint16"
+assert qat_model.grid_quant.activation_post_process.dtype == qat_model.add.activation_post_process.dtype == "qint16"
+assert qat_model.camera.activation_post_process.dtype == "qint8"
+assert check_deploy_device(qat_model, print_tabulate=False)["grid_sample"][0] == "BPU"
+export_to_onnx(qat_model, inputs, "bev.onnx", operator_export_type=None)

@@ -192,7 +192,11 @@ def test_a_kept_node_runs_in_onnxruntime_and_is_written_back(tmp_path: Path) -> 
     ("text", "weights", "reason"),
     [
         ("y = com.microsoft.BiasGelu(c, bias)", {"bias": (8,)}, "of the domain com.microsoft, which hb_mapper does not know"),
-        ("h = Hardmax(c)  y = GridSample(h, grid)", {"grid": np.zeros((1, 8, 8, 2), np.float32)}, "has no equal in opset 11"),
+        (
+            'h = Hardmax(c)  y = ScatterElements<axis = 1, reduction = "add">(h, at, more)',
+            {"at": np.zeros((1, 2, 8, 8), np.int64), "more": np.ones((1, 2, 8, 8), np.float32)},
+            "has no equal in opset 11",
+        ),
     ],
 )  # fmt: skip
 def test_what_no_file_of_opset_11_can_hold_says_so_everywhere(tmp_path: Path, text: str, weights, reason: str) -> None:  # type: ignore[no-untyped-def]
@@ -276,3 +280,23 @@ def test_commands_refuse_in_one_sentence(file: Path, arguments: list[str], messa
 def test_commands_place_by_the_files_names(file: Path) -> None:
     done = CliRunner().invoke(main, ["explain", str(file), "--march", "bayes", "--cpu", "node:/stem/Conv"])
     assert done.exit_code == 0 and "1 on the CPU" in done.output, done.output
+
+
+def test_a_grid_sample_of_a_newer_opset_runs_on_the_bpu_and_is_written_for_opset_11(tmp_path: Path) -> None:
+    proto = model(
+        "(float[1,3,8,8] x, float[1,5,6,2] g) => (float[1,8,5,6] y) "
+        '{ c = Conv<pads = [1,1,1,1]>(x, w)  y = GridSample<padding_mode = "border", align_corners = 1>(c, g) }',
+        w=(8, 3, 3, 3),
+        opset=16,
+    )
+    x, grid = images(1, 3, 8, 8), np.random.default_rng(0).uniform(-1.2, 1.2, (1, 5, 6, 2)).astype(np.float32)
+    (wanted,) = onnxruntime_of(proto, x, grid)
+    compiled = hqc.compile(proto, march="bayes", calibration_data=[(x, grid)])
+    assert compiled.placement.device_of("y") == "bpu"
+    assert np.abs(compiled.simulate(x, grid) - wanted).max() < 0.05 * np.abs(wanted).max()
+    compiled.export(tmp_path / "net.onnx")
+    nodes = [(node.domain, node.op_type) for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert ("horizon", "GridSample") in nodes
+    on_cpu = hqc.compile(proto, march="bernoulli2", calibration_data=[(x, grid)])
+    on_cpu.export(tmp_path / "cpu.onnx")
+    assert not any(node.op_type == "GridSample" for node in onnx.load(tmp_path / "cpu.onnx").graph.node)

@@ -179,7 +179,9 @@ def spelled_out(b: Appender, x: str, grid: str, sampling: Sampling) -> str:
 
 def _sampling_of(node: Node, fraction_bits: int = 0) -> Sampling:
     a = node.attributes
-    return Sampling(operand_shape(node), operand_shape(node, 1), a["mode"], a["padding_mode"], a["align_corners"], fraction_bits)
+    return Sampling(
+        operand_shape(node), operand_shape(node, 1), a["mode"], a["padding_mode"], a["align_corners"], fraction_bits
+    )
 
 
 @emitter("grid_sample")
