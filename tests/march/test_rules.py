@@ -228,6 +228,14 @@ def test_int16_is_for_the_marches_and_ops_that_have_it() -> None:
     assert not check_node(get_spec("bernoulli2"), product).accepted
 
 
+def test_rows_that_name_operands_give_each_its_own_dtypes() -> None:
+    node, checker = last_node(sampled()), Checker(get_spec("bayes"))
+    assert {dtype.bits for dtype in checker.dtypes(node, "x")} == {dtype.bits for dtype in checker.dtypes(node)} == {8}
+    assert {dtype.bits for dtype in checker.dtypes(node, "grid")} == {8, 16}
+    layer = last_node(conv())
+    assert checker.dtypes(layer, "residual") == checker.dtypes(layer, "x")  # not named
+
+
 @pytest.mark.parametrize(
     ("text", "bits"),
     [
@@ -239,14 +247,6 @@ def test_int16_is_for_the_marches_and_ops_that_have_it() -> None:
         (unary("reshape", "shape=[1,-1]"), {8, 16}),
     ],
 )
-def test_rows_that_name_operands_give_each_its_own_dtypes() -> None:
-    node, checker = last_node(sampled()), Checker(get_spec("bayes"))
-    assert {dtype.bits for dtype in checker.dtypes(node, "x")} == {dtype.bits for dtype in checker.dtypes(node)} == {8}
-    assert {dtype.bits for dtype in checker.dtypes(node, "grid")} == {8, 16}
-    layer = last_node(conv())
-    assert checker.dtypes(layer, "residual") == checker.dtypes(layer, "x")  # not named
-
-
 def test_activation_dtypes_are_those_of_either_table_within_the_march(text: str, bits: set[int]) -> None:
     node = last_node(text)
     assert {dtype.bits for dtype in Checker(get_spec("bayes")).dtypes(node)} == bits
