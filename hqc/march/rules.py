@@ -383,7 +383,7 @@ class Checker:
         rules, facts = self.spec.rules[node.op.name], Facts(node, four_d=self.spec.four_d)
         deciding = rules.entries(facts, hybrid=self.hybrid)
         rows = [entry.row for entry in deciding] + [entry.row for entry in rules.torch.values() if self.hybrid]
-        text = " ".join(row.dtypes_of(operand) for row in rows)  # `int8`, `qint8|qint16`, `any`, or nothing
+        text = " ".join(filter(None, (row.dtypes_of(operand) for row in rows)))  # `int8`, `qint8|qint16`, `any`, or nothing
         if not text or "any" in text:
             return frozenset(self.spec.activation_dtypes)
         return frozenset(dtype for dtype in self.spec.activation_dtypes if dtype.name.lower() in text)
