@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_node import Parameter, integers, one_node, rng_of
+from one_node import Parameter, integers, one_node, requant, rng_of
 from test_bpu_products import conv_cases, transpose_cases
 
 from hqc import arithmetic
@@ -42,7 +42,9 @@ def alone(monkeypatch):
 @needs_numba
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_each_product_of_this_processor_equals_the_reference(product, monkeypatch):
-    assert check.trusted(product)  # otherwise `blas` would be compared with itself
+    assert all(
+        check.trusted(product, dtype) for dtype in (DType.INT8, DType.INT16)
+    )  # else `blas` would be compared with itself
     monkeypatch.setattr(library, "products", lambda: [product])
 
     @settings(max_examples=60, deadline=None)
@@ -62,7 +64,7 @@ def test_each_product_of_this_processor_equals_the_reference(product, monkeypatc
     [((1, 64, 15, 17), 200, 3, -128), ((2, 192, 7, 7), 96, 1, 0), ((5, 24, 9, 9), 130, 3, 0), ((1, 3, 40, 40), 16, 7, -128)],
 )
 def test_layers_of_many_tiles_equal_the_blas_engine(product, shape, outputs, kernel, low, monkeypatch):
-    assert check.trusted(product)  # otherwise `blas` would be compared with itself
+    assert check.trusted(product, DType.INT8)  # otherwise `blas` would be compared with itself
     monkeypatch.setattr(library, "products", lambda: [product])
     rng = np.random.default_rng(3)
     pad = kernel // 2
@@ -85,6 +87,8 @@ def test_layers_of_many_tiles_equal_the_blas_engine(product, shape, outputs, ker
 @pytest.mark.parametrize(
     ("op", "shape", "outputs", "attributes"),
     [
+        ("int_conv2d", (1, 48, 15, 17), 40, {"padding": (1, 1, 1, 1)}),
+        ("int_conv2d", (1, 40, 15, 17), 40, {"groups": 40, "padding": (1, 1, 1, 1)}),
         ("int_conv2d", (2, 64, 15, 17), 96, {"groups": 8, "padding": (1, 1, 1, 1)}),  # groups of 12 columns, two as one
         (
             "int_conv2d",
@@ -97,28 +101,32 @@ def test_layers_of_many_tiles_equal_the_blas_engine(product, shape, outputs, ker
         ("int_conv_transpose2d", (2, 32, 9, 13), 80, {"stride": (3, 2), "groups": 2, "dilation": (2, 3)}),
     ],
 )
-def test_groups_and_transposed_convolutions_are_native_and_equal_the_reference(
-    product, op, shape, outputs, attributes, monkeypatch
+@pytest.mark.parametrize("dtype", [DType.INT8, DType.INT16])
+def test_convolutions_of_every_kind_are_native_and_equal_the_reference(
+    product, op, shape, outputs, attributes, dtype, monkeypatch
 ):
     fastest = PRODUCTS[PRODUCTS.index(product) :]  # AMX leaves short sums to the next
     monkeypatch.setattr(library, "products", lambda: fastest)
     rng = np.random.default_rng(5)
     groups, inputs = attributes.get("groups", 1), shape[1]
     first, second = (outputs, inputs // groups) if op == "int_conv2d" else (inputs, outputs // groups)
+    mode = "multiply" if dtype is DType.INT8 else "multiply64"
     operands = [
-        integers(rng, shape),
+        integers(rng, shape, dtype),
         Parameter(integers(rng, (first, second, 3, 3))),
         Parameter(rng.integers(-9999, 9999, outputs).astype(np.int32)),
-        Parameter(arithmetic.requant_params(2.0 ** rng.uniform(-13, -8, outputs)).array),
+        Parameter(requant(rng, (outputs,), mode, low=-13, high=-8)),
     ]
+    attributes = attributes | {"mode": mode, "dtype": dtype}
     where = one_node(op, operands, attributes)[0].outputs[0].shape
-    operands += [integers(rng, where), Parameter(arithmetic.residual_params(2.0 ** rng.uniform(0, 6, outputs)).array)]
+    operands += [integers(rng, where, dtype), Parameter(arithmetic.residual_params(2.0 ** rng.uniform(0, 6, outputs)).array)]
     graph, arrays = one_node(op, operands, attributes)
     expected = compile(graph, engine="reference").run(arrays)["y"]
     for threads in (1, 3):
         program = compile(graph, engine="jit", threads=threads)
         native = program.steps[0].native
-        assert native is not None and {op.kernel for op in native.ops} <= set(fastest)
+        known = {*fastest, "depthwise"}
+        assert native is not None and {op.kernel.removesuffix("_16") for op in native.ops} <= known
         np.testing.assert_array_equal(program.run(arrays)["y"], expected)
 
 
@@ -298,7 +306,7 @@ def test_auto_takes_jit_where_it_works(alone):
     ("where", "name", "answer", "logged"),
     [
         (jit, "available", lambda: False, False),
-        (check, "product_is_exact", lambda product: False, True),
+        (check, "product_is_exact", lambda product, dtype: False, True),
         (check, "product_is_exact", _fail, True),
         (library, "products", _fail, True),
         (library, "address", _fail, True),
@@ -317,7 +325,9 @@ def test_without_a_working_jit_auto_takes_the_next_engine_with_at_most_a_log_lin
 def test_a_product_that_fails_its_check_is_left_out_with_a_log_line(alone, caplog, answer):
     exact = check.product_is_exact
     alone.setattr(library, "products", lambda: ["dense_odd", "dense_float256"])
-    alone.setattr(check, "product_is_exact", lambda product: (answer if product == "dense_odd" else exact)(product))
+    alone.setattr(
+        check, "product_is_exact", lambda product, dtype: (answer if product == "dense_odd" else exact)(product, dtype)
+    )
     engine = get_engine("auto")
     assert engine.name == "jit"
     spec = ConvSpec((1, 4, 4, 8), (1, 4, 4, 8), np.ones((8, 8, 1, 1), np.int8), (1, 1), (0, 0, 0, 0), (1, 1), 1, (-128, 127))
@@ -428,10 +438,11 @@ def test_a_kernel_is_kept_for_one_python_numba_llvmlite_and_processor(monkeypatc
 _ONE_PROCESS = """
 import pathlib, sys
 from hqc.backends.bpu.engines.jit import check, library
+from hqc.ir import DType
 library.cache_folder = lambda: pathlib.Path(sys.argv[1])
 for product in sys.argv[2:]:
     library.products()  # asks the system for what they need
-    assert check.product_is_exact(product), product
+    assert check.product_is_exact(product, DType.INT8), product
     print(library._compiled[product].cache_hits)
 """
 

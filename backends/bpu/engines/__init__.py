@@ -17,6 +17,7 @@ from hqc.backends.bpu.epilogue import Epilogue
 from hqc.backends.bpu.ranges import Range
 from hqc.backends.bpu.workers import Workers, shared_workers
 from hqc.errors import CompileError
+from hqc.ir import DType
 
 Array = npt.NDArray[Any]
 ENGINES = ("auto", "jit", "onednn", "blas", "reference")
@@ -34,6 +35,7 @@ class ConvSpec:
     dilation: tuple[int, int]
     groups: int
     x_range: Range
+    x_dtype: DType = DType.INT8
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -52,6 +54,7 @@ class TransposeSpec:
     dilation: tuple[int, int]
     groups: int
     x_range: Range
+    x_dtype: DType = DType.INT8
 
 
 ConvFunction = Callable[[Array, Array, "Array | None"], None]

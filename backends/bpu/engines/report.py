@@ -9,6 +9,7 @@ from pathlib import Path
 from hqc.backends.bpu.engines import get_engine, jit, onednn
 from hqc.backends.bpu.workers import default_threads
 from hqc.distribution import install_command
+from hqc.ir import DType
 
 _INTERESTING = (
     "avx2",
@@ -59,7 +60,7 @@ def _jit_status() -> EngineStatus:
         from hqc.backends.bpu.engines.jit import library
         from hqc.backends.bpu.engines.jit.check import trusted
 
-        names = [product.removeprefix("dense_") for product in library.products() if trusted(product)]
+        names = [product.removeprefix("dense_") for product in library.products() if trusted(product, DType.INT8)]
         if not names:
             return EngineStatus("jit", False, "none of its dense products is right on this processor; the log says why")
         folder = library.cache_folder()

@@ -82,6 +82,7 @@ def conv_problem(node: Node, context: KernelContext) -> tuple[ConvSpec, Epilogue
         dilation=node.attributes["dilation"],
         groups=node.attributes["groups"],
         x_range=context.ranges.of(operand(node, 0)),
+        x_dtype=operand(node, 0).type.dtype,
     )
     return spec, accumulator_epilogue(node, context, weight.transpose(2, 3, 1, 0).reshape(-1, o), o)
 
@@ -118,6 +119,7 @@ def transpose_problem(node: Node, context: KernelContext) -> tuple[TransposeSpec
         dilation=node.attributes["dilation"],
         groups=groups,
         x_range=context.ranges.of(operand(node, 0)),
+        x_dtype=operand(node, 0).type.dtype,
     )
     return spec, epilogue
 

@@ -31,6 +31,7 @@ def linear_problem(node: Node, context: KernelContext) -> tuple[ConvSpec, Epilog
         dilation=(1, 1),
         groups=1,
         x_range=context.ranges.of(operand(node, 0)),
+        x_dtype=operand(node, 0).type.dtype,
     )
     return spec, accumulator_epilogue(node, context, weight.T, outputs)
 

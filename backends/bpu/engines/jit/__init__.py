@@ -21,7 +21,7 @@ from hqc.backends.bpu.kernels import KernelContext, make_kernel
 from hqc.backends.bpu.program import Step, kernel_step
 from hqc.distribution import install_command
 from hqc.errors import CompileError
-from hqc.ir import Node
+from hqc.ir import DType, Node
 
 logger = logging.getLogger("hqc")
 
@@ -99,4 +99,4 @@ def works() -> bool:
     """Some dense kernel of this processor is right on the extremes of a small layer. Raises what its compilation raises."""
     from hqc.backends.bpu.engines.jit.check import trusted
 
-    return any(trusted(product) for product in library.products())
+    return any(trusted(product, DType.INT8) for product in library.products())

@@ -19,10 +19,13 @@ logger = logging.getLogger("hqc")
 
 
 @functools.cache
-def trusted(product: str) -> bool:
-    """True when the kernel compiles and is right here. Asked once in each process, before any layer gets it; one log line says why not."""
+def trusted(product: str, dtype: DType) -> bool:
+    """True when the kernel for operands of `dtype` compiles and is right here; one log line says why not.
+
+    Asked once in each process, before any layer gets it.
+    """
     try:
-        if product_is_exact(product):
+        if product_is_exact(product, dtype):
             return True
         reason = "its sums of a small layer are wrong"
     except Exception as error:  # whatever numba, LLVM or the system raise
@@ -31,14 +34,14 @@ def trusted(product: str) -> bool:
     return False
 
 
-def product_is_exact(product: str) -> bool:
+def product_is_exact(product: str, dtype: DType) -> bool:
     """One pixel row of the largest inputs and weights, against NumPy's int64."""
     rng = np.random.default_rng(0)
-    x = rng.choice(np.array([-128, 127], np.int8), (1, 1, 37, 140))
+    x = rng.choice(np.array([dtype.qmin, dtype.qmax], dtype.numpy), (1, 1, 37, 140))
     weight = rng.choice(np.array([-128, 127], np.int8), (70, 140, 1, 1))
-    spec = ConvSpec(x.shape, (1, 1, 37, 70), weight, (1, 1), (0, 0, 0, 0), (1, 1), 1, (-128, 127))
+    spec = ConvSpec(x.shape, (1, 1, 37, 70), weight, (1, 1), (0, 0, 0, 0), (1, 1), 1, (dtype.qmin, dtype.qmax), dtype)
     attributes = {"mode": "none", "dtype": DType.INT32, "clip_min": DType.INT32.qmin, "clip_max": DType.INT32.qmax}
-    op = dense(spec, Epilogue(None, attributes, channels=70, acc_range=(-(2**23), 2**23)), 1, product)
+    op = dense(spec, Epilogue(None, attributes, channels=70, acc_range=(-(2**30), 2**30)), 1, product)
     out = np.zeros((37, 70), np.int32)
     words, counters = np.zeros(f.WORDS, np.int64), np.zeros(64, np.int64)
     for word, value in op.words.items():

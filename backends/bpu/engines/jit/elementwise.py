@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hqc.backends.bpu.engines.jit import fields as f
 from hqc.backends.bpu.engines.jit.convolution import copy_bytes, fill_bytes
-from hqc.backends.bpu.engines.jit.finish import finish, inlined, load_item, word
+from hqc.backends.bpu.engines.jit.finish import copy_item, finish, inlined, load_item, load_items, store_items, word
 from hqc.backends.bpu.engines.jit.vector import (
     add_ints,
     all_floats,
@@ -14,81 +14,53 @@ from hqc.backends.bpu.engines.jit.vector import (
     float_of,
     larger_floats,
     larger_ints,
-    load_bytes,
     load_f32,
     load_floats,
-    load_i8,
     load_i64,
-    load_ints,
-    load_some_bytes,
-    load_some_ints,
     multiply_ints,
     round_half_even,
     shift_right,
     smaller_floats,
     smaller_ints,
-    store_bytes,
     store_f32,
-    store_i8,
     store_i64,
     store_ints,
-    store_some_bytes,
     to_ints,
 )
-
-
-@inlined
-def _bytes(address: int, count: int) -> int:
-    """Sixteen int8 as int32 lanes, zeros beyond `count`."""
-    return load_bytes(address) if count >= 16 else load_some_bytes(address, count)
-
-
-@inlined
-def _ints(address: int, count: int, item: int) -> int:
-    """Sixteen int8 or int32 as int32 lanes, zeros beyond `count`."""
-    if item == 1:
-        return _bytes(address, count)
-    return load_ints(address) if count >= 16 else load_some_ints(address, count)
-
-
-@inlined
-def _store(address: int, values: int, count: int) -> None:
-    if count >= 16:
-        store_bytes(address, values)
-    else:
-        store_some_bytes(address, values, count)
 
 
 def combine(d: int, tile: int, scratch: int) -> None:
     """`x * FACTOR_X + y * FACTOR_Y`, `x * y` (ROUNDING 1) or `x` alone (2), finished. Rows of COLUMNS elements.
 
-    FILL says how y runs: 0 like x, 1 a single element, 2 one row for all rows of an image (PIXELS of them). ITEM: bytes of an
-    element of y, 1 or 4.
+    FILL says how y runs: 0 like x, 1 a single element, 2 one row for all rows of an image (PIXELS of them). PLANE: where sums do not
+    fit 32 bits, y goes that far behind x, and the finish has the factors.
     """
     width, rows = word(d, f.COLUMNS), word(d, f.BLOCK)
     first = tile * rows
     size, e, kind, runs = word(d, f.SIZE), word(d, f.FINISH), word(d, f.ROUNDING), word(d, f.FILL)
-    y_item = word(d, f.ITEM)
+    x_item, y_item, plane = word(d, f.ITEM_X), word(d, f.ITEM), word(d, f.PLANE)
     k_x, k_y = all_ints(word(d, f.FACTOR_X)), all_ints(word(d, f.FACTOR_Y))
     step = (width + 15) // 16 * 64
     done = 0
     while done < rows and (first + done) * width < size:
         at = (first + done) * width
-        x, y = word(d, f.X) + at, word(d, f.Y)
+        x, y = word(d, f.X) + at * x_item, word(d, f.Y)
         count = min(width, size - at)
         if runs == 0:
             y += at * y_item
         elif runs == 2:
             y += (first + done) // word(d, f.PIXELS) * width * y_item
         for c in range(0, count, 16):
-            total = _bytes(x + c, count - c)
+            total, target = load_items(x + c * x_item, count - c, x_item), scratch + done * step + 4 * c
             if kind < 2:
-                other = all_ints(load_item(y, y_item)) if runs == 1 else _ints(y + c * y_item, count - c, y_item)
-                if kind == 1:
+                other = all_ints(load_item(y, y_item)) if runs == 1 else load_items(y + c * y_item, count - c, y_item)
+                if plane:
+                    store_ints(target + plane, other)
+                elif kind == 1:
                     total = multiply_ints(total, other)
                 else:
                     total = add_ints(multiply_ints(total, k_x), multiply_ints(other, k_y))
-            store_ints(scratch + done * step + 4 * c, total)
+            store_ints(target, total)
         done += 1
     item = word(e, f.F_ITEM)
     whole = min(done, (size - first * width) // width)
@@ -100,21 +72,22 @@ def combine(d: int, tile: int, scratch: int) -> None:
 
 
 def clip(d: int, tile: int, scratch: int) -> None:
-    """`min(max(x, LOW), HIGH)` of int8."""
-    low, high = all_ints(word(d, f.LOW)), all_ints(word(d, f.HIGH))
+    """`min(max(x, LOW), HIGH)`."""
+    item, low, high = word(d, f.ITEM), all_ints(word(d, f.LOW)), all_ints(word(d, f.HIGH))
     first = tile * word(d, f.BLOCK)
     last = min(first + word(d, f.BLOCK), word(d, f.SIZE))
     for at in range(first, last, 16):
-        values = smaller_ints(larger_ints(_bytes(word(d, f.X) + at, last - at), low), high)
-        _store(word(d, f.OUT) + at, values, last - at)
+        values = smaller_ints(larger_ints(load_items(word(d, f.X) + at * item, last - at, item), low), high)
+        store_items(word(d, f.OUT) + at * item, values, last - at, item)
 
 
 def look_up(d: int, tile: int, scratch: int) -> None:
-    """`table[x + 128]` of int8."""
-    x, out, middle = word(d, f.X), word(d, f.OUT), word(d, f.TABLE) + 128
+    """`table[x - LOW]`."""
+    x, out, x_item, item = word(d, f.X), word(d, f.OUT), word(d, f.ITEM_X), word(d, f.ITEM)
+    middle = word(d, f.TABLE) - word(d, f.LOW) * item
     first = tile * word(d, f.BLOCK)
     for at in range(first, min(first + word(d, f.BLOCK), word(d, f.SIZE))):
-        store_i8(out + at, load_i8(middle + load_i8(x + at)))
+        copy_item(out + at * item, middle + load_item(x + at * x_item, x_item) * item, item)
 
 
 @inlined
@@ -123,16 +96,23 @@ def _quantized(address: int, scale: int, low: int, high: int) -> int:
 
 
 def quantize(d: int, tile: int, scratch: int) -> None:
-    """float32 `[N, C, pixels]` to int8 `[N, pixels, C]`, half to even; STATUS becomes 1 where the input has a NaN. A tile: BLOCK pixels."""
+    """float32 `[N, C, pixels]` to integers of LOW to HIGH, `[N, pixels, C]`, half to even.
+
+    STATUS becomes 1 where the input has a NaN. A tile: BLOCK pixels.
+    """
     channels, pixels = word(d, f.CHANNELS), word(d, f.PIXELS)
     tiles = (pixels + word(d, f.BLOCK) - 1) // word(d, f.BLOCK)
     image, first = tile // tiles, tile % tiles * word(d, f.BLOCK)
     last = min(first + word(d, f.BLOCK), pixels)
-    scale, low, high = all_floats(load_f32(word(d, f.SCALE))), all_floats(-128.0), all_floats(127.0)
-    bad = 0
+    scale, low, high = (
+        all_floats(load_f32(word(d, f.SCALE))),
+        all_floats(float_of(word(d, f.LOW))),
+        all_floats(float_of(word(d, f.HIGH))),
+    )
+    bad, item = 0, word(d, f.ITEM)
     for channel in range(channels):
         x = word(d, f.X) + 4 * (image * channels + channel) * pixels
-        out = word(d, f.OUT) + image * channels * pixels + channel
+        out = word(d, f.OUT) + (image * channels * pixels + channel) * item
         for at in range(first, last, 16):
             count = min(16, last - at)
             source = x + 4 * at
@@ -145,18 +125,18 @@ def quantize(d: int, tile: int, scratch: int) -> None:
             bad |= any_nan(load_floats(source))
             values = _quantized(source, scale, low, high)
             if channels == 1:
-                _store(out + at, values, count)
+                store_items(out + at * item, values, count, item)
             else:
-                store_bytes(scratch + 64, values)
+                store_items(scratch + 64, values, 16, item)
                 for i in range(count):
-                    store_i8(out + (at + i) * channels, load_i8(scratch + 64 + i))
+                    copy_item(out + (at + i) * channels * item, scratch + 64 + i * item, item)
     if bad:
         store_i64(word(d, f.STATUS), 1)
 
 
 def dequantize(d: int, tile: int, scratch: int) -> None:
     """Integers `[N, pixels, C]` times float32 scales (`[C]`, or one where FILL is 0) to `[N, C, pixels]`. A tile: BLOCK pixels."""
-    channels, pixels, item, per_channel = word(d, f.CHANNELS), word(d, f.PIXELS), word(d, f.ITEM), word(d, f.FILL)
+    channels, pixels, item, per_channel = word(d, f.CHANNELS), word(d, f.PIXELS), word(d, f.ITEM_X), word(d, f.FILL)
     tiles = (pixels + word(d, f.BLOCK) - 1) // word(d, f.BLOCK)
     image, first = tile // tiles, tile % tiles * word(d, f.BLOCK)
     last = min(first + word(d, f.BLOCK), pixels)
@@ -169,23 +149,23 @@ def dequantize(d: int, tile: int, scratch: int) -> None:
 
 
 def max_pool(d: int, tile: int, scratch: int) -> None:
-    """Largest int8 of each window; the operand's outside is -128. A tile: one output row."""
+    """Largest integer of each window; the operand's outside is LOW. A tile: one output row."""
     channels, height, width = word(d, f.CHANNELS), word(d, f.HEIGHT), word(d, f.WIDTH)
     rows, columns = word(d, f.OUT_HEIGHT), word(d, f.OUT_WIDTH)
-    image, row = tile // rows, tile % rows
+    image, row, item = tile // rows, tile % rows, word(d, f.ITEM)
     y, apart_h, apart_w = row * word(d, f.STRIDE_H) - word(d, f.TOP), word(d, f.DILATION_H), word(d, f.DILATION_W)
     for column in range(columns):
         x = column * word(d, f.STRIDE_W) - word(d, f.LEFT)
-        out = word(d, f.OUT) + ((image * rows + row) * columns + column) * channels
+        out = word(d, f.OUT) + ((image * rows + row) * columns + column) * channels * item
         for c in range(0, channels, 16):
-            best = all_ints(-128)
+            best = all_ints(word(d, f.LOW))
             for i in range(word(d, f.KERNEL_H)):
                 if 0 <= y + i * apart_h < height:
-                    line = word(d, f.X) + (image * height + y + i * apart_h) * width * channels + c
+                    line = word(d, f.X) + ((image * height + y + i * apart_h) * width * channels + c) * item
                     for j in range(word(d, f.KERNEL_W)):
                         if 0 <= x + j * apart_w < width:
-                            best = larger_ints(best, _bytes(line + (x + j * apart_w) * channels, channels - c))
-            _store(out + c, best, channels - c)
+                            best = larger_ints(best, load_items(line + (x + j * apart_w) * channels * item, channels - c, item))
+            store_items(out + c * item, best, channels - c, item)
 
 
 def sum_pool(d: int, tile: int, scratch: int) -> None:
@@ -194,15 +174,15 @@ def sum_pool(d: int, tile: int, scratch: int) -> None:
     rows, columns, gain, e = word(d, f.OUT_HEIGHT), word(d, f.OUT_WIDTH), word(d, f.STEPS), word(d, f.FINISH)
     image, row = tile // rows, tile % rows
     y, step = row * word(d, f.STRIDE_H) - word(d, f.TOP), (channels + 15) // 16 * 64
-    gains, nine = all_ints(gain), all_ints(9)
+    gains, nine, x_item = all_ints(gain), all_ints(9), word(d, f.ITEM_X)
     for column in range(columns):
         x = column * word(d, f.STRIDE_W) - word(d, f.LEFT)
         for c in range(0, channels, 16):
             total = all_ints(0)
             for i in range(max(y, 0), min(y + word(d, f.KERNEL_H), height)):
-                line = word(d, f.X) + (image * height + i) * width * channels + c
+                line = word(d, f.X) + ((image * height + i) * width * channels + c) * x_item
                 for j in range(max(x, 0), min(x + word(d, f.KERNEL_W), width)):
-                    total = add_ints(total, _bytes(line + j * channels, channels - c))
+                    total = add_ints(total, load_items(line + j * channels * x_item, channels - c, x_item))
             if gain:
                 total = shift_right(multiply_ints(total, gains), nine)
             store_ints(scratch + column * step + 4 * c, total)
@@ -235,26 +215,33 @@ def pick_pixels(d: int, tile: int, scratch: int) -> None:
             copy_bytes(out + column * run, line + x * run, run, 0)
 
 
+@inlined
+def _between(first: int, second: int, count: int, item: int, w_first: int, w_second: int) -> int:
+    return add_ints(
+        multiply_ints(load_items(first, count, item), w_first), multiply_ints(load_items(second, count, item), w_second)
+    )
+
+
 def bilinear(d: int, tile: int, scratch: int) -> None:
-    """Four neighbours with 8-bit weights, `>> 16`, int8. TABLE: first, second and weight of rows, then of columns."""
+    """Four neighbours with 8-bit weights, `>> 16`. TABLE: first, second and weight of rows, then of columns."""
     channels, rows, columns = word(d, f.CHANNELS), word(d, f.OUT_HEIGHT), word(d, f.OUT_WIDTH)
-    width, table = word(d, f.WIDTH), word(d, f.TABLE)
-    image, row = tile // rows, tile % rows
-    base = word(d, f.X) + image * word(d, f.HEIGHT) * width * channels
+    width, table, item = word(d, f.WIDTH), word(d, f.TABLE), word(d, f.ITEM)
+    image, row, pixel = tile // rows, tile % rows, channels * word(d, f.ITEM)
+    base = word(d, f.X) + image * word(d, f.HEIGHT) * width * pixel
     upper, lower = load_i64(table + 8 * row), load_i64(table + 8 * (rows + row))
     down = load_i64(table + 8 * (2 * rows + row))
     across = table + 8 * 3 * rows
-    out = word(d, f.OUT) + (image * rows + row) * columns * channels
+    out = word(d, f.OUT) + (image * rows + row) * columns * pixel
     sixteen, w_lower, w_upper = all_ints(16), all_ints(down), all_ints(256 - down)
     for column in range(columns):
         left, right = load_i64(across + 8 * column), load_i64(across + 8 * (columns + column))
         weight = load_i64(across + 8 * (2 * columns + column))
         w_right, w_left = all_ints(weight), all_ints(256 - weight)
-        p, q = base + (upper * width + left) * channels, base + (upper * width + right) * channels
-        r, s = base + (lower * width + left) * channels, base + (lower * width + right) * channels
+        p, q = base + (upper * width + left) * pixel, base + (upper * width + right) * pixel
+        r, s = base + (lower * width + left) * pixel, base + (lower * width + right) * pixel
         for c in range(0, channels, 16):
             n = channels - c
-            top = add_ints(multiply_ints(_bytes(p + c, n), w_left), multiply_ints(_bytes(q + c, n), w_right))
-            low = add_ints(multiply_ints(_bytes(r + c, n), w_left), multiply_ints(_bytes(s + c, n), w_right))
+            top = _between(p + c * item, q + c * item, n, item, w_left, w_right)
+            low = _between(r + c * item, s + c * item, n, item, w_left, w_right)
             total = add_ints(multiply_ints(top, w_upper), multiply_ints(low, w_lower))
-            _store(out + column * channels + c, shift_right(total, sixteen), n)
+            store_items(out + column * pixel + c * item, shift_right(total, sixteen), n, item)

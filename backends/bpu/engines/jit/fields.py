@@ -6,7 +6,7 @@ filled in before each run, everything else when a node is compiled.
 
 from __future__ import annotations
 
-WORDS = 64  # of one descriptor
+WORDS = 72  # of one descriptor
 
 KERNEL, TILES, X, Y, OUT, RESIDUAL, FINISH, STATUS, SIZE, BLOCK = range(10)
 """Words that all kernels share: operands (X, Y, RESIDUAL), result, address of the finish, where a complaint goes, elements, elements a
@@ -19,20 +19,23 @@ tile."""
 """Convolutions and windows. ROWS and COLUMNS of a tile; SUMS: where a tile's accumulators lie in the scratch memory."""
 
 FACTOR_X, FACTOR_Y, SCALE, ROUNDING, LOW, HIGH, TABLE, ITEM = range(37, 45)
-"""Element-wise kernels. SCALE: address of a float32. ITEM: bytes of a result's element."""
+"""Element-wise kernels. SCALE: address of a float32. ITEM: bytes of an element of y, or of the result where there is no y."""
 
 COPY_OUTER, COPY_RUN, COPY_SOURCE_STEP, COPY_TARGET_STEP, COPY_SOURCE_OFFSET, COPY_TARGET_OFFSET = range(45, 51)
 
-PIXEL, TILE_CHANNELS, TILE_WEIGHT, RUN, RUNS, RUN_FIRST, RUN_STEP, RUN_ROW, RUN_IMAGE = range(51, 60)
+PIXEL, TILE_CHANNELS, TILE_WEIGHT, RUN, RUNS, RUN_FIRST, RUN_STEP, RUN_ROW, RUN_IMAGE, FLIP_LOW, PLANE, ITEM_X = range(51, 63)
 """Dense products. PIXEL: channels of a whole input pixel, of which CHANNELS are read, from the tile's column index times TILE_CHANNELS;
 TILE_WEIGHT: bytes of weights of a tile's columns. Where results go, in pixels of the output: runs of RUN, RUN_STEP apart, the first
-at RUN_FIRST, then each RUN_ROW on; RUNS of them are an image, and the next image's begin RUN_IMAGE on."""
+at RUN_FIRST, then each RUN_ROW on; RUNS of them are an image, and the next image's begin RUN_IMAGE on. Patches of int16 are two: low bytes,
+and PLANE bytes behind them high bytes; FLIP_LOW and FLIP are what these are combined with. ITEM_X: bytes of an
+element of x."""
 
 (
     F_KIND, F_BIAS, F_PRE, F_SLOPE, F_OFFSET, F_LOW, F_HIGH, F_RESIDUAL_FACTOR, F_RESIDUAL_HALF, F_RESIDUAL_SHIFT, F_ITEM,
-    F_MULTIPLIER, F_POST, F_RESIDUAL_ITEM, F_MIDDLE,
-) = range(15)  # fmt: skip
+    F_RESIDUAL_ITEM, F_MIDDLE, F_CONSTANTS, F_CONSTANT_STEP, F_PLANE, F_FACTOR_X, F_FACTOR_Y,
+) = range(18)  # fmt: skip
 """A finish (bias, residual, requantization, clip). Addresses of per-channel constants, padded to whole vectors."""
 
 LINE, PLAIN, WIDE = range(3)
-"""Kinds of finish: one float32 line per channel; int32 sums as they are; the definition in 64 bits."""
+"""Kinds of finish: one float32 line per channel; int32 sums as they are; the definition in 64 bits, of `x * FACTOR_X + y * FACTOR_Y`
+where y lies PLANE bytes behind x."""

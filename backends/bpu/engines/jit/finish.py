@@ -1,7 +1,7 @@
 """From accumulators to results, compiled: bias, residual, requantization and clip of int32 sums in one loop.
 
 `finish` reads what `requantization.Finish` wrote. The fast kind is the float32 line of `hqc.backends.bpu.line`, proved at compile
-time to give the bits of `hqc.arithmetic.requantize`; the other kinds are the definition in 64 bits.
+time to give the bits of `hqc.arithmetic.requantize`; the widest is the definition in 64 bits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hqc.backends.bpu.engines.jit.vector import (
     add_floats,
     add_ints,
     all_floats,
+    all_ints,
     floor,
     larger_floats,
     load_bytes,
@@ -25,18 +26,23 @@ from hqc.backends.bpu.engines.jit.vector import (
     load_i32,
     load_i64,
     load_ints,
+    load_shorts,
     load_some_bytes,
+    load_some_ints,
+    load_some_shorts,
     multiply_floats,
     multiply_ints,
+    requantize,
     shift_right,
     smaller_floats,
     store_bytes,
     store_i8,
     store_i16,
-    store_i32,
     store_ints,
+    store_shorts,
     store_some_bytes,
     store_some_ints,
+    store_some_shorts,
     to_floats,
     to_ints,
 )
@@ -75,13 +81,41 @@ def load_item(address: int, item: int) -> int:
 
 
 @inlined
-def store_item(address: int, value: int, item: int) -> None:
+def copy_item(target: int, source: int, item: int) -> None:
+    """One element of 1 or 2 bytes."""
     if item == 1:
-        store_i8(address, value)
-    elif item == 2:
-        store_i16(address, value)
+        store_i8(target, load_i8(source))
     else:
-        store_i32(address, value)
+        store_i16(target, load_i16(source))
+
+
+@inlined
+def load_items(address: int, count: int, item: int) -> int:
+    """Sixteen integers of `item` bytes as int32 lanes, zeros beyond `count`; reads nothing there."""
+    if item == 1:
+        return load_bytes(address) if count >= 16 else load_some_bytes(address, count)
+    if item == 2:
+        return load_shorts(address) if count >= 16 else load_some_shorts(address, count)
+    return load_ints(address) if count >= 16 else load_some_ints(address, count)
+
+
+@inlined
+def store_items(address: int, values: int, count: int, item: int) -> None:
+    """The first `count` of sixteen lanes as integers of `item` bytes."""
+    if item == 1:
+        if count >= 16:
+            store_bytes(address, values)
+        else:
+            store_some_bytes(address, values, count)
+    elif item == 2:
+        if count >= 16:
+            store_shorts(address, values)
+        else:
+            store_some_shorts(address, values, count)
+    elif count >= 16:
+        store_ints(address, values)
+    else:
+        store_some_ints(address, values, count)
 
 
 @inlined
@@ -119,21 +153,20 @@ def _line(e: int, sums: int, sums_step: int, rows: int, channel: int, channels: 
 
 
 @inlined
-def _wide(e: int, total: int, channel: int) -> int:
-    """The definition: `sat(rsr(sat(total >> p) * M, S - p))` and the fused clip, in 64 bits."""
-    at = 8 * channel
-    limit = word(e, f.F_MIDDLE)
-    if limit > 0:
-        total = total >> load_i64(word(e, f.F_PRE) + at)
-        total = min(max(total, -limit - 1), limit) * load_i64(word(e, f.F_MULTIPLIER) + at)
-        post = load_i64(word(e, f.F_POST) + at)
-        if post > 0:
-            total = (total + (1 << (post - 1))) >> post
-        else:
-            total = total << -post
-    elif limit < 0:
-        total = total >> load_i64(word(e, f.F_POST) + at)
-    return min(max(total, word(e, f.F_LOW)), word(e, f.F_HIGH))
+def _wide(e: int, sums: int, sums_step: int, rows: int, channel: int, channels: int, out: int, out_step: int, res: int) -> None:
+    """Results of any dtype by the definition, sixteen at a time in 64-bit lanes."""
+    item, res_item, plane = word(e, f.F_ITEM), word(e, f.F_RESIDUAL_ITEM), word(e, f.F_PLANE)
+    factor_x, factor_y, limit = word(e, f.F_FACTOR_X), word(e, f.F_FACTOR_Y), word(e, f.F_MIDDLE)
+    low, high, step = word(e, f.F_LOW), word(e, f.F_HIGH), word(e, f.F_CONSTANT_STEP)
+    for c in range(0, channels, 16):
+        constants = word(e, f.F_CONSTANTS) + 8 * (channel + c)
+        for row in range(rows):
+            at, term = sums + row * sums_step + 4 * c, all_ints(0)
+            if res:
+                term = load_items(res + (row * (out_step // item) + c) * res_item, channels - c, res_item)
+            x, y = load_ints(at), load_ints(at + plane)
+            result = requantize(x, y, factor_x, factor_y, term, constants, step, limit, low, high)
+            store_items(out + row * out_step + c * item, result, channels - c, item)
 
 
 @inlined
@@ -144,7 +177,7 @@ def finish(
 
     `out` and `res` point at the first row's first of these channels; `out_step` bytes lie between rows of `out`.
     """
-    kind, item, res_item = word(e, f.F_KIND), word(e, f.F_ITEM), word(e, f.F_RESIDUAL_ITEM)
+    kind = word(e, f.F_KIND)
     if kind == f.LINE:
         _line(e, sums, sums_step, rows, channel, channels, out, out_step, res)
         return
@@ -158,13 +191,4 @@ def finish(
                 else:
                     store_some_ints(out + row * out_step + 4 * c, result, channels - c)
         return
-    for row in range(rows):
-        for c in range(channels):
-            total = load_i32(sums + row * sums_step + 4 * c) + load_i64(word(e, f.F_BIAS) + 8 * (channel + c))
-            if res:
-                at = 8 * (channel + c)
-                term = load_item(res + row * (out_step // item) * res_item + c * res_item, res_item)
-                term = term * load_i64(word(e, f.F_RESIDUAL_FACTOR) + at)
-                shift = load_i64(word(e, f.F_RESIDUAL_SHIFT) + at)
-                total += (term + ((1 << shift) >> 1)) >> shift if shift >= 0 else term << -shift
-            store_item(out + row * out_step + c * item, _wide(e, total, channel + c), item)
+    _wide(e, sums, sums_step, rows, channel, channels, out, out_step, res)

@@ -72,7 +72,7 @@ def products() -> list[str]:
 
 def address(name: str) -> int:
     """Where the kernel `name` starts; compiled now unless it is known."""
-    if name == "dense_amx" and not amx_granted():  # its first instruction would end the process
+    if name.startswith("dense_amx") and not amx_granted():  # its first instruction would end the process
         raise CompileError("this processor has no AMX for int8, or the system does not let this process use it")
     return int(_function(name).address)
 

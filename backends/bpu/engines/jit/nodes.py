@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from hqc.backends.bpu.engines import ConvSpec
 from hqc.backends.bpu.engines.jit import fields as f
 from hqc.backends.bpu.engines.jit.native import Array, NativeOp, NativeStep, memory_shape
-from hqc.backends.bpu.engines.jit.problems import address_of, convolution
+from hqc.backends.bpu.engines.jit.problems import Place, address_of, convolution
 from hqc.backends.bpu.engines.jit.requantization import Finish
 from hqc.backends.bpu.engines.jit.transposed import as_convolutions
 from hqc.backends.bpu.epilogue import Epilogue
@@ -44,6 +45,13 @@ def _is(value: Value, *dtypes: DType) -> bool:
     return value.type.dtype in dtypes
 
 
+_SMALL = (DType.INT8, DType.INT16)
+
+
+def _item(value: Value) -> int:
+    return value.type.dtype.numpy.itemsize
+
+
 def _one(op: NativeOp | None) -> NativeStep | None:
     return None if op is None else NativeStep((op,))
 
@@ -53,35 +61,43 @@ def _one(op: NativeOp | None) -> NativeStep | None:
 
 @NATIVE.register("int_conv2d", "int_linear")
 def product(node: Node, context: KernelContext, products: list[str]) -> NativeStep | None:
-    residual = node.operand("residual")
-    if not _is(operand(node, 0), DType.INT8) or (residual is not None and not _is(residual, DType.INT8)):
-        return None
     linear = node.op.name == "int_linear"
     if linear and len(shape_of(operand(node, 0))) == 4:
         return None  # its rows are not in the order of memory
+    if not _takes(node):
+        return None
     problem = linear_problem if linear else conv_problem
     spec, epilogue = problem(node, context)
-    op = convolution(spec, epilogue, context.workers.threads, products)
-    if op is not None and residual is not None:
-        op.operands[f.RESIDUAL] = list(node.inputs).index(residual)
-    return _one(op)
+    return _placed(node, context, products, epilogue, [(spec, None)])
 
 
-@NATIVE.register("int_conv_transpose2d")
-def transposed(node: Node, context: KernelContext, products: list[str]) -> NativeStep | None:
+def _takes(node: Node) -> bool:
     residual = node.operand("residual")
-    if not _is(operand(node, 0), DType.INT8) or (residual is not None and not _is(residual, DType.INT8)):
-        return None
-    spec, epilogue = transpose_problem(node, context)
-    ops = []
-    for conv, place in as_convolutions(spec):
-        op = convolution(conv, epilogue, context.workers.threads, products, place)
+    return _is(operand(node, 0), *_SMALL) and (residual is None or _is(residual, *_SMALL))
+
+
+def _placed(
+    node: Node, context: KernelContext, products: list[str], epilogue: Epilogue, parts: Sequence[tuple[ConvSpec, Place | None]]
+) -> NativeStep | None:
+    """Convolutions that make up a node's result."""
+    residual, ops = node.operand("residual"), []
+    dtype = DType.INT8 if residual is None else residual.type.dtype
+    for spec, place in parts:
+        op = convolution(spec, epilogue, context.workers.threads, products, place=place, residual=dtype)
         if op is None:
             return None
         if residual is not None:
             op.operands[f.RESIDUAL] = list(node.inputs).index(residual)
         ops.append(op)
     return NativeStep(tuple(ops))
+
+
+@NATIVE.register("int_conv_transpose2d")
+def transposed(node: Node, context: KernelContext, products: list[str]) -> NativeStep | None:
+    if not _takes(node):
+        return None
+    spec, epilogue = transpose_problem(node, context)
+    return _placed(node, context, products, epilogue, as_convolutions(spec))
 
 
 # --- between the real and the quantized world --------------------------------------------------------------------------------
@@ -97,7 +113,7 @@ def quantize(node: Node, context: KernelContext, products: list[str]) -> NativeS
     x, quant = operand(node, 0), node.result.quant
     if quant is None or quant.axis is not None or node.attributes["rounding"] != "half_even":
         return None
-    if not (_is(x, DType.FLOAT32) and _is(node.result, DType.INT8)):
+    if not (_is(x, DType.FLOAT32) and _is(node.result, *_SMALL)):
         return None
     images, channels, pixels = _pixels(shape_of(x))
     block = max(64, _BLOCK // channels)
@@ -106,7 +122,11 @@ def quantize(node: Node, context: KernelContext, products: list[str]) -> NativeS
     def complaint() -> Exception:
         return QuantizationError(f"{node.label}: cannot quantize NaN in {x.name}; find the operation that produced it")
 
-    words = {f.CHANNELS: channels, f.PIXELS: pixels, f.BLOCK: block, f.SCALE: address_of(scale)}
+    dtype = node.result.type.dtype
+    words = {
+        f.CHANNELS: channels, f.PIXELS: pixels, f.BLOCK: block, f.SCALE: address_of(scale), f.LOW: dtype.qmin, f.HIGH: dtype.qmax,
+        f.ITEM: _item(node.result),
+    }  # fmt: skip
     tiles, size = images * -(-pixels // block), images * channels * pixels
     return _one(NativeOp("quantize", tiles, words, keep=(scale,), nanoseconds=size, complaint=complaint, scratch=256))
 
@@ -128,7 +148,7 @@ def dequantize(node: Node, context: KernelContext, products: list[str]) -> Nativ
             return None
     block = max(64, _BLOCK // channels)
     words = {
-        f.CHANNELS: channels, f.PIXELS: pixels, f.BLOCK: block, f.SCALE: address_of(scale), f.ITEM: x.type.dtype.numpy.itemsize,
+        f.CHANNELS: channels, f.PIXELS: pixels, f.BLOCK: block, f.SCALE: address_of(scale), f.ITEM_X: _item(x),
         f.FILL: int(scale.size > 1),
     }  # fmt: skip
     size = images * channels * pixels
@@ -140,7 +160,8 @@ def dequantize(node: Node, context: KernelContext, products: list[str]) -> Nativ
 
 def _combined(node: Node, context: KernelContext, acc_range: Range, kind: int, factors: tuple[int, int]) -> NativeStep | None:
     x, y = operand(node, 0), operand(node, 1 if kind < 2 else 0)
-    if max(map(abs, acc_range)) >= 2**31 or max(map(abs, factors)) >= 2**31:
+    wide = kind == 0 and max(map(abs, acc_range)) >= 2**31  # terms apart: 64 bits hold what the verifier allows
+    if (not wide and max(map(abs, acc_range)) >= 2**31) or max(map(abs, factors)) >= 2**31 or max(map(abs, acc_range)) >= 2**62:
         return None
     shape = shape_of(node.result)
     size, width, runs, pixels = math.prod(shape), 64, 0, 1
@@ -160,20 +181,22 @@ def _combined(node: Node, context: KernelContext, acc_range: Range, kind: int, f
                 runs, width, pixels = 2, shape[1], shape[2] * shape[3]
             else:
                 return None
-    if not _is(x, DType.INT8) or not _is(y, DType.INT8, DType.INT32):
+    if not _is(x, *_SMALL) or not _is(y, *_SMALL, DType.INT32):
         return None
     requant = node.operand("requant")
     rows = None if requant is None else constant(node, "requant")
     epilogue = Epilogue(rows, node.attributes, channels=1, acc_range=acc_range)
-    finish = Finish(epilogue, width=width)
-    block = max(1, min(_ROWS * 64 // width, -(-size // width)))
+    block, step = max(1, min(_ROWS * 64 // width, -(-size // width))), -(-width // 16) * 64
+    plane = block * step if wide else 0
+    finish = Finish(epilogue, width=width, planes=(plane, *factors) if wide else None)
     words = {
         f.SIZE: size, f.COLUMNS: width, f.BLOCK: block, f.FINISH: finish.address, f.ROUNDING: kind, f.FILL: runs, f.PIXELS: pixels,
-        f.FACTOR_X: factors[0], f.FACTOR_Y: factors[1], f.ITEM: y.type.dtype.numpy.itemsize,
+        f.FACTOR_X: factors[0], f.FACTOR_Y: factors[1], f.ITEM: _item(y), f.ITEM_X: _item(x), f.PLANE: plane,
     }  # fmt: skip
-    step = -(-width // 16) * 64
     tiles = -(-size // (block * width))
-    return _one(NativeOp("combine", tiles, words, operands, scratch=block * step + 256, keep=(finish,), nanoseconds=0.5 * size))
+    return _one(
+        NativeOp("combine", tiles, words, operands, scratch=block * step + plane + 256, keep=(finish,), nanoseconds=0.5 * size)
+    )
 
 
 @NATIVE.register("int_add")
@@ -200,21 +223,22 @@ def _flat(node: Node, kernel: str, words: dict[int, int], keep: tuple[Any, ...] 
 
 @NATIVE.register("relu", "clamp")
 def clip(node: Node, context: KernelContext, products: list[str]) -> NativeStep | None:
-    if not _is(operand(node, 0), DType.INT8):
+    if not _is(operand(node, 0), *_SMALL):
         return None
+    dtype = operand(node, 0).type.dtype
     low, high = node.attributes.get("min", 0), node.attributes.get("max")
-    low = -128 if low is None else min(max(int(low), -128), 127)
-    high = 127 if high is None else min(max(int(high), -128), 127)
-    return _flat(node, "clip", {f.LOW: low, f.HIGH: high})
+    low = dtype.qmin if low is None else min(max(int(low), dtype.qmin), dtype.qmax)
+    high = dtype.qmax if high is None else min(max(int(high), dtype.qmin), dtype.qmax)
+    return _flat(node, "clip", {f.LOW: low, f.HIGH: high, f.ITEM: _item(operand(node, 0))})
 
 
 @NATIVE.register("int_lut")
 def int_lut(node: Node, context: KernelContext, products: list[str]) -> NativeStep | None:
-    table = constant(node, "table")
-    if not _is(operand(node, 0), DType.INT8) or table.dtype != np.int8:
+    x, table = operand(node, 0), np.ascontiguousarray(constant(node, "table"))
+    if not _is(x, *_SMALL) or table.dtype not in (np.int8, np.int16):
         return None
-    table = np.ascontiguousarray(table)
-    return _flat(node, "look_up", {f.TABLE: address_of(table)}, (table,), 0.6)
+    words = {f.TABLE: address_of(table), f.LOW: x.type.dtype.qmin, f.ITEM_X: _item(x), f.ITEM: table.itemsize}
+    return _flat(node, "look_up", words, (table,), 0.6)
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------------
@@ -238,16 +262,19 @@ def _row_tiles(node: Node, kernel: str, words: dict[int, int], cost: float, **mo
 
 @NATIVE.register("max_pool2d")
 def max_pool2d(node: Node, context: KernelContext, products: list[str]) -> NativeStep | None:
-    if not _is(operand(node, 0), DType.INT8) or len(shape_of(node.result)) != 4:
+    x = operand(node, 0)
+    if not _is(x, *_SMALL) or len(shape_of(node.result)) != 4:
         return None
     kernel = node.attributes["kernel"]
-    return _row_tiles(node, "max_pool", _window_words(node, kernel, node.attributes["stride"]), 0.15 * kernel[0] * kernel[1])
+    words = _window_words(node, kernel, node.attributes["stride"]) | {f.LOW: x.type.dtype.qmin, f.ITEM: _item(x)}
+    return _row_tiles(node, "max_pool", words, 0.15 * kernel[0] * kernel[1])
 
 
 def _sum_pool(node: Node, context: KernelContext, kernel: tuple[int, int], stride: tuple[int, int]) -> NativeStep | None:
     low, high = context.ranges.of(operand(node, 0))
     count, gain = kernel[0] * kernel[1], node.attributes.get("gain", 0)
-    if not _is(operand(node, 0), DType.INT8) or count * 128 * max(1, gain) >= 2**31:
+    x = operand(node, 0)
+    if not _is(x, *_SMALL) or count * -x.type.dtype.qmin * max(1, gain) >= 2**31:
         return None
     rows = None if gain else constant(node, "requant")
     if rows is not None and rows.size != 3:
@@ -258,7 +285,7 @@ def _sum_pool(node: Node, context: KernelContext, kernel: tuple[int, int], strid
     epilogue = Epilogue(rows, attributes, channels=1, acc_range=sums)
     channels = words[f.CHANNELS]
     finish = Finish(epilogue, width=channels)
-    words |= {f.STEPS: gain, f.FINISH: finish.address}
+    words |= {f.STEPS: gain, f.FINISH: finish.address, f.ITEM_X: _item(x)}
     scratch = (words[f.OUT_WIDTH] + 1) * -(-channels // 16) * 64 + 256
     return _row_tiles(node, "sum_pool", words, 0.15 * count, scratch=scratch, keep=(finish,))
 
@@ -289,10 +316,10 @@ def int_resize2d(node: Node, context: KernelContext, products: list[str]) -> Nat
     words = {f.CHANNELS: channels, f.HEIGHT: height, f.WIDTH: width, f.OUT_HEIGHT: h, f.OUT_WIDTH: w}
     if node.attributes["mode"] == "nearest":
         return _picked(node, words, np.concatenate([top, left]), 0)
-    if not _is(x, DType.INT8):
+    if not _is(x, *_SMALL):
         return None
     table = np.concatenate([top, bottom, down, left, right, across]).astype(np.int64)
-    return _row_tiles(node, "bilinear", words | {f.TABLE: address_of(table)}, 0.6, keep=(table,))
+    return _row_tiles(node, "bilinear", words | {f.TABLE: address_of(table), f.ITEM: _item(x)}, 0.6, keep=(table,))
 
 
 def _picked(node: Node, words: dict[int, int], positions: Array, fill: int) -> NativeStep | None:

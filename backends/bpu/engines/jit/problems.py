@@ -16,6 +16,7 @@ from hqc.backends.bpu.engines.jit.native import NativeOp, aligned_buffer
 from hqc.backends.bpu.engines.jit.requantization import Finish
 from hqc.backends.bpu.epilogue import Epilogue
 from hqc.backends.bpu.proof import FLOAT32_EXACT, sum_bounds
+from hqc.ir import DType
 
 Array = npt.NDArray[Any]
 _PATCH_BYTES = 3 << 16  # of one tile: patches stay in the second-level cache beside a panel of weights
@@ -106,13 +107,15 @@ def choose_product(spec: ConvSpec, products: list[str]) -> str | None:
     for product in products:
         if product == "dense_amx" and reduction < 128:
             continue  # a step of 64 would be mostly padding, and few steps do not pay for setting tiles up
-        if (product != "dense_float256" or _exact_in_float32(spec)) and trusted(product):
+        if _exact(spec, FLOAT32_EXACT if product == "dense_float256" else 2**31 - 1) and trusted(product, spec.x_dtype):
             return product
     return None
 
 
-def _exact_in_float32(spec: ConvSpec) -> bool:
-    return sum_bounds(spec.weight.reshape(len(spec.weight), -1).T, spec.x_range).within(FLOAT32_EXACT)
+def _exact(spec: ConvSpec, limit: int) -> bool:
+    """True when no sum of products exceeds `limit`: those of int8, or those of each byte of int16, whatever is combined with it."""
+    factors = spec.x_range if spec.x_dtype is DType.INT8 else (-128, 255)
+    return sum_bounds(spec.weight.reshape(len(spec.weight), -1).T, factors).within(limit)
 
 
 def joined_groups(spec: ConvSpec) -> int:
@@ -122,8 +125,13 @@ def joined_groups(spec: ConvSpec) -> int:
     return next((count for count in divisors if count * each >= 16), spec.groups)
 
 
-def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str, place: Place | None = None) -> NativeOp:
-    """A convolution, or a linear layer as one; each group a product of its own. `place`: default the whole output."""
+def dense(
+    spec: ConvSpec, epilogue: Epilogue, threads: int, product: str, *, place: Place | None = None, residual: DType = DType.INT8
+) -> NativeOp:
+    """A convolution, or a linear layer as one; each group a product of its own.
+
+    `place`: where results go, default the whole output. `residual`: the dtype of what is added.
+    """
     joined = joined_groups(spec)
     groups = spec.groups // joined
     weights = pack_weights(spec.weight, product, spec.groups, joined)
@@ -132,15 +140,17 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str, place:
     pixels, channels = count * rows * columns, spec.x_shape[3] // groups
     same_size = spec.x_shape[1:3] == spec.out_shape[1:3]
     pointwise = spec.kernel == (1, 1) and spec.stride == (1, 1) and same_size and not any(spec.padding) and groups == 1
-    unsigned = product in ("dense_dot512", "dense_dot256")
+    unsigned, wide = product in ("dense_dot512", "dense_dot256"), spec.x_dtype is DType.INT16
     flip = 128 if unsigned and spec.x_range[0] < 0 else 0
+    flip_low = 128 if wide and product == "dense_amx" else 0
     item = 4 if product == "dense_float256" else 1
     multiple = 32 if product == "dense_amx" else 6
     direct = pointwise and not flip and patch == channels * item and item == 1 and (product != "dense_amx" or pixels % 32 == 0)
+    direct = direct and not wide
     offset = None
-    if flip:
-        offset = -128 * spec.weight.reshape(outputs, -1).sum(axis=1, dtype=np.int64)
-    finish = Finish(epilogue, offset=offset)
+    if flip or flip_low:  # what is added to each operand, taken from the sums
+        added = flip * (256 if wide else 1) - flip_low
+        offset = -added * spec.weight.reshape(outputs, -1).sum(axis=1, dtype=np.int64)
     per_tile = max(multiple, min(_PATCH_BYTES // patch, 384))
     pieces = _pieces(pixels, per_tile)
     if pieces > 1 and pieces % threads and pieces < 4 * threads:  # so that the threads end together
@@ -155,7 +165,9 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str, place:
     per_column = _round_up(_pieces(outputs, column_tiles), _PANEL) if groups == 1 else outputs // groups
     column_tiles = _pieces(outputs, per_column)
     blocks = weights.array.shape[1] if groups > 1 else per_column // 16  # of weights, from one column tile to the next
-    patches = 0 if direct else _round_up((per_tile + 32) * patch, 64)
+    plane = 0 if direct else _round_up((per_tile + 32) * patch, 64)
+    patches, sums = plane * (2 if wide else 1), (per_tile + 32) * 4 * _PANEL
+    finish = Finish(epilogue, offset=offset, planes=(sums, 1, 256) if wide else None, residual=residual)
     words = {
         f.OUT_CHANNELS: outputs, f.CHANNELS: channels, f.HEIGHT: spec.x_shape[1], f.WIDTH: spec.x_shape[2], f.OUT_HEIGHT: rows,
         f.OUT_WIDTH: columns, f.KERNEL_H: spec.kernel[0], f.KERNEL_W: spec.kernel[1], f.STRIDE_H: spec.stride[0],
@@ -164,6 +176,7 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str, place:
         f.COLUMNS: per_column, f.COLUMN_TILES: column_tiles, f.DIRECT: int(direct), f.PATCH_STRIDE: patch,
         f.STEPS: patch // (64 if product == "dense_amx" else 4), f.FLIP: flip, f.SUMS: patches, f.FINISH: finish.address,
         f.PIXEL: spec.x_shape[3], f.TILE_CHANNELS: channels if groups > 1 else 0, f.TILE_WEIGHT: blocks * weights.block,
+        f.PLANE: plane, f.FLIP_LOW: flip_low,
     }  # fmt: skip
     words |= _whole_output(pixels) if place is None else _placed(spec, place)
     keep: list[Any] = [weights, finish]
@@ -172,8 +185,8 @@ def dense(spec: ConvSpec, epilogue: Epilogue, threads: int, product: str, place:
         words[f.CONFIGURE] = address_of(keep[-1])
     macs = pixels * outputs * math.prod(spec.weight.shape[1:])
     return NativeOp(
-        product, row_tiles * column_tiles, words, scratch=patches + (per_tile + 32) * 4 * _PANEL + 256, keep=tuple(keep),
-        nanoseconds=macs / 250 + pixels * outputs * 0.3,
+        f"{product}_16" if wide else product, row_tiles * column_tiles, words, scratch=patches + sums * (2 if wide else 1) + 256,
+        keep=tuple(keep), nanoseconds=(1 + wide) * macs / 250 + pixels * outputs * 0.3,
     )  # fmt: skip
 
 
@@ -204,17 +217,18 @@ def _amx_configuration() -> Array:
 _WRITTEN_OUT = {(3, 1): 31, (3, 2): 32, (5, 1): 51}  # kernel columns and stride that have tiles of four columns
 
 
-def depthwise(spec: ConvSpec, epilogue: Epilogue, threads: int) -> NativeOp:
+def depthwise(spec: ConvSpec, epilogue: Epilogue, threads: int, residual: DType) -> NativeOp:
     """groups = channels = outputs."""
+    wide, item = spec.x_dtype is DType.INT16, spec.x_dtype.numpy.itemsize
     count, rows, columns, channels = spec.out_shape
     kh, kw = spec.kernel
     padded_channels = _round_up(channels, 16)
-    taps = np.zeros((kh, kw, padded_channels), np.float32)
+    taps = np.zeros((kh, kw, padded_channels), np.int32 if wide else np.float32)
     taps[:, :, :channels] = spec.weight[:, 0].transpose(1, 2, 0)
-    finish = Finish(epilogue)
+    finish = Finish(epilogue, residual=residual)
     reach = (columns - 1) * spec.stride[1] + (kw - 1) * spec.dilation[1] + 1
-    padded = max(reach, spec.padding[1] + 1) * channels
-    kind = _WRITTEN_OUT.get((kw, spec.stride[1]), 0) if spec.dilation[1] == 1 else 0
+    padded = max(reach, spec.padding[1] + 1) * channels * item
+    kind = _WRITTEN_OUT.get((kw, spec.stride[1]), 0) if spec.dilation[1] == 1 and not wide else 0
     total = count * rows * columns * channels
     per_tile = max(1, min(rows, (1 << 17) // max(1, columns * channels), _pieces(rows, 2 * threads)))
     seen = (per_tile - 1) * spec.stride[0] + spec.dilation[0] * (kh - 1) + 1
@@ -227,18 +241,36 @@ def depthwise(spec: ConvSpec, epilogue: Epilogue, threads: int) -> NativeOp:
         f.WEIGHT_STEP: step, f.ROWS: per_tile, f.DIRECT: kind, f.PATCH_STRIDE: padded, f.SUMS: image, f.FINISH: finish.address,
     }  # fmt: skip
     return NativeOp(
-        "depthwise", count * _pieces(rows, per_tile), words, scratch=image + (columns + 4) * step + 256, keep=(taps, finish),
-        nanoseconds=total * (0.3 + 0.05 * kh * kw),
+        "depthwise_16" if wide else "depthwise", count * _pieces(rows, per_tile), words,
+        scratch=image + (columns + 4) * step + 256, keep=(taps, finish), nanoseconds=total * (0.3 + 0.05 * kh * kw),
     )  # fmt: skip
 
 
 def convolution(
-    spec: ConvSpec, epilogue: Epilogue, threads: int, products: list[str], place: Place | None = None
+    spec: ConvSpec,
+    epilogue: Epilogue,
+    threads: int,
+    products: list[str],
+    *,
+    place: Place | None = None,
+    residual: DType = DType.INT8,
 ) -> NativeOp | None:
-    """The native form of a convolution on int8, or None. `place`: where its results go, default the whole output."""
-    if not (spec.x_range[0] >= -128 and spec.x_range[1] <= 127) or max(map(abs, epilogue.acc_range)) >= 2**31:
+    """The native form of a convolution on int8 or int16, or None. `place`: where its results go, default the whole output.
+
+    `residual`: the dtype of what is added, where something is.
+    """
+    low, high = spec.x_dtype.qmin, spec.x_dtype.qmax
+    limit = 2**31 if spec.x_dtype is DType.INT8 else 2**62
+    if not (spec.x_range[0] >= low and spec.x_range[1] <= high) or max(map(abs, epilogue.acc_range)) >= limit:
         return None
-    if place is None and spec.groups == spec.x_shape[3] == spec.out_shape[3] > 1 and _exact_in_float32(spec):
-        return depthwise(spec, epilogue, threads)
+    if place is None and spec.groups == spec.x_shape[3] == spec.out_shape[3] > 1 and _exact_depthwise(spec):
+        return depthwise(spec, epilogue, threads, residual)
     product = choose_product(spec, products)
-    return None if product is None else dense(spec, epilogue, threads, product, place)
+    return None if product is None else dense(spec, epilogue, threads, product, place=place, residual=residual)
+
+
+def _exact_depthwise(spec: ConvSpec) -> bool:
+    """float32 holds the sums of int8, int32 those of int16."""
+    if spec.x_dtype is DType.INT8:
+        return _exact(spec, FLOAT32_EXACT)
+    return sum_bounds(spec.weight.reshape(len(spec.weight), -1).T, spec.x_range).within(2**31 - 1)

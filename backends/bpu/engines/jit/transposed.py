@@ -70,6 +70,7 @@ def as_convolutions(spec: TransposeSpec) -> list[tuple[ConvSpec, Place]]:
                 dilation=(down.apart, across.apart),
                 groups=spec.groups,
                 x_range=spec.x_range,
+                x_dtype=spec.x_dtype,
             )
             found.append((conv, Place(height, width, (down.residue, across.residue), spec.stride)))
     return found

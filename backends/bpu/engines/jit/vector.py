@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
-BYTES_V, INT_V, FLOAT_V = (ir.VectorType(element, LANES) for element in (I8, I32, F32))
+BYTES_V, SHORTS_V, INT_V, LONG_V, FLOAT_V = (ir.VectorType(element, LANES) for element in (I8, I16, I32, I64, F32))
 
 
 class VectorType(types.Type):
@@ -138,10 +138,13 @@ def _masked_store(kind: ir.VectorType, name: str) -> Any:
 load_ints = emit("load_ints", int_v(_address), lambda b, address: load(b, address, INT_V))
 load_floats = emit("load_floats", float_v(_address), lambda b, address: load(b, address, FLOAT_V))
 load_bytes = emit("load_bytes", int_v(_address), lambda b, address: b.sext(load(b, address, BYTES_V), INT_V))
+load_shorts = emit("load_shorts", int_v(_address), lambda b, address: b.sext(load(b, address, SHORTS_V), INT_V))
 store_ints = emit("store_ints", types.void(_address, int_v), lambda b, address, v: store(b, v, address))
 store_floats = emit("store_floats", types.void(_address, float_v), lambda b, address, v: store(b, v, address))
 store_bytes = emit("store_bytes", types.void(_address, int_v), lambda b, address, v: store(b, b.trunc(v, BYTES_V), address))
+store_shorts = emit("store_shorts", types.void(_address, int_v), lambda b, address, v: store(b, b.trunc(v, SHORTS_V), address))
 store_some_bytes = emit("store_some_bytes", types.void(_address, int_v, types.int64), _masked_store(BYTES_V, "v16i8"))
+store_some_shorts = emit("store_some_shorts", types.void(_address, int_v, types.int64), _masked_store(SHORTS_V, "v16i16"))
 store_some_ints = emit("store_some_ints", types.void(_address, int_v, types.int64), _masked_store(INT_V, "v16i32"))
 
 
@@ -150,12 +153,13 @@ def _masked_load(kind: ir.VectorType, name: str) -> Any:
         mask, target = ir.VectorType(I1, LANES), kind.as_pointer()
         masked = function(b, f"llvm.masked.load.{name}.p0", kind, [target, I32, mask, kind])
         found = b.call(masked, [b.inttoptr(address, target), constant(I32, 1), _mask(b, count), ir.Constant(kind, None)])
-        return b.sext(found, INT_V) if kind is BYTES_V else found
+        return found if kind is INT_V else b.sext(found, INT_V)
 
     return build
 
 
 load_some_bytes = emit("load_some_bytes", int_v(_address, types.int64), _masked_load(BYTES_V, "v16i8"))
+load_some_shorts = emit("load_some_shorts", int_v(_address, types.int64), _masked_load(SHORTS_V, "v16i16"))
 load_some_ints = emit("load_some_ints", int_v(_address, types.int64), _masked_load(INT_V, "v16i32"))
 
 
@@ -169,6 +173,35 @@ def _copy(width: int) -> Any:
 
 
 copy_4, copy_8, copy_16, copy_32, copy_64 = (_copy(width) for width in (4, 8, 16, 32, 64))
+
+
+def _copy_half(half: int, kind: ir.VectorType) -> Callable[..., Any]:
+    """The low (0) or high (1) bytes of int16; as reals the low ones are unsigned, the high ones signed."""
+
+    def build(b: ir.IRBuilder, target: Any, source: Any, flip: Any) -> None:
+        shorts = load(b, source, ir.VectorType(I16, kind.count))
+        if half:
+            shorts = b.ashr(shorts, constant(shorts.type, 8))
+        found = b.trunc(shorts, ir.VectorType(I8, kind.count))
+        if kind.element is F32:
+            store(b, b.sitofp(found, kind) if half else b.uitofp(found, kind), target)
+        else:
+            store(b, b.xor(found, splat(b, b.trunc(flip, I8), kind)), target)
+
+    return build
+
+
+_half_signature = types.void(_address, _address, types.int64)
+copy_low_16, copy_low_1, copy_high_16, copy_high_1 = (
+    emit(f"copy_{name}_{width}", _half_signature, _copy_half(half, ir.VectorType(I8, width)))
+    for half, name in enumerate(("low", "high"))
+    for width in (16, 1)
+)
+copy_low_floats_16, copy_low_floats_1, copy_high_floats_16, copy_high_floats_1 = (
+    emit(f"copy_{name}_floats_{width}", _half_signature, _copy_half(half, ir.VectorType(F32, width)))
+    for half, name in enumerate(("low", "high"))
+    for width in (16, 1)
+)
 
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------------
@@ -216,6 +249,51 @@ multiply_add = emit(
     float_v(float_v, float_v, float_v),
     lambda b, x, y, total: b.fadd(b.fmul(x, y, flags=("contract",)), total, flags=("contract",)),
 )
+
+
+def _requantize(
+    b: ir.IRBuilder,
+    x: Any,
+    y: Any,
+    factor_x: Any,
+    factor_y: Any,
+    term: Any,
+    constants: Any,
+    step: Any,
+    limit: Any,
+    low: Any,
+    high: Any,
+) -> Any:
+    """The definition of a requantized sum in 64-bit lanes: `x * factor_x + y * factor_y`, bias, residual `term`, and so on.
+
+    `constants`: ten rows of 64-bit words, `step` bytes apart, in the order of the names below.
+    """
+
+    def row(index: int) -> Any:
+        return load(b, b.add(constants, b.mul(step, constant(I64, index))), LONG_V)
+
+    def narrow(value: Any) -> Any:
+        """The same number, known to fit 32 bits: its product is one instruction."""
+        return b.sext(b.trunc(value, INT_V), LONG_V)
+
+    def all_of(scalar: Any) -> Any:
+        return splat(b, scalar, LONG_V)
+
+    def clip(value: Any, least: Any, most: Any) -> Any:
+        value = b.select(b.icmp_signed(">", value, least), value, least)
+        return b.select(b.icmp_signed("<", value, most), value, most)
+
+    bias, factor, term_left, term_half, term_right, pre, multiplier, left, half, right = (row(index) for index in range(10))
+    total = b.add(b.mul(b.sext(x, LONG_V), narrow(all_of(factor_x))), b.mul(b.sext(y, LONG_V), narrow(all_of(factor_y))))
+    scaled = b.shl(b.mul(b.sext(term, LONG_V), narrow(factor)), term_left)
+    total = b.add(b.add(total, bias), b.ashr(b.add(scaled, term_half), term_right))
+    most = all_of(limit)
+    middle = narrow(clip(b.ashr(total, pre), b.xor(most, constant(LONG_V, -1)), most))
+    total = b.ashr(b.add(b.shl(b.mul(middle, narrow(multiplier)), left), half), right)
+    return b.trunc(clip(total, all_of(low), all_of(high)), INT_V)
+
+
+requantize = emit("requantize", int_v(*[int_v] * 2, *[types.int64] * 2, int_v, *[types.int64] * 5), _requantize)
 
 
 def _any_nan(b: ir.IRBuilder, x: Any) -> Any:
