@@ -8,6 +8,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from hqc.checked import checked
 from hqc.errors import HqcError, PassError, VerificationError
 from hqc.ir import STAGES, Graph
 from hqc.ir.snapshot import Snapshot
@@ -206,6 +207,7 @@ def _check_claim(item: Pass, result: PassResult, changed: bool, advanced: bool, 
         raise PassError(f"pass developer: {item.name} says it changed the graph, which is as it was{where}")
 
 
+@checked
 def parse_pipeline(text: str, *, verify: bool = True) -> PassPipeline:
     """The pipeline that `text` describes, for example `"fold-batch-norm,partition{min-macs=1e6}"`.
 

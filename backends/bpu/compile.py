@@ -14,10 +14,12 @@ from hqc.backends.bpu.program import Joiner, Program, Step, kernel_step
 from hqc.backends.bpu.ranges import ValueRanges
 from hqc.backends.bpu.reference import make_reference
 from hqc.backends.bpu.schedule import KERNEL, OPAQUE, Group, schedule
+from hqc.checked import checked
 from hqc.errors import CompileError
 from hqc.ir import Graph, Node, Trait
 
 
+@checked
 def compile(
     graph: Graph,
     *,

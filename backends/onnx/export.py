@@ -18,6 +18,7 @@ from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.backends.onnx.parts import TracedReference, differing_parts
 from hqc.backends.onnx.skeleton import Skeleton
 from hqc.backends.onnx.verify import Arrays, OutputComparison, Reference
+from hqc.checked import checked
 from hqc.data.preprocessing import Preprocessing
 from hqc.errors import ExportError
 from hqc.files import Contents, check_file_target, write_files
@@ -51,6 +52,7 @@ class ExportReport:
         return "\n".join(lines)
 
 
+@checked
 def export(
     graph: Graph,
     path: str | os.PathLike[str],

@@ -45,8 +45,12 @@ def _fuzz(names: list[str], seconds: float, limit: int | None, seed: int) -> int
         verdict = supervisor.run(names[done % len(names)], seed + done // len(names))
         counts[verdict.kind, verdict.outcome] += 1
         done += 1
+        if done % 1000 == 0:
+            print(f"{done} inputs in {time.monotonic() - start:.0f} s", flush=True)
         if verdict.outcome in BAD:
             key = (verdict.kind, verdict.outcome, verdict.where or verdict.what)
+            if key not in bad:  # said at once: a long run may be cut short
+                print(f"{verdict.outcome}: {verdict.kind}:{verdict.seed} {verdict.what}\n    {verdict.where}", flush=True)
             first, count = bad.get(key, (verdict, 0))
             bad[key] = first, count + 1
     supervisor.stop()
@@ -54,7 +58,7 @@ def _fuzz(names: list[str], seconds: float, limit: int | None, seed: int) -> int
         shown = ", ".join(f"{counts[name, outcome]} {outcome}" for outcome in ("accepted", "refused", *BAD))
         print(f"{name:16} {shown}")
     for verdict, count in bad.values():
-        print(f"{verdict.outcome}: {verdict.kind}:{verdict.seed} (x{count}) {verdict.what}\n    {verdict.where}")
+        print(f"{verdict.outcome}: {verdict.kind}:{verdict.seed} (x{count}) {verdict.what}")
     totals = {outcome: sum(counts[name, outcome] for name in names) for outcome in BAD}
     took = time.monotonic() - start
     print(f"{done} inputs in {took:.0f} s: {', '.join(f'{count} {name}' for name, count in totals.items())}")

@@ -28,11 +28,11 @@ def serve(connection: Connection) -> None:
     with tempfile.TemporaryDirectory(prefix="hqc-fuzz-") as folder:
         connection.send("ready")
         while (case := connection.recv()) is not None:
-            place = Path(folder) / "case"
-            place.mkdir(exist_ok=True)
             reset_peak()
             before = peak_bytes()
-            verdict = run_case(*case, place)
+            # A case finds nothing of the one before it: what becomes of it depends on its seed alone.
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                verdict = run_case(*case, Path(place))
             growth = peak_bytes() - before
             if growth > GROWTH_BYTES and verdict.outcome != "raw":
                 verdict = Verdict(*case, "growth", f"{growth / 2**30:.1f} GiB ({verdict.outcome}: {verdict.what:.80})")

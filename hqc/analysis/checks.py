@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hqc.analysis.compare.operations import Operation, operations_of
 from hqc.analysis.compare.outputs import STYLE
+from hqc.checked import checked
 from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.passes.fuse_conv import activation_kind
 from hqc.passes.node_facts import on_bpu
@@ -89,6 +90,7 @@ class CheckReport:
         return {"findings": [asdict(each) for each in self.findings], "settings": [asdict(each) for each in self.settings]}
 
 
+@checked
 def check(compiled: Compiled, data: Iterable[Any] | None = None) -> CheckReport:
     """Look a compiled model over. `data`: batches, as for calibration, for the check of constant activations; default: the samples that
     `compiled` kept."""

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from rich import box
 from rich.table import Table
 
+from hqc.checked import checked
 from hqc.errors import HqcError, InputError
 from hqc.files import read_text, write_file
 from hqc.workflow.loaded import LoadedModel
@@ -95,6 +96,7 @@ class Evaluation:
         )
 
 
+@checked
 def evaluate(
     model: Compiled | LoadedModel,
     batches: Iterable[tuple[Any, Any]],

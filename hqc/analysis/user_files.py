@@ -13,6 +13,7 @@ from hqc.analysis.model_files import load_model
 from hqc.analysis.onnx_arguments import GivenShape, given_shapes, is_onnx_file, shaped_inputs
 from hqc.errors import InputError, PassError
 from hqc.frontend.fx.structures import map_structure
+from hqc.frontend.fx.tensors import check_size
 from hqc.near_names import suggest
 from hqc.passes.base import Pass
 from hqc.passes.pipeline_text import parse_passes
@@ -88,6 +89,8 @@ def example_inputs(shapes: Sequence[str], default: Any, model: Any = None) -> An
     given = given_shapes(shapes)
     if given and given[0].name:
         given = _in_order(given, model)
+    for each in given:
+        check_size(each.sizes, f"the input {each.name}" if each.name else "an input of --input")
     generator = torch.Generator().manual_seed(0)
     return tuple(_drawn(each.sizes, _torch_dtype(each), generator) for each in given)
 

@@ -27,6 +27,8 @@ from hqc.cli.language import tr
 from hqc.errors import HqcError
 
 REFUSED, BUG, UNMET, INTERRUPTED = 1, 3, 4, 130
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch's RuntimeErrors say where Python has a MemoryError."""
 _HQC = str(Path(hqc.__file__).parent)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -54,7 +56,7 @@ def explained(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         complain("", tr("interrupted"))
         return INTERRUPTED
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)):
         complain(tr("error: "), tr("there is not enough memory for this model; try smaller inputs or a smaller batch"))
         return REFUSED
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"

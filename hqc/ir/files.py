@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.files import check_file_target, exclusive, read_text, write_file
 from hqc.ir import sidecar
@@ -15,6 +16,7 @@ from hqc.ir.parser import parse
 from hqc.ir.printer import print_graph
 
 
+@checked
 def save(graph: Graph, path: str | Path) -> None:
     """Write the text to `path` and the large parameters beside it, to `<stem>.safetensors` (only when there are any).
 
@@ -46,6 +48,7 @@ def _older_parameters(path: Path, beside: Path) -> dict[str, npt.NDArray[Any]]:
         return {}
 
 
+@checked
 def load(path: str | Path) -> Graph:
     """Read what `save` wrote. A text without a sidecar of its own uses `parameters.safetensors` in its folder."""
     text = read_text(path, what="IR text")

@@ -69,6 +69,35 @@ def read_integer(cursor: Cursor, what: str) -> int:
     return number
 
 
+def read_floats(cursor: Cursor) -> list[float]:
+    """A flat list of numbers that float64 can hold."""
+    start = cursor.index
+    return [_as_float(cursor, number, start) for number in read_numbers(cursor)]
+
+
+def read_float(cursor: Cursor) -> float:
+    """A number that float64 can hold."""
+    start = cursor.index
+    return _as_float(cursor, read_number(cursor), start)
+
+
+def _as_float(cursor: Cursor, number: int | float, index: int) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        cursor.fail("a number beyond what float64 holds", index)
+
+
+def read_integers(cursor: Cursor, what: str) -> list[int]:
+    """A flat list of whole numbers, such as the sizes of a shape."""
+    start = cursor.index
+    numbers = read_numbers(cursor)
+    for number in numbers:
+        if not isinstance(number, int):
+            cursor.fail(f"expected {what}, whole numbers, found {number!r}", start)
+    return [int(number) for number in numbers]
+
+
 def read_numbers(cursor: Cursor) -> list[int | float]:
     """A flat list of numbers."""
     token = cursor.peek()
@@ -128,7 +157,7 @@ def read_random(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
     seed = read_integer(cursor, "a seed")
     if seed < 0:
         cursor.fail("a seed is not negative", cursor.index - 1)
-    shape = tuple(int(size) for size in read_numbers(cursor)) if cursor.accept(",") else (type.shape if type else None)
+    shape = tuple(read_integers(cursor, "the sizes")) if cursor.accept(",") else (type.shape if type else None)
     if shape is None:
         cursor.fail("#random needs a shape: #random(seed, [..]), or a type before the `=`")
     cursor.expect(")", "the shape")

@@ -263,8 +263,8 @@ class OpDef:
                 continue
             try:
                 coerced = _CHECKS[attr.kind](value)
-            except TypeError:
-                raise ShapeError(f"{self.name}: attribute {name} must be {attr.kind}, got {value!r}") from None
+            except (TypeError, OverflowError):
+                raise ShapeError(f"{self.name}: attribute {name} must be {attr.kind}, got {value!r:.80}") from None
             problem = attr.check(coerced)
             if problem:
                 raise ShapeError(f"{self.name}: attribute {name} {problem}, got {value!r}")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy.typing as npt
 
 from hqc.arithmetic import ROUNDINGS
+from hqc.checked import checked
 from hqc.errors import ShapeError
 from hqc.ir import sidecar
 from hqc.ir.graph import STAGES, Graph, Node, Value
@@ -28,6 +29,8 @@ from hqc.ir.literals import (
     read_bool,
     read_constant,
     read_dtype,
+    read_float,
+    read_floats,
     read_integer,
     read_number,
     read_numbers,
@@ -44,6 +47,7 @@ _OBSERVATION_FIELDS = tuple(field.name for field in fields(Observation)[1:])
 _WRITTEN_TYPE_WINS = frozenset({Trait.BOUNDARY, Trait.INTEGER, Trait.OPAQUE})
 
 
+@checked
 def parse(text: str, *, parameters: Arrays | None = None, file: str = "<text>") -> Graph:
     """The graph that `text` describes.
 
@@ -300,10 +304,11 @@ class _Parser:
             return read_bool(cursor)
         if kind.startswith("optional_") and cursor.accept("none"):
             return None
-        if kind.endswith("ints") or kind.endswith("floats"):
+        if kind.endswith("floats"):
+            return tuple(read_floats(cursor))
+        if kind.endswith("ints"):
             return tuple(read_numbers(cursor))
-        number = read_number(cursor)
-        return float(number) if kind.endswith("float") else number
+        return read_float(cursor) if kind.endswith("float") else read_number(cursor)
 
     # --- annotations -----------------------------------------------------------------------------------------------------
 
@@ -325,7 +330,7 @@ class _Parser:
     @staticmethod
     def _device(cursor: Cursor, node: Node, word: str) -> None:
         device, dot, subgraph = word.partition(".")
-        if device not in _DEVICES or (dot and not subgraph.isdecimal()):
+        if device not in _DEVICES or (dot and not (subgraph.isdecimal() and len(subgraph) < 10)):
             cursor.fail(
                 f"expected a device (cpu, bpu or bpu.N), accepted, refused, request, loc or from, found {word!r}",
                 cursor.index - 1,
@@ -454,7 +459,7 @@ class _Parser:
             if name not in self.scales:
                 cursor.fail(f"scales {token} are not given above this line{near(name, self.scales)}", cursor.index - 1)
             return self.scales[name]
-        return read_numbers(cursor) if token[:1] == "[" else read_number(cursor)
+        return read_floats(cursor) if token[:1] == "[" else read_float(cursor)
 
     def _array(self, cursor: Cursor, name: str, type: TensorType | None) -> npt.NDArray[Any]:
         start = cursor.index

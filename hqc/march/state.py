@@ -7,6 +7,7 @@ import functools
 import importlib
 from typing import Any
 
+from hqc.checked import checked
 from hqc.errors import AbsentNameError, MarchError
 from hqc.march.spec import MarchSpec
 from hqc.near_names import suggest
@@ -75,6 +76,7 @@ def all_specs() -> tuple[MarchSpec, ...]:
     return tuple(map(_spec_of, March))
 
 
+@checked
 def set_march(march: March | str) -> None:
     """Choose the march that prepare, convert and export work for; call it before them."""
     global _current

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hqc.checked import checked
 from hqc.errors import QConfigError
 from hqc.quantization.calib_fake_quantize import CalibFakeQuantize
 from hqc.quantization.dtypes import dtype_name
@@ -79,6 +80,7 @@ WEIGHT_OBSERVERS: dict[str, type[ObserverBase]] = {
 _WEIGHT_ARGUMENTS = {"qscheme": torch.per_channel_symmetric, "ch_axis": 0}
 
 
+@checked
 def get_default_qconfig(
     activation_fake_quant: str | None = "fake_quant",
     weight_fake_quant: str | None = "fake_quant",
@@ -131,6 +133,7 @@ def _weight_kwargs(weight_dtype: Any, qkwargs: dict[str, Any] | None = None) -> 
     return _with_dtype("qint8", qkwargs)
 
 
+@checked
 def get_default_qat_qconfig(
     dtype: Any = "qint8",
     weight_dtype: Any = "qint8",
@@ -153,6 +156,7 @@ def get_default_qat_qconfig(
     )
 
 
+@checked
 def get_default_qat_out_qconfig(
     dtype: Any = "qint8",
     weight_fake_quant: str | None = "fake_quant",
@@ -169,17 +173,20 @@ def get_default_qat_out_qconfig(
     return get_default_qconfig(None, weight_fake_quant, weight_qkwargs=_weight_kwargs(given, weight_qkwargs))
 
 
+@checked
 def get_default_calib_qconfig(dtype: Any = "qint8", calib_qkwargs: dict[str, Any] | None = None, backend: str = "") -> QConfig:
     """For calibration models: activations feed a histogram, weights nothing. `calib_qkwargs` go to the observer."""
     del backend
     return get_default_qconfig("calib", "calib", "calib", "noop", activation_qkwargs=_with_dtype(dtype, calib_qkwargs))
 
 
+@checked
 def get_default_lsq_qconfig(dtype: Any = "qint8", weight_dtype: Any = "qint8") -> QConfig:
     """Scales are learned (LSQ)."""
     return get_default_qat_qconfig(dtype, weight_dtype, "lsq", "lsq")
 
 
+@checked
 def get_qconfig(
     observer: Any = MovingAverageMinMaxObserver,
     in_dtype: Any = None,

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.quantization.fake_quantize import FakeQuantizeBase
 from hqc.quantization.state import FakeQuantState, Stateful
 
 
+@checked
 def set_fake_quantize(model: nn.Module, state: Any) -> None:
     """Put every fake quant of a prepared model into `state` (a FakeQuantState or its value, such as "calibration").
 
@@ -30,6 +32,7 @@ def set_fake_quantize(model: nn.Module, state: Any) -> None:
             module.set_state(state)
 
 
+@checked
 def fake_quantize_state(model: nn.Module) -> FakeQuantState | None:
     """The state all fake quants of the model are in; None when there are none or somebody switched single ones."""
     states = {module.state for module in model.modules() if isinstance(module, FakeQuantizeBase)}

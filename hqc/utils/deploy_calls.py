@@ -16,6 +16,7 @@ from torch import nn
 
 from hqc.analysis.picture import draw
 from hqc.backends import onnx
+from hqc.checked import checked
 from hqc.errors import ExportError, InputError
 from hqc.march import get_spec
 from hqc.workflow.arguments import as_tuple
@@ -43,6 +44,7 @@ def compiled_model(module: Any, example_inputs: Any) -> LoadedModel:
     )
 
 
+@checked
 def check_model(
     module: nn.Module,
     example_inputs: Any,
@@ -66,6 +68,7 @@ def check_model(
     return int(any(finding.severity == "error" for finding in findings))
 
 
+@checked
 def compile_model(module: nn.Module, example_inputs: Any, hbm: str | os.PathLike[str], *args: Any, **kwargs: Any) -> int:
     """Write the files for hb_mapper beside `hbm` and raise `VendorCompilerError` with the command to run on them."""
     del args, kwargs
@@ -73,6 +76,7 @@ def compile_model(module: nn.Module, example_inputs: Any, hbm: str | os.PathLike
     return 1
 
 
+@checked
 def export_hbir(module: nn.Module, example_inputs: Any, hbir: str | os.PathLike[str], march: Any = None) -> int:
     """Write the files for hb_mapper beside `hbir` and raise `VendorCompilerError` with the command to run on them."""
     del march
@@ -80,6 +84,7 @@ def export_hbir(module: nn.Module, example_inputs: Any, hbir: str | os.PathLike[
     return 1
 
 
+@checked
 def perf_model(
     module: nn.Module,
     example_inputs: Any,
@@ -103,6 +108,7 @@ def _to_the_vendor(call: str, module: nn.Module, example_inputs: Any, target: Pa
     )
 
 
+@checked
 def visualize_model(
     module: nn.Module, example_inputs: Any, save_path: str | os.PathLike[str] | None = None, show: bool = True
 ) -> Path:
@@ -120,6 +126,7 @@ def visualize_model(
     return path
 
 
+@checked
 def export_quantized_onnx(
     model: nn.Module,
     args: Any,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import io
 import logging
 import os
 import tempfile
@@ -18,6 +17,7 @@ from torch.onnx import OperatorExportTypes, TrainingMode
 
 from hqc.analysis.picture import draw
 from hqc.backends import onnx
+from hqc.checked import checked
 from hqc.errors import ExportError, InputError
 from hqc.lazy import lazily
 from hqc.march import get_march
@@ -38,6 +38,7 @@ from hqc.workflow.replan import settle_plan
 logger = logging.getLogger("hqc")
 
 
+@checked
 def export_to_onnx(
     model: nn.Module,
     args: Any,
@@ -81,6 +82,8 @@ def export_to_onnx(
         raise ExportError("dynamic_axes must be None: the BPU needs static shapes")
     if training not in (None, False, TrainingMode.EVAL):
         raise ExportError(f"training must be TrainingMode.EVAL, got {training}")
+    if not isinstance(f, (str, os.PathLike)) and not callable(getattr(f, "write", None)):
+        raise ExportError(f"f must be a path or a binary file object, got {type(f).__name__}")
     inputs = _positional(model, args)
     model = settled_copy(model, inputs)
     if isinstance(model, QuantizedGraphModule):
@@ -104,8 +107,6 @@ def export_to_onnx(
     samples = dict(zip((value.name for value in graph.inputs), arrays, strict=True))
     if isinstance(f, (str, os.PathLike)):
         return onnx.export(graph, f, flavour=flavour, reference=reference, sample_inputs=samples, opaque=opaque)
-    if not isinstance(f, io.IOBase) and not hasattr(f, "write"):
-        raise ExportError(f"f must be a path or a binary file object, got {type(f).__name__}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         report = onnx.export(graph, path, flavour=flavour, reference=reference, sample_inputs=samples, opaque=opaque)

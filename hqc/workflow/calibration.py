@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from hqc.checked import checked
 from hqc.data import DataSpec, InputSpec, Preprocessing, load_samples
 from hqc.data.items import LABELS, split_labels
 from hqc.errors import CalibrationError, InputError
@@ -56,6 +57,7 @@ class Observed:
         return f"{self.samples} sample{'s'[: self.samples != 1]}{f' from {self.what}' if self.what else ''}"
 
 
+@checked
 def calibrate(prepared: nn.Module, data: Any, *, progress: Progress | bool = False, workers: int = 1) -> None:
     """Observe `data` and leave the model with fixed scales, fake quants on.
 

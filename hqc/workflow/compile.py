@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch.utils import _pytree as pytree
 
+from hqc.checked import checked
 from hqc.data import DataSpec, Preprocessing
 from hqc.data.samples import PathLike
 from hqc.errors import InputError
@@ -115,6 +116,7 @@ class Compiled(Deployed):
         """Time, MACs and bytes per node of one simulated run."""
         return self.runner.profile(inputs)
 
+    @checked
     def export(
         self,
         path: str | os.PathLike[str],
@@ -150,6 +152,7 @@ class Compiled(Deployed):
             preprocessing=self.calibration.preprocessing,
         )
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the compiled model to one `.safetensors` file, which `hqc.load` reads: graphs, scales, samples; no pickle, no code.
 
@@ -174,6 +177,7 @@ class Compiled(Deployed):
         self.deployment = with_calls(self.deployment, self._prepared)
         self._start()
 
+    @checked
     def report(self, path: str | os.PathLike[str], *, measure: bool = True) -> Path:
         """Write one self-contained HTML file: the graph as a picture, a table of operations, reasons, scales, errors, histograms and
         times on a calibration sample, four chips side by side, and the IR after every pass with diffs.
@@ -205,6 +209,7 @@ def _sample(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[st
     return found
 
 
+@checked
 def compile(
     model: Any,
     example_inputs: Any = None,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
@@ -139,6 +140,7 @@ def _restored(state: dict[str, Any]) -> QuantizedGraphModule:
     return module
 
 
+@checked
 def convert_fx(
     graph_module: nn.Module,
     convert_custom_config_dict: Mapping[str, Any] | None = None,

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.march import get_march
 from hqc.near_names import suggest
@@ -25,12 +26,14 @@ from hqc.workflow.options import CompileOptions
 from hqc.workflow.prepared import ObservedGraphModule, become, with_methods
 
 
+@checked
 def fuse_known_modules(mod_list: Sequence[nn.Module], *args: Any, **kwargs: Any) -> list[nn.Module]:
     """A `fuser_func` for `fuse_modules` (hqc's and torch's): the modules as they are, for the plan to fuse."""
     del args, kwargs
     return list(mod_list)
 
 
+@checked
 def fuse_modules(
     model: nn.Module,
     modules_to_fuse: Sequence[Any],
@@ -52,6 +55,7 @@ def fuse_modules(
     return model if inplace else copy_model(model)
 
 
+@checked
 def prepare_qat(
     model: nn.Module,
     mapping: Mapping[Any, Any] | None = None,
@@ -72,6 +76,7 @@ def prepare_qat(
     return _prepared(model, options, inplace, example_inputs)
 
 
+@checked
 def prepare_calibration(
     model: nn.Module,
     inplace: bool = False,
@@ -87,6 +92,7 @@ def prepare_calibration(
     return _prepared(model, options, inplace, example_inputs)
 
 
+@checked
 def convert(
     module: nn.Module,
     mapping: Mapping[Any, Any] | None = None,

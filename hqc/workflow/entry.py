@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hqc.checked import checked
 from hqc.errors import CalibrationError, InputError
 from hqc.march import March
 from hqc.workflow.onnx_files import is_onnx, lower_file
@@ -18,6 +19,7 @@ _OWN_SCALES = ("hybrid", "hybrid_dict", "optimize_graph", "min_macs", "min_nodes
 """Options that mean something for a file that brings its scales."""
 
 
+@checked
 def compile(
     model: Any,
     example_inputs: Any = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.march import March, all_specs, get_spec
 from hqc.metrics.placement import MarchComparison
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hqc.ir import Graph
 
 
+@checked
 def explain(
     model: Any,
     example_inputs: Any = None,

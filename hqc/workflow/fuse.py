@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.frontend.fx import lower_graph_module, trace
 from hqc.ir import Trait
@@ -20,6 +21,7 @@ from hqc.workflow.options import custom_config
 from hqc.workflow.prepared import keep_module_tree
 
 
+@checked
 def fuse_fx(model: nn.Module, fuse_custom_config_dict: Mapping[str, Any] | None = None) -> fx.GraphModule:
     """A traced copy of `model` whose batch norms are folded into the convolution or linear layer before them.
 

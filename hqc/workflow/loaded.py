@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.backends import bpu
+from hqc.checked import checked
 from hqc.errors import InputError, ShapeError
 from hqc.ir import Value
 from hqc.workflow.binding import as_numpy, bind_structure, by_name
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
+@checked
 def load(path: str | os.PathLike[str]) -> LoadedModel:
     """The compiled model that `Compiled.save` wrote to `path`; `InputError` for what is no such file or damaged.
 
@@ -81,6 +83,7 @@ class LoadedModel(Deployed):
         arrays = self._arrays(inputs)
         return self._program(arrays).profile(arrays)
 
+    @checked
     def export(
         self,
         path: str | os.PathLike[str],
@@ -107,6 +110,7 @@ class LoadedModel(Deployed):
             preprocessing=self._saved.preprocessing,
         )
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the model again, to one file."""
         return write_model(self._saved, path)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.ir import Graph
 from hqc.workflow.onnx_files import is_onnx, lower_file
 
 
+@checked
 def lower(
     model: Any, example_inputs: Any = None, *, march: str | None = None, name: str | None = None, **options: Any
 ) -> Graph:

@@ -91,7 +91,7 @@ class CompileOptions:
         object.__setattr__(self, "concrete_args", named(self.concrete_args, "concrete_args", "arguments of forward"))
         for name, kind in (("form", Form), ("cat_policy", CatPolicy), ("conflict_policy", ConflictPolicy)):
             value, known = getattr(self, name), get_args(kind)
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if self.overrides and not self.hybrid:
             raise OverrideError("hybrid_dict places operations on the CPU and needs hybrid=True")

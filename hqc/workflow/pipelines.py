@@ -8,6 +8,7 @@ The command line's `--pass file.py:MyPass@after=fuse-conv` makes the same edits.
 
 from __future__ import annotations
 
+from hqc.checked import checked
 from hqc.errors import PassError
 from hqc.near_names import near
 from hqc.passes.base import Pass
@@ -25,6 +26,7 @@ DEPLOY = (
 INTEGER = "lower-to-integer"
 
 
+@checked
 def edit(*, item: Pass | str, after: str = "", before: str = "", pipeline: str = "") -> Edit:
     """A pass (or pipeline text) for the pipelines: behind the last pass called `after`, or before the first called `before`.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from hqc.checked import checked
 from hqc.march import get_march
 from hqc.quantization.qat_mode import keeps_batch_norm
 from hqc.quantization.state import FakeQuantState
@@ -33,6 +34,7 @@ CUSTOM_CONFIG_KEYS = ("preserved_attributes",)
 _LARGE = 1 << 20  # bytes of a weight that is worth sharing
 
 
+@checked
 def prepare_qat_fx(
     model: Any,
     qconfig_dict: Mapping[str, Any] | None = None,
@@ -86,6 +88,7 @@ def prepare_qat_fx(
     return prepared
 
 
+@checked
 def prepare_calibration_fx(
     model: Any,
     qconfig_dict: Mapping[str, Any] | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hqc.checked import checked
 from hqc.errors import CalibrationError, InputError
 from hqc.nn.qat.layer import QATLayer
 from hqc.quantization import torch_arithmetic
@@ -23,6 +24,7 @@ def canonical(path: str) -> str:
     return path.removesuffix(f".{_PART}") if path.count(_PART) > 1 else path
 
 
+@checked
 def load_observer_params(source: nn.Module, target: nn.Module) -> list[str]:
     """Take the activation scales of one prepared model over into another, by name; returns the paths that were set.
 

@@ -59,7 +59,7 @@ def _refielded(generator: random.Random, data: bytes) -> bytes:
                 node.output[0] = generator.choice(("", text, graph.node[0].output[0]))
             case 3 if node.attribute:
                 _reattributed(generator, generator.choice(node.attribute), text)
-            case 4:
+            case 4 if graph.initializer:
                 del graph.initializer[generator.randrange(len(graph.initializer)) :]
             case 5 if graph.initializer:
                 tensor = generator.choice(graph.initializer)

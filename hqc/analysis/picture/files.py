@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hqc.analysis.picture.boxes import Picture, picture_of
 from hqc.analysis.picture.dot import SHADES, dot_text
+from hqc.checked import checked
 from hqc.distribution import install_command
 from hqc.errors import InputError, printable
 from hqc.files import write_file
@@ -27,6 +28,7 @@ METADATA_IR_VERSION = 10
 """The first ONNX IR version whose nodes carry metadata; viewers read it, hb_mapper gets its own file."""
 
 
+@checked
 def draw(graph: Graph, path: str | os.PathLike[str], *, depth: int | None = None, opaque: OpaqueCalls | None = None) -> Path:
     """Write a partitioned graph as a picture, by the suffix of `path`, and return the path.
 

@@ -300,6 +300,7 @@ class _GraphLowering:
             except TypeError as error:
                 reason = f"is called in a way its lowering does not know ({error})"
             else:
+                self._check_operands(name, lowering.handler, bound.arguments)
                 in_place = in_place or bound.arguments.get("inplace") is True
                 try:
                     result = lowering.handler(*bound.args, **bound.kwargs)
@@ -313,6 +314,13 @@ class _GraphLowering:
         result, identifier, on_arrays = emit_opaque(self.ctx, call, name, args, kwargs, reason)
         self.result.opaque[identifier] = on_arrays
         self._finish(node, result, Alias.NONE, in_place)
+
+    def _check_operands(self, name: str, handler: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        """What the handler's signature calls a value is one: the model, or an example input, may have given something else."""
+        for parameter in _values_of(handler):
+            given = arguments.get(parameter)
+            if parameter in arguments and not isinstance(given, (Value, torch.Tensor)):
+                raise self.ctx.error(f"{name} takes a tensor as {parameter}, got {type(given).__name__}")
 
     def _finish(self, node: fx.Node, result: Any, alias: Alias, in_place: bool) -> None:
         if not in_place:
@@ -464,6 +472,13 @@ class _GraphLowering:
 @functools.cache
 def _signature(handler: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(handler)
+
+
+@functools.cache
+def _values_of(handler: Callable[..., Any]) -> tuple[str, ...]:
+    """The parameters that the handler annotates as one value each."""
+    parameters = [each for each in _signature(handler).parameters.values() if each.kind is not each.VAR_POSITIONAL]
+    return tuple(each.name for each in parameters if each.annotation in ("Value", "Value | torch.Tensor"))
 
 
 def _has_value(structure: Any) -> bool:

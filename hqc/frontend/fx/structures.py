@@ -25,34 +25,36 @@ def map_structure(structure: Any, function: Callable[[Any], Any]) -> Any:
     return function(structure)
 
 
+def children(structure: Any) -> list[tuple[Any, Any]] | None:
+    """The parts of a structure by key, in the order in which `map_structure` maps them; None for a leaf."""
+    if isinstance(structure, (tuple, list)):
+        return list(enumerate(structure))
+    if is_dataclass(structure):
+        return list(fields_of(structure).items())
+    if isinstance(structure, dict):
+        return list(structure.items())
+    if isinstance(structure, slice):
+        return [("start", structure.start), ("stop", structure.stop), ("step", structure.step)]
+    return None
+
+
 def leaves(structure: Any) -> Iterator[Any]:
     """The leaves, from left to right."""
-    if is_dataclass(structure):
-        structure = list(fields_of(structure).values())
-    elif isinstance(structure, dict):
-        structure = list(structure.values())
-    elif isinstance(structure, slice):
-        structure = (structure.start, structure.stop, structure.step)
-    if isinstance(structure, (tuple, list)):
-        for item in structure:
-            yield from leaves(item)
-    else:
+    parts = children(structure)
+    if parts is None:
         yield structure
+        return
+    for _, item in parts:
+        yield from leaves(item)
 
 
 def named_leaves(structure: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Leaves with a name for each: `name`, `name_0`, `name_key`, ..."""
-    items: list[tuple[Any, Any]]
-    if is_dataclass(structure):
-        items = list(fields_of(structure).items())
-    elif isinstance(structure, dict):
-        items = list(structure.items())
-    elif isinstance(structure, (tuple, list)):
-        items = list(enumerate(structure))
-    else:
+    parts = children(structure)
+    if parts is None:
         yield name, structure
         return
-    for key, item in items:
+    for key, item in parts:
         yield from named_leaves(item, f"{name}_{key}")
 
 

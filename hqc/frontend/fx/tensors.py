@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,19 +42,21 @@ def plain_tensor(value: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
         raise InputError(f"{what} holds {str(tensor.dtype).removeprefix('torch.')} numbers; give float32 or integers")
     if tensor.is_meta:
         raise InputError(f"{what} is on the meta device and has no values")
-    if tensor.numel() > LARGEST:
-        raise InputError(
-            f"{what} has the shape {list(tensor.shape)}, {tensor.numel():,} elements; at most {LARGEST:,} are taken"
-        )
+    check_size(tensor.shape, what)
     return tensor
+
+
+def check_size(shape: Sequence[int], what: str) -> None:
+    """`InputError` for more elements than any model takes."""
+    if math.prod(shape) > LARGEST:
+        raise InputError(f"{what} has the shape {list(shape)}, {math.prod(shape):,} elements; at most {LARGEST:,} are taken")
 
 
 def _from_array(array: np.ndarray[Any, Any], what: str) -> Tensor:
     array = np.asarray(array)  # masked arrays and other kinds of arrays are their numbers
     if array.dtype.kind not in "fiub":
         raise InputError(f"{what} must hold numbers, got {array.dtype}")
-    if array.size > LARGEST:
-        raise InputError(f"{what} has the shape {list(array.shape)}, {array.size:,} elements; at most {LARGEST:,} are taken")
+    check_size(array.shape, what)
     array = native(array)
     if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = array.copy()  # torch has no negative strides, and warns of memory that must not be written

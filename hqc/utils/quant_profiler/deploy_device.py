@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import fx, nn
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.files import make_parent, write_file
 from hqc.frontend.fx.training import IDENTITY_META
@@ -21,6 +22,7 @@ HEADER = ("name", "deploy device", "type")
 _TYPES = {"call_module": "module", "call_function": "function", "call_method": "method"}
 
 
+@checked
 def check_deploy_device(
     model: nn.Module, print_tabulate: bool = True, out_dir: str | os.PathLike[str] | None = None
 ) -> dict[str, tuple[str, str]]:

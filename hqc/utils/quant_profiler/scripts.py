@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from hqc.checked import checked
 from hqc.utils.deploy_calls import compiled_model
 from hqc.utils.quant_profiler.stages import Array
 from hqc.utils.quant_profiler.tables import show, table
@@ -52,6 +53,7 @@ def script_profile(
     return values
 
 
+@checked
 def compare_script_models(model1: nn.Module, model2: nn.Module, example_inputs: Any, march: Any = None) -> list[list[Any]]:
     """The values that differ between two converted models (or traces), in program order: name, how many elements, by how much at most.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.nn.qat.layer import QATLayer
 from hqc.utils.quant_profiler.similarity import similarity_function
@@ -19,6 +20,7 @@ from hqc.workflow.prepared import ObservedGraphModule
 HEADER = ("Weight Name", "Similarity", "Atol", "Float Range", "Quantized Range")
 
 
+@checked
 def compare_weights(
     float_model: nn.Module,
     qat_quantized_model: nn.Module,
