@@ -25,8 +25,21 @@ _LISTS = (collections.abc.Iterable, collections.abc.Sequence, collections.abc.Co
 _NUMBERS: dict[Any, tuple[str, type]] = {int: ("a whole number", numbers.Integral), float: ("a number", numbers.Real)}
 
 
+def checked_but(*parameters: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """`checked`, but for parameters that the body refuses in better words."""
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        return _checked(function, frozenset(parameters))
+
+    return decorate
+
+
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorator of a public function or method: `InputError` for arguments of the wrong kind, with the parameter's name."""
+    return _checked(function, frozenset())
+
+
+def _checked(function: Callable[_P, _R], elsewhere: frozenset[str]) -> Callable[_P, _R]:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -35,7 +48,7 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
             return function(*args, **kwargs)  # Python's own words for arguments that are missing or too many
-        check_kinds(given, _annotations(function))
+        check_kinds({name: value for name, value in given.items() if name not in elsewhere}, _annotations(function))
         return function(*args, **kwargs)
 
     return call

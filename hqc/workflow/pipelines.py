@@ -8,7 +8,7 @@ The command line's `--pass file.py:MyPass@after=fuse-conv` makes the same edits.
 
 from __future__ import annotations
 
-from hqc.checked import checked
+from hqc.checked import checked_but
 from hqc.errors import PassError
 from hqc.near_names import near
 from hqc.passes.base import Pass
@@ -26,7 +26,7 @@ DEPLOY = (
 INTEGER = "lower-to-integer"
 
 
-@checked
+@checked_but("item")
 def edit(*, item: Pass | str, after: str = "", before: str = "", pipeline: str = "") -> Edit:
     """A pass (or pipeline text) for the pipelines: behind the last pass called `after`, or before the first called `before`.
 

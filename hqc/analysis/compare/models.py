@@ -17,7 +17,7 @@ from hqc.analysis.compare.float_run import FloatRun
 from hqc.analysis.compare.operations import Operation, operations_of
 from hqc.analysis.compare.own_error import OwnErrorSum
 from hqc.analysis.compare.views import ExportedView, FakeQuantView, FloatView, OtherFakeQuantView, SimulatorView, View
-from hqc.checked import checked
+from hqc.checked import checked_but
 from hqc.errors import InputError
 from hqc.ir import DType
 from hqc.workflow.arguments import tensors_of
@@ -32,7 +32,7 @@ TRAINED = 60.0
 FORMS = {"ptq": "calibrated", "calibration": "calibrated", "qat": "qat"}
 
 
-@checked
+@checked_but("model")
 def compare(
     model: Compiled | ObservedGraphModule,
     data: Iterable[Any] | None = None,
