@@ -46,7 +46,10 @@ def public_functions() -> dict[str, Callable[..., Any]]:
 
 
 FUNCTIONS = public_functions()
-WORDS = {"hqc.workflow.pipelines.edit.item": "an edit (takes a pass|of a pipeline)", "hqc.analysis.compare.compare.model": r"hqc\.compile"}
+WORDS = {
+    "hqc.workflow.pipelines.edit.item": "an edit (takes a pass|of a pipeline)",
+    "hqc.analysis.compare.compare.model": r"hqc\.compile",
+}
 """Parameters that a body refuses in better words."""
 
 
