@@ -15,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 import hqc
+from hqc.analysis.advice import advise
 from hqc.analysis.compare import STYLE
 from hqc.demo import FORCED_CPU, Digits, DigitsNet, accuracy, load_digits, trained_network
 from hqc.march import get_spec
-from hqc.metrics.advice import advice
 from hqc.workflow.compile import Compiled
+from hqc.workflow.explain import explain_prepared
 
 EPOCHS = 8
 CALIBRATION_BATCHES = 8
@@ -36,7 +37,7 @@ def run_demo(console: Console, march: str, out: Path) -> Compiled:
     console.print(Text("\nWhere each operation runs, and why", style="bold"))
     console.print(compiled.placement.table(everything=True))
     console.print(compiled.placement.summary(), highlight=False, markup=False)
-    for step in advice(compiled.graph):
+    for step in advise(explain_prepared(compiled.prepared)).steps:
         console.print(f"To change it: {step}", highlight=False, markup=False)
     _accuracy(console, model, compiled, digits)
     _export(console, compiled, digits, out)

@@ -60,6 +60,7 @@ class Trait(enum.Enum):
     PASSIVE = "stays where its producer is"
     CONV_LIKE = "multiply-accumulate with constant weights; may emit int32 and absorb add and activation"
     ACTIVATION = "may be fused into the conv-like op before it"
+    NONLINEARITY = "an activation function of networks; another one in its place can be trained with"
     SUM = "adds two tensors; may be fused into the conv-like op before it"
     BOUNDARY = "moves a value between the real and the quantized world"
     INTEGER_RESULT = "its result is an index or a truth value, not a real number"

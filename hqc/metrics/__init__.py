@@ -1,1 +1,1 @@
-"""What a planned graph is worth: placement, advice, costs. NumPy and IR only."""
+"""What a planned graph is worth: placement and costs. NumPy and IR only."""

@@ -6,7 +6,7 @@ chips.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rich import box
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hqc.errors import InputError, printable
-from hqc.ir import Device, Graph, Node, Reason, Trait, Value
+from hqc.ir import Device, DType, Graph, Node, Reason, Trait, Value
 from hqc.ir.costs import macs
 from hqc.near_names import suggest
 from hqc.passes.partition import plural
@@ -48,8 +48,8 @@ class NodePlacement:
 
 @dataclass(frozen=True)
 class Crossing:
-    """One value that moves between the devices, once however many read it. Bytes are those that move: quantized where the
-    value is, one byte an element while scales are not known; None while shapes are unknown."""
+    """One value that moves between the devices, once however many read it. Bytes are those that move: of the type that the value
+    has, or will be observed in; one byte an element before either is known. None while shapes are unknown."""
 
     value: str
     to: str
@@ -246,25 +246,25 @@ def what_to_change(reasons: Iterable[Reason], march: str = "") -> str:
 # --- crossings -------------------------------------------------------------------------------------------------------------
 
 
-def crossings(graph: Graph, also_on_bpu: Collection[Node] = ()) -> tuple[Crossing, ...]:
-    """Values that move between the devices, looking through boundary ops; `also_on_bpu`: as if these nodes ran there."""
-    return tuple(_crossings(graph, set(also_on_bpu)))
+def crossings(graph: Graph) -> tuple[Crossing, ...]:
+    """Values that move between the devices, looking through boundary ops."""
+    return tuple(_crossings(graph))
 
 
-def _crossings(graph: Graph, extra: set[Node]) -> Iterator[Crossing]:
+def _crossings(graph: Graph) -> Iterator[Crossing]:
     seen: set[tuple[int, str]] = set()
     for node in graph.nodes:
         if node.op.has(Trait.BOUNDARY):
             continue
         for value in node.data_operands:
             source = _real_source(value)
-            here, there = _side(source, extra), _device_of(node, extra)
+            here, there = _side(source), _device_of(node)
             if here != there and (id(source), there) not in seen:
                 seen.add((id(source), there))
                 yield Crossing(source.name, there, _moved_bytes(value if there == "cpu" else source, value))
     for value in graph.outputs:
         source = _real_source(value)
-        if _side(source, extra) == "bpu" and (id(source), "cpu") not in seen:
+        if _side(source) == "bpu" and (id(source), "cpu") not in seen:
             seen.add((id(source), "cpu"))
             yield Crossing(source.name, "cpu", _moved_bytes(source, value))
 
@@ -275,23 +275,38 @@ def _real_source(value: Value) -> Value:
     return value
 
 
-def _device_of(node: Node, extra: set[Node]) -> str:
-    return "bpu" if node.device is Device.BPU or node in extra else "cpu"
+def _device_of(node: Node) -> str:
+    return "bpu" if node.device is Device.BPU else "cpu"
 
 
-def _side(value: Value, extra: set[Node]) -> str:
-    return "cpu" if value.producer is None else _device_of(value.producer, extra)
+def _side(value: Value) -> str:
+    return "cpu" if value.producer is None else _device_of(value.producer)
 
 
 def _moved_bytes(source: Value, value: Value) -> int | None:
-    """Bytes of the quantized form: of whichever end of the crossing knows its scale."""
+    """Bytes of the quantized form: of whichever end of the crossing knows its type."""
     size = source.type.size
     if size is None:
         return None
-    quant = source.quant or value.quant
-    if quant is not None:
-        return size * quant.dtype.numpy.itemsize
-    return size * (1 if source.type.dtype.is_float else source.type.dtype.numpy.itemsize)
+    if not source.type.dtype.is_float:
+        return size * source.type.dtype.numpy.itemsize
+    dtype = _grid_of(source) or _grid_of(value)
+    return size * (1 if dtype is None else dtype.numpy.itemsize)
+
+
+def _grid_of(value: Value) -> DType | None:
+    """The integer type that a value has on the BPU, as far as the plan says."""
+    while value.quant is None and value.observation is None:
+        producer = value.producer
+        if producer is None:
+            return None
+        if not producer.keeps_scale:
+            # What calibration does not observe leaves a layer as it is accumulated.
+            high_precision = producer.op.has(Trait.CONV_LIKE) and producer.device is Device.BPU
+            planned = producer.graph is not None and producer.graph.stage == "bounded"
+            return DType.INT32 if high_precision and planned else None
+        value = producer.operands[0]
+    return value.quant.dtype if value.quant is not None else value.observation.dtype if value.observation is not None else None
 
 
 # --- four marches ----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hqc.ir import Graph
+    from hqc.workflow.prepared import ObservedGraphModule
 
 
 @checked
@@ -105,8 +106,18 @@ def explain_model(model: nn.Module, example_inputs: Any, options: CompileOptions
     from hqc.workflow.planning import given_model, plan_model
 
     model, _ = given_model(model)
-    planned = plan_model(copy_model(model), options, as_float32_inputs(example_inputs))
-    return Explanation(options, planned.graph, tuple(planned.remarks))
+    planned = plan_model(copy_model(model), options, as_float32_inputs(example_inputs), keep_float=True)
+    assert planned.float_graph is not None
+    return Explanation(options, planned.graph, tuple(planned.remarks), planned.float_graph, planned.context)
+
+
+def explain_prepared(prepared: ObservedGraphModule) -> Explanation:
+    """`explain` for the float model behind a prepared one, with the options that it was prepared with."""
+    from hqc.workflow.arguments import from_meta
+
+    preparation = prepared.preparation
+    inputs = None if preparation.inputs is None else from_meta(preparation.inputs)
+    return explain_model(preparation.float_model, inputs, preparation.options)
 
 
 def compare(model: Any, example_inputs: Any = None, options: CompileOptions | None = None) -> MarchComparison:

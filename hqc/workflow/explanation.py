@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hqc.ir import Graph, Observation
 from hqc.march import all_specs
 from hqc.march.spec import MarchSpec
 from hqc.metrics.placement import MarchComparison, PlacementReport, placement_report
-from hqc.passes.base import Remark
+from hqc.passes.base import PassContext, Remark
 from hqc.workflow.opaque_costs import unwritable_remarks
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.pipelines import explain_pipeline
@@ -24,11 +24,16 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `hqc.explain` returns; printing it shows the report. `graph`: the planned IR. `remarks`: what the passes had to say."""
+    """What `hqc.explain` returns; printing it shows the report. `graph`: the planned IR. `remarks`: what the passes had to say.
+
+    `float_graph`: the IR before any pass, and `context`: what the passes read; planning it anew gives `graph`.
+    """
 
     options: CompileOptions
     graph: Graph
     remarks: tuple[Remark, ...]
+    float_graph: Graph = field(repr=False, compare=False)
+    context: PassContext = field(repr=False, compare=False)
 
     @property
     def placement(self) -> PlacementReport:
@@ -60,10 +65,11 @@ class Explanation:
 
 def explain_graph(graph: Graph, options: CompileOptions) -> Explanation:
     """`explain` for a lowered float graph, e.g. of an ONNX file; the graph itself is not changed."""
-    graph = graph.clone()
+    graph, context = graph.clone(), options.context()
     graph.march = options.march
-    report = explain_pipeline(options).run(graph, options.context())
-    return Explanation(options, graph, (*unwritable_remarks(graph), *report.remarks))
+    planned = graph.clone()
+    report = explain_pipeline(options).run(planned, context)
+    return Explanation(options, planned, (*unwritable_remarks(planned), *report.remarks), graph, context)
 
 
 def compare_marches(

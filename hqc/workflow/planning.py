@@ -17,7 +17,7 @@ from hqc.frontend.fx.assumptions import ASSUMPTIONS_META
 from hqc.frontend.fx.leaf_modules import LeafSpec
 from hqc.frontend.fx.updates import FROZEN_META
 from hqc.ir import Graph
-from hqc.passes.base import Remark
+from hqc.passes.base import PassContext, Remark
 from hqc.passes.dumps import DumpSink
 from hqc.passes.plan import Plan
 from hqc.quantization.qconfig import get_default_qconfig
@@ -36,7 +36,8 @@ logger = logging.getLogger("hqc")
 class PlannedModel:
     """`traced`: the FX GraphModule over the modules of `root`. `lowered.graph`: the IR, planned. `configs`: the user's qconfigs.
 
-    `output_names`: of the float model. `remarks`: what the passes had to say.
+    `output_names`: of the float model. `remarks`: what the passes had to say. `context`: what they read; `float_graph`: the IR before
+    them, where it was asked for.
     """
 
     root: nn.Module
@@ -45,6 +46,8 @@ class PlannedModel:
     configs: ActivationConfigs
     output_names: tuple[str, ...]
     remarks: list[Remark]
+    context: PassContext
+    float_graph: Graph | None = None
 
     @property
     def graph(self) -> Graph:
@@ -57,9 +60,17 @@ class PlannedModel:
 
 
 def plan_model(
-    root: nn.Module, options: CompileOptions, inputs: tuple[Any, ...] | None, *, dump_dir: str | Path | DumpSink | None = None
+    root: nn.Module,
+    options: CompileOptions,
+    inputs: tuple[Any, ...] | None,
+    *,
+    dump_dir: str | Path | DumpSink | None = None,
+    keep_float: bool = False,
 ) -> PlannedModel:
-    """The plan of the float model `root` (not changed) for inputs of these shapes; without them, where shapes do not matter."""
+    """The plan of the float model `root` (not changed) for inputs of these shapes; without them, where shapes do not matter.
+
+    `keep_float`: keep a copy of the IR as it was before planning.
+    """
     traced = trace(root, inputs, leaf_modules=options.leaf_modules, concrete_args=options.concrete_args)
     if options.form == "qat":
         _refuse_frozen_buffers(traced)
@@ -72,11 +83,12 @@ def plan_model(
     configs = activation_configs(QConfigResolver(entries, root), traced.graph, lowered.graph)
     high_precision = None if options.form == "ptq" else configs.without_activation
     lowered.graph.march = options.march
+    float_graph = lowered.graph.clone() if keep_float else None
     context = options.context(high_precision=high_precision, qconfigs=configs.table)
     report = prepare_pipeline(options).run(lowered.graph, context, dump_dir=dump_dir)
     assumed = [Remark("trace", str(item), item.node) for item in traced.meta.get(ASSUMPTIONS_META, ())]
     remarks = [*assumed, *unwritable_remarks(lowered.graph), *report.remarks]
-    return PlannedModel(root, traced, lowered, configs, output_names, remarks)
+    return PlannedModel(root, traced, lowered, configs, output_names, remarks, context, float_graph)
 
 
 def has_no_stubs(model: Any) -> bool:

@@ -13,8 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from checks import CHECKS, MARCHES
+import advised
+import checks
+from checks import MARCHES
 from generate import generate
+
+CHECKS = {**checks.CHECKS, "advice": (advised.check, False)}
 
 
 def main() -> int:

@@ -232,11 +232,11 @@ class Blocked:
             raise ImportError("torch is blocked")
 sys.meta_path.insert(0, Blocked())
 import hqc
-from hqc.metrics.advice import advice
+from hqc.analysis.advice import advise
 file = sys.argv[1]
 assert [value.name for value in hqc.lower(file).inputs] == ["input.1"]
 explained = hqc.explain(file, march="bernoulli2", hybrid_dict={"node_name": ["/stem/Conv"]})
-assert explained.device_of("/stem/Conv") == "cpu" and advice(explained.graph)
+assert explained.device_of("/stem/Conv") == "cpu" and advise(explained).steps
 from hqc.cli import main
 main(["explain", file, "--march", "bayes", "--input", "input.1=2,3,8,8"], standalone_mode=False)
 main(["explain", file], standalone_mode=False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import hqc
+from hqc.analysis.advice import advise
 from hqc.analysis.compare import compare
 from hqc.analysis.compare.operations import OperationName, operations_of
 from hqc.analysis.compare.views import FakeQuantView, FloatView, SimulatorView
@@ -23,12 +24,12 @@ from hqc.backends.onnx.verify import sample_arrays
 from hqc.ir import Graph
 from hqc.ir.costs import node_cost
 from hqc.ir.printer import quant_text
-from hqc.metrics.advice import advice
 from hqc.metrics.placement import MarchComparison, PlacementReport
 from hqc.workflow.arguments import from_meta
 from hqc.workflow.compile import Compiled
 from hqc.workflow.deploy import deploy
 from hqc.workflow.explain import compare as compare_chips
+from hqc.workflow.explain import explain_prepared
 from hqc.workflow.planning import plan_model
 
 OWN_ERRORS = 120
@@ -48,7 +49,7 @@ def collect(compiled: Compiled, *, measure: bool = True) -> dict[str, Any]:
         "version": hqc.__version__,
         "totals": asdict(placement.totals) | {"share": placement.totals.bpu_share},
         "chips": _chips(compiled, operations),
-        "advice": [str(each) for each in advice(graph)],
+        "advice": [str(each) for each in advise(explain_prepared(compiled.prepared)).steps],
         "operations": operations,
         "boundaries": _boundaries(graph, picture),
         "picture": _picture(picture, {row["name"]: index for index, row in enumerate(operations)}),

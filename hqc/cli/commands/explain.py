@@ -21,6 +21,7 @@ from hqc.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from hqc.analysis.advice import AdviceReport
     from hqc.workflow.options import Form
 
 
@@ -57,9 +58,9 @@ def command(
 ) -> None:
     """Where every operation runs, why, and what would have to change. Needs no training and no data."""
     import hqc
+    from hqc.analysis.advice import advise
     from hqc.analysis.explain import threshold_table
     from hqc.analysis.onnx_arguments import is_onnx_file, shaped_inputs
-    from hqc.metrics.advice import advice
     from hqc.workflow.explain import compare
     from hqc.workflow.options import CompileOptions
 
@@ -96,7 +97,16 @@ def command(
                 "operations": [{**vars(row), "where": row.where} for row in report.rows],
                 "crossings": report.crossings,
                 "unwritable": report.unwritable,
-                "advice": [str(step) for step in advice(explanation.graph)],
+                "advice": [
+                    {
+                        "text": str(step),
+                        "to_bpu": step.to_bpu,
+                        "before": step.before,
+                        "after": step.after,
+                        "hybrid_dict": step.hybrid_dict,
+                    }
+                    for step in advise(explanation).steps
+                ],
             }
         )
         _check(report.totals.cpu_nodes, max_cpu_nodes)
@@ -104,15 +114,35 @@ def command(
     show(report.table(everything=everything))
     say(report.summary())
     say(explanation.shown)
-    if steps := advice(explanation.graph):
-        say("\n" + tr("What would help most:"))
-        for number, step in enumerate(steps, start=1):
-            say(f"{number}. {step}")
-    elif report.totals.cpu_nodes:
-        say("\n" + tr("No single change brings more multiply-accumulates to the BPU or saves a crossing."))
+    _advise(advise(explanation), report.totals.cpu_nodes)
     if thresholds:
         show(threshold_table(explanation.graph))
     _check(report.totals.cpu_nodes, max_cpu_nodes)
+
+
+def _advise(found: AdviceReport, cpu_nodes: int) -> None:
+    if found.steps:
+        say("\n" + tr("What would help most:"))
+        say(str(found))
+    elif cpu_nodes and found.complete:
+        say(
+            "\n"
+            + tr(
+                "Changes tried: {singles}, pairs of them: {pairs}. None brings more multiply-accumulates to the BPU or saves a crossing.",
+                singles=found.singles,
+                pairs=found.pairs,
+            )
+        )
+    elif cpu_nodes:
+        say(
+            "\n"
+            + tr(
+                "Changes tried: {singles}, pairs of them: {pairs}, of more in a model of this size. None of these brings more "
+                "multiply-accumulates to the BPU or saves a crossing.",
+                singles=found.singles,
+                pairs=found.pairs,
+            )
+        )
 
 
 def _check(cpu_nodes: int, allowed: int | None) -> None:

@@ -55,7 +55,7 @@ def clipped(bounds: Range | None, low: float | None, high: float | None) -> Rang
     return (math.floor(ends[0]), math.ceil(ends[1])) if all(map(math.isfinite, ends)) else None
 
 
-_BOUNDED = {Trait.PASS_THROUGH, Trait.ELEMENTWISE, Trait.ACTIVATION, Trait.SELECTS}
+_BOUNDED = {Trait.PASS_THROUGH, Trait.ELEMENTWISE, Trait.ACTIVATION, Trait.SELECTS, Trait.NONLINEARITY}
 
 
 def _clamp(arrays: Sequence[Any], attributes: Attributes) -> Array:
@@ -97,35 +97,47 @@ def clamp(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [first(types)]
 
 
-def _table_op(name: str, doc: str, function: ScalarFunction, *attributes: Attr) -> None:
-    traits = {Trait.ELEMENTWISE, Trait.LUT}
+def _table_op(name: str, doc: str, function: ScalarFunction, *attributes: Attr, activation: bool = False) -> None:
+    traits = {Trait.ELEMENTWISE, Trait.LUT, *({Trait.NONLINEARITY} if activation else ())}
     op(name, operands="x", attributes=attributes, traits=traits, function=function, doc=doc)(same_as_first)
 
 
-_table_op("sigmoid", "`1 / (1 + exp(-x))`.", lambda x, a: sigmoid(x))
-_table_op("tanh", "Hyperbolic tangent.", lambda x, a: np.tanh(x))
-_table_op("silu", "`x * sigmoid(x)`.", lambda x, a: x * sigmoid(x))
-_table_op("hardswish", "`x * clip(x + 3, 0, 6) / 6`.", lambda x, a: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
-_table_op("hardsigmoid", "`clip(x + 3, 0, 6) / 6`.", lambda x, a: np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+_table_op("sigmoid", "`1 / (1 + exp(-x))`.", lambda x, a: sigmoid(x), activation=True)
+_table_op("tanh", "Hyperbolic tangent.", lambda x, a: np.tanh(x), activation=True)
+_table_op("silu", "`x * sigmoid(x)`.", lambda x, a: x * sigmoid(x), activation=True)
+_table_op("hardswish", "`x * clip(x + 3, 0, 6) / 6`.", lambda x, a: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0, activation=True)
+_table_op("hardsigmoid", "`clip(x + 3, 0, 6) / 6`.", lambda x, a: np.clip(x + 3.0, 0.0, 6.0) / 6.0, activation=True)
 _table_op(
     "leaky_relu",
     "`x` for x >= 0, else `slope * x`.",
     lambda x, a: np.where(x >= 0, x, a["slope"] * x),
     Attr("slope", "float", 0.01),
+    activation=True,
 )
-_table_op("elu", "`x` for x > 0, else `alpha * (exp(x) - 1)`.", lambda x, a: _elu(x, a["alpha"]), Attr("alpha", "float", 1.0))
-_table_op("selu", "Scaled elu with the constants of its paper.", lambda x, a: SELU_SCALE * _elu(x, SELU_ALPHA))
+_table_op(
+    "elu",
+    "`x` for x > 0, else `alpha * (exp(x) - 1)`.",
+    lambda x, a: _elu(x, a["alpha"]),
+    Attr("alpha", "float", 1.0),
+    activation=True,
+)
+_table_op("selu", "Scaled elu with the constants of its paper.", lambda x, a: SELU_SCALE * _elu(x, SELU_ALPHA), activation=True)
 _table_op(
     "gelu",
     "`x * Phi(x)`, exact or by tanh.",
     lambda x, a: _gelu(x, a["approximate"]),
     Attr("approximate", "str", "none", choices=("none", "tanh")),
+    activation=True,
 )
-_table_op("mish", "`x * tanh(softplus(x))`.", lambda x, a: x * np.tanh(softplus(x)))
+_table_op("mish", "`x * tanh(softplus(x))`.", lambda x, a: x * np.tanh(softplus(x)), activation=True)
 _table_op(
-    "softplus", "`log(1 + exp(beta * x)) / beta`.", lambda x, a: softplus(x * a["beta"]) / a["beta"], Attr("beta", "float", 1.0)
+    "softplus",
+    "`log(1 + exp(beta * x)) / beta`.",
+    lambda x, a: softplus(x * a["beta"]) / a["beta"],
+    Attr("beta", "float", 1.0),
+    activation=True,
 )
-_table_op("softsign", "`x / (1 + |x|)`.", lambda x, a: x / (1.0 + np.abs(x)))
+_table_op("softsign", "`x / (1 + |x|)`.", lambda x, a: x / (1.0 + np.abs(x)), activation=True)
 _table_op("exp", "`e^x`.", lambda x, a: np.exp(x))
 _table_op("log", "Natural logarithm.", lambda x, a: np.log(x))
 _table_op("sqrt", "Square root.", lambda x, a: np.sqrt(x))
@@ -156,32 +168,36 @@ _table_op("acos", "Arc cosine.", lambda x, a: np.arccos(x))
 _table_op("asinh", "Inverse hyperbolic sine.", lambda x, a: np.arcsinh(x))
 _table_op("acosh", "Inverse hyperbolic cosine.", lambda x, a: np.arccosh(x))
 _table_op("atanh", "Inverse hyperbolic tangent.", lambda x, a: np.arctanh(x))
-_table_op("log_sigmoid", "`log(sigmoid(x))`.", lambda x, a: -softplus(-x))
+_table_op("log_sigmoid", "`log(sigmoid(x))`.", lambda x, a: -softplus(-x), activation=True)
 _table_op(
     "celu",
     "`x` for x > 0, else `alpha * (exp(x / alpha) - 1)`.",
     lambda x, a: np.where(x > 0, x, a["alpha"] * np.expm1(np.minimum(x, 0.0) / a["alpha"])),
     Attr("alpha", "float", 1.0),
+    activation=True,
 )
 _table_op(
     "hardshrink",
     "`x` where |x| > bound, else 0.",
     lambda x, a: np.where(np.abs(x) <= a["bound"], 0.0, x),
     Attr("bound", "float", 0.5),
+    activation=True,
 )
 _table_op(
     "softshrink",
     "`x` moved towards 0 by bound, 0 where |x| <= bound.",
     lambda x, a: np.sign(x) * np.maximum(np.abs(x) - a["bound"], 0.0),
     Attr("bound", "float", 0.5),
+    activation=True,
 )
-_table_op("tanhshrink", "`x - tanh(x)`.", lambda x, a: x - np.tanh(x))
+_table_op("tanhshrink", "`x - tanh(x)`.", lambda x, a: x - np.tanh(x), activation=True)
 _table_op(
     "threshold",
     "`x` where x > bound, else `value`.",
     lambda x, a: np.where(x <= a["bound"], a["value"], x),
     Attr("bound", "float", required=True),
     Attr("value", "float", required=True),
+    activation=True,
 )
 
 
@@ -196,7 +212,7 @@ def _prelu(arrays: Sequence[Any], attributes: Attributes) -> Array:
     return np.asarray(np.maximum(x, 0.0) + weight * np.minimum(x, 0.0))
 
 
-@op("prelu", operands="x, weight", traits={Trait.ELEMENTWISE}, compute=_prelu)
+@op("prelu", operands="x, weight", traits={Trait.ELEMENTWISE, Trait.NONLINEARITY}, compute=_prelu)
 def prelu(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`max(x, 0) + weight * min(x, 0)`; `weight` of shape `[1]` or `[C]` (C = size of axis 1)."""
     return [first(types)]
