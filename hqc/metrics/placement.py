@@ -261,12 +261,12 @@ def _crossings(graph: Graph) -> Iterator[Crossing]:
             here, there = _side(source), _device_of(node)
             if here != there and (id(source), there) not in seen:
                 seen.add((id(source), there))
-                yield Crossing(source.name, there, _moved_bytes(value if there == "cpu" else source, value))
+                yield Crossing(source.name, there, _moved_bytes(source, source if there == "cpu" else value))
     for value in graph.outputs:
         source = _real_source(value)
         if _side(source) == "bpu" and (id(source), "cpu") not in seen:
             seen.add((id(source), "cpu"))
-            yield Crossing(source.name, "cpu", _moved_bytes(source, value))
+            yield Crossing(source.name, "cpu", _moved_bytes(source, source))
 
 
 def _real_source(value: Value) -> Value:
@@ -283,14 +283,14 @@ def _side(value: Value) -> str:
     return "cpu" if value.producer is None else _device_of(value.producer)
 
 
-def _moved_bytes(source: Value, value: Value) -> int | None:
-    """Bytes of the quantized form: of whichever end of the crossing knows its type."""
+def _moved_bytes(source: Value, on_bpu: Value) -> int | None:
+    """Bytes of the quantized form. `on_bpu`: the value as the BPU has it."""
     size = source.type.size
     if size is None:
         return None
     if not source.type.dtype.is_float:
         return size * source.type.dtype.numpy.itemsize
-    dtype = _grid_of(source) or _grid_of(value)
+    dtype = _grid_of(on_bpu)
     return size * (1 if dtype is None else dtype.numpy.itemsize)
 
 

@@ -156,3 +156,24 @@ def test_a_setting_that_runs_is_named() -> None:
     assert explanation.device_of("interpolate") == "cpu"
     best = advise(explanation).steps[0]
     assert "resize2d with mode=" in str(best) and best.after.crossings == 2
+
+
+class Wide(nn.Module):
+    """A convolution with a window that no march before bayes runs, or with a wide dilation."""
+
+    def __init__(self, kernel: int, padding: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, kernel, padding=padding, dilation=dilation)
+        self.c = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(self.b(self.a(x)))
+
+
+def test_a_window_within_the_limit_is_named_with_the_macs_that_it_has() -> None:
+    x = torch.zeros(1, 3, 20, 20)
+    best = advise(hqc.explain(Wide(9, 4), x, march="bernoulli2")).steps[0]
+    assert "b (conv2d): conv2d with a 7x7 kernel runs on the BPU of bernoulli2" in str(best)
+    assert best.after == outcome(hqc.explain(Wide(7, 3), x, march="bernoulli2"))
+    assert best.after.bpu_macs - best.before.bpu_macs == 8 * 8 * 49 * 400

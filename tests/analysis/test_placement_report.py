@@ -82,7 +82,8 @@ def test_totals_count_operations_macs_subgraphs_and_crossings_once() -> None:
     assert (totals.bpu_macs, totals.cpu_macs) == (2 * CONV_MACS + BIG_MACS, 0)
     # in: x and d; out: b and e
     assert [(each.value, each.to) for each in rep.crossings] == [("x", "bpu"), ("b", "cpu"), ("d", "bpu"), ("e", "cpu")]
-    assert totals.crossing_bytes == 4 * 8 * 16 * 16 and totals.complete and totals.bpu_share == 1.0
+    # b and e leave layers that end their BPU segment: int32
+    assert totals.crossing_bytes == (1 + 4 + 1 + 4) * 8 * 16 * 16 and totals.complete and totals.bpu_share == 1.0
 
 
 def test_a_value_with_two_readers_crosses_once() -> None:

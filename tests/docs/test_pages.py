@@ -165,6 +165,7 @@ def test_placement_snippets_run() -> None:
     example = torch.zeros(1, 3, 8, 8)
     lowered = lower(Net(), example)
     names |= {"graph": explain(Net(), example, march="bayes").graph, "lowered_graph": getattr(lowered, "graph", lowered)}
+    names |= {"model": Net(), "x": example}
     exec(second, names)
     assert names["report"].device_of("stage1.conv") == "bpu"  # type: ignore[attr-defined]
 

@@ -18,7 +18,7 @@ from hqc.metrics.placement import crossings
 from hqc.workflow.options import CompileOptions
 
 ALIKE = 0.9
-"""Correlation over [-4, 4] from which an activation function is a replacement for another: layers around it take up scale and offset."""
+"""Cosine over [-4, 4] from which an activation function is a replacement for another: the layer behind it takes up a scale."""
 
 
 @dataclass(frozen=True)
@@ -104,38 +104,73 @@ def replacements(node: Node, nodes: tuple[str, ...], checker: Checker) -> list[R
     """Changes of a float node that the march's tables accept: other settings of the same type, then like activation functions."""
     if len(node.results) != 1 or node.op.has(Trait.OPAQUE):
         return []
-    march = checker.spec.name
+    others = [*_other_settings(node), *_smaller_windows(node)]
     found = [
-        Replace(nodes, node.op.name, tuple(attributes.items()), spelled, march)
-        for attributes, spelled in _other_settings(node)
-        if _runs(node, node.op.name, attributes, checker)
+        (node.op.name, attributes, f"{node.op.name} with {what}", window)
+        for attributes, what, window in others
+        if _runs(node, node.op.name, attributes, checker, window)
     ]
     if node.op.has(Trait.NONLINEARITY):
-        found += [
-            Replace(nodes, op, tuple(attributes.items()), spelled, march)
-            for op, attributes, spelled in alike(node)
-            if _runs(node, op, attributes, checker)
-        ]
-    return found
+        found += [(*each, ()) for each in alike(node) if _runs(node, each[0], each[1], checker)]
+    return [
+        Replace(nodes, op, tuple(attributes.items()), spelled, checker.spec.name, window)
+        for op, attributes, spelled, window in found
+    ]
 
 
-def _other_settings(node: Node) -> Iterator[tuple[dict[str, Any], str]]:
+Setting = tuple[dict[str, Any], str, tuple[int, ...]]
+"""Attributes, what is said of them, and the size of the weight's window where that changes."""
+
+
+def _other_settings(node: Node) -> Iterator[Setting]:
     """The node's attributes with one switch or choice set otherwise."""
+    if node.op.has(Trait.CONV_LIKE):
+        return  # its switches and choices are what passes fuse into it
     for attr in node.op.attributes:
         now = node.attributes[attr.name]
         others: tuple[Any, ...] = (not now,) if attr.kind == "bool" else attr.choices
         for other in others:
             if other != now:
-                yield {**node.attributes, attr.name: other}, f"{node.op.name} with {attr.name}={other}"
+                yield {**node.attributes, attr.name: other}, f"{attr.name}={other}", ()
 
 
-def _runs(node: Node, op: str, attributes: dict[str, Any], checker: Checker) -> bool:
+def _smaller_windows(node: Node) -> Iterator[Setting]:
+    """The same layer with a smaller window, then with a smaller dilation, and so much less padding that its result keeps its size."""
+    given = node.attributes
+    weight = node.operand("weight") if node.op.has(Trait.CONV_LIKE) else None
+    kernel = given.get("kernel") or (
+        weight.shape[2:] if weight is not None and weight.array is not None and weight.shape else ()
+    )
+    if len(kernel) != 2 or "padding" not in given or "stride" not in given:
+        return
+    dilation = given.get("dilation", (1, 1))
+    for limit in range(max(kernel) - 1, 0, -1):
+        smaller = tuple(size if size <= limit else limit - (size - limit) % 2 for size in kernel)
+        padding = _less_padding(given["padding"], [(k - s) * d for k, s, d in zip(kernel, smaller, dilation, strict=True)])
+        if padding is not None and min(smaller) > 0:
+            attributes = {**given, "padding": padding} | ({"kernel": smaller} if "kernel" in given else {})
+            yield attributes, f"a {smaller[0]}x{smaller[1]} kernel", () if "kernel" in given else smaller
+    for limit in range(max(dilation) - 1, 0, -1):
+        less = tuple(min(each, limit) for each in dilation)
+        padding = _less_padding(given["padding"], [(k - 1) * (d - e) for k, d, e in zip(kernel, dilation, less, strict=True)])
+        if padding is not None:
+            yield {**given, "padding": padding, "dilation": less}, f"dilation {limit}", ()
+
+
+def _less_padding(padding: Sequence[int], less: Sequence[int]) -> tuple[int, ...] | None:
+    """Top, left, bottom, right with `less` taken off height and width; None where that is more than there is."""
+    begins, ends = (each // 2 for each in less), (each - each // 2 for each in less)
+    found = tuple(old - off for old, off in zip(padding, (*begins, *ends), strict=True))
+    return found if min(found) >= 0 else None
+
+
+def _runs(node: Node, op: str, attributes: dict[str, Any], checker: Checker, window: tuple[int, ...] = ()) -> bool:
     """True when the tables accept the replaced node, and its result is of the same type."""
     assert node.graph is not None
     graph = node.graph.clone()
     twin = next(each for each in graph.nodes if each.name == node.name)
     try:
-        new = replace_node(graph, twin, op, attributes)
+        new = replace_node(graph, twin, op, attributes, window)
     except ShapeError:
         return False
     return new.result.type == node.result.type and checker.check(new).accepted
@@ -152,7 +187,8 @@ def alike(node: Node) -> list[tuple[str, dict[str, Any], str]]:
         curve = _curve(op, [x], attributes)
         if op == node.op.name or wanted is None or curve is None:
             continue
-        alikeness = round(float(np.corrcoef(wanted.ravel(), curve.ravel())[0, 1]), 6)  # beyond that the processor decides
+        product = float((wanted * curve).sum() / np.sqrt((wanted**2).sum() * (curve**2).sum()))
+        alikeness = round(product, 6)  # beyond that the processor decides
         if alikeness >= ALIKE and alikeness > best.get(op, (0.0, {}, ""))[0]:
             best[op] = alikeness, attributes, spelled
     ordered = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))

@@ -88,18 +88,20 @@ class Place(Change):
 
 @dataclass(frozen=True)
 class Replace(Change):
-    """Another operation of one input, or the same one with other settings, in the model. `spelled`: as users write it."""
+    """Another operation of one input, or the same one with other settings, in the model. `spelled`: as users write it; `window`: height
+    and width of its weight, where that changes."""
 
     op: str
     attributes: tuple[tuple[str, Any], ...]
     spelled: str
     march: str
+    window: tuple[int, ...] = ()
 
     def edited(self, graph: Graph) -> Graph:
         wanted = set(self.nodes)
         for node in list(graph.nodes):
             if wanted.intersection(names_in(node)):
-                replace_node(graph, node, self.op, dict(self.attributes))
+                replace_node(graph, node, self.op, dict(self.attributes), self.window)
         return graph
 
     @property
@@ -107,9 +109,17 @@ class Replace(Change):
         return f"{self.spelled} runs on the BPU of {self.march}; train with it"
 
 
-def replace_node(graph: Graph, node: Node, op: str, attributes: Mapping[str, Any]) -> Node:
-    """Put `op`, on as many of the node's operands as it takes, in the place of a node of one result."""
+def replace_node(graph: Graph, node: Node, op: str, attributes: Mapping[str, Any], window: tuple[int, ...] = ()) -> Node:
+    """Put `op`, on the node's operands if it is the same op, else on the first, in the place of a node of one result."""
     inputs = list(node.inputs) if node.op.name == op else list(node.inputs[:1])
+    if window:
+        index = node.op.operand_index("weight")
+        weight = inputs[index]
+        assert weight is not None and weight.array is not None
+        cut = tuple(
+            slice((size - new) // 2, (size - new) // 2 + new) for size, new in zip(weight.array.shape[2:], window, strict=True)
+        )
+        inputs[index] = graph.add_parameter(graph.unique_name(f"{weight.name}_cut"), weight.array[:, :, cut[0], cut[1]])
     name, old = node.result.name, node.result
     graph.rename(old, graph.unique_name(f"{name}_before"))
     new = graph.add_node(op, inputs, attributes, name=name, loc=node.loc, origin=node.origin, before=node)

@@ -10,7 +10,7 @@ from hqc.ir.costs import macs
 from hqc.metrics.placement import crossings
 
 EQUAL_MACS = 0.01
-"""Share of a model's multiply-accumulates below which moving them does not count: neither as a gain nor as a loss."""
+"""Share of the BPU's multiply-accumulates below which moving them does not count: neither as a gain nor as a loss."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def worth(before: Outcome, after: Outcome) -> tuple[int, int, int] | None:
     """What a change brings, as a key that ranks (larger is better): multiply-accumulates to the BPU, crossings and bytes saved.
 
     None where it brings nothing: more multiply-accumulates on the BPU is a gain, and so are fewer crossings without fewer of them,
-    where less than `EQUAL_MACS` of the model's count as none. A BPU that has nothing left to multiply is no gain.
+    where less than `EQUAL_MACS` of those there count as none. A BPU that has nothing left to multiply is no gain.
     """
     moved, saved = after.bpu_macs - before.bpu_macs, before.crossings - after.crossings
-    small = EQUAL_MACS * before.macs
+    small = EQUAL_MACS * before.bpu_macs
     if before.bpu_macs and not after.bpu_macs:
         return None
     if abs(moved) > small:

@@ -147,13 +147,15 @@ class _Search:
         return [trial for trial, _ in kept]
 
     def singles(self) -> Iterator[_Trial]:
-        options, total = self.explanation.options, self.before.macs
+        options = self.explanation.options
         seen: set[tuple[str, ...]] = set()
         for change in drops(self.graph, options):
             trial = self.plan((change,))
             if trial is not None:
                 yield trial
-        targets = itertools.chain(to_bpu(self.graph, self.float_graph, options), to_cpu(self.graph, EQUAL_MACS * total))
+        targets = itertools.chain(
+            to_bpu(self.graph, self.float_graph, options), to_cpu(self.graph, EQUAL_MACS * self.before.bpu_macs)
+        )
         for target in targets:
             if target.nodes not in seen:
                 seen.add(target.nodes)
