@@ -36,13 +36,10 @@ OPSETS = (11, 13, 17)
 MARCHES = ("bernoulli2", "bayes")
 TOLERANCE = 1e-5
 """Of the range of an output."""
-_CALL = "torch has as one call, and places as one, what the file's nodes are placed one by one"
 _RECURRENT = "the exporter writes recurrent layers with transposes and squeezes of its own"
 DIFFERENT: Mapping[str, str] = {
-    "deit": f"{_CALL} (F.scaled_dot_product_attention)",
     "detr": "the exporter writes nn.MultiheadAttention in its own way",
-    "swin": f"{_CALL} (nn.AdaptiveAvgPool1d)",
-    "ssd": f"{_CALL} (F.normalize)",
+    "ssd": "F.normalize is one operation of the CPU in torch, and in the file a norm and a quotient of their own",
     "stereo": "the exporter folds batch norms into three-dimensional convolutions, which the IR does not look into",
     "speech": _RECURRENT,
     "lstm_tagger": _RECURRENT,

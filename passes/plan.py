@@ -12,6 +12,7 @@ from typing import Any
 
 from hqc.errors import PassError
 from hqc.ir import Device, DType, Graph, Reason, Request, Support, Trait
+from hqc.passes.steps import divided
 
 FORMAT = 1
 """Version of the plain-data form; a plan of another version is refused."""
@@ -19,7 +20,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the FX nodes `names` run. Several names are the members of one fused operation, in program order.
+    """Where the FX nodes `names` run. Several names are the members of one fused operation, in program order; the name of a step is
+    that of its own FX node, where an operation is divided between the devices and written step by step.
 
     `device`: `cpu` or `bpu`. `reasons`: why, as the support analysis said it. `request`: the user's wish, if any.
     """
@@ -70,22 +72,19 @@ class Plan:
 
     @classmethod
     def from_graph(cls, graph: Graph, *, hybrid: bool = True, options: Mapping[str, Any] | None = None) -> Plan:
-        """The plan of a partitioned graph. `PassError` when a node has no device, or one FX node two devices."""
+        """The plan of a partitioned graph.
+
+        `PassError` when a node has no device, or one FX node two though it cannot be written step by step.
+        """
         placements: dict[tuple[str, ...], Placement] = {}
-        devices: dict[str, tuple[str, str]] = {}
         for node in graph.nodes:
-            if node.op.has(Trait.BOUNDARY):
-                continue
-            if node.device is None:
+            if node.device is None and not node.op.has(Trait.BOUNDARY):
                 raise PassError(f"{node.label} has no device; run the partition pass before making a plan")
-            names = node.origin or (node.name,)
-            for name in names:
-                known = devices.setdefault(name, (node.device.value, node.name))
-                if known[0] != node.device.value:
-                    raise PassError(
-                        f"{name} is split between the devices: {known[1]} runs on {known[0]}, {node.name} on "
-                        f"{node.device.value}; nodes that come from one operation of the model share a device"
-                    )
+        steps = divided(graph)
+        for node in graph.nodes:
+            if node.op.has(Trait.BOUNDARY) or node.device is None:
+                continue
+            names = (node.name,) if not steps.isdisjoint(node.origin) else node.origin or (node.name,)
             reasons = node.support.reasons if node.support is not None else ()
             merged = placements.get(names)
             if merged is not None:

@@ -26,6 +26,7 @@ from hqc.march.rules import Checker
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import PassContext
 from hqc.passes.node_facts import is_quantize
+from hqc.passes.steps import is_divisible
 
 NHWC = (0, 2, 3, 1)
 Rule = Callable[["Placement", Node], "Reason | None"]
@@ -129,7 +130,9 @@ class Placement:
         for node in self.support:
             for name in node.origin:
                 groups.setdefault(name, []).append(node)
-        self._groups = {name: members for name, members in groups.items() if len(members) > 1}
+        self._groups = {
+            name: members for name, members in groups.items() if len(members) > 1 and not is_divisible(name, members)
+        }
         waiting = deque(self.support)
         queued = set(waiting)
         while waiting:
@@ -168,7 +171,7 @@ class Placement:
         return None
 
     def peers(self, node: Node) -> Iterable[Node]:
-        """Nodes that come from the same operation of the model."""
+        """Nodes that come from the same operation of the model, where it cannot be divided."""
         if self._groups:
             for name in node.origin:
                 yield from (peer for peer in self._groups.get(name, ()) if peer is not node)
@@ -211,7 +214,7 @@ def outside_the_stubs(placement: Placement, node: Node) -> Reason | None:
 
 @context_rule(lambda op, spec: True)
 def one_operation_one_device(placement: Placement, node: Node) -> Reason | None:
-    """Nodes that one operation of the model became run on one device."""
+    """Nodes that one operation of the model became run on one device, unless it can be written as those nodes."""
     for peer in placement.peers(node):
         if peer in placement.support and not placement.on_bpu(peer):
             return _reason("parts of one operation of the model run on one device", f"{peer.name} is on the CPU")

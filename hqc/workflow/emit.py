@@ -10,14 +10,10 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import numpy as np
-import torch
 from torch import fx, nn
 
-from hqc.errors import LoweringError
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
 from hqc.frontend.fx.calls import written_out_of_place
-from hqc.frontend.fx.forms import torch_form
 from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_META
 from hqc.frontend.fx.lowering import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
@@ -30,12 +26,14 @@ from hqc.nn import DeQuantStub
 from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.mapping import qat_stub
 from hqc.nn.qat.weights import BiasFakeQuantize, weight_fake_quant
+from hqc.passes.steps import divided
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize
 from hqc.quantization.off_grid import FixedPointSample, GainPool, OffGridFakeQuantize
 from hqc.workflow.activation_configs import ActivationConfigs
 from hqc.workflow.emit_layers import LayerBuilder, LayerGroup, find_groups, source_of
 from hqc.workflow.emit_observers import SCALES_META, Observers
 from hqc.workflow.emit_operands import Operands
+from hqc.workflow.emit_steps import StepWriter
 from hqc.workflow.emit_tree import ModuleTree
 from hqc.workflow.emit_values import PlannedValues, is_inserted_boundary, value_paths
 
@@ -97,7 +95,9 @@ class _Emitter:
         self.built: dict[Node, tuple[str, QATLayer, fx.Node]] = {}  # of a group: path, layer, its input
         self.pending: dict[fx.Node, LayerGroup] = {}
         self.observed: dict[str, Value] = {}  # name of a value behind which a fake quant goes -> the value
-        self.composites: set[str] = set()
+        self.divided = divided(lowered.graph)
+        self.steps = StepWriter(self)
+        self.composites: set[str] = set()  # calls that are written step by step
         self._find_observed({id(group.node) for group in groups})
 
     def run(self) -> fx.Graph:
@@ -115,7 +115,7 @@ class _Emitter:
             elif old.name in self.updates:
                 self._update(old)
             elif old.name in self.composites:
-                self._composite(old)
+                self.steps.write(old, self.values.nodes_of(old))
             else:
                 new = self._copy(old)
                 if old.op == "call_module":
@@ -142,7 +142,9 @@ class _Emitter:
                 self.graph.erase_node(node)
 
     def _find_observed(self, layers: set[int]) -> None:
-        """The values of BPU operations behind which fake quants go, other than those that layers own."""
+        """The values of BPU operations behind which fake quants go, other than those that layers own; and the calls that are written
+        step by step because of them, or because their steps have devices of their own."""
+        stepwise = set(self.divided)
         for node in self.values.graph.nodes:
             if id(node) in layers or node.op.has(Trait.BOUNDARY):
                 continue
@@ -150,7 +152,9 @@ class _Emitter:
                 if self.values.has_carrier(value) or len(node.results) > 1:
                     self.observed[value.name] = value
                 else:  # a step inside one operation of the model
-                    self.composites.update(node.origin)
+                    stepwise.update(node.origin[-1:])
+        for name in stepwise:  # with what took in the last step of another
+            self.composites.update(node.origin[-1] for node in self.values.nodes_of(self.values.fx_nodes[name]))
 
     # --- copies ------------------------------------------------------------------------------------------------------------
 
@@ -241,7 +245,7 @@ class _Emitter:
         held = self.values.held(old)
         if isinstance(held, Value):
             if self.values.is_carrier(old, held):
-                self.env[old] = self._settle(held, self.env[old], old)
+                self.env[old] = self.settle(held, self.env[old], old)
         elif held is not None:
             for path, value in value_paths(held):
                 if not self.values.has_carrier(value):
@@ -249,9 +253,9 @@ class _Emitter:
                     for step, key in enumerate(path, start=1):
                         name = value.name if step == len(path) else self.free_name(f"{element.name}_{key}")
                         element = self.graph.create_node("call_function", operator.getitem, (element, key), {}, name)
-                    self._settle(value, element, old)
+                    self.settle(value, element, old)
 
-    def _settle(self, value: Value, new: fx.Node, old: fx.Node) -> fx.Node:
+    def settle(self, value: Value, new: fx.Node, old: fx.Node) -> fx.Node:
         """`new` holds `value`: write its rounding, its fake quant and the boundary behind it; returns the node that holds it then."""
         new = self._on_grid(value, new, old)
         observed = self.observed.get(value.name)
@@ -344,7 +348,7 @@ class _Emitter:
             operands = Operands(self, anchor)
             added = [operand for operand in anchor.all_input_nodes if self.values.value(operand) is residual]
             if not added:  # a step inside the addition: `torch.add(conv(x), y, alpha=2)`
-                self._write_steps(anchor, [node for node in self.values.nodes_of(anchor) if node is not group.node])
+                self.steps.write(anchor, [node for node in self.values.nodes_of(anchor) if node is not group.node])
             args = (x, operands(added[0]) if added else operands.of_value(planned))
         owner = _functional_owner(anchor)
         if owner is not None:
@@ -355,9 +359,7 @@ class _Emitter:
             new = self.graph.create_node("call_method", "add", (self.env[owner], *ordered), {}, anchor.name)
         else:
             new = self.graph.create_node("call_module", path, args, self._size_asked_for(group.conv), anchor.name)
-        locations = self.values.graph.locations
-        members = {name: locations.get(name, group.node.loc) for name in group.node.origin}
-        new.meta = {**anchor.meta, ORIGIN_META: members}
+        new.meta = {**anchor.meta, ORIGIN_META: self.values.origin(group.node)}
         new.meta.pop(IN_PLACE_META, None)
         waiting = [member for member, owner_group in self.pending.items() if owner_group is group]
         for member in dict.fromkeys((*group.members, *waiting)):
@@ -457,61 +459,6 @@ class _Emitter:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 return module
         return None
-
-    # --- composite calls ---------------------------------------------------------------------------------------------------
-
-    def _composite(self, old: fx.Node) -> None:
-        """A call whose steps are observed one by one: write the torch form of each."""
-        self._write_steps(old, self.values.nodes_of(old))
-
-    def _write_steps(self, old: fx.Node, nodes: list[Node]) -> None:
-        operands = Operands(self, old)
-        for node in nodes:
-            if len(node.origin) > 1 or node.op.has(Trait.OPAQUE):
-                raise LoweringError(
-                    f"{node.label} is a step inside one operation and cannot carry a fake quant of its own; let the operation run on the "
-                    "CPU with hybrid_dict"
-                )
-            form = torch_form(node)
-            args = tuple(None if value is None else self._operand_of_step(value, operands) for value in node.inputs)
-            new = self.graph.create_node("call_function", form.function, args, form.attributes, node.name)
-            new.meta = {**old.meta, ORIGIN_META: {old.name: node.loc}, FORM_META: (node.op.name, dict(node.attributes))}
-            if NAME_META in new.meta:
-                new.meta[NAME_META] = node.name
-            self.env[old] = new
-            for index, value in enumerate(node.results):
-                if len(node.results) > 1:
-                    name = self.free_name(f"{node.name}_{index}")
-                    new = self.graph.create_node("call_function", operator.getitem, (self.env[old], index), {}, name)
-                if not self.values.has_carrier(value):
-                    if self.observers.is_observed(value):
-                        self.observed[value.name] = value
-                    self._settle(value, new, old)
-
-    def _laid_out(self, value: Value, holder: fx.Node) -> fx.Node:
-        """The tensor that `holder` holds in the layout of the planned parameter: a vector as a row or column, a matrix transposed."""
-        now, tensor = self.env[holder], self.tensors.get(holder.name)
-        if tensor is None or value.array is None or np.array_equal(tensor.detach().cpu().numpy(), value.array):
-            return now
-        if tensor.ndim == 1:
-            name = self.free_name(f"{value.name}_reshaped")
-            return self.graph.create_node("call_method", "reshape", (now, value.array.shape), {}, name)
-        if tensor.ndim == 2 and np.array_equal(tensor.detach().cpu().numpy().T, value.array):
-            return self.graph.create_node("call_method", "t", (now,), {}, self.free_name(f"{value.name}_transposed"))
-        return now
-
-    def _operand_of_step(self, value: Value, operands: Operands) -> Any:
-        if not value.is_parameter:
-            return operands.of_value(value)
-        holder = self.values.holder(value)
-        if holder is not None and holder in self.env:
-            return self._laid_out(value, holder)
-        array = value.array
-        assert array is not None
-        if array.ndim == 0:
-            return array.item()
-        path = self.tree.constant(value.name, torch.from_numpy(np.array(array)))
-        return self.graph.create_node("get_attr", path, (), {}, self.free_name(path))
 
     # --- the rest of the tree ------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from torch import fx
 
 from hqc.frontend.fx.lowering import LoweredModel, ValueName
 from hqc.frontend.fx.structures import leaves, map_structure
-from hqc.ir import Graph, Node, Trait, Value
+from hqc.ir import Graph, Location, Node, Trait, Value
+from hqc.ir.types import Shape
 
 
 def is_inserted_boundary(node: Node | None) -> bool:
@@ -48,6 +49,11 @@ class PlannedValues:
         """The nodes of the traced model that `node` stands for, in program order."""
         return [self.fx_nodes[name] for name in dict.fromkeys(node.origin) if name in self.fx_nodes]
 
+    def origin(self, node: Node) -> dict[str, Location]:
+        """The operations of the model that `node` stands for, with their places."""
+        locations = self.graph.locations
+        return {name: locations.get(name, node.loc) for name in node.origin}
+
     # --- values ----------------------------------------------------------------------------------------------------------
 
     def held(self, fx_node: fx.Node) -> Any:
@@ -59,6 +65,11 @@ class PlannedValues:
         """The value that `fx_node` holds, if it holds one."""
         held = self.held(fx_node)
         return held if isinstance(held, Value) else None
+
+    def shape(self, fx_node: fx.Node) -> Shape | None:
+        """The shape of the tensor that `fx_node` holds in the model, where it holds one: rewrites may have changed that of its value."""
+        named = self._names.get(fx_node.name)
+        return named.shape if isinstance(named, ValueName) else None
 
     def holds_tensor(self, fx_node: fx.Node) -> bool:
         """True for a result that depends on the inputs and is a tensor, or has one in it (no size, no constant)."""

@@ -99,10 +99,17 @@ def test_two_plans_are_compared_by_device() -> None:
 def test_no_plan_is_made_of_a_graph_without_devices_or_with_a_split_operation() -> None:
     with pytest.raises(PassError, match="relu has no device; run the partition pass"):
         Plan.from_graph(graph_of(FLOAT, "supported"))
-    graph = graph_of(FLOAT.replace("from(selu)", "from(add)"), "supported")
+    graph = graph_of(FLOAT.replace("from(selu)", "from(conv)"), "supported")
     run_passes(graph, "partition")
-    with pytest.raises(PassError, match="add is split between the devices: selu runs on cpu, add on bpu"):
+    with pytest.raises(PassError, match="conv is split between the devices: relu runs on bpu, selu on cpu"):
         Plan.from_graph(graph)
+
+
+def test_an_operation_that_is_written_step_by_step_is_placed_step_by_step() -> None:
+    text = FLOAT.replace("from(selu)", "from(add)").replace("selu(%relu)", "reshape(%relu) {shape=[1,4,6,6]}")
+    assert [(name, device.value) for name, device in plan_of(text).devices.items()] == [
+        ("conv", "bpu"), ("relu", "bpu"), ("selu", "cpu"), ("add", "bpu"),
+    ]  # fmt: skip
 
 
 def test_a_prepared_model_gets_the_devices_of_its_plan() -> None:

@@ -36,6 +36,7 @@ from hqc.frontend.fx.training import IDENTITY_META
 from hqc.frontend.fx.updates import buffer_updates
 from hqc.frontend.fx.views import FUNCTIONAL_META, SharedWrite
 from hqc.ir import Graph, Value, get_op
+from hqc.ir.types import Shape
 
 logger = logging.getLogger(__name__)
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}
@@ -52,9 +53,10 @@ class OutputRef:
 
 @dataclass(frozen=True)
 class ValueName:
-    """Place of a tensor in `LoweredModel.values`: the IR value that the lowering gave it."""
+    """Place of a tensor in `LoweredModel.values`: the IR value that the lowering gave it, and its shape there."""
 
     name: str
+    shape: Shape | None = None
 
 
 @dataclass
@@ -335,7 +337,7 @@ class _GraphLowering:
 
     def _record(self, node: fx.Node, result: Any) -> None:
         """Note what became of `node`, for who emits a model from the planned graph."""
-        named = map_structure(result, lambda item: ValueName(item.name) if isinstance(item, Value) else None)
+        named = map_structure(result, lambda item: ValueName(item.name, item.shape) if isinstance(item, Value) else None)
         self.result.values[node.name] = named
         if isinstance(result, torch.Tensor):
             self.result.tensors[node.name] = result

@@ -1,0 +1,129 @@
+"""Calls that are written step by step, because a step is observed or has a device of its own: by the torch forms of their nodes."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from hqc.errors import LoweringError
+from hqc.frontend.fx.forms import TorchForm, torch_form
+from hqc.frontend.fx.forms.layout import reshape
+from hqc.frontend.fx.locations import FORM_META, NAME_META, ORIGIN_META
+from hqc.ir import Node, Trait, Value
+from hqc.workflow.emit_operands import Operands
+
+if TYPE_CHECKING:
+    from hqc.workflow.emit import _Emitter
+
+
+_MOST_AXES = 5  # of a parameter whose axes a step may have in another order
+
+
+class StepWriter:
+    """Writes the nodes that a call of the traced model became, one call each. The last one holds what the call returned."""
+
+    def __init__(self, emitter: _Emitter) -> None:
+        self._emitter = emitter
+
+    def write(self, old: fx.Node, nodes: list[Node]) -> None:
+        """Write the `nodes` of `old` but those that a later operation took in."""
+        emitter, operands = self._emitter, Operands(self._emitter, old)
+        members: dict[str, Any] = {}
+        for node in nodes:
+            if node.origin[-1] != old.name:
+                continue
+            if node.op.has(Trait.OPAQUE):
+                raise LoweringError(
+                    f"{node.label} is a step inside one operation and cannot carry a fake quant of its own; let the operation run on the "
+                    "CPU with hybrid_dict"
+                )
+            args = tuple(None if value is None else self._operand(value, operands, old) for value in node.inputs)
+            # the plan knows the steps of a divided operation by their own names
+            members = emitter.values.origin(node) if emitter.divided.isdisjoint(node.origin) else {node.name: node.loc}
+            new = self._call(old, torch_form(node), args, node.name, members, (node.op.name, dict(node.attributes)))
+            emitter.env[old] = new
+            for index, value in enumerate(node.results):
+                if len(node.results) > 1:
+                    name = emitter.free_name(f"{node.name}_{index}")
+                    new = emitter.graph.create_node("call_function", operator.getitem, (emitter.env[old], index), {}, name)
+                if not emitter.values.has_carrier(value):
+                    if emitter.observers.is_observed(value):
+                        emitter.observed[value.name] = value
+                    emitter.settle(value, new, old)
+        self._restore_shape(old, nodes[-1], members)
+
+    def _restore_shape(self, old: fx.Node, last: Node, members: dict[str, Any]) -> None:
+        """The shape that readers of the call expect, where a rewrite dropped the last change of shape."""
+        emitter = self._emitter
+        own, now = emitter.values.shape(old), last.results[0].shape
+        if own is None or now is None or own == now or last.origin[-1] != old.name:
+            return
+        shape = (0, *own[1:]) if own[:1] == now[:1] else own  # any batch
+        name, form = emitter.free_name(f"{old.name}_in_shape"), TorchForm(reshape, shape=shape)
+        emitter.env[old] = self._call(old, form, (emitter.env[old],), name, members, ("reshape", {"shape": shape}))
+
+    def _call(
+        self,
+        old: fx.Node,
+        form: TorchForm,
+        args: tuple[Any, ...],
+        name: str,
+        members: dict[str, Any],
+        what: tuple[str, dict[str, Any]],
+    ) -> fx.Node:
+        """A call of a torch form. `members`: the operations of the model that it stands for. `what`: its IR op and attributes."""
+        new = self._emitter.graph.create_node("call_function", form.function, args, form.attributes, name)
+        new.meta = {**old.meta, ORIGIN_META: members, FORM_META: what}
+        if NAME_META in new.meta:
+            new.meta[NAME_META] = name
+        return new
+
+    # --- operands ------------------------------------------------------------------------------------------------------------
+
+    def _operand(self, value: Value, operands: Operands, old: fx.Node) -> Any:
+        emitter = self._emitter
+        if not value.is_parameter:
+            return operands.of_value(value)
+        array = value.array
+        assert array is not None
+        holder = emitter.values.holder(value)
+        held = [holder] if holder is not None else [node for node in old.all_input_nodes if node.name in emitter.tensors]
+        for node in held:
+            found = self._laid_out(value, node) if node in emitter.env else None
+            if found is not None:
+                return found
+        if array.ndim == 0:
+            return array.item()
+        path = emitter.tree.constant(value.name, torch.from_numpy(np.array(array)))
+        return emitter.graph.create_node("get_attr", path, (), {}, emitter.free_name(path))
+
+    def _laid_out(self, value: Value, holder: fx.Node) -> fx.Node | None:
+        """The tensor that `holder` holds in the layout of the planned parameter, so that it goes on training; None where it is another."""
+        emitter = self._emitter
+        now, tensor, array = emitter.env[holder], emitter.tensors.get(holder.name), value.array
+        if tensor is None:
+            return now
+        own = tensor.detach().cpu().numpy()
+        if array is None or own.size != array.size or own.dtype != array.dtype:
+            return now if emitter.values.holder(value) is holder else None
+        for perm in itertools.permutations(range(own.ndim)) if own.ndim <= _MOST_AXES else [tuple(range(own.ndim))]:
+            if np.array_equal(own.transpose(perm).reshape(array.shape), array):
+                return self._moved(now, value.name, own.shape, perm, array.shape)
+        return now if emitter.values.holder(value) is holder else None
+
+    def _moved(
+        self, now: fx.Node, name: str, shape: tuple[int, ...], perm: tuple[int, ...], target: tuple[int, ...]
+    ) -> fx.Node:
+        emitter = self._emitter
+        if perm == (1, 0) and target == shape[::-1]:
+            return emitter.graph.create_node("call_method", "t", (now,), {}, emitter.free_name(f"{name}_transposed"))
+        if perm != tuple(range(len(perm))):
+            now = emitter.graph.create_node("call_method", "permute", (now, perm), {}, emitter.free_name(f"{name}_moved"))
+        if target == tuple(shape[axis] for axis in perm):
+            return now
+        return emitter.graph.create_node("call_method", "reshape", (now, target), {}, emitter.free_name(f"{name}_reshaped"))
