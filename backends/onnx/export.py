@@ -146,16 +146,18 @@ def _verified(
     """Comparisons of the file's `results` with the reference on one sample, and what the references make doubtful."""
     findings = []
     if simulator is not None:
-        compared = verification.compare(graph, emission.outputs, results, simulator(arrays))
-        problem, _ = _judged(graph, emission, model, arrays, simulator, compared)
+        expected = simulator(arrays)
+        compared = verification.compare(graph, emission.outputs, results, expected)
+        problem, _ = _judged(graph, emission, model, arrays, simulator, expected, compared)
         if problem:
             findings.append(
                 Finding("verified", "warning", f"the simulator is further from the file than rounding explains: {problem}")
             )
     if reference is None:
         return [], findings
-    comparisons = verification.compare(graph, emission.outputs, results, reference(arrays))
-    problem, doubts = _judged(graph, emission, model, arrays, reference, comparisons)
+    expected = reference(arrays)
+    comparisons = verification.compare(graph, emission.outputs, results, expected)
+    problem, doubts = _judged(graph, emission, model, arrays, reference, expected, comparisons)
     if problem:
         raise ExportError(f"the exported model does not compute what the model computes: {problem}")
     return comparisons, [*findings, *doubts]
@@ -167,6 +169,7 @@ def _judged(
     model: Skeleton,
     arrays: Arrays,
     reference: Reference,
+    expected: Arrays,
     comparisons: list[OutputComparison],
 ) -> tuple[str, list[Finding]]:
     """What is wrong, and findings where the comparison says nothing: the network amplifies rounding, or an output hangs on a choice.
@@ -184,7 +187,7 @@ def _judged(
     problem = "; ".join(f"{item}, {item.over_one} by more than one step of {item.step:.4g}" for item in failed)
     if not isinstance(reference, TracedReference):
         return problem, findings
-    wrong = differing_parts(graph, model, emission.outputs, arrays, reference)
+    wrong = differing_parts(graph, model, emission.outputs, arrays, reference, expected)
     if wrong:
         return f"{problem}; first where the operands are the same: {_located(graph, wrong[0])}", findings
     message = (

@@ -41,11 +41,17 @@ class TracedReference(Protocol):
 
 
 def differing_parts(
-    graph: Graph, skeleton: Skeleton, outputs: list[str], arrays: Arrays, reference: TracedReference
+    graph: Graph,
+    skeleton: Skeleton,
+    outputs: list[str],
+    arrays: Arrays,
+    reference: TracedReference,
+    expected: Arrays | None = None,
 ) -> list[OutputComparison]:
     """The values that `model` computes wrongly from the values of `reference` that they depend on, in program order.
 
-    `skeleton`: `graph` as emitted, whose tensors are called as the graph's values; `outputs`: its output names. One run of the model.
+    `skeleton`: `graph` as emitted, whose tensors are called as the graph's values; `outputs`: its output names. `expected`: the reference's
+    outputs, where they are known already. One run of the model.
     """
     model = skeleton.model
     types = {info.name: info.type.tensor_type for info in model.graph.value_info}
@@ -62,7 +68,7 @@ def differing_parts(
     chosen = outputs_of_choices(opened)  # equals are ordered as each runtime pleases, also on the same operands
     feeds = {**arrays, **{_GIVEN.format(name): each for name, each in given.items()}}
     results = run_model(Skeleton(opened, skeleton.constants), feeds)
-    expected = reference(arrays)
+    expected = reference(arrays) if expected is None else expected
     found = []
     for name, array in given.items():
         value = graph.value(name)

@@ -29,7 +29,7 @@ from hqc.quantization.merging import of_first_rank
 from hqc.workflow.arguments import as_float32_inputs, tensors_of
 from hqc.workflow.calibration import Observed, Progress, observe
 from hqc.workflow.deploy import deploy, with_calls, without_calls
-from hqc.workflow.deployed import Deployed
+from hqc.workflow.deployed import Deployed, samples_to_verify
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.effort import Effort, Step, steps_of
 from hqc.workflow.improve import improve
@@ -131,8 +131,9 @@ class Compiled(Deployed):
 
         The yaml carries the preprocessing that calibration applied to pictures (see `hqc.data.Preprocessing`).
 
-        `verify`: run the file in onnxruntime on calibration samples (at most 4 are kept) and compare it with the fake-quant model and
-        the simulator before returning; of the flavour integer the simulator's numbers are what counts. A yaml that is not as hqc
+        `verify`: run the file in onnxruntime on calibration samples and compare it with the fake-quant model and the simulator before
+        returning; of the flavour integer the simulator's numbers are what counts. Small networks are run on all samples that were kept
+        (at most 4), those of some hundred million multiply-accumulates or ten million weights on the first. A yaml that is not as hqc
         wrote it is kept unless `overwrite_configuration`. `ExportError` when it cannot be written or differs.
         """
         from hqc.backends import onnx
@@ -146,7 +147,7 @@ class Compiled(Deployed):
             verify=verify,
             reference=reference if verify else None,
             simulator=other if verify else None,
-            sample_inputs=self.samples or None,
+            sample_inputs=samples_to_verify(self.graph, self.samples) or None,
             overwrite_configuration=overwrite_configuration,
             opaque=self.deployment.opaque,
             preprocessing=self.calibration.preprocessing,

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from hqc.ir import Graph
+from hqc.ir.costs import total_cost
 from hqc.metrics.placement import PlacementReport, placement_report
 from hqc.passes.base import Remark
 from hqc.workflow.deployment import Deployment
+
+Sample = TypeVar("Sample")
+
+# What the runs of a verification may cost in multiply-accumulates before the first sample has to do. A weight counts as eight: the file's
+# are made real in each run.
+_SMALL_WORK = 1 << 28
+_WEIGHT_WORK = 8
+
+
+def samples_to_verify(graph: Graph, samples: Sequence[Sample]) -> list[Sample]:
+    """The first sample, and as many of the others as a small network takes: verification runs a large one once."""
+    cost = total_cost(graph.nodes)
+    work = (cost.macs or 0) + _WEIGHT_WORK * cost.parameter_bytes
+    return list(samples[: max(1, _SMALL_WORK // max(1, work))])
 
 
 class Deployed:

@@ -16,7 +16,7 @@ from hqc.checked import checked
 from hqc.errors import InputError, ShapeError
 from hqc.ir import Value
 from hqc.workflow.binding import as_numpy, bind_structure, by_name
-from hqc.workflow.deployed import Deployed
+from hqc.workflow.deployed import Deployed, samples_to_verify
 from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment
 from hqc.workflow.saved import SavedModel, TensorRef, decoded, opaque_nodes, read_model, stored_forms, write_model
 
@@ -104,7 +104,7 @@ class LoadedModel(Deployed):
             verify=verify,
             reference=simulated if integer else None,
             simulator=None if integer else simulated,
-            sample_inputs=self.samples or None,
+            sample_inputs=samples_to_verify(self.graph, self.samples) or None,
             overwrite_configuration=overwrite_configuration,
             opaque=self.deployment.opaque,
             preprocessing=self._saved.preprocessing,

@@ -98,17 +98,28 @@ def test_programs_of_several_batch_sizes_share_parameters_and_packed_weights(
 
 @pytest.mark.skipif(not jit.available(), reason="numba is not installed")
 @pytest.mark.parametrize("product", ["dense_dot512", "dense_amx", "dense_float256"])
-@pytest.mark.parametrize("outputs", [1, 16, 17, 40])
-def test_packed_weights_hold_each_weight_at_its_place_and_zeros_beside(product: str, outputs: int) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "groups", "joined"), [(1, 1, 1), (16, 1, 1), (17, 1, 1), (40, 1, 1), (36, 6, 3), (51, 3, 1)]
+)
+def test_packed_weights_hold_each_weight_at_its_place_and_zeros_beside(
+    product: str, outputs: int, groups: int, joined: int
+) -> None:
     from hqc.backends.bpu.engines.jit import problems
 
     weight = np.random.default_rng(outputs).integers(-128, 128, (outputs, 5, 3, 2)).astype(np.int8)
-    packed = problems.pack_weights(weight, product)
-    assert problems.pack_weights(weight, product) is packed
-    blocks, steps, lanes, together = packed.array.shape
-    rows = packed.array.transpose(0, 2, 1, 3).reshape(blocks * lanes, steps * together)
-    np.testing.assert_array_equal(rows[:outputs, :30], weight.transpose(0, 2, 3, 1).reshape(outputs, 30))
-    assert not rows[outputs:].any() and not rows[:, 30:].any()
-    assert packed.block == packed.array[0].nbytes and packed.patch == steps * 4
+    packed = problems.pack_weights(weight, product, groups, joined)
+    assert problems.pack_weights(weight, product, groups, joined) is packed
+    count, blocks, steps, lanes, together = packed.array.shape
+    rows = packed.array.transpose(0, 1, 3, 2, 4).reshape(count, blocks * lanes, steps * together)
+    expected = np.zeros((groups // joined, outputs * joined // groups, 3, 2, joined * 5), np.int8)
+    for output in range(outputs):
+        group = output // (outputs // groups)
+        at = group % joined * 5
+        where = expected[group // joined, output % expected.shape[1]]
+        where[:, :, at : at + 5] = weight[output].transpose(1, 2, 0)
+    reduction = 30 * joined
+    np.testing.assert_array_equal(rows[:, : expected.shape[1], :reduction], expected.reshape(count, -1, reduction))
+    assert not rows[:, expected.shape[1] :].any() and not rows[:, :, reduction:].any()
+    assert packed.block == packed.array[0, 0].nbytes and packed.patch == steps * 4
     if product == "dense_amx":
         assert blocks % 2 == 0 and packed.patch % 64 == 0
