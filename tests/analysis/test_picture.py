@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from torch import nn
 
 import hqc
-from hqc.analysis.picture import Picture, dot_text, draw, picture_of
+from hqc.analysis.picture import Picture, dot_text, draw, picture_of, svg
+from hqc.analysis.picture.layout import laid_out
 from hqc.cli import main
 from hqc.errors import InputError
 from hqc.ir import Graph, parse
@@ -107,7 +108,7 @@ def test_a_large_picture_starts_folded() -> None:
 
 
 def test_svg_holds_boxes_subgraphs_and_scales(compiled: hqc.Compiled, tmp_path: Path) -> None:
-    pytest.importorskip("pygraphviz", reason="the extra `report` is not installed")
+    pytest.importorskip("py_mini_racer", reason="the extra `report` is not installed")
     graph = compiled.graph
     tree = ET.parse(draw(graph, tmp_path / "net.svg"))
     classes = [node.get("class", "") for node in tree.iter("{http://www.w3.org/2000/svg}g")]
@@ -116,6 +117,22 @@ def test_svg_holds_boxes_subgraphs_and_scales(compiled: hqc.Compiled, tmp_path: 
     assert classes.count("cluster subgraph") == totals.subgraphs
     text = " ".join(tree.getroot().itertext())
     assert "scale" in text and "bytes" in text and "stage.0.conv1" in text
+
+
+def test_a_package_that_the_system_cannot_load_is_one_sentence(compiled: hqc.Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    racer = pytest.importorskip("py_mini_racer", reason="the extra `report` is not installed")
+
+    def broken() -> None:
+        raise OSError("libm.so.6: version `GLIBC_2.27' not found")
+
+    monkeypatch.setattr(racer, "MiniRacer", broken)
+    with pytest.raises(InputError, match="cannot load it: libm"):
+        svg(compiled.graph)
+
+
+def test_a_picture_says_what_is_no_latin() -> None:
+    pytest.importorskip("py_mini_racer", reason="the extra `report` is not installed")
+    assert "检测头 ✓" in laid_out('digraph { a [label="检测头 ✓"] }')
 
 
 def test_model_explorer_graph_is_closed(compiled: hqc.Compiled, tmp_path: Path) -> None:

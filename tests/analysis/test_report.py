@@ -185,11 +185,11 @@ def test_vendored_libraries_are_the_recorded_ones() -> None:
         assert "</script" not in folder.joinpath(name).read_text(encoding="utf-8").lower()
 
 
-@pytest.mark.parametrize("package", ["jinja2", "pygraphviz"])
+@pytest.mark.parametrize(("module", "package"), [("jinja2", "jinja2"), ("py_mini_racer", "mini-racer")])
 def test_a_missing_package_is_named_with_its_cure(
-    compiled: hqc.Compiled, package: str, monkeypatch: Any, tmp_path: Path
+    compiled: hqc.Compiled, module: str, package: str, monkeypatch: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"needs {package}.*pip install 'hqc-compiler\[report\]'"):
         compiled.report(tmp_path / "net.html", measure=False)
     assert not list(tmp_path.iterdir())

@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize("page", RUN)
 def test_every_block_of_the_page_runs_in_order(page: str) -> None:
     if page == "report":
-        pytest.importorskip("pygraphviz", reason="the extra `report` is not installed")
+        pytest.importorskip("py_mini_racer", reason="the extra `report` is not installed")
     names: dict[str, object] = {"__name__": page}
     blocks = [code for language, code in fences(f"{page}.md") if language == "python"]
     assert len(blocks) >= 3

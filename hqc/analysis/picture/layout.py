@@ -1,0 +1,64 @@
+"""Graphviz as the WebAssembly build that the report's page carries, run in an embedded V8 (`mini-racer`).
+
+One layout engine for pages and files: it measures text by tables of its own, so that a picture has the same bytes on every machine, and
+it needs no library of the operating system.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, cast
+
+from hqc.distribution import install_command
+from hqc.errors import InputError
+
+if TYPE_CHECKING:
+    from py_mini_racer import JSPromise, MiniRacer
+
+# What the build expects of a browser; V8 alone has none of it. Nothing here decides how a picture looks.
+_SURROUNDINGS = """
+globalThis.location = {href: "file:///viz.js"};
+globalThis.URL = class { constructor(href) { this.href = href; } };
+globalThis.console = {log() {}, warn() {}, error() {}};
+globalThis.performance = {now: () => 0};
+globalThis.crypto = {getRandomValues: bytes => bytes.fill(1)};
+globalThis.TextDecoder = class {
+  decode(bytes) {
+    let text = "";
+    for (const byte of bytes) text += "%" + byte.toString(16).padStart(2, "0");
+    return decodeURIComponent(text);
+  }
+};
+globalThis.TextEncoder = class {
+  encode(text) { return Uint8Array.from(unescape(encodeURIComponent(text)), character => character.charCodeAt(0)); }
+};
+"""
+
+
+def laid_out(dot: str) -> str:
+    """The SVG text of a graph in the DOT language; `InputError` where mini-racer is missing or cannot be loaded."""
+    with _engine() as engine:
+        engine.eval(_SURROUNDINGS)
+        engine.eval(_graphviz())
+        promise = engine.eval("Viz.instance().then(viz => { globalThis.viz = viz; return true; })")
+        cast("JSPromise", promise).get()
+        return str(engine.call("(text => viz.renderString(text, {format: 'svg'}))", dot))
+
+
+def _engine() -> MiniRacer:
+    try:
+        from py_mini_racer import LibNotFoundError, MiniRacer
+    except (ImportError, OSError) as error:
+        raise InputError(
+            f"drawing needs mini-racer, which runs Graphviz; install it with: {install_command('report')} ({error})"
+        ) from None
+    try:
+        return MiniRacer()  # loads the library
+    except (LibNotFoundError, OSError) as error:
+        raise InputError(f"drawing needs mini-racer, and this system cannot load it: {error}") from None
+
+
+@cache
+def _graphviz() -> str:
+    return resources.files("hqc.analysis").joinpath("report", "vendor", "viz.js").read_text(encoding="utf-8")
