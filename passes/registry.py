@@ -7,6 +7,7 @@ with `@register_pass`, like them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterable
@@ -98,8 +99,14 @@ class Option:
 
 def options_of(cls: type[Pass]) -> list[Option]:
     """The options of a pass class, in declaration order; help is the field's `metadata={"help": ...}`."""
+    return list(_options(cls))
+
+
+@functools.cache
+def _options(cls: type[Pass]) -> tuple[Option, ...]:
+    """Kept: each compile reads its pipelines from text, and type hints are slow to evaluate."""
     hints = typing.get_type_hints(cls)
-    return [_option(cls, field, hints[field.name]) for field in dataclasses.fields(cls) if field.init]
+    return tuple(_option(cls, field, hints[field.name]) for field in dataclasses.fields(cls) if field.init)
 
 
 def _option(cls: type[Pass], field: dataclasses.Field[Any], hint: Any) -> Option:

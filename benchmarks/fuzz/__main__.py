@@ -14,6 +14,8 @@ from benchmarks.fuzz import kinds  # noqa: F401  (registers)
 from benchmarks.fuzz.cases import KINDS, Verdict
 from benchmarks.fuzz.worker import Supervisor
 
+COSTLY = ("arguments", "names", "numeric")
+"""Kinds that compile a model in most cases; of the others three run for one of these."""
 BAD = ("raw", "hang", "growth")
 
 
@@ -41,8 +43,12 @@ def _fuzz(names: list[str], seconds: float, limit: int | None, seed: int) -> int
     bad: dict[tuple[str, str, str], tuple[Verdict, int]] = {}
     start = time.monotonic()
     done = 0
+    turns = [name for name in names for _ in range(1 if name in COSTLY else 3)]
+    seeds = dict.fromkeys(names, seed)
     while time.monotonic() - start < seconds and (limit is None or done < limit):
-        verdict = supervisor.run(names[done % len(names)], seed + done // len(names))
+        name = turns[done % len(turns)]
+        verdict = supervisor.run(name, seeds[name])
+        seeds[name] += 1
         counts[verdict.kind, verdict.outcome] += 1
         done += 1
         if done % 1000 == 0:

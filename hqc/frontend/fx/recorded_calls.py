@@ -32,7 +32,13 @@ def record_math(patches: Patches, table: dict[str, Any]) -> None:
     """Calls of functions of `math` become nodes where they get proxies, as in stock FX."""
     for name, value in list(table.items()):
         if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") == "math":
-            patches.item(table, name, recorded(value, value))
+            patches.item(table, name, _of_math(value))
+
+
+@functools.cache
+def _of_math(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same wrapper for every trace and table: there are sixty of them."""
+    return recorded(function, function)
 
 
 def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
