@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hqc import file_sets
 from hqc.errors import HqcError, InputError, printable
 
 try:
@@ -25,6 +26,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _THREADS = threading.RLock()
+_HELD: set[Path] = set()
+"""Folders that this process holds; changed by who has `_THREADS`."""
 PathLike = str | os.PathLike[str]
 Contents = bytes | Sequence[bytes | memoryview]
 """What a file shall hold: bytes, or pieces that are written one after the other."""
@@ -40,31 +43,33 @@ def write_files(
     *,
     error: type[HqcError] = InputError,
     check: Callable[[list[Path]], None] | None = None,
-    instead_of: Iterable[Path] = (),
+    instead_of: Callable[[], Iterable[Path]] = tuple,
 ) -> list[Path]:
-    """Write several files that belong together: all are on the disk under temporary names before the first one is renamed.
+    """Write several files of one folder that belong together: all or, as far as hqc's readers and writers can tell, none.
 
-    They are renamed in the order given, so what others refer to comes first; writers of the same folder wait for each other, so that
-    no two sets mix. A later file that changes is removed before the first one does: who stops the program in between leaves a set
-    that lacks a file, never one whose files contradict each other. `check` gets the temporary paths (in the same order) and may refuse
-    by raising: nothing has changed then. `instead_of`: files of an older set that go.
+    All are on the disk under temporary names before a record of what is to be renamed is put beside them (`hqc.file_sets`); from then
+    on the new set counts, and who stops the program in between leaves the rest of the renaming to the next reader or writer. Until
+    then a program that knows no records sees a set that lacks a file, never one whose files contradict each other: a later file that
+    changes is removed before the first one does. Writers of the same folder wait for each other. `check` gets the temporary paths (in
+    the order given) and may refuse by raising: nothing has changed then. `instead_of`: says, once no other writer is about, which files
+    of an older set go.
     """
     targets = [_target(path, error) for path in contents]
     for target in targets:
         check_file_target(target, error=error)
-    staged: list[Path] = []
     with exclusive(targets[0].parent) if len(targets) > 1 else contextlib.nullcontext():
-        return _replaced(targets, contents, staged, error, check, {Path(path) for path in instead_of} - set(targets))
+        settle(targets[0])
+        return _written(targets, contents, error, check, set(instead_of()) - set(targets))
 
 
-def _replaced(
+def _written(
     targets: list[Path],
     contents: Mapping[Any, Contents],
-    staged: list[Path],
     error: type[HqcError],
     check: Callable[[list[Path]], None] | None,
     obsolete: set[Path],
 ) -> list[Path]:
+    staged: list[Path] = []
     try:
         for target, data in zip(targets, contents.values(), strict=True):
             staged.append(_stage(target, data, error))
@@ -73,22 +78,46 @@ def _replaced(
         for temporary, target in [*zip(staged, targets, strict=True)][1:]:
             if target.is_file() and not filecmp.cmp(temporary, target, shallow=False):
                 obsolete.add(target)
-        for target in sorted(obsolete):
-            with _said(target, error):
-                target.unlink(missing_ok=True)
         for temporary, target, data in zip(staged, targets, contents.values(), strict=True):
-            with _said(target, error):
-                if _is_special(target):
-                    with open(target, "wb") as file:
-                        file.writelines(_pieces(data))
-                else:
+            if temporary == target:  # a device or a pipe
+                with _said(target, error), open(target, "wb") as file:
+                    file.writelines(_pieces(data))
+        renames = [(temporary, target) for temporary, target in zip(staged, targets, strict=True) if temporary != target]
+        with _said(targets[0], error):
+            promise = file_sets.record(renames, sorted(obsolete)) if len(renames) > 1 else None
+            if promise is not None:
+                _exchanged(renames[0][1].parent, promise, error)
+            else:  # one file, or a set whose links lead into several folders
+                for path in sorted(obsolete):
+                    path.unlink(missing_ok=True)
+                for temporary, target in renames:
                     temporary.replace(target)
     finally:
         for temporary, target in zip(staged, targets, strict=False):
-            if temporary != target:
+            if temporary != target and not file_sets.recorded(temporary):
                 with contextlib.suppress(OSError):  # renamed already, or its folder is gone
                     temporary.unlink()
     return targets
+
+
+def _exchanged(folder: Path, promise: bytes, error: type[HqcError]) -> None:
+    """The old set goes and the new one comes: from the record on, whatever happens."""
+    record = folder / file_sets.RECORD
+    staged = _stage(record, promise, error)
+    try:
+        staged.replace(record)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    file_sets.complete(folder)
+
+
+def settle(path: PathLike) -> None:
+    """Finish what a writer that was killed left of an exchange of sets in the folder of `path`; what reads a file of a set calls it."""
+    folder = Path(path).resolve().parent
+    if (folder / file_sets.RECORD).exists():
+        with exclusive(folder), contextlib.suppress(OSError):  # a folder that may not be written
+            file_sets.complete(folder)
 
 
 @contextlib.contextmanager
@@ -96,10 +125,12 @@ def exclusive(folder: Path) -> Iterator[None]:
     """One writer at a time among the threads and processes that write sets of files into `folder`.
 
     A lock of the folder itself, which leaves nothing behind and which the system takes back from the dead; where the system or the
-    file system has none, threads of this process wait for each other all the same. Not to be nested for one folder.
+    file system has none, threads of this process wait for each other all the same.
     """
     with _THREADS, contextlib.ExitStack() as stack:
-        if fcntl is not None:
+        if fcntl is not None and folder not in _HELD:  # a second lock of ours would wait for the first
+            _HELD.add(folder)
+            stack.callback(_HELD.discard, folder)
             with contextlib.suppress(OSError):  # a file system without locks
                 descriptor = os.open(folder, os.O_RDONLY)
                 stack.callback(os.close, descriptor)

@@ -71,5 +71,8 @@ class DumpWriter:
         files = {self.directory / SHARED: sidecar_bytes([self._arrays])} if self._arrays.parameters else {}
         files.update({self.directory / name: text.encode() for name, text in self._texts.items()})
         if files:
-            older = [path for path in self.directory.iterdir() if _OURS.fullmatch(path.name) or path.name == SHARED]
-            write_files(files, instead_of=older)
+            write_files(files, instead_of=self._older)
+
+    def _older(self) -> list[Path]:
+        folder = self.directory.resolve()
+        return [path for path in folder.iterdir() if _OURS.fullmatch(path.name) or path.name == SHARED]

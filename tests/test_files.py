@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import hqc
 from hqc.errors import ExportError, InputError
-from hqc.files import write_file, write_files
+from hqc.file_sets import RECORD
+from hqc.files import settle, write_file, write_files
 from hqc.ir import Graph, load, parse, save
 
 
@@ -153,8 +156,6 @@ def test_a_saved_graph_can_be_read_wherever_saving_a_newer_one_stops(
 
 def test_only_the_writer_opens_files_for_writing() -> None:
     """Every other room hands its bytes to hqc.files; the commands that regenerate the project's own pages are not users' files."""
-    import hqc
-
     root = Path(hqc.__file__).parent
     own_pages = {"ir/reference.py", "analysis/op_support.py", "analysis/pass_reference.py"}
     writing = re.compile(
@@ -177,18 +178,113 @@ def test_bars_of_the_benchmark_reduced() -> None:
     assert bench_files.compiles(1, at_once=3) == []
 
 
-def test_a_set_whose_writing_stops_lacks_a_file_and_never_mixes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second, old = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+def _stopped(point: int, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> bool:
+    """Run `call`, stopped before its `point`-th change of the folder; True where it was stopped."""
+    changes = 0
+
+    def counted(method: Callable[..., object]) -> Callable[..., object]:
+        def changing(self: Path, *args: object, **kwargs: object) -> object:
+            nonlocal changes
+            if changes == point:
+                raise KeyboardInterrupt
+            changes += 1
+            return method(self, *args, **kwargs)
+
+        return changing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted(Path.replace))
+        patch.setattr(Path, "unlink", counted(Path.unlink))
+        try:
+            call()
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def _shown(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".tmp"}
+
+
+def test_wherever_the_writing_of_a_set_stops_the_next_reader_finds_the_old_or_the_new_set_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hqc.files, "_alive", lambda pid: False)  # who was killed is dead
+    seen = set()
+    for point in range(20):
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        old = {"a.x": b"old", "b.x": b"old", "c.x": b"old"}
+        new = {"a.x": b"new", "b.x": b"new"}
+        write_files({folder / name: data for name, data in old.items()})
+        stopped = _stopped(
+            point,
+            monkeypatch,
+            lambda: write_files({folder / name: data for name, data in new.items()}, instead_of=lambda: [folder / "c.x"]),  # noqa: B023
+        )
+        settle(folder / "a.x")
+        found = _shown(folder)
+        assert found == (old if found["a.x"] == b"old" else new)
+        seen.add((stopped, found["a.x"]))
+        write_files({folder / name: data for name, data in new.items()}, instead_of=lambda: [folder / "c.x"])  # noqa: B023
+        write_file(folder / "a.x", b"alone")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.x": b"alone", "b.x": b"new"}
+    assert seen == {(True, b"old"), (True, b"new"), (False, b"new")}
+
+
+def test_a_set_that_is_completed_can_be_stopped_again_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
     write_files({first: b"old", second: b"old"})
-    old.write_bytes(b"old")
+    assert _stopped(2, monkeypatch, lambda: write_files({first: b"new", second: b"new"}))
+    assert _shown(tmp_path).keys() == {"a", RECORD}  # a reader that knows no records misses a file, and never mixes two
+    for point in range(10):
+        _stopped(point, monkeypatch, lambda: settle(first))
+    assert _shown(tmp_path) == {"a": b"new", "b": b"new"}
 
-    def stopping(self: Path, target: Path) -> Path:
-        if target == second:
-            raise KeyboardInterrupt
-        return replace(self, target)
 
-    replace = Path.replace
-    monkeypatch.setattr(Path, "replace", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        write_files({first: b"new", second: b"new"}, instead_of=[old])
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"nonsense", b"{}", b"[]", b'{"rename": 3, "remove": 3}', b'{"rename": [["a"]], "remove": []}',
+        b'{"rename": [[".x.tmp", "../out"]], "remove": []}', b'{"rename": [["kept", "out"]], "remove": []}',
+        b'{"rename": [[".x.tmp", "out"]], "remove": ["kept"]}', b'{"rename": [], "remove": ["kept"]}',
+        b'{"rename": [[".x.tmp", "out"]], "remove": ["/etc/kept"]}', b'{"rename": [[".x.tmp", "out.a"]], "remove": ["kept"]}', b"\xff\xfe",
+    ],
+)  # fmt: skip
+def test_a_record_that_is_not_of_ours_does_nothing(tmp_path: Path, record: bytes) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / RECORD).write_bytes(record)
+    for name in ("kept", ".x.tmp"):
+        (folder / name).write_bytes(b"kept")
+    settle(folder / "kept")
+    assert (folder / "kept").read_bytes() == b"kept" and [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_readers_of_graphs_and_of_onnx_files_complete_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    text = str(_graph(1))
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Relu", ["x"], ["y"])], "g",
+            [onnx.helper.make_tensor_value_info("x", 1, [1])], [onnx.helper.make_tensor_value_info("y", 1, [1])],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 13)],
+    )  # fmt: skip
+    save(_graph(1), tmp_path / "net.hqc")
+    sidecar = (tmp_path / "net.safetensors").read_bytes()
+    for name in ("net.hqc", "net.safetensors"):
+        (tmp_path / name).unlink()
+    files = {
+        tmp_path / "net.safetensors": sidecar,
+        tmp_path / "net.hqc": text.encode(),
+        tmp_path / "net.onnx": model.SerializeToString(),
+    }
+    for reader in (lambda: load(tmp_path / "net.hqc"), lambda: hqc.lower(tmp_path / "net.onnx")):
+        assert _stopped(1, monkeypatch, lambda: write_files(files))
+        assert not (tmp_path / "net.hqc").exists()
+        reader()
+        assert _shown(tmp_path) == {path.name: data for path, data in files.items()}
+        for path in files:
+            path.unlink()

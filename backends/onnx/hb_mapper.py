@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from hqc.backends.onnx.emit import Emission
 from hqc.data.inputs import input_specs
 from hqc.data.preprocessing import Preprocessing
+from hqc.files import settle
 from hqc.ir import Device, DType, Graph, Node, Trait
 
 
@@ -115,6 +116,7 @@ def _seal(body: str) -> str:
 
 def may_replace(path: Path) -> bool:
     """True where no file is, or one that hqc wrote and nobody has changed since."""
+    settle(path)
     if not path.is_file():
         return True
     try:

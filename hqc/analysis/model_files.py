@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hqc.errors import InputError
+from hqc.files import path_text, settle
 from hqc.frontend.fx.from_ir import graph_module_of
 from hqc.ir import Trait, load
 from hqc.near_names import suggest
@@ -47,7 +48,8 @@ def load_model(spec: str, checkpoint: str | None = None) -> tuple[Any, Any]:
 
 
 def _read_file(spec: str, suffix: str) -> tuple[Any, Any]:
-    path = Path(spec)
+    path = Path(path_text(spec))
+    settle(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if suffix == ".hqc":

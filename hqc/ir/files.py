@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hqc.checked import checked
 from hqc.errors import InputError
-from hqc.files import check_file_target, exclusive, read_text, write_file
+from hqc.files import check_file_target, exclusive, path_text, read_text, settle, write_file
 from hqc.ir import sidecar
 from hqc.ir.graph import Graph
 from hqc.ir.parser import parse
@@ -51,6 +51,7 @@ def _older_parameters(path: Path, beside: Path) -> dict[str, npt.NDArray[Any]]:
 @checked
 def load(path: str | Path) -> Graph:
     """Read what `save` wrote. A text without a sidecar of its own uses `parameters.safetensors` in its folder."""
+    settle(path_text(path))
     text = read_text(path, what="IR text")
     path = Path(path)
     for candidate in (path.with_suffix(".safetensors"), path.with_name(sidecar.SHARED)):

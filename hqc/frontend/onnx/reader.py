@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from hqc.errors import InputError
-from hqc.files import path_text
+from hqc.files import path_text, settle
 from hqc.ir import DType, TensorType
 from hqc.near_names import suggest
 
@@ -117,6 +117,7 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[str, o
         _check_names(where if where.isprintable() else "the ONNX model", source.graph)
         return where, source
     path = Path(path_text(source))
+    settle(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
