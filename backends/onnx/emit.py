@@ -56,6 +56,11 @@ def emit_with_owners(graph: Graph, *, flavour: str, opaque: OpaqueCalls | None =
     return emitter.run(flavour)
 
 
+def emit_plain(graph: Graph, *, opaque: OpaqueCalls | None = None) -> Emission:
+    """The operations of a graph without boundaries and scales, in real numbers: for viewers, not for hb_mapper."""
+    return _GraphEmitter(graph, opaque).run("plain")
+
+
 def _check_stage(graph: Graph, flavour: str) -> None:
     wanted = "integer" if flavour == "integer" else "scaled"
     if graph.stage != wanted:

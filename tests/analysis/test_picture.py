@@ -157,6 +157,32 @@ def test_onnx_for_netron_says_where_each_node_runs(stage: str, request: pytest.F
     assert {op for op, _ in said} >= {"Conv", "Selu"} and all("module" in metadata for _, metadata in said)
 
 
+class Returns(nn.Module):
+    """Returns its input, one value twice, a constant, and a value that is called as its input is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("fixed", torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = torch.selu(x)
+        return x, y, y, self.fixed
+
+
+def test_onnx_for_netron_has_the_outputs_under_the_users_names(tmp_path: Path) -> None:
+    from hqc.utils.onnx_helper import export_to_onnx
+
+    hqc.march.set_march("bayes")
+    names = ["same", "one", "other", "fixed"]
+    export_to_onnx(Returns(), X, tmp_path / "net.onnx", input_names=["image"], output_names=names)
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [info.name for info in model.graph.input] == ["image"]
+    assert [info.name for info in model.graph.output] == names
+    (selu,) = (node for node in model.graph.node if node.op_type == "Selu")
+    assert {each.key: each.value for each in selu.metadata_props}["device"] == "cpu"
+
+
 def test_drawing_changes_nothing(planned: Graph, tmp_path: Path) -> None:
     before = str(planned)
     for suffix in ("dot", "json", "onnx"):

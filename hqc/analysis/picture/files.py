@@ -118,26 +118,17 @@ def onnx_with_devices(graph: Graph, *, opaque: OpaqueCalls | None = None) -> onn
     For viewers such as Netron, not for hb_mapper: boundaries are left out, and the file is of IR version 10, the first with
     metadata. `ExportError` names an operation that ONNX cannot hold.
     """
-    from hqc.backends.onnx import emit_segment
+    from hqc.backends.onnx.emit import emit_plain
 
-    plain = without_boundaries(graph)
-    owners = {value.name: node.name for node in plain.nodes for value in node.results}
     said = {node.name: facts(node, graph) for node in graph.nodes}
-    model = emit_segment(
-        list(plain.nodes), plain.inputs, [value for value in plain.outputs if not value.is_parameter], opaque=opaque
-    )
+    emission = emit_plain(without_boundaries(graph), opaque=opaque)
+    model = emission.model
     model.ir_version = max(model.ir_version, METADATA_IR_VERSION)
-    pending: list[onnx.NodeProto] = []  # the ONNX nodes of one operation: the last one gives its result
     for proto in model.graph.node:
-        pending.append(proto)
-        owner = next((owners[name] for name in proto.output if name in owners), None)
-        if owner is None:
-            continue
-        for each in pending:
-            for key, text in said[owner].items():
-                entry = each.metadata_props.add()
-                entry.key, entry.value = key, text
-        pending.clear()
+        owner = emission.owners.get(proto.name)  # none for the copy that gives an input or constant an output's name
+        for key, text in said[owner.name].items() if owner is not None else ():
+            entry = proto.metadata_props.add()
+            entry.key, entry.value = key, text
     return model
 
 
