@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hqc.workflow.explanation import Explanation
     from hqc.workflow.loaded import LoadedModel, load
     from hqc.workflow.lower import lower
+    from hqc.workflow.split_shared import split_shared
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOME = {
     "lower": "hqc.workflow.lower",
     "set_march": "hqc.march",
     "show_versions": "hqc.analysis.doctor",
+    "split_shared": "hqc.workflow.split_shared",
 }
 _COLOURS = (
     *("bgr2centered_gray", "bgr2centered_yuv", "bgr2gray", "bgr2rgb", "bgr2yuv", "centered_yuv2bgr", "centered_yuv2rgb"),
@@ -72,6 +74,7 @@ __all__ = [
     "lower",
     "set_march",
     "show_versions",
+    "split_shared",
 ]
 
 

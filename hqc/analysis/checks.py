@@ -75,9 +75,9 @@ class CheckReport:
 
     def settings_table(self) -> Table:
         """What is in force, operation by operation."""
-        table = Table(title="Quantization in force", **STYLE)
+        table = Table(title="Quantization in force", padding=0, **STYLE)
         for title in ("operation", "op", "device", "dtype", "scale", "rounding", "observer", "weights"):
-            table.add_column(title, overflow="fold" if title == "operation" else "ellipsis")
+            table.add_column(title, overflow="fold")
         for row in self.settings:
             scale = "" if row.scale is None else f"{row.scale:.4g}"
             table.add_row(
@@ -171,7 +171,7 @@ def shared_modules(graph: Graph) -> Iterator[Finding]:
                 "shared module",
                 _where(nodes[0]),
                 message,
-                "give each call a copy of the module (copy.deepcopy) where their inputs differ",
+                "give each call a copy where their inputs differ: hqc.split_shared(model), or --split-shared",
             )
 
 

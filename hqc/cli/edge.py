@@ -6,7 +6,7 @@
 | 1 | hqc refused: the model, an option, a file or the data, in one sentence; or the model's own code failed |
 | 2 | the command line cannot be understood |
 | 3 | a bug of hqc; the traceback is in a file |
-| 4 | a bound that the command was given (`--min-sqnr`, `--max-cpu-nodes`) is not met |
+| 4 | a bound that the command was given (`--min-sqnr`, `--max-cpu-nodes`, `--target`, `--strict`) is not met |
 | 130 | interrupted |
 """
 

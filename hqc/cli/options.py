@@ -54,6 +54,11 @@ workers_option = click.option(
 )
 
 
+split_option = click.option(
+    "--split-shared", is_flag=True, help="Give every call of a module that is called several times a module of its own."
+)
+
+
 def hybrid_dict(on_cpu: tuple[str, ...], on_bpu: tuple[str, ...]) -> dict[str, Any]:
     """`--cpu` and `--bpu` as the library's `hybrid_dict`; `op:softmax` is every softmax, `node:/conv/Conv` a node (or tensor) of an
     ONNX file or of the trace, anything else a module path."""
@@ -146,6 +151,7 @@ def compile_arguments(
     calibration: tuple[str, ...],
     checkpoint: str | None = None,
     workers: int = 1,
+    split_shared: bool = False,
     **rest: Any,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """The model, its example inputs, and the other arguments of `hqc.compile`."""
@@ -155,6 +161,7 @@ def compile_arguments(
         reading = take_reading(rest)
         data = data_spec(calibration, reading)
         module, inputs = model_and_inputs(model, shapes, checkpoint)
+        module = _split(module, inputs) if split_shared else module
     quantization = {name: rest.pop(name) for name in QUANTIZATION}
     arguments = {**quantization_arguments(**quantization), **plan_arguments(**rest)}
     if data is None:
@@ -162,6 +169,20 @@ def compile_arguments(
     batches = random_batches(inputs, reading["samples"] or RANDOM_SAMPLES) if data is None else data
     more = {"march": march, "preprocessing": preprocessing_of(reading), "calibration_data": batches, "workers": workers}
     return module, inputs, {**more, **arguments}
+
+
+def _split(module: Any, inputs: Any) -> Any:
+    """The model with a module of its own for every call, and a line for each module that was called several times."""
+    from hqc.errors import InputError
+    from hqc.workflow.split_shared import SPLIT_META
+    from hqc.workflow.split_shared import split_shared as split
+
+    if isinstance(module, str):
+        raise InputError(f"{module} is an ONNX file, which has no modules; --split-shared is for models in Python")
+    found = split(module, inputs)
+    for path, copies in found.meta[SPLIT_META].items():
+        note(tr("{module} has copies: {copies}", module=path, copies=", ".join(copies)), style="dim")
+    return found
 
 
 def compile_model(dump_dir: str | None = None, **given: Any) -> Compiled:
@@ -181,7 +202,7 @@ def compile_model(dump_dir: str | None = None, **given: Any) -> Compiled:
 
 def compile_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: the arguments of `compile_model`."""
-    function = workers_option(with_reading_options(function))
+    function = workers_option(with_reading_options(split_option(function)))
     function = place_option("calibration", "Real inputs that the scales come from.")(function)
     for decorator in reversed(quantization_options):
         function = decorator(function)

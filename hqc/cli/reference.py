@@ -58,7 +58,7 @@ bash: `eval "$(_HQC_COMPLETE=bash_source hqc)"` in `~/.bashrc`; zsh: `eval "$(_H
 | 1 | hqc 拒绝:模型、选项、文件或数据,一句话说明;或模型自身的代码出错 |
 | 2 | 命令行无法理解 |
 | 3 | hqc 的缺陷;traceback 写在文件中 |
-| 4 | 给定的界限(`--min-sqnr`、`--max-cpu-nodes`)未达到 |
+| 4 | 给定的界限(`--min-sqnr`、`--max-cpu-nodes`、`--target`、`--strict`)未达到 |
 | 130 | 被中断 |
 
 在 CI 中:`hqc explain MODEL --march x5 --max-cpu-nodes 3` 和 `hqc run MODEL --march x5 --calibration photos/ --min-sqnr 20`

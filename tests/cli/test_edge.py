@@ -30,6 +30,13 @@ class Fails(Net):
     def forward(self, image):
         return {}["scores"]
 
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+    def forward(self, image):
+        return self.conv(self.conv(image))
+
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -128,7 +135,19 @@ def test_bounds_that_are_not_met_are_status_4() -> None:
     message = hqc("run", *PLAN, "--calibration", "data.npy", "--min-sqnr", "300", status=4).stderr
     assert re.search(r"not met: output \w+ has [\d.]+ dB, --min-sqnr asks for 300", message)
     hqc("run", *PLAN, "--calibration", "data.npy", "--min-sqnr", "5")
+    message = hqc("tune", *PLAN, "--target", "300 dB", "--max-changes", "1", "--allow", "cpu", status=4).stderr
+    assert re.search(r"not met: the score is [\d.]+, --target asks for 300", message)
+    hqc("check", *PLAN, "--strict")
+    assert "not met: findings: 1, --strict allows none" in hqc("check", "net.py:Twice", *PLAN[1:], "--strict", status=4).stderr
     assert "--max-cpu-nodes are about one chip" in hqc("explain", "net.py:Net", "--max-cpu-nodes", "1", status=2).stderr
+
+
+def test_shared_modules_can_be_split() -> None:
+    found = hqc("check", "net.py:Twice", *PLAN[1:], "--strict", "--split-shared")
+    assert "conv has copies: conv_1" in found.stderr and "Nothing found" in found.stdout
+    hqc("compile", "net.py:Twice", *PLAN[1:], "--split-shared", "-o", "split.onnx")
+    message = hqc("check", "split.onnx", *PLAN[1:], "--split-shared", status=1).stderr
+    assert "split.onnx is an ONNX file, which has no modules; --split-shared is for models in Python" in message
 
 
 def test_every_command_prints_json() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hqc.march import March
 
 NAMES = {
-    "hqc": "Compiled Explanation HqcError LoadedModel March compile explain get_march load lower set_march show_versions",
+    "hqc": "Compiled Explanation HqcError LoadedModel March compile explain get_march load lower set_march show_versions split_shared",
     "hqc.march": "March MarchSpec all_specs get_march get_spec set_march",
     "hqc.quantization": " ".join(
         (

@@ -84,26 +84,31 @@ class Comparison:
     def table(self, limit: int | None = None) -> Table:
         """The ranking: what each operation costs, why, and how far its result is off; `limit`: rows at most."""
         rows = self.ranked()[:limit]
-        table = Table(title=f"Operations by what they cost on {self.march}, {_count(self.samples, 'sample')}", **STYLE)
-        table.add_column("operation", overflow="fold", min_width=16)
-        table.add_column("grid", no_wrap=True)
-        for title in ("outputs if it\nalone is quantized", "its own\nerror", "inherited", "clipped\nvalues"):
-            table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("the error is\nclip/round/weights", justify="right", no_wrap=True)
-        table.add_column("cause", no_wrap=True)
+        title = f"Operations by what they cost on {self.march}, {_count(self.samples, 'sample')}"
+        table = Table(title=title, padding=0, **STYLE)  # 80 columns hold all of it
+        table.add_column("operation", overflow="fold", min_width=10)
+        table.add_column("cause", min_width=10)
+        table.add_column("grid", min_width=9)
+        # Heads wrap word by word and numbers have no blanks: nothing is cut.
+        for head, width in (
+            ("dB at the outputs if it alone is quantized", 9),
+            ("dB of its own error", 6),
+            ("dB it inherited", 9),
+            ("% values clipped", 7),
+            ("% clip/ round/ weights", 8),
+        ):
+            table.add_column(head, justify="right", width=width)
         for row in rows:
             own = row.own
             assert own is not None
             split = "/".join(f"{100 * share:.0f}" for share in (own.clipping, own.activation_rounding, own.weight_rounding))
             table.add_row(
                 _where(row.name),
-                row.dtype if row.scale is None else f"{row.dtype} {row.scale:.4g}",
-                _decibels(own.cost),
-                _decibels(own.sqnr),
-                _decibels(own.inherited),
-                f"{100 * own.clipped:.2f} %",
-                f"{split} %",
                 own.cause,
+                row.dtype if row.scale is None else f"{row.dtype} {row.scale:.4g}",
+                *(_decibels(each).removesuffix(" dB") for each in (own.cost, own.sqnr, own.inherited)),
+                f"{100 * own.clipped:.2f}",
+                split,
             )
         return table
 

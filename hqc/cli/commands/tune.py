@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from hqc.cli.console import console, json_option, note, print_json, say, show
+from hqc.cli.edge import Unmet
+from hqc.cli.language import tr
 from hqc.cli.options import compile_arguments, compile_options
 
 
@@ -33,7 +35,7 @@ def command(
 ) -> None:  # fmt: skip
     """Rank operations by what quantizing each alone costs, then search the cheapest changes that reach a target.
 
-    Exit status 1 where the target is not reached.
+    Exit status 4 where the target is not reached.
     """
     from hqc.analysis.tune import KINDS, tune
     from hqc.analysis.user_files import load_function
@@ -60,4 +62,4 @@ def command(
         found.write(output)
         note(f"wrote {output}", style="dim")
     if not found.reached:
-        raise SystemExit(1)
+        raise Unmet(tr("the score is {found:.4g}, --target asks for {wanted:.4g}", found=found.after, wanted=found.threshold))
