@@ -161,7 +161,7 @@ def compile_arguments(
         reading = take_reading(rest)
         data = data_spec(calibration, reading)
         module, inputs = model_and_inputs(model, shapes, checkpoint)
-        module = _split(module, inputs) if split_shared else module
+        module = split_modules(module, inputs) if split_shared else module
     quantization = {name: rest.pop(name) for name in QUANTIZATION}
     arguments = {**quantization_arguments(**quantization), **plan_arguments(**rest)}
     if data is None:
@@ -171,7 +171,7 @@ def compile_arguments(
     return module, inputs, {**more, **arguments}
 
 
-def _split(module: Any, inputs: Any) -> Any:
+def split_modules(module: Any, inputs: Any) -> Any:
     """The model with a module of its own for every call, and a line for each module that was called several times."""
     from hqc.errors import InputError
     from hqc.workflow.split_shared import SPLIT_META

@@ -9,7 +9,7 @@ import click
 from hqc.cli.console import json_option, print_json, say
 from hqc.cli.data_options import take_reading
 from hqc.cli.language import tr
-from hqc.cli.options import QUANTIZATION, compile_model, compile_options, plan_arguments
+from hqc.cli.options import QUANTIZATION, compile_model, compile_options, plan_arguments, split_modules
 
 
 @click.command("draw", short_help="Draw the graph: SVG, or for Netron.")
@@ -44,7 +44,9 @@ def command(output: str, depth: int | None, as_json: bool, calibration: tuple[st
     print_json({"path": output}) if as_json else say(tr("wrote {path}", path=output))
 
 
-def _planned(model: str, checkpoint: str | None, march: str, shapes: tuple[str, ...], **plan: Any) -> tuple[Any, Any]:
+def _planned(
+    model: str, checkpoint: str | None, march: str, shapes: tuple[str, ...], split_shared: bool, **plan: Any
+) -> tuple[Any, Any]:
     import hqc
     from hqc.analysis.user_files import model_and_inputs
 
@@ -53,6 +55,7 @@ def _planned(model: str, checkpoint: str | None, march: str, shapes: tuple[str, 
     for name in QUANTIZATION:  # they change scales, which are not drawn here
         plan.pop(name)
     module, inputs = model_and_inputs(model, shapes, checkpoint)
+    module = split_modules(module, inputs) if split_shared else module
     return hqc.explain(module, inputs, march=march, **plan_arguments(**plan)).graph, None
 
 
