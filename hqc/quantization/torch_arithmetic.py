@@ -9,8 +9,10 @@ Nothing here waits for the device.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -24,7 +26,8 @@ from hqc.quantization.exporting import exporting, warn_of_plain_operations
 def scale_from_range(minimum: Tensor, maximum: Tensor, bits: int = 8) -> Tensor:
     """float32 scale of the range, element-wise: `arithmetic.scale_from_range`."""
     # One float32 division of float32 operands rounds as float64 division followed by rounding does (53 >= 2 * 24 + 2).
-    reach = torch.maximum(-minimum.float().clamp(max=0.0), maximum.float().clamp(min=0.0))
+    # A range on one side of zero reaches to zero: a negative reach ends at the smallest scale, as 0 does.
+    reach = torch.maximum(-minimum.float(), maximum.float())
     return (reach / torch.full_like(reach, (1 << (bits - 1)) - 0.5)).clamp(min=FLOAT32_EPS)
 
 
@@ -74,9 +77,10 @@ def round_to_int(x: Tensor, rounding: str = "half_even") -> Tensor:
 
 def _beside(x: float, direction: float) -> float:
     """The float32 neighbour of `x` in the given direction."""
-    return float(torch.nextafter(torch.tensor(x, dtype=torch.float32), torch.tensor(direction, dtype=torch.float32)))
+    return float(np.nextafter(np.float32(x), np.float32(direction)))
 
 
+@cache
 def pass_limits(rounding: str, bits: int) -> tuple[float, float]:
     """The open interval of `x / s` where the gradient passes: saturation adds nothing to the rounding error there.
 
