@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -185,6 +186,10 @@ class FakeQuantizeBase(Stateful, WithArgs, nn.Module):
         self._group = group
         self._mark_stale()
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Inside, the scale is the one that its own values ask for, where that is known, and not that of its group."""
+        return nullcontext()
+
     def observed_elsewhere(self) -> None:
         """The observer was given the statistics of others: the scale follows when it is asked for."""
         self._mark_stale()
@@ -343,6 +348,19 @@ class FakeQuantize(FakeQuantizeBase):
         if self._stale:
             self._refresh()
         return self.scale, self.zero_point
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        if not self._group or not self.activation_post_process.calibrated:
+            yield
+            return
+        group, scale, stale = self._group, self.scale.clone(), self._stale
+        self._group, self._stale = [], True
+        try:
+            yield
+        finally:
+            self._group, self._stale = group, stale
+            self.scale.copy_(scale)
 
     def assign_scale(self, scale: Tensor) -> None:
         self.activation_post_process.assign_scale(scale.detach().float().reshape(-1))

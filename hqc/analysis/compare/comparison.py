@@ -104,7 +104,9 @@ class Comparison:
             split = "/".join(f"{100 * share:.0f}" for share in (own.clipping, own.activation_rounding, own.weight_rounding))
             table.add_row(
                 _where(row.name),
-                own.cause,
+                own.cause
+                if own.shared_cost == own.cost
+                else f"{own.cause}\n({_decibels(own.shared_cost)} on the scale it shares)",
                 row.dtype if row.scale is None else f"{row.dtype} {row.scale:.4g}",
                 *(_decibels(each).removesuffix(" dB") for each in (own.cost, own.sqnr, own.inherited)),
                 f"{100 * own.clipped:.2f}",
@@ -179,7 +181,7 @@ class Comparison:
         return json.dumps(self.as_dict(), indent=1) + "\n"
 
 
-_OWN = ("cost", "sqnr", "inherited", "clipped", "clipping", "activation_rounding", "weight_rounding", "cause")
+_OWN = ("cost", "sqnr", "inherited", "clipped", "clipping", "activation_rounding", "weight_rounding", "cause", "shared_cost")
 
 
 def _distances(distances: dict[tuple[str, str], Distance]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from hqc.analysis.compare.distances import NoiseSum
 from hqc.analysis.compare.float_run import FloatRun
 from hqc.analysis.compare.operations import Operation
 from hqc.arithmetic import bounds
+from hqc.ir import Trait, get_op
 from hqc.workflow.runner import arrays_of
 
 Array = npt.NDArray[Any]
@@ -27,6 +28,10 @@ class OwnError:
     `clipping`, `activation_rounding`, `weight_rounding`: shares of the error's energy. `inherited`: dB of the error that its inputs
     bring. `cost`: SQNR of the model's outputs, dB, where this operation alone is quantized; the smaller, the worse. `cause`: the part
     that costs most at the outputs, one of `CAUSES`, or empty where there is no error.
+
+    Where values share one scale (the operands of a cat on bernoulli), what makes one of them is charged for the error that it would
+    make on a scale of its own; what the common scale costs beyond that is the error of the operation that asks for it.
+    `shared_cost`: `cost` on the common scale; equal to `cost` where there is none.
     """
 
     sqnr: float
@@ -37,6 +42,7 @@ class OwnError:
     inherited: float
     cost: float
     cause: str
+    shared_cost: float
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Parts:
 
 
 def parts_of(run: FloatRun, operation: Operation) -> Parts | None:
-    """None for an operation that makes no error: it has no fake quants."""
+    """With the scale in force; None for an operation that makes no error: it has no fake quants."""
     if not operation.weights and operation.on_result is None:
         return None
     real = run.values[operation.value]
@@ -79,6 +85,12 @@ def parts_of(run: FloatRun, operation: Operation) -> Parts | None:
     return Parts(real, weights, torch.where(beyond, clipped, weights), final, int(beyond.sum()))
 
 
+def shares_for_others(operation: Operation) -> bool:
+    """True where the result's scale is that of a group, and another operation asks for it: a cat asks for its own."""
+    grid = operation.activation
+    return grid is not None and len(grid.members) > 1 and not get_op(operation.name.op).has(Trait.SAME_SCALE)
+
+
 class OwnErrorSum:
     """Takes in batches of one operation."""
 
@@ -90,19 +102,26 @@ class OwnErrorSum:
 
     def add(self, run: FloatRun, quantized: Any) -> None:
         """`quantized`: the operation's result where the whole model is quantized."""
-        parts = parts_of(run, self.operation)
-        if parts is None:
+        shared = parts_of(run, self.operation)
+        if shared is None:
             return
+        parts = shared
+        if shares_for_others(self.operation):
+            assert self.operation.activation is not None
+            with self.operation.activation.alone():
+                parts = parts_of(run, self.operation) or shared
+            self.costs.add("shared", run.outputs, run.with_value(self.operation.value, shared.final))
         self.beyond += parts.beyond
         self.elements += parts.real.numel()
         error = parts.final - parts.real
-        total = quantized - parts.real if isinstance(quantized, Tensor) else error
+        here = shared.final - shared.real
+        total = quantized - parts.real if isinstance(quantized, Tensor) else here
         noises = {
             "own": error,
             "clipping": parts.clipped - parts.weights,
             "rounding": parts.final - parts.clipped,
             "weights": parts.weights - parts.real,
-            "inherited": total - error,
+            "inherited": total - here,
         }
         self.noise.add(_array(parts.real), **{name: _array(noise) for name, noise in noises.items()})
         causes = parts.causes()
@@ -129,6 +148,7 @@ class OwnErrorSum:
             self.noise.sqnr("inherited"),
             self.costs.sqnr("own"),
             self.costs.worst(CAUSES),
+            self.costs.sqnr("shared" if self.costs.knows("shared") else "own"),
         )
 
 
@@ -146,6 +166,10 @@ class OutputCosts:
             if x.dtype.kind != "f":
                 x, y = np.ones(x.shape), (x == y).astype(np.float64)
             sums.setdefault(index, NoiseSum()).add(x, noise=x.astype(np.float64) - y)
+
+    def knows(self, name: str) -> bool:
+        """True where something was added under this name."""
+        return name in self._sums
 
     def ratio(self, name: str) -> float:
         """Noise over signal; 0 where nothing was added under this name."""
