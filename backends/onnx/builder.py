@@ -357,7 +357,8 @@ class Builder:
     def _inferred_types(self) -> dict[str, TensorType]:
         """Types of all values: stated ones, then onnx's inference for what lies between them.
 
-        Large constants only lend their type, so that weights are not serialized for the inference.
+        Large constants only lend their type, so that weights are not serialized for the inference. So do results of nodes in other
+        domains: behind one that it does not know onnx 1.16 infers nothing, though its result has a type.
         """
         small, large = [], []
         for name in self.initializers:
@@ -365,9 +366,13 @@ class Builder:
                 small.append(self.initializers[name])
             else:
                 large.append(self._constant_info(name))
-        graph = self._graph(small, large)
+        standard = [node for node in self.nodes if not node.domain]
+        foreign = [name for node in self.nodes if node.domain for name in node.output if name in self.types]
         outputs = {info.name for info in self.outputs}
-        inputs = {info.name for info in self.inputs}
+        given = [*self.inputs, *large, *(value_info(name, self.types[name]) for name in foreign)]
+        inputs = {info.name for info in given}
+        made = {name for node in standard for name in node.output} | inputs
+        graph = helper.make_graph(standard, self.name, given, [info for info in self.outputs if info.name in made], small)
         graph.value_info.extend(
             value_info(name, type) for name, type in self.types.items() if name not in outputs and name not in inputs
         )

@@ -7,6 +7,7 @@ says it reads. Names of inserted nodes and modules follow HYBRID section 2 of th
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -36,6 +37,9 @@ from hqc.workflow.emit_operands import Operands
 from hqc.workflow.emit_steps import StepWriter
 from hqc.workflow.emit_tree import ModuleTree
 from hqc.workflow.emit_values import PlannedValues, is_inserted_boundary, value_paths
+
+# A random function that nothing reads is erased too. Newer torch counts it as impure unless told, torch 2.4 never asks.
+_EVEN_IF_RANDOM = {"impure_random": False} if "impure_random" in inspect.signature(fx.Node.is_impure).parameters else {}
 
 
 def emit(
@@ -138,7 +142,7 @@ class _Emitter:
         for node in reversed(self.graph.nodes):
             if node in self.kept:
                 continue
-            if not node.users and (node.op == "call_module" or not node.is_impure(impure_random=False)):
+            if not node.users and (node.op == "call_module" or not node.is_impure(**_EVEN_IF_RANDOM)):
                 self.graph.erase_node(node)
 
     def _find_observed(self, layers: set[int]) -> None:

@@ -15,7 +15,7 @@ from torch.ao.quantization import DeQuantStub, QuantStub
 
 import hqc.frontend.fx
 from hqc.errors import InputError, TraceError
-from hqc.frontend.fx import trace
+from hqc.frontend.fx import proxies, trace
 
 
 class Block(nn.Module):
@@ -294,3 +294,32 @@ class Asserts(nn.Module):
 
 def test_assertions_about_shapes_leave_no_nodes() -> None:
     assert names(trace(Asserts())) == ["x", "relu", "output"]
+
+
+SIZES = {
+    "one_size": lambda x: torch.flatten(x, x.dim() - 2),
+    "sizes": lambda x: F.avg_pool2d(x, x.size()[2:]),
+    "sizes_in_a_tuple": lambda x: torch.reshape(x, (x.size(0), -1)),
+    "sizes_and_a_number": lambda x: torch.reshape(x, (*x.size()[:1], -1)),
+    "by_name": lambda x: F.avg_pool2d(x, kernel_size=x.size()[2:]),
+    "one_of_two_overloads": lambda x: torch.movedim(x, x.dim() - 1, 1),
+    "factory": lambda x: x + torch.zeros(x.size()),
+}
+
+
+@pytest.mark.parametrize("torch_takes_proxies", [True, False])
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_and_dimensions_of_compiled_functions_may_be_traced(name, torch_takes_proxies, monkeypatch):
+    """In torch 2.4 compiled functions refuse proxies for numbers; the patches for that hold on any torch."""
+    if not torch_takes_proxies:
+        monkeypatch.setattr(proxies, "takers_of_plain_numbers", proxies.compiled_functions)
+    before = {where: getattr(*where) for where in proxies.compiled_functions()}
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return SIZES[name](x)
+
+    x = torch.rand(2, 3, 4, 5)
+    traced = trace(Net(), (x,))
+    torch.testing.assert_close(traced(x), Net()(x))
+    assert all(getattr(*where) is function for where, function in before.items())

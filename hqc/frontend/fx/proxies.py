@@ -9,6 +9,7 @@ import opcode
 import operator
 import sys
 from collections.abc import Callable, Iterator
+from types import BuiltinFunctionType
 from typing import Any
 
 import numpy as np
@@ -251,11 +252,36 @@ def find_proxy(structure: Any) -> Any:
     return next((proxy for proxy in map(find_proxy, items) if proxy is not None), None)
 
 
+@functools.cache
+def takers_of_plain_numbers() -> list[tuple[Any, str]]:
+    """Torch's compiled functions where they refuse proxies for sizes and dimensions, as in torch 2.4; none where they take them."""
+    proxy = fx.Proxy(fx.Graph().placeholder("x"))
+    try:
+        torch.flatten(proxy, proxy)
+    except TypeError:
+        return compiled_functions()
+    return []
+
+
+def compiled_functions() -> list[tuple[Any, str]]:
+    """The compiled functions on tensors of torch and torch.nn.functional."""
+    on_tensors = torch.overrides.get_overridable_functions()
+    return [
+        (owner, name)
+        for owner in (torch, torch.nn.functional)
+        for name, item in vars(owner).items()
+        if isinstance(item, BuiltinFunctionType)
+        and not name.startswith("_")
+        and item in on_tensors[owner]
+        and name not in _FACTORIES
+    ]
+
+
 def record_factories(patches: Patches) -> None:
     """While tracing, constants whose sizes come from a tensor's shape are recorded; torch's factories take no proxies."""
-    for name in _FACTORIES:
-        factory = getattr(torch, name)
-        patches.attribute(torch, name, recorded(factory, factory))
+    for owner, name in [(torch, name) for name in _FACTORIES] + takers_of_plain_numbers():
+        function = getattr(owner, name)
+        patches.attribute(owner, name, recorded(function, function))
     patches.attribute(torch, "is_tensor", lambda item: traced_isinstance(item, torch.Tensor))
     patches.attribute(torch.autocast, "__init__", _with_plain_arguments(torch.autocast.__init__))
 
