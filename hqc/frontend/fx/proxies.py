@@ -255,7 +255,7 @@ def find_proxy(structure: Any) -> Any:
 @functools.cache
 def takers_of_plain_numbers() -> list[tuple[Any, str]]:
     """Torch's compiled functions where they refuse proxies for sizes and dimensions, as in torch 2.4; none where they take them."""
-    proxy = fx.Proxy(fx.Graph().placeholder("x"))
+    proxy: Any = fx.Proxy(fx.Graph().placeholder("x"))
     try:
         torch.flatten(proxy, proxy)
     except TypeError:
