@@ -38,7 +38,11 @@ def compiled() -> hqc.Compiled:
 
 @pytest.fixture(scope="module")
 def page(compiled: hqc.Compiled, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return compiled.report(tmp_path_factory.mktemp("report") / "net.html").read_text(encoding="utf-8")
+    seen: list[tuple[int, int | None]] = []
+    path = tmp_path_factory.mktemp("report") / "net.html"
+    found = compiled.report(path, progress=lambda done, total: seen.append((done, total))).read_text(encoding="utf-8")
+    assert seen == [(done, len(seen)) for done in range(1, len(seen) + 1)] and len(seen) > 4
+    return found
 
 
 @pytest.fixture(scope="module")

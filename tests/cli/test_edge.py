@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,34 @@ def test_shared_modules_can_be_split() -> None:
     hqc("compile", "net.py:Twice", *PLAN[1:], "--split-shared", "-o", "split.onnx")
     message = hqc("check", "split.onnx", *PLAN[1:], "--split-shared", status=1).stderr
     assert "split.onnx is an ONNX file, which has no modules; --split-shared is for models in Python" in message
+
+
+def test_saved_models_run_without_torch_and_write_what_they_answer(folder: Path) -> None:
+    import hqc as library
+    from hqc.analysis.user_files import model_and_inputs
+
+    data = np.load("data.npy")
+    compiled = library.compile(*model_and_inputs("net.py:Net", ()), march="bayes", calibration_data=[data[:1]])
+    compiled.save("net.safetensors")
+    found = hqc("run", "net.safetensors", "--data", "data.npy", "-o", "new/answers.npz")
+    assert "Outputs of the simulator, samples: 5 (given)" in found.stdout and "wrote new/answers.npz" in found.stderr
+    answers = np.load("new/answers.npz")
+    (name,) = answers.files
+    wanted = np.concatenate([compiled.simulate(data[i : i + 1]) for i in range(5)])
+    np.testing.assert_array_equal(answers[name], wanted)
+    hqc("run", *PLAN, "--calibration", "data.npy", "--data", "data.npy", "-o", "own.npz")
+    assert np.load("own.npz")[name].shape == wanted.shape
+    printed = json.loads(hqc("run", "net.safetensors", "--json").stdout)
+    assert printed["samples"] == 1 and printed["outputs"][0]["shape"] == [1, 4, 8, 8] and not printed["random"]
+    assert (
+        "no float model that --min-sqnr could compare with" in hqc("run", "net.safetensors", "--min-sqnr", "9", status=1).stderr
+    )
+    assert "Missing option '--march'" in hqc("run", "net.py:Net", status=2).stderr
+    script = (
+        "import sys; from hqc.cli import main; main(['run', 'net.safetensors'], standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=120)
 
 
 def test_every_command_prints_json() -> None:

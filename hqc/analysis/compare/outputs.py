@@ -19,6 +19,8 @@ from hqc.workflow.calibration import as_arguments
 from hqc.workflow.compile import Compiled
 from hqc.workflow.runner import arrays_of, as_arrays
 
+RUNS = 5
+"""Times that everything is run for `time_simulator`."""
 STYLE: dict[str, Any] = {"title_justify": "left", "box": box.SIMPLE_HEAD, "pad_edge": False}
 
 
@@ -54,9 +56,15 @@ class OutputQuality:
 
 
 def output_quality(
-    compiled: Compiled, batches: Iterable[Mapping[str, Any]], progress: Callable[[int, int | None], None] | None = None
+    compiled: Compiled,
+    batches: Iterable[Mapping[str, Any]],
+    progress: Callable[[int, int | None], None] | None = None,
+    answers: Mapping[str, list[Any]] | None = None,
 ) -> tuple[list[OutputQuality], int]:
-    """Every output over `batches` (arrays by input name), and how many samples there were. `progress`: gets `(batches done, None)`."""
+    """Every output over `batches` (arrays by input name), and how many samples there were. `progress`: gets `(batches done, None)`.
+
+    `answers`: a list per output, which gets the simulator's result of each batch.
+    """
     model = compiled.prepared.preparation.float_model
     names = compiled.graph.output_names
     found: list[OutputQuality] = []
@@ -66,6 +74,8 @@ def output_quality(
         arguments = as_arguments(compiled.prepared.preparation.inputs or (), batch)
         floats = _floats(model, arguments)
         integers, fakes = (arrays_of(run(*arguments)) for run in (compiled.simulate, compiled.fake_quant))
+        for name, integer in zip(names, integers, strict=True) if answers is not None else ():
+            answers[name].append(integer)  # type: ignore[index]
         for index, (real, integer, fake) in enumerate(zip(floats, integers, fakes, strict=True)):
             real, integer, fake = (np.asarray(each, np.float64) for each in (real, integer, fake))
             signal[index] += float((real**2).sum())
@@ -136,19 +146,24 @@ class Timing:
         return table
 
 
-def time_simulator(compiled: Compiled) -> Timing:
-    """Simulator and eager float32 PyTorch on random input of the compiled shapes."""
+def time_simulator(compiled: Compiled, progress: Callable[[int, int | None], None] | None = None) -> Timing:
+    """Simulator and eager float32 PyTorch on random input of the compiled shapes. `progress`: gets `(runs done, all)`."""
     inputs = random_inputs(compiled, compiled.graph.inputs[0].shape[0] if compiled.graph.inputs[0].shape else 1)
     model = compiled.prepared.preparation.float_model.eval()
     compiled.simulate(*inputs)
-    ours, eager = [], []
+    ours, eager, profiles = [], [], []
+    advance = progress or (lambda done, total: None)
     with torch.no_grad():
         model(*inputs)
-        for _ in range(5):
+        for number in range(RUNS):
             ours.append(_timed(lambda: compiled.simulate(*inputs)))
             eager.append(_timed(lambda: model(*inputs)))
+            advance(number + 1, 2 * RUNS)
     # The median of a few runs: one that the scheduler interrupts would name the wrong operation.
-    runs = zip(*(compiled.profile(*inputs) for _ in range(5)), strict=True)
+    for number in range(RUNS):
+        profiles.append(compiled.profile(*inputs))
+        advance(RUNS + number + 1, 2 * RUNS)
+    runs = zip(*profiles, strict=True)
     timed = [(statistics.median(row.ms for row in rows), rows[0]) for rows in runs]
     rows = tuple((row.node, row.op, row.device, ms, row.macs) for ms, row in sorted(timed, key=lambda pair: -pair[0]))
     return Timing(statistics.median(ours) * 1e3, statistics.median(eager) * 1e3, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -37,9 +38,32 @@ OWN_ERRORS = 120
 RUNS = 3
 
 
-def collect(compiled: Compiled, *, measure: bool = True) -> dict[str, Any]:
+Progress = Callable[[int, int | None], None]
+"""Gets the steps that are done, and how many there are."""
+
+
+class _Steps:
+    """Counts the parts of the page that are done."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self._progress = 0, total, progress
+
+    def __call__(self, found: Any = None) -> Any:
+        """One more is done; returns what it found."""
+        self.done += 1
+        if self._progress is not None:
+            self._progress(self.done, self.total)
+        return found
+
+
+PARTS, MEASUREMENTS = 4, 4
+"""Steps of a page, and those that measuring adds."""
+
+
+def collect(compiled: Compiled, *, measure: bool = True, progress: Progress | None = None) -> dict[str, Any]:
     """Everything about a compiled model. `measure`: run it on a calibration sample (random input where none fits) for errors,
     histograms and times; without it the page is about structure alone."""
+    step = _Steps(PARTS + MEASUREMENTS * measure, progress)
     graph, placement = compiled.graph, compiled.placement
     picture = picture_of(graph)
     operations = _operations(compiled, placement, picture)
@@ -48,19 +72,19 @@ def collect(compiled: Compiled, *, measure: bool = True) -> dict[str, Any]:
         "march": compiled.march,
         "version": hqc.__version__,
         "totals": asdict(placement.totals) | {"share": placement.totals.bpu_share},
-        "chips": _chips(compiled, operations),
-        "advice": [str(each) for each in advise(explain_prepared(compiled.prepared)).steps],
+        "chips": step(_chips(compiled, operations)),
+        "advice": step([str(each) for each in advise(explain_prepared(compiled.prepared)).steps]),
         "operations": operations,
         "boundaries": _boundaries(graph, picture),
-        "picture": _picture(picture, {row["name"]: index for index, row in enumerate(operations)}),
-        "passes": _passes(compiled, operations),
+        "picture": step(_picture(picture, {row["name"]: index for index, row in enumerate(operations)})),
+        "passes": step(_passes(compiled, operations)),
         "remarks": [{"severity": each.severity, "text": str(each)} for each in compiled.remarks],
         "warnings": list(placement.unwritable),
         "outputs": [],
         "measured": None,
     }
     if measure:
-        _measure(compiled, found)
+        _measure(compiled, found, step)
     return found
 
 
@@ -166,12 +190,13 @@ def _passes(compiled: Compiled, operations: list[dict[str, Any]]) -> dict[str, A
 # --- on data ----------------------------------------------------------------------------------------------------------------
 
 
-def _measure(compiled: Compiled, found: dict[str, Any]) -> None:
+def _measure(compiled: Compiled, found: dict[str, Any], step: _Steps) -> None:
     operations = found["operations"]
     by_name = {name: row for row in operations for name in (*row["origin"], row["name"])}
     sample = sample_arrays(compiled.graph, compiled.samples[0] if compiled.samples else None)
     arguments = compiled.runner.arguments(_structured(compiled, sample))
     comparison = compare(compiled, [arguments], own_errors=len(operations) <= OWN_ERRORS)
+    step()
     _, fake_quant, *_ = comparison.views
     for each in comparison.operations:
         row = _row_of(each.name, by_name)
@@ -188,7 +213,9 @@ def _measure(compiled: Compiled, found: dict[str, Any]) -> None:
     for error in layer_errors(compiled.deployment, sample):
         if error.name in by_name:
             by_name[error.name]["layer"] = {"share": error.share, "max": error.max_lsb}
+    step()
     _histograms(compiled, arguments, by_name)
+    step()
     compiled.profile(*arguments)  # the first run fills caches
     taken = times([compiled.profile(*arguments) for _ in range(RUNS)], compiled.integer_graph)
     for name, (milliseconds, count) in taken.items():
@@ -201,6 +228,7 @@ def _measure(compiled: Compiled, found: dict[str, Any]) -> None:
     worst = min(
         (output["sqnr"] if output.get("sqnr") is not None else math.inf for output in found["outputs"]), default=math.inf
     )
+    step()
     total = sum(milliseconds / count for milliseconds, count in taken.values())
     found["measured"] = {"real": bool(compiled.samples), "sqnr": finite(worst), "ms": float(f"{total:.4g}")}
 

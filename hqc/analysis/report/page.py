@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hqc.analysis.report.collect import collect
+from hqc.analysis.report.collect import Progress, collect
 from hqc.distribution import install_command
 from hqc.errors import InputError
 from hqc.files import write_file
@@ -24,9 +24,11 @@ LIBRARIES = ("viz.js", "d3.min.js", "plot.min.js", "tabulator.min.js")
 SCRIPTS = ("words.js", "picture.js", "table.js", "operation.js", "passes.js", "main.js")
 
 
-def write_report(compiled: Compiled, path: str | os.PathLike[str], *, measure: bool = True) -> Path:
+def write_report(
+    compiled: Compiled, path: str | os.PathLike[str], *, measure: bool = True, progress: Progress | None = None
+) -> Path:
     """Write the page; `InputError` when jinja2 is missing or the path is not writable. Errors are measured on a calibration sample."""
-    return write_file(path, render(collect(compiled, measure=measure)).encode())
+    return write_file(path, render(collect(compiled, measure=measure, progress=progress)).encode())
 
 
 def render(data: dict[str, Any]) -> str:

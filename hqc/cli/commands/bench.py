@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from hqc.cli.console import json_option, print_json, say, show
+from hqc.cli.console import counted, json_option, print_json, say, show
+from hqc.cli.language import tr
 from hqc.cli.options import compile_model, compile_options
 
 
@@ -19,7 +20,8 @@ def command(top: int, as_json: bool, **given: Any) -> None:
     from hqc.analysis.compare import time_simulator
 
     compiled = compile_model(**given)
-    timing = time_simulator(compiled)
+    with counted(tr("timing")) as advance:
+        timing = time_simulator(compiled, advance)
     if as_json:
         keys = ("operation", "op", "device", "ms", "macs")
         slowest = [dict(zip(keys, row, strict=True)) for row in timing.operations[:top]]

@@ -11,15 +11,16 @@ import click
 
 from hqc.cli.console import console, json_option, note, print_json, show
 from hqc.cli.data_options import data_spec, place_option, reading_of
-from hqc.cli.options import compile_model, compile_options
+from hqc.cli.options import compile_options
+from hqc.cli.saved import compiled_or_loaded, is_saved, takes_saved_models
 
 if TYPE_CHECKING:
     from hqc.analysis.evaluate import Metric, Progress
 
-SAVED = ".safetensors"
 RANDOM_BATCHES = 8
 
 
+@takes_saved_models
 @click.command("evaluate", short_help="Accuracy of the float, the fake-quantized and the integer model.")
 @compile_options
 @place_option("data", "What to evaluate on, with labels.")
@@ -53,9 +54,9 @@ def command(
 
     with _ranks() as first:
         reading = reading_of(given)
-        model = _model(given, workers)
+        model = compiled_or_loaded(workers=workers, **given)
         spec = data_spec(data, reading)
-        if spec is None and given["model"].endswith(SAVED):
+        if spec is None and is_saved(given["model"]):
             raise InputError(
                 "a saved model is evaluated on --data; it has no float model whose answers random inputs could carry"
             )
@@ -71,19 +72,6 @@ def command(
             show(found.table())
             again = f", {found.resumed} batches from {resume}" if found.resumed else ""
             note(f"{found.samples} samples in {found.seconds:.1f} s{again}", style="dim")
-
-
-next(parameter for parameter in command.params if parameter.name == "march").required = False  # a saved model has one
-
-
-def _model(given: dict[str, Any], workers: int) -> Any:
-    if given["model"].endswith(SAVED):
-        import hqc
-
-        return hqc.load(given["model"])
-    if given["march"] is None:
-        raise click.UsageError("Missing option '--march', the chip that the model is compiled for.")
-    return compile_model(workers=workers, **given)
 
 
 def _metric(text: str) -> Metric | str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hqc.cli.console import json_option, print_json, say
+from hqc.cli.console import counted, json_option, print_json, say
 from hqc.cli.language import tr
 from hqc.cli.options import compile_model, compile_options
 
@@ -23,5 +23,6 @@ def command(output: str, no_measure: bool, as_json: bool, **given: Any) -> None:
     check_file_target(output)
     compiled = compile_model(**given)
     make_parent(output)
-    compiled.report(output, measure=not no_measure)
+    with counted(tr("reporting")) as advance:
+        compiled.report(output, measure=not no_measure, progress=advance)
     print_json({"path": output}) if as_json else say(tr("wrote {path}", path=output))
