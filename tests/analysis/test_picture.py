@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -133,6 +134,15 @@ def test_a_package_that_the_system_cannot_load_is_one_sentence(compiled: hqc.Com
 def test_a_picture_says_what_is_no_latin() -> None:
     pytest.importorskip("py_mini_racer", reason="the extra `report` is not installed")
     assert "检测头 ✓" in laid_out('digraph { a [label="检测头 ✓"] }')
+
+
+def test_pictures_are_drawn_while_an_event_loop_runs_as_in_a_notebook() -> None:
+    pytest.importorskip("py_mini_racer", reason="the extra `report` is not installed")
+
+    async def cell() -> str:
+        return laid_out("digraph { a -> b }")
+
+    assert "<svg" in asyncio.run(cell())
 
 
 def test_model_explorer_graph_is_closed(compiled: hqc.Compiled, tmp_path: Path) -> None:

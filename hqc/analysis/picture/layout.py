@@ -6,6 +6,7 @@ it needs no library of the operating system.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, cast
@@ -38,6 +39,12 @@ globalThis.TextEncoder = class {
 
 def laid_out(dot: str) -> str:
     """The SVG text of a graph in the DOT language; `InputError` where mini-racer is missing or cannot be loaded."""
+    # In a thread of its own: where an event loop runs (a notebook's), the engine would wait for that loop, which waits for us.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_laid_out, dot).result()
+
+
+def _laid_out(dot: str) -> str:
     with _engine() as engine:
         engine.eval(_SURROUNDINGS)
         engine.eval(_graphviz())
