@@ -11,6 +11,8 @@ import inspect
 import operator
 from typing import Any
 
+import numpy as np
+import torch
 from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
@@ -51,15 +53,17 @@ def emit(
     *,
     wrap_boundaries: bool,
     keep_batch_norm: bool = False,
+    trains: bool = True,
 ) -> fx.Graph:
     """The graph of the emitted model; `root`, the module tree that `traced` calls, gets its layers and inserted modules.
 
     `lowered`: the lowered model, whose graph the passes have planned. `configs`: the qconfigs in force. `wrap_boundaries`: boundary
-    fake quants print inside a wrapper (QAT). `keep_batch_norm`: layers keep the batch norm that the plan folded.
+    fake quants print inside a wrapper (QAT). `keep_batch_norm`: layers keep the batch norm that the plan folded. `trains`: False where
+    the emitted model is only calibrated.
     """
     tree = ModuleTree(root, traced)
     observers = Observers(march, configs, tree.device, traced.meta.get(SCALES_META))
-    return _Emitter(traced, lowered, tree, observers, wrap_boundaries, keep_batch_norm).run()
+    return _Emitter(traced, lowered, tree, observers, wrap_boundaries, keep_batch_norm, trains).run()
 
 
 class _Emitter:
@@ -73,6 +77,7 @@ class _Emitter:
         observers: Observers,
         wrap_boundaries: bool,
         keep_batch_norm: bool,
+        trains: bool,
     ) -> None:
         self.traced = traced.graph
         self.assumptions: dict[str, list[Assumption]] = {}
@@ -86,6 +91,7 @@ class _Emitter:
         self.tree = tree
         self.observers = observers
         self.march = observers.march
+        self.trains = trains
         self.wrap_boundaries = wrap_boundaries
         self.position = {node: index for index, node in enumerate(traced.graph.nodes)}
         self.env: dict[fx.Node, fx.Node] = {}
@@ -95,7 +101,7 @@ class _Emitter:
         self.dequantized: dict[str, fx.Node] = {}  # boundary name -> its call
         groups = find_groups(self.values, tree)
         self.group_of = {member: group for group in groups for member in group.members}
-        self.layers = LayerBuilder(groups, tree, self.march, keep_batch_norm)
+        self.layers = LayerBuilder(groups, tree, self.march, keep=keep_batch_norm, trains=trains)
         self.built: dict[Node, tuple[str, QATLayer, fx.Node]] = {}  # of a group: path, layer, its input
         self.pending: dict[fx.Node, LayerGroup] = {}
         self.observed: dict[str, Value] = {}  # name of a value behind which a fake quant goes -> the value
@@ -425,7 +431,7 @@ class _Emitter:
         elif argument.is_matrix:
             tensor = tensor.t()
             now = self.graph.create_node("call_method", "t", (now,), {}, self.free_name(f"{old.name}_transposed"))
-        norm, axis = self._norm_behind(node), 0 if argument.is_matrix else argument.axis
+        norm, axis = self._folded_into(node, tensor), 0 if argument.is_matrix else argument.axis
         module = weight_fake_quant(self.observers.weight_entry(node), self.march, tensor, axis, norm, old.name)
         quantized = self._insert(f"{old.name}_weight_fake_quant", module, (now,), old)
         bias, new_bias = argument.bias_of(old), None
@@ -456,13 +462,17 @@ class _Emitter:
         self.env[old] = new
         return new
 
-    def _norm_behind(self, node: Node) -> nn.Module | None:
-        """The module of the batch norm that the plan folded into `node`."""
-        for member in self.values.members(node):
-            module = self.tree.floats.get(str(member.target)) if member.op == "call_module" else None
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                return module
-        return None
+    def _folded_into(self, node: Node, weight: torch.Tensor) -> nn.Module | torch.Tensor | None:
+        """What the plan folded into the weight of `node`: a batch norm's module, where it is all; else the factor of every weight."""
+        if self.trains:
+            modules = (
+                self.tree.floats.get(str(member.target)) for member in self.values.members(node) if member.op == "call_module"
+            )
+            return next((module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)), None)
+        planned, own = node.operand("weight"), weight.detach().cpu().numpy()
+        if planned is None or planned.array is None or planned.array.shape != own.shape or np.array_equal(planned.array, own):
+            return None
+        return torch.from_numpy(np.divide(planned.array, own, out=np.ones_like(own), where=own != 0)).to(weight.device)
 
     # --- the rest of the tree ------------------------------------------------------------------------------------------------
 

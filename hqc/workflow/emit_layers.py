@@ -97,16 +97,17 @@ def _anchor(node: Node, conv: fx.Node, members: Iterable[fx.Node], values: Plann
 class LayerBuilder:
     """Makes the layers of `groups`, which share parameters exactly where the float model does.
 
-    A batch norm is folded into the layer's parameters, or kept in the layer: when asked (`keep`), when the model reads one of the
-    group's tensors elsewhere too (`relu(bn(conv(x))) + conv.bias`), and when a weight that several layers own goes through different batch
-    norms or is frozen while its batch norm trains.
+    A batch norm is folded into the layer's parameters, or kept in the layer of a model that `trains`: when asked (`keep`), when the model
+    reads one of the group's tensors elsewhere too (`relu(bn(conv(x))) + conv.bias`), and when a weight that several layers own goes through
+    different batch norms or is frozen while its batch norm trains.
     """
 
-    def __init__(self, groups: list[LayerGroup], tree: ModuleTree, march: MarchSpec, keep: bool) -> None:
+    def __init__(self, groups: list[LayerGroup], tree: ModuleTree, march: MarchSpec, *, keep: bool, trains: bool) -> None:
         self.march = march
         self._keep = keep
+        self._trains = trains
         self._read = tree.read
-        self._folded: dict[tuple[int, int], Parameters] = {}
+        self._folded: dict[tuple[int, int], list[tuple[LayerGroup, Parameters]]] = {}
         self._norms: Counter[int] = Counter()  # of every weight: how many batch norms (or none) it goes through
         for weight, _ in {(id(_weight(group)), id(group.norm)) for group in groups}:
             self._norms[weight] += 1
@@ -114,7 +115,7 @@ class LayerBuilder:
     def build(self, group: LayerGroup, weight_fake_quant: Any, activation_post_process: nn.Module | None) -> QATLayer:
         """The layer of a group. `weight_fake_quant`: a qconfig's entry; `activation_post_process`: None for a high-precision output."""
         module, norm = group.module, group.norm
-        kept = norm is not None and self._keeps(group)
+        kept = norm is not None and self._trains and self._keeps(group)
         weight, bias = self._own(group) if kept or _is_unchanged(group) else self._fold(group)
         if isinstance(module, BATCH_NORMS):
             module = qat_module.unit_convolution(module, kept=kept)
@@ -155,19 +156,29 @@ class LayerBuilder:
         return _as_parameter(weight), None if bias is None else _as_parameter(bias)
 
     def _fold(self, group: LayerGroup) -> Parameters:
-        """Parameters with the batch norm in them; the same ones for every call of this pair of modules."""
+        """Parameters with the batch norm (and constants) in them; the same ones for every call of the modules that comes out equal."""
         module, norm = group.module, group.norm
         like = _weight(group)
-        key = (id(like), id(norm) if norm is not None else id(group))
-        if key not in self._folded:
-            weight, bias = group.node.operand("weight"), group.node.operand("bias")
-            assert weight is not None and weight.array is not None
-            trains = {name: _trains(module, name) or (norm is not None and _trains(norm, name)) for name in ("weight", "bias")}
-            self._folded[key] = (
-                _new_parameter(weight.array, like, trains["weight"]),
-                None if bias is None or bias.array is None else _new_parameter(bias.array, like, trains["bias"]),
-            )
-        return self._folded[key]
+        known = self._folded.setdefault((id(like), id(norm)), [])
+        for other, parameters in known:
+            if all(_same(other.node.operand(name), group.node.operand(name)) for name in ("weight", "bias")):
+                return parameters
+        weight, bias = group.node.operand("weight"), group.node.operand("bias")
+        assert weight is not None and weight.array is not None
+        trains = {name: _trains(module, name) or (norm is not None and _trains(norm, name)) for name in ("weight", "bias")}
+        made = (
+            _new_parameter(weight.array, like, trains["weight"]),
+            None if bias is None or bias.array is None else _new_parameter(bias.array, like, trains["bias"]),
+        )
+        known.append((group, made))
+        return made
+
+
+def _same(a: Value | None, b: Value | None) -> bool:
+    """Whether two constants hold the same numbers."""
+    if a is None or b is None or a.array is None or b.array is None:
+        return a is b
+    return _equal(a.array, b.array)
 
 
 def _weight(group: LayerGroup) -> torch.Tensor:

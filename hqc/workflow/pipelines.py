@@ -17,10 +17,10 @@ from hqc.passes.registry import get_pass
 from hqc.workflow.options import PIPELINES, CompileOptions, Edit
 
 PLACE = "canonicalize,apply-overrides,fold-batch-norm,fuse-conv,canonicalize,analyze-support,partition"
-# What has no QAT module (a functional convolution with its batch norm) is folded and fused again, as the plan says.
+# What has no QAT module (a functional convolution with its batch norm, or constants) is folded and fused again, as the plan says.
 # Absorbing the fake quants between BPU nodes makes subgraphs adjacent that they kept apart: partition once more.
 DEPLOY = (
-    "canonicalize,fold-batch-norm,fuse-conv,apply-plan,partition,insert-boundaries{form=deployed},partition,"
+    "canonicalize,fold-batch-norm{constants=true},fuse-conv,apply-plan,partition,insert-boundaries{form=deployed},partition,"
     "settle-rounding,propagate-scales,unify-cat-scales,add-half-steps,lower-to-integer"
 )
 INTEGER = "lower-to-integer"
@@ -95,8 +95,11 @@ def _plain(name: str, options: CompileOptions | None, verify: bool) -> PassPipel
     )
     pipeline = parse_pipeline(PLACE, verify=verify).replace("partition", partition)
     # Dropout acts in training: for a model that will train it stays until fusion is done, so that no layer swallows it, and goes
-    # before placement, which it has no part in. What is quantized after training is fused across it, as an exported file is.
-    pipeline.replace("canonicalize", _pass("canonicalize", training=options.form != "ptq"))
+    # before placement, which it has no part in. What is quantized after training is fused across it, as an exported file is, and
+    # constants behind a layer, which may be trained, are folded into it.
+    trains = options.form != "ptq"
+    pipeline.replace("canonicalize", _pass("canonicalize", training=trains))
+    pipeline.replace("fold-batch-norm", _pass("fold-batch-norm", constants=not trains))
     pipeline.append(_pass("insert-boundaries", form="qat", auto_stub=options.form == "ptq" or options.stub_inputs))
     pipeline.append(_pass("place-observers", share=options.optimize_graph))
     return pipeline.append(_pass("settle-rounding", nearest=options.rounds_to_nearest))

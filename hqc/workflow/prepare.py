@@ -172,4 +172,5 @@ def emit_planned(planned: PlannedModel, options: CompileOptions) -> fx.Graph:
         planned.configs,
         wrap_boundaries=options.form == "qat",
         keep_batch_norm=options.keep_batch_norm,
+        trains=options.form != "ptq",
     )

@@ -34,6 +34,11 @@ class Net(nn.Module):
         self.conv, self.tail, self.layer = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Linear(16, 16)
         self.matrix, self.vector = nn.Parameter(torch.randn(8, 16)), nn.Parameter(torch.randn(16))
         self.gain, self.shift = nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5), nn.Parameter(torch.randn(1, 8, 1, 1))
+        self.norm, self.up, self.quant = nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 16, 2, 2, groups=2), QuantStub()
+        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+        nn.init.normal_(self.norm.bias)
+        nn.init.normal_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2.0)
         self.spelling = spelling
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +49,7 @@ def plan(spelling: Spelling, shape: tuple[int, ...], march: str) -> Counter[tupl
     """What computes, and where: ops that only move data, and the axes that a mean keeps, are no difference."""
     graph = lower_graph_module(trace(Net(spelling).eval()), (torch.zeros(shape),)).graph
     context = PassContext(get_spec(march))
-    for item in parse_passes("canonicalize,apply-overrides,fold-batch-norm,fuse-conv,analyze-support"):
+    for item in parse_passes("canonicalize,apply-overrides,fold-batch-norm{constants=true},fuse-conv,analyze-support"):
         item.run(graph, context)
     same = {"div": "mul", "mean": "adaptive_avg_pool2d"}
     return Counter(
@@ -133,18 +138,64 @@ def test_equal_spellings_have_equal_plans(name: str, march: str) -> None:
     assert plans[0] and plans == [plans[0]] * len(plans)
 
 
+def _by_hand(n: Net, y: torch.Tensor) -> torch.Tensor:
+    """A batch norm on its statistics."""
+    scale = n.norm.weight * (n.norm.running_var + n.norm.eps).rsqrt()
+    return y * scale[:, None, None] + (n.norm.bias - n.norm.running_mean * scale)[None, :, None, None]
+
+
+def _functional(n: Net, x: torch.Tensor) -> torch.Tensor:
+    return F.conv2d(x, n.conv.weight, n.conv.bias, padding=1)
+
+
 AFFINE: list[Spelling] = [
-    lambda n, x: n.tail(F.relu(n.conv(x) * 0.5 + 0.1)),
-    lambda n, x: n.tail(F.relu(n.conv(x) * n.gain + n.shift)),
-    lambda n, x: n.tail(F.relu((n.conv(x) - n.shift) / 3.3)),
-    lambda n, x: n.tail(F.relu(F.conv2d(x, n.conv.weight, padding=1) * 0.5 + n.shift)),
+    lambda n, x: n.norm(n.conv(x)),
+    lambda n, x: _by_hand(n, n.conv(x)),
+    lambda n, x: (n.conv(x) - n.norm.running_mean.view(1, 8, 1, 1)) / (n.norm.running_var[:, None, None] + n.norm.eps).sqrt(),
+    lambda n, x: n.conv(x) * 0.5 + 0.1,
+    lambda n, x: n.conv(x) * n.gain + n.shift,
+    lambda n, x: (n.conv(x) - n.shift) / 3.3,
+    lambda n, x: n.conv(x).add(0.1).mul(n.gain[0]).sub(0.2).div(n.gain),
+    lambda n, x: torch.addcmul(n.shift, n.conv(x), n.gain),
+    lambda n, x: n.shift - n.conv(x),
+    lambda n, x: -n.conv(x),
+    lambda n, x: n.gain * _functional(n, x) - n.shift,
+    lambda n, x: _by_hand(n, _functional(n, x)),
+    lambda n, x: n.up(n.conv(x)) * torch.cat((n.gain, n.gain), 1) + 0.5,
+    lambda n, x: n.layer(n.conv(x)) * n.vector.abs() + 0.2,
 ]
+"""Constants behind convolutions (and a linear layer), in many ways: each is one layer, as with a batch norm."""
 
 
 @pytest.mark.parametrize("march", MARCHES)
-@pytest.mark.parametrize("spelling", AFFINE)
-def test_constants_behind_a_convolution_run_on_the_bpu_with_it(spelling: Spelling, march: str) -> None:
-    assert all(device == "bpu" for _, device in plan(spelling, IMAGE, march))
+@pytest.mark.parametrize("index", range(len(AFFINE)))
+def test_constants_behind_a_layer_are_folded_into_it(index: int, march: str) -> None:
+    def spelling(n: Net, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(AFFINE[index](n, x))
+
+    net: Any = Net(spelling).eval()
+    data = torch.randn(IMAGE, generator=torch.Generator().manual_seed(1))
+    compiled = hqc.compile(net, data, march=march, calibration_data=[data])
+    layers = {"conv2d", "conv_transpose2d", "linear", "relu"}
+    assert {node.op.name for node in compiled.graph.nodes if not node.op.has(Trait.BOUNDARY)} <= layers, str(compiled.graph)
+    expected, found = net(data).detach().numpy(), np.asarray(compiled.simulate(data))
+    size = np.abs(expected).max()
+    assert np.abs(found - expected).max() <= (0.12 if march == "bernoulli" else 0.04) * size
+    assert np.abs(found - compiled.prepared(data).detach().numpy()).max() <= 0.025 * size
+
+
+def test_what_no_layer_can_take_in_stays() -> None:
+    for spelling in (
+        lambda n, x: n.tail(n.conv(x) * torch.ones(1, 8, 16, 1)),  # a number per row
+        lambda n, x: n.tail((y := n.conv(x)) * 0.5 + y),  # another reads the layer
+        lambda n, x: n.tail(2.0 / n.conv(x)),
+        lambda n, x: n.tail(F.relu(n.conv(x)) * 0.5),
+    ):
+        assert sum(count for (op, _), count in plan(spelling, IMAGE, "bayes").items() if op != "conv2d") >= 1
+    trained = hqc.explain(
+        Net(lambda n, x: n.tail(n.conv(n.quant(x)) * n.gain)).eval(), torch.zeros(IMAGE), march="bayes", form="qat"
+    )
+    assert [row.op for row in trained.placement.rows] == ["conv2d", "mul", "conv2d"], "training goes on with the constant"
 
 
 @pytest.mark.parametrize("march", ["bernoulli2", "bayes"])

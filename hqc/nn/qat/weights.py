@@ -15,22 +15,25 @@ if TYPE_CHECKING:
 
 
 class FoldedWeightFakeQuantize(nn.Module):
-    """For a weight whose result goes through the batch norm `norm`, which the chip has folded into it.
+    """For a weight whose result goes through a batch norm or constants, `folded`, which the chip has folded into it.
 
-    What is put on the grid is the folded weight; it is divided by the factor again, as the batch norm behind multiplies.
+    What is put on the grid is the folded weight; it is divided by the factor again, as what follows multiplies. `folded`: the module of
+    a batch norm, or the factor of every weight.
     """
 
     _hqc_leaf = True
 
-    def __init__(self, fake_quant: FakeQuantizeBase, norm: nn.Module, axis: int) -> None:
+    def __init__(self, fake_quant: FakeQuantizeBase, folded: nn.Module | Tensor, axis: int) -> None:
         super().__init__()
         self.weight_fake_quant = fake_quant
-        self._norm = [norm]  # in a list: it has its place in the module tree already
+        self._folded = [folded]  # in a list: a module has its place in the module tree already
         self.axis = axis
 
     def factor(self, weight: Tensor) -> Tensor:
         """What folding multiplies the weights by, shaped to go with `weight`; 1 where gamma switches a channel off."""
-        norm: Any = self._norm[0]
+        norm: Any = self._folded[0]
+        if isinstance(norm, Tensor):
+            return torch.where(norm == 0, torch.ones_like(norm), norm).to(weight.device)
         factor = torch.rsqrt(norm.running_var + norm.eps)
         factor = factor if norm.weight is None else factor * norm.weight
         factor = torch.where(factor.abs() < torch.finfo(factor.dtype).eps, torch.ones_like(factor), factor)
@@ -60,13 +63,19 @@ class BiasFakeQuantize(nn.Module):
 
 
 def weight_fake_quant(
-    factory: Any, march: MarchSpec, weight: Tensor, axis: int, norm: nn.Module | None, name: str
+    factory: Any, march: MarchSpec, weight: Tensor, axis: int, folded: nn.Module | Tensor | None, name: str
 ) -> nn.Module:
-    """The weight fake quant of a qconfig entry for a call's weight, whose output channels lie along `axis`."""
+    """The weight fake quant of a qconfig entry for a call's weight, whose output channels lie along `axis`; `folded`: what the chip has
+    folded into it."""
     axis %= weight.dim()
-    if norm is None or norm.running_var is None or norm.running_var.numel() != weight.shape[axis]:  # type: ignore[operator]
-        return make_weight_fake_quant(factory, march, weight.detach(), axis, name=name)
-    module = FoldedWeightFakeQuantize(make_weight_fake_quant(factory, march, weight.detach(), axis, name=name), norm, axis)
+    plain = make_weight_fake_quant(factory, march, weight.detach(), axis, name=name)
+    if folded is None or (not isinstance(folded, Tensor) and not _fits(folded, weight.shape[axis])):
+        return plain
+    module = FoldedWeightFakeQuantize(plain, folded, axis)
     with torch.no_grad():
         module.weight_fake_quant.initialize(weight * module.factor(weight))
     return module
+
+
+def _fits(norm: Any, channels: int) -> bool:
+    return norm.running_var is not None and norm.running_var.numel() == channels
