@@ -40,7 +40,7 @@ def test_doctor_prints_versions_processor_threads_and_every_engine(capsys):
     ("where", "name", "answer", "engine", "reason"),
     [
         (jit, "available", lambda: False, "jit", "numba is not installed; pip install"),
-        (check, "trusted", lambda product: False, "jit", "none of its dense products is right on this processor"),
+        (check, "trusted", lambda product, dtype: False, "jit", "none of its dense products is right on this processor"),
         (check, "trusted", _raise, "jit", "OSError: libgomp"),
         (onednn, "available", lambda: False, "onednn", "torch is not installed"),
         (onednn, "exact", lambda: False, "onednn", "its int16 sums saturate"),
