@@ -81,10 +81,64 @@ def test_a_metric_of_the_user_and_budgets():
     assert not none.steps and not none.reached and none.after == none.before
 
 
+class Tailed(torch.nn.Module):
+    """Layers whose results are limited behind them: the last ReLU6 ends the BPU's segment in int8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.relu6(self.last(torch.relu(self.first(x)))) * 0.5
+
+
+def test_a_layer_may_leave_at_high_precision():
+    data = data_for(0)
+    before = hqc.compile(Tailed(), data[0], march="bernoulli2", calibration_data=data)
+    found = tune(Tailed(), data[0], march="bernoulli2", calibration_data=data, target="90 dB", allow=["int32"], max_changes=1)
+    (step,) = found.steps
+    assert step.change.kind == "int32" and step.change.detail == "last" and step.gain > 1
+    assert "so that last leaves the BPU with int32 results" in str(found) and f"a gain of {step.gain:.3g}" in str(found)
+    assert found.compiled.placement.totals.bpu_macs == before.placement.totals.bpu_macs  # the layer itself stays
+    again = hqc.compile(
+        Tailed(),
+        data[0],
+        march="bernoulli2",
+        calibration_data=data,
+        hybrid_dict=found.hybrid_dict,
+        qconfig_dict=found.qconfig_dict,
+    )
+    np.testing.assert_array_equal(again.simulate(data[0]), found.compiled.simulate(data[0]))
+    assert found.as_dict()["costs"]["after"]["crossing_bytes"] == again.placement.totals.crossing_bytes
+
+
+@pytest.mark.parametrize("by_metric", [False, True])
+def test_workers_find_what_one_process_finds(by_metric, tmp_path):
+    network, _, qconfig = plain_network("outlier channel", 3)
+    data = data_for(3)
+    labels = [network(x).argmax(1).numpy() for x in data]
+
+    def agreement(model):
+        return float(np.mean([(model(x).argmax(1) == y).mean() for x, y in zip(data, labels, strict=True)]))
+
+    found, states = [], []
+    for workers in (1, 2):
+        state = tmp_path / f"{workers}.json"
+        result = tune(
+            network, data[0], march="bayes", calibration_data=data, qconfig_dict=qconfig, max_changes=1, candidates_per_step=1,
+            target="same>=1.0*float" if by_metric else "60 dB", metric=agreement if by_metric else None, workers=workers,
+            state=state, allow=["int16", "cpu"],
+        )  # fmt: skip
+        found.append(result.as_dict())
+        states.append(json.loads(state.read_text())["scores"])
+    assert found[0] == found[1] and found[0]["changes"] and states[0] == states[1]
+
+
 def test_targets_are_read():
     assert Target.parse("35 dB").threshold(1.0) == 35 and Target.parse("0.9").threshold(2.0) == 0.9
     assert Target.parse("top1>=0.5*float").threshold(80.0) == 40 and Target.parse(3).threshold(0) == 3
     with pytest.raises(InputError, match="a target is a score"):
         Target.parse("as good as float")
-    with pytest.raises(InputError, match="allow has the unknown kind 'gpu'"):
+    with pytest.raises(InputError, match="allow has the unknown kind 'gpu'; there are observer, int32, int16, cpu"):
         tune(torch.nn.ReLU(), torch.zeros(1), march="bayes", calibration_data=[], target=1, allow=["gpu"])

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hqc.analysis.compare.outputs import STYLE
 from hqc.analysis.tune.changes import Change
+from hqc.analysis.tune.measure import Measured
 from hqc.files import write_file
 from hqc.workflow.compile import Compiled
 
@@ -27,22 +28,48 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Step:
-    """A change that was kept, and the score with it and all before it."""
+    """A change that was kept. `before`, `after`: the model without it, and with it and all before it."""
 
     change: Change
-    score: float
+    before: Measured
+    after: Measured
+
+    @property
+    def score(self) -> float:
+        """With the change."""
+        return self.after.score
+
+    @property
+    def gain(self) -> float:
+        """What it brought."""
+        return self.after.score - self.before.score
+
+    def __str__(self) -> str:
+        before, after = self.before, self.after
+        costs = [
+            f"{what} {now:,} -> {then:,}"
+            for what, now, then in (
+                ("CPU MACs", before.cpu_macs, after.cpu_macs),
+                ("crossings", before.crossings, after.crossings),
+                ("bytes across", before.crossing_bytes, after.crossing_bytes),
+            )
+            if now != then
+        ]
+        cost = f" ({', '.join(costs)})" if costs else ""
+        return f"{self.change}: {before.score:.4g} -> {after.score:.4g}, a gain of {self.gain:.3g}{cost}"
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """`real`, `before`, `after`: scores of the float model, and of the simulator without and with the changes. `threshold`: what was asked.
+    """`real`: score of the float model; `as_it_was`, `as_it_is`: the simulator without and with the changes, and what it costs.
+    `threshold`: what was asked.
 
     `hybrid_dict`, `qconfig_dict`: what to give to `hqc.compile` to get `compiled`. `tried`: configurations that were measured.
     """
 
     real: float
-    before: float
-    after: float
+    as_it_was: Measured
+    as_it_is: Measured
     threshold: float
     steps: tuple[Step, ...]
     sensitivity: tuple[Sensitivity, ...]
@@ -50,6 +77,16 @@ class TuneResult:
     qconfig_dict: dict[str, Any]
     compiled: Compiled
     tried: int
+
+    @property
+    def before(self) -> float:
+        """The score without the changes."""
+        return self.as_it_was.score
+
+    @property
+    def after(self) -> float:
+        """The score with them."""
+        return self.as_it_is.score
 
     @property
     def reached(self) -> bool:
@@ -67,7 +104,7 @@ class TuneResult:
 
     def __str__(self) -> str:
         lines = [f"float {self.real:.4g}, quantized {self.before:.4g}, asked for {self.threshold:.4g}"]
-        lines += [f"{step.change}: {step.score:.4g}" for step in self.steps]
+        lines += list(map(str, self.steps))
         verdict = "reached" if self.reached else "not reached: nothing that was allowed gains more"
         return "\n".join(
             [*lines, f"{self.after:.4g} with {len(self.steps)} changes, {self.tried} configurations measured: {verdict}"]
@@ -82,7 +119,11 @@ class TuneResult:
             "threshold": self.threshold,
             "reached": self.reached,
             "tried": self.tried,
-            "changes": [{**asdict(step.change), "score": step.score} for step in self.steps],
+            "costs": {"before": asdict(self.as_it_was), "after": asdict(self.as_it_is)},
+            "changes": [
+                {**asdict(step.change), "score": step.score, "gain": step.gain, "costs": asdict(step.after)}
+                for step in self.steps
+            ],
             "sensitivity": [asdict(row) for row in self.sensitivity],
             "hybrid_dict": self.hybrid_dict,
         }

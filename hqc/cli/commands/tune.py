@@ -19,7 +19,10 @@ from hqc.cli.options import compile_arguments, compile_options
     "--metric", metavar="FILE.py:NAME", help="Your score: a function of a model (a function of inputs); larger is better."
 )
 @click.option(
-    "--allow", multiple=True, type=click.Choice(("observer", "int16", "cpu")), help="Changes to try (repeatable); default: all."
+    "--allow",
+    multiple=True,
+    type=click.Choice(("observer", "int32", "int16", "cpu")),
+    help="Changes to try (repeatable); default: all.",
 )
 @click.option("--max-changes", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Changes at most.")
 @click.option("--cpu-macs", type=click.FloatRange(0), metavar="N", help="Multiply-accumulates that may move to the CPU.")
