@@ -6,7 +6,7 @@ prepare (emit the planned model, with observers) -> observe the calibration data
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,27 +177,6 @@ class Compiled(Deployed):
         self.__dict__.update(state)
         self.deployment = with_calls(self.deployment, self._prepared)
         self._start()
-
-    @checked
-    def report(
-        self, path: str | os.PathLike[str], *, measure: bool = True, progress: Callable[[int, int | None], None] | None = None
-    ) -> Path:
-        """Write one self-contained HTML file: the graph as a picture, a table of operations, reasons, scales, errors, histograms and
-        times on a calibration sample, four chips side by side, and the IR after every pass with diffs.
-
-        `measure=False` runs nothing and leaves out errors, histograms and times. `progress`: gets `(steps done, all)`. Returns the path.
-        `InputError` when the extra
-        `report` is not installed or the file cannot be written.
-        """
-        from hqc.analysis.report import write_report
-
-        return write_report(self, path, measure=measure, progress=progress)
-
-    def _repr_html_(self) -> str:
-        """The report, in a frame, for notebooks; without measurements, so that showing a model runs nothing."""
-        from hqc.analysis.report import notebook_html
-
-        return notebook_html(self)
 
 
 def _sample(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[str, Array] | None:

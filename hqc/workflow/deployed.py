@@ -10,6 +10,7 @@ from hqc.ir.costs import total_cost
 from hqc.metrics.placement import PlacementReport, placement_report
 from hqc.passes.base import Remark
 from hqc.workflow.deployment import Deployment
+from hqc.workflow.reported import Reported
 
 Sample = TypeVar("Sample")
 
@@ -26,7 +27,7 @@ def samples_to_verify(graph: Graph, samples: Sequence[Sample]) -> list[Sample]:
     return list(samples[: max(1, _SMALL_WORK // max(1, work))])
 
 
-class Deployed:
+class Deployed(Reported):
     """The graphs that the back ends take, and what the passes said of them. No torch here."""
 
     deployment: Deployment

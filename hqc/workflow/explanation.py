@@ -14,6 +14,7 @@ from hqc.passes.base import PassContext, Remark
 from hqc.workflow.opaque_costs import unwritable_remarks
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.pipelines import explain_pipeline
+from hqc.workflow.reported import Reported
 
 FORMS = {
     "ptq": "quantized after training, as by hqc.compile",
@@ -23,7 +24,7 @@ FORMS = {
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Reported):
     """What `hqc.explain` returns; printing it shows the report. `graph`: the planned IR. `remarks`: what the passes had to say.
 
     `float_graph`: the IR before any pass, and `context`: what the passes read; planning it anew gives `graph`.

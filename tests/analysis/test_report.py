@@ -7,6 +7,7 @@ import html
 import itertools
 import json
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from importlib import resources
@@ -18,7 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 import hqc
-from hqc.analysis.report import collect, render
+from hqc.analysis.report import render
+from hqc.analysis.report.collect import collect
 from hqc.analysis.report.measure import histogram
 from hqc.analysis.report.page import LIBRARIES, SCRIPTS
 from hqc.analysis.report.trace import changes
@@ -26,7 +28,8 @@ from hqc.cli import main
 from hqc.errors import InputError
 from hqc.ir import DType, QuantParams
 from hqc.ir.printer import print_graph
-from tests.analysis.reported import compiled_net, held
+from hqc.march import all_specs
+from tests.analysis.reported import Net, X, compiled_net, held
 
 ROOM = resources.files("hqc.analysis.report")
 
@@ -163,6 +166,42 @@ def test_without_measuring_nothing_runs_and_equal_models_give_equal_files(compil
     assert found["measured"] is None and not any("error" in row or "histogram" in row for row in found["operations"])
     (shown,) = re.findall(r'^<iframe srcdoc="([^"]*)"', compiled._repr_html_())
     assert html.unescape(shown) == pages[0]
+
+
+def test_an_explanation_has_a_page(tmp_path: Path) -> None:
+    explanation = hqc.explain(Net(), X, march="bayes")
+    path = explanation.report(tmp_path / "plan.html")
+    found = held(path.read_text(encoding="utf-8"))
+    assert [(row["name"], row["device"]) for row in found["operations"]] == [
+        (row.name, row.device) for row in explanation.placement.rows
+    ]
+    assert {row["dtype"] for row in found["operations"]} >= {"i8", "f32"}  # observed, and on the CPU
+    assert [chip["march"] for chip in found["chips"]] == [spec.name for spec in all_specs()]
+    assert all(len(row["chips"]) == len(found["chips"]) for row in found["operations"])
+    assert found["measured"] is None and [step["name"] for step in found["passes"]["steps"]][-1] == "settle-rounding"
+    assert "<iframe" in explanation._repr_html_()
+
+
+def test_a_saved_model_has_a_page_without_torch(compiled: hqc.Compiled, tmp_path: Path) -> None:
+    loaded = hqc.load(compiled.save(tmp_path / "net.safetensors"))
+    seen: list[tuple[int, int | None]] = []
+    path = loaded.report(tmp_path / "net.html", progress=lambda done, total: seen.append((done, total)))
+    found, whole = held(path.read_text(encoding="utf-8")), collect(compiled, measure=False)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    for key in ("name", "march", "totals", "boundaries"):
+        assert json.dumps(found[key]) == json.dumps(whole[key])
+    for key in ("boxes", "edges", "clusters"):  # a file keeps one place for a fused operation: some are called otherwise
+        assert json.dumps(found["picture"][key]) == json.dumps(whole["picture"][key])
+    assert [row["why"] for row in found["operations"]] == [row["why"] for row in whole["operations"]]
+    assert found["chips"] == found["advice"] == [] and found["measured"]["real"] and found["measured"]["ms"] > 0
+    assert [step["name"] for step in found["passes"]["steps"]] == ["input", "lower-to-integer"]
+    assert "<iframe" in loaded._repr_html_()
+    script = (
+        "import sys, hqc; hqc.load('net.safetensors').report('again.html'); "
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_both_languages_have_every_word() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import hqc
-from tests.analysis.reported import compiled_net
+from tests.analysis.reported import Net, X, compiled_net
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright (the extra `browser`) is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -246,3 +246,16 @@ def test_a_thousand_operations_open_fold_and_unfold(browser: Any, tmp_path: Path
         assert chosen(page) == "24.9.act"
         page.click("#unfold")
         page.wait_for_function("document.querySelectorAll('#picture g.node').length > 1000")
+
+
+@pytest.mark.parametrize("what", ["plan", "saved"])
+def test_pages_of_plans_and_saved_models_open_too(browser: Any, tmp_path: Path, what: str) -> None:
+    if what == "plan":
+        file = hqc.explain(Net(), X, march="bayes").report(tmp_path / "net.html")
+    else:
+        file = hqc.load(compiled_net().save(tmp_path / "net.safetensors")).report(tmp_path / "net.html")
+    with Reader(browser, file) as page:
+        assert page.locator("#chips-section").is_visible() == (what == "plan")
+        assert "dB" not in page.locator("#figures").inner_text() and ("ms" in page.locator("#figures").inner_text()) == (
+            what == "saved"
+        )

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
-import hqc
 from hqc.analysis.advice import advise
 from hqc.analysis.compare import compare
 from hqc.analysis.compare.operations import OperationName, operations_of
 from hqc.analysis.compare.views import FakeQuantView, FloatView, SimulatorView
 from hqc.analysis.layers import layer_errors
-from hqc.analysis.picture.boxes import Picture, picture_of
-from hqc.analysis.picture.dot import HEADER, statements
-from hqc.analysis.picture.files import svg_of
 from hqc.analysis.report.measure import finite, histogram, rounded, times
+from hqc.analysis.report.structure import Progress, Steps, chips_of, owners_of, structure
 from hqc.analysis.report.trace import PassTrace
 from hqc.backends.onnx.verify import sample_arrays
-from hqc.ir import Graph
-from hqc.ir.costs import node_cost
-from hqc.ir.printer import quant_text
-from hqc.metrics.placement import MarchComparison, PlacementReport
 from hqc.workflow.arguments import from_meta
 from hqc.workflow.compile import Compiled
 from hqc.workflow.deploy import deploy
@@ -38,24 +28,6 @@ OWN_ERRORS = 120
 RUNS = 3
 
 
-Progress = Callable[[int, int | None], None]
-"""Gets the steps that are done, and how many there are."""
-
-
-class _Steps:
-    """Counts the parts of the page that are done."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self._progress = 0, total, progress
-
-    def __call__(self, found: Any = None) -> Any:
-        """One more is done; returns what it found."""
-        self.done += 1
-        if self._progress is not None:
-            self._progress(self.done, self.total)
-        return found
-
-
 PARTS, MEASUREMENTS = 4, 4
 """Steps of a page, and those that measuring adds."""
 
@@ -63,124 +35,28 @@ PARTS, MEASUREMENTS = 4, 4
 def collect(compiled: Compiled, *, measure: bool = True, progress: Progress | None = None) -> dict[str, Any]:
     """Everything about a compiled model. `measure`: run it on a calibration sample (random input where none fits) for errors,
     histograms and times; without it the page is about structure alone."""
-    step = _Steps(PARTS + MEASUREMENTS * measure, progress)
-    graph, placement = compiled.graph, compiled.placement
-    picture = picture_of(graph)
-    operations = _operations(compiled, placement, picture)
-    found: dict[str, Any] = {
-        "name": graph.name,
-        "march": compiled.march,
-        "version": hqc.__version__,
-        "totals": asdict(placement.totals) | {"share": placement.totals.bpu_share},
-        "chips": step(_chips(compiled, operations)),
-        "advice": step([str(each) for each in advise(explain_prepared(compiled.prepared)).steps]),
-        "operations": operations,
-        "boundaries": _boundaries(graph, picture),
-        "picture": step(_picture(picture, {row["name"]: index for index, row in enumerate(operations)})),
-        "passes": step(_passes(compiled, operations)),
-        "remarks": [{"severity": each.severity, "text": str(each)} for each in compiled.remarks],
-        "warnings": list(placement.unwritable),
-        "outputs": [],
-        "measured": None,
-    }
+    step = Steps(PARTS + MEASUREMENTS * measure, progress)
+    found: dict[str, Any] = step(structure(compiled.graph, compiled.placement, compiled.march, compiled.remarks))
+    operations = found["operations"]
+    found["chips"] = step(_chips(compiled, operations))
+    found["advice"] = step([str(each) for each in advise(explain_prepared(compiled.prepared)).steps])
+    found["passes"] = step(_passes(compiled, operations))
     if measure:
         _measure(compiled, found, step)
     return found
 
 
-def _operations(compiled: Compiled, placement: PlacementReport, picture: Picture) -> list[dict[str, Any]]:
-    nodes = {node.name: node for node in compiled.graph.nodes}
-    boxes = {box.name: index for index, box in enumerate(picture.boxes) if box.kind in ("bpu", "cpu")}
-    rows = []
-    for row in placement.rows:
-        node = nodes[row.name]
-        quants = [value.quant for value in node.results if value.quant is not None]
-        rows.append(
-            {
-                "box": boxes[row.name],
-                "name": row.name,
-                "where": row.where,
-                "op": row.op,
-                "device": row.device,
-                "subgraph": row.subgraph,
-                "module": row.module,
-                "path": picture.boxes[boxes[row.name]].module,
-                "source": row.source,
-                "origin": list(row.origin),
-                "types": [str(value.type) for value in node.results],
-                "quant": [quant_text(quant) if quant.scale.size <= 8 else _long(quant) for quant in quants],
-                "scale": float(f"{float(np.max(quants[0].scale)):.5g}") if quants else None,
-                "dtype": quants[0].dtype.value if quants else node.results[0].type.dtype.value,
-                "why": placement.why(row),
-                "change": row.change,
-                "macs": row.macs,
-                "parameter_bytes": node_cost(node).parameter_bytes,
-            }
-        )
-    return rows
-
-
-def _long(quant: Any) -> str:
-    low, high = float(quant.scale.min()), float(quant.scale.max())
-    return f"q({quant.dtype.value}, axis={quant.axis}, {quant.scale.size} scales {low:.4g} to {high:.4g})"
-
-
 def _chips(compiled: Compiled, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row of totals per chip; each operation gets its device on every chip, as `chips`."""
     preparation = compiled.prepared.preparation
     inputs = from_meta(preparation.inputs or ())
-    comparison: MarchComparison = compare_chips(
-        copy.deepcopy(preparation.float_model), inputs, replace(compiled.options, hybrid=True)
-    )
-    found = []
-    for report in comparison.reports:
-        devices = {name: row.device for row in report.rows for name in (row.name, *row.origin)}
-        for row in operations:
-            on = {devices[name] for name in (row["name"], *row["origin"]) if name in devices}
-            row.setdefault("chips", []).append(on.pop() if len(on) == 1 else "mixed" if on else "")
-        totals = report.totals
-        found.append({"march": report.march, **asdict(totals), "share": totals.bpu_share})
-    return found
-
-
-def _boundaries(graph: Graph, picture: Picture) -> list[dict[str, Any]]:
-    nodes = {node.name: node for node in graph.nodes}
-    found = []
-    for index, box in enumerate(picture.boxes):
-        if box.kind != "boundary":
-            continue
-        node = nodes[box.name]
-        quants = [value.quant for value in (*node.results, *node.data_operands) if value.quant is not None]
-        shown = quant_text(quants[0]) if quants and quants[0].scale.size <= 8 else _long(quants[0]) if quants else ""
-        detail = {"op": node.op.name, "from": node.operands[0].name, "type": str(node.results[0].type), "quant": shown}
-        found.append({"box": index, "name": box.name, "detail": box.detail, **detail})
-    return found
-
-
-def _picture(picture: Picture, index_of: dict[str, int]) -> dict[str, Any]:
-    """The pieces that the page's Graphviz lays out, and what each box is: `[kind, subgraph, groups, operation]`."""
-    pieces = statements(picture)
-    return {
-        "header": HEADER,
-        "statements": list(pieces.boxes),
-        "boxes": [[box.kind, box.subgraph, list(box.groups), index_of.get(box.name, -1)] for box in picture.boxes],
-        "groupStatements": list(pieces.groups),
-        "groups": [[group.module, group.kind, group.subgraph] for group in picture.groups],
-        "clusters": {str(number): text for number, text in pieces.clusters.items()},
-        "edges": [[source, target, kind] for source, target, kind in picture.edges],
-        "folded": sorted(picture.comfortable()),
-        "svg": svg_of(picture, picture.comfortable()),
-    }
+    options = replace(compiled.options, hybrid=True)
+    return chips_of(compare_chips(copy.deepcopy(preparation.float_model), inputs, options), operations)
 
 
 def _passes(compiled: Compiled, operations: list[dict[str, Any]]) -> dict[str, Any]:
     """The pipelines once more, on copies: they are deterministic, so these are the passes that made the model."""
     preparation = compiled.prepared.preparation
-    owners: dict[str, int] = {}
-    for index, row in enumerate(operations):
-        for name in (row["name"], *row["origin"]):
-            owners.setdefault(name, index)
-    trace = PassTrace(owners)
+    trace = PassTrace(owners_of(operations))
     inputs = preparation.inputs and from_meta(preparation.inputs)
     plan_model(copy.deepcopy(preparation.float_model), compiled.options, inputs, dump_dir=trace)
     deploy(compiled.prepared, dump_dir=trace)
@@ -190,7 +66,7 @@ def _passes(compiled: Compiled, operations: list[dict[str, Any]]) -> dict[str, A
 # --- on data ----------------------------------------------------------------------------------------------------------------
 
 
-def _measure(compiled: Compiled, found: dict[str, Any], step: _Steps) -> None:
+def _measure(compiled: Compiled, found: dict[str, Any], step: Steps) -> None:
     operations = found["operations"]
     by_name = {name: row for row in operations for name in (*row["origin"], row["name"])}
     sample = sample_arrays(compiled.graph, compiled.samples[0] if compiled.samples else None)

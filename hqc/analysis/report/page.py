@@ -12,23 +12,30 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hqc.analysis.report.collect import Progress, collect
+from hqc.analysis.report.structure import Progress
+from hqc.analysis.report.subjects import page_of
 from hqc.distribution import install_command
 from hqc.errors import InputError
 from hqc.files import write_file
 
 if TYPE_CHECKING:
     from hqc.workflow.compile import Compiled
+    from hqc.workflow.explanation import Explanation
+    from hqc.workflow.loaded import LoadedModel
 
 LIBRARIES = ("viz.js", "d3.min.js", "plot.min.js", "tabulator.min.js")
 SCRIPTS = ("words.js", "picture.js", "table.js", "operation.js", "passes.js", "main.js")
 
 
 def write_report(
-    compiled: Compiled, path: str | os.PathLike[str], *, measure: bool = True, progress: Progress | None = None
+    subject: Compiled | LoadedModel | Explanation,
+    path: str | os.PathLike[str],
+    *,
+    measure: bool = True,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the page; `InputError` when jinja2 is missing or the path is not writable. Errors are measured on a calibration sample."""
-    return write_file(path, render(collect(compiled, measure=measure, progress=progress)).encode())
+    return write_file(path, render(page_of(subject, measure=measure, progress=progress)).encode())
 
 
 def render(data: dict[str, Any]) -> str:
@@ -51,9 +58,9 @@ def render(data: dict[str, Any]) -> str:
     )
 
 
-def notebook_html(compiled: Compiled, height: int = 720) -> str:
+def notebook_html(subject: Compiled | LoadedModel | Explanation, height: int = 720) -> str:
     """The page in a frame, for a notebook cell: its styles and scripts stay its own, and nothing is run for it."""
-    page = render(collect(compiled, measure=False))
+    page = render(page_of(subject, measure=False))
     return f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:{height}px;border:0" title="hqc"></iframe>'
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hqc.ir import Graph
@@ -16,11 +16,13 @@ PIPELINES = ("prepare", "deploy", "integer")
 class PassTrace:
     """A `DumpSink` for the pipelines of one model, run one after the other.
 
-    `owners`: number of the operation that each traced name belongs to, so that lines can be found by operation.
+    `owners`: number of the operation that each traced name belongs to, so that lines can be found by operation. `pipelines`: what
+    they are called.
     """
 
-    def __init__(self, owners: Mapping[str, int]) -> None:
+    def __init__(self, owners: Mapping[str, int], pipelines: Sequence[str] = PIPELINES) -> None:
         self.owners = owners
+        self.pipelines = pipelines
         self.lines: list[str] = []
         self.steps: list[dict[str, Any]] = []
         self._numbers: dict[str, int] = {}
@@ -33,7 +35,7 @@ class PassTrace:
         before = [] if title == "input" else self.steps[-1]["text"]
         self.steps.append(
             {
-                "pipeline": PIPELINES[min(self._pipeline, len(PIPELINES) - 1)],
+                "pipeline": self.pipelines[min(self._pipeline, len(self.pipelines) - 1)],
                 "name": title,
                 "stage": graph.stage,
                 "text": numbers,

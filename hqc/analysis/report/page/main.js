@@ -102,7 +102,7 @@ class Report {
       [totals.crossings, words.of("f_crossings", grouped(totals.crossing_bytes)), ""],
     ];
     if (measured) {
-      tiles.push([measured.sqnr === null ? "∞" : `${measured.sqnr.toFixed(1)} dB`, words.of("f_sqnr"), ""]);
+      if (measured.sqnr !== undefined) tiles.push([measured.sqnr === null ? "∞" : `${measured.sqnr.toFixed(1)} dB`, words.of("f_sqnr"), ""]);
       tiles.push([`${short(measured.ms)} ms`, words.of("f_ms"), ""]);
     }
     const made = tiles.map(([value, label, kind]) => element("div", { class: `figure ${kind}` }, element("b", {}, String(value)), element("span", {}, label)));
@@ -116,6 +116,7 @@ class Report {
       ["crossings", (chip) => grouped(chip.crossings)], ["bytes", (chip) => grouped(chip.crossing_bytes)],
     ];
     const head = element("tr", {}, ...columns.map(([key]) => element("th", {}, words.of(key))));
+    document.getElementById("chips-section").hidden = !this.data.chips.length;
     const rows = this.data.chips.map((chip) =>
       element("tr", { class: chip.march === this.data.march ? "this" : "" }, ...columns.map(([, value]) => element("td", {}, value(chip)))));
     document.getElementById("chips").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
