@@ -20,6 +20,16 @@ def is_onnx_file(spec: str) -> bool:
     return Path(spec).suffix.lower() in (".onnx", ".ort")
 
 
+def brings_scales(model: Any, example_inputs: Any) -> bool:
+    """True for the path of a quantized ONNX file."""
+    if not (isinstance(model, str) and is_onnx_file(model)):
+        return False
+    from hqc.frontend.onnx import is_quantized, lower_onnx
+    from hqc.workflow.onnx_files import input_shapes
+
+    return is_quantized(lower_onnx(model, input_shapes(example_inputs)).graph)
+
+
 @dataclass(frozen=True)
 class GivenShape:
     """One `--input`: `1,3,224,224`, `ids=1,16`, `1,16:int64`. `name` is empty where none was given."""

@@ -152,19 +152,37 @@ def compile_arguments(
     checkpoint: str | None = None,
     workers: int = 1,
     split_shared: bool = False,
+    file_scales: bool = False,
     **rest: Any,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """The model, its example inputs, and the other arguments of `hqc.compile`."""
+    """The model, its example inputs, and the other arguments of `hqc.compile`.
+
+    `file_scales`: a quantized file without calibration data is compiled with the scales that it brings, and has no torch half then.
+    """
     with working(tr("reading {model}", model=model)):
+        from hqc.analysis.onnx_arguments import brings_scales
         from hqc.analysis.user_files import model_and_inputs, random_batches
 
         reading = take_reading(rest)
         data = data_spec(calibration, reading)
         module, inputs = model_and_inputs(model, shapes, checkpoint)
         module = split_modules(module, inputs) if split_shared else module
+        quantized = data is None and brings_scales(module, inputs)
+    if quantized and file_scales:
+        note(tr("The file is quantized: its own scales are taken."))
+        quantization = {
+            name: value for name in QUANTIZATION if (value := rest.pop(name)) and (name, value) != ("effort", "fast")
+        }
+        arguments = {
+            **quantization_arguments(**{"observer": None, "activations": None, **quantization}),
+            **plan_arguments(**rest),
+        }
+        return module, inputs, {"march": march, "preprocessing": preprocessing_of(reading), **arguments}
     quantization = {name: rest.pop(name) for name in QUANTIZATION}
     arguments = {**quantization_arguments(**quantization), **plan_arguments(**rest)}
-    if data is None:
+    if quantized:
+        note(tr("No --calibration data: what the quantized file brings no scale for gets one from random inputs."))
+    elif data is None:
         note(tr("No --calibration data: scales come from random inputs, good for structure and speed, not for accuracy."))
     batches = random_batches(inputs, reading["samples"] or RANDOM_SAMPLES) if data is None else data
     more = {"march": march, "preprocessing": preprocessing_of(reading), "calibration_data": batches, "workers": workers}

@@ -11,10 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx_models import classifier, images, model
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import hqc
+from hqc.cli import main
 from hqc.errors import CalibrationError, HqcError
 from hqc.march import set_march
 from hqc.quantization import get_default_qat_qconfig, prepare_qat_fx
@@ -174,3 +176,17 @@ def test_a_quantized_file_is_simulated_on_a_machine_without_torch(quantized: dic
     here = hqc.compile(quantized[True], march="bayes")
     assert isinstance(here, LoadedModel)
     assert np.abs(np.load(tmp_path / "y.npy") - here.simulate(X)).max() <= 1e-5
+
+
+def test_the_command_line_takes_the_scales_of_a_quantized_file(quantized: dict[bool, Path], tmp_path: Path) -> None:
+    """No random calibration data: the file written is the one that the library writes."""
+    result = CliRunner().invoke(
+        main, ["compile", str(quantized[True]), "--march", "x5", "-o", str(tmp_path / "cli.onnx"), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "its own scales are taken" in result.stderr and "random" not in result.stderr
+    assert '"calibration": "the file\'s own scales"' in result.stdout
+    hqc.compile(quantized[True], march="bayes-e").export(tmp_path / "library.onnx")
+    assert (tmp_path / "cli.onnx").read_bytes() == (tmp_path / "library.onnx").read_bytes()
+    tuned = CliRunner().invoke(main, ["compile", str(quantized[True]), "--march", "x5", "--effort", "good"])
+    assert tuned.exit_code == 1 and "compiled without effort" in tuned.stderr

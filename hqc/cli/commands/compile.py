@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hqc.cli.console import json_option, print_json, say
+from hqc.cli.language import tr
 from hqc.cli.options import FLAVOURS, compile_model, compile_options
 
 
@@ -28,11 +29,12 @@ def command(output: str, flavour: str, force: bool, as_json: bool, **given: Any)
     from hqc.files import check_file_target, make_parent
 
     check_file_target(output)
-    compiled = compile_model(**given)
+    compiled = compile_model(file_scales=True, **given)
     make_parent(output)
     report = compiled.export(output, flavour=flavour, overwrite_configuration=force)
     if as_json:
-        print_json({**vars(report), "placement": compiled.placement.totals, "calibration": str(compiled.calibration)})
+        calibration = str(getattr(compiled, "calibration", tr("the file's own scales")))
+        print_json({**vars(report), "placement": compiled.placement.totals, "calibration": calibration})
         return
     say(compiled.placement.summary())
     say(str(report))
