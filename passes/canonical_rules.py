@@ -8,16 +8,15 @@ them, or nothing. No rule touches a value that has a scale of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from hqc.ir import Graph, Node, OpDef, Trait, Value, get_op
+from hqc.ir import Graph, Node, OpDef, Trait, Value
 from hqc.ir.graph import constant_array
 from hqc.ir.ops import activation, elementwise, layout
-from hqc.passes.rewrite import absorb_origin, drop_unused, morph, only_user
+from hqc.passes.rewrite import drop_unused, morph, only_user
 
 Rule = Callable[[Graph, Node], bool]
 RULES: dict[str, list[Rule]] = {}
@@ -65,7 +64,7 @@ def constant_operand(node: Node, index: int) -> np.ndarray[Any, Any] | None:
     return constant_array(value) if value is not None and value.is_parameter and value.quant is None else None
 
 
-def _is_scalar(node: Node, index: int, number: float) -> bool:
+def is_scalar(node: Node, index: int, number: float) -> bool:
     """True when operand `index` is the constant `number` and broadcasting with it leaves the other operand's shape alone."""
     array = constant_operand(node, index)
     if array is None or array.size != 1 or array.reshape(())[()] != number:
@@ -106,14 +105,14 @@ def drop_removed(graph: Graph, node: Node) -> bool:
 def drop_times_one(graph: Graph, node: Node) -> bool:
     """`x * 1` and `x / 1` are `x`."""
     x = node.inputs[0]
-    return x is not None and _is_scalar(node, 1, 1.0) and _drop(graph, node, x)
+    return x is not None and is_scalar(node, 1, 1.0) and _drop(graph, node, x)
 
 
 @rule(elementwise.add, elementwise.sub)
 def drop_plus_zero(graph: Graph, node: Node) -> bool:
     """`x + 0` and `x - 0` are `x` (a negative zero keeps its sign)."""
     x = node.inputs[0]
-    return x is not None and _is_scalar(node, 1, 0.0) and _drop(graph, node, x)
+    return x is not None and is_scalar(node, 1, 0.0) and _drop(graph, node, x)
 
 
 @rule(elementwise.cast)
@@ -228,7 +227,7 @@ def _with_constant(graph: Graph, node: Node, op: OpDef, array: np.ndarray[Any, A
 def multiply_by_zero(graph: Graph, node: Node) -> bool:
     """`x * 0` is a constant zero (also where `x` is infinite or not a number)."""
     shape = node.result.shape
-    if shape is None or own_scale(node) or not _is_scalar(node, 1, 0.0):
+    if shape is None or own_scale(node) or not is_scalar(node, 1, 0.0):
         return False
     operands, name = node.operands, node.name
     zero = graph.add_parameter(f"{name}_zero", np.zeros(shape, node.result.type.dtype.numpy))
@@ -260,120 +259,12 @@ def clamp_to_relu(graph: Graph, node: Node) -> bool:
     return True
 
 
-_GATED = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
-
-
-@rule(elementwise.mul)
-def gate(graph: Graph, node: Node) -> bool:
-    """`x * sigmoid(x)` is `silu` and `x * hardsigmoid(x)` is `hardswish`, where nothing else reads the gate."""
-    for index in (0, 1):
-        value, x = node.inputs[index], node.inputs[1 - index]
-        if value is None or x is None or value.producer is None:
-            continue
-        inner = value.producer
-        if inner.op.name in _GATED and inner.inputs[0] is x and only_user(graph, value) is node and not own_scale(inner):
-            absorb_origin(graph, node, inner)
-            morph(node, _GATED[inner.op.name], [x])
-            graph.erase(inner)
-            return True
-    return False
-
-
-@rule(elementwise.mul, elementwise.div)
-def spelled_out_hardsigmoid(graph: Graph, node: Node) -> bool:
-    """`clamp(x + 3, 0, 6) / 6` is `hardsigmoid` and `x * clamp(x + 3, 0, 6) / 6` is `hardswish` (1/6 may be rounded first)."""
-    product = _Product.of(graph, node)
-    if not math.isclose(product.factor, 1 / 6, rel_tol=1e-6) or len(product.terms) not in (1, 2):
+@rule(elementwise.maximum)
+def maximum_to_relu(graph: Graph, node: Node) -> bool:
+    """The maximum of `x` and 0 is `relu`."""
+    if not is_scalar(node, 1, 0.0) or own_scale(node):
         return False
-    for index, term in enumerate(product.terms):
-        gated = term.producer
-        if (
-            gated is None
-            or gated.op is not activation.clamp
-            or (gated.attributes["min"], gated.attributes["max"]) != (0.0, 6.0)
-        ):
-            continue
-        shifted = sole_producer(graph, gated, elementwise.add)
-        if shifted is None or not _is_scalar(shifted, 1, 3.0):
-            continue
-        x, rest = shifted.inputs[0], [*product.terms[:index], *product.terms[index + 1 :]]
-        if x is not None and all(other is x for other in rest) and _alone(graph, node, product, gated):
-            _spell(graph, node, "hardswish" if rest else "hardsigmoid", x, [shifted, gated, *product.nodes])
-            return True
-    return False
-
-
-@rule(elementwise.mul, elementwise.div)
-def spelled_out_gelu(graph: Graph, node: Node) -> bool:
-    """`x * 0.5 * (1 + erf(x / sqrt(2)))` is `gelu`, however its factors are grouped (constants may be rounded first)."""
-    product = _Product.of(graph, node)
-    if not math.isclose(product.factor, 0.5, rel_tol=1e-6) or len(product.terms) != 2:
-        return False
-    for x, term in (product.terms, product.terms[::-1]):
-        raised = term.producer
-        if raised is None or raised.op is not elementwise.add or not _is_scalar(raised, 1, 1.0):
-            continue
-        error = sole_producer(graph, raised, _ERF)
-        scaled = None if error is None else error.inputs[0]
-        inner = None if scaled is None or scaled.producer is None else _Product.of(graph, scaled.producer)
-        if error is None or inner is None or inner.terms != [x] or not _alone(graph, node, product, raised):
-            continue
-        if math.isclose(inner.factor, math.sqrt(0.5), rel_tol=1e-6) and only_user(graph, inner.nodes[0].result) is error:
-            _spell(graph, node, "gelu", x, [*inner.nodes, error, raised, *product.nodes])
-            return True
-    return False
-
-
-_ERF = get_op("erf")
-
-
-@dataclass(frozen=True)
-class _Product:
-    """A product with what only it reads multiplied out: values that are no constants, their constant factor, and its nodes."""
-
-    terms: list[Value]
-    factor: float
-    nodes: list[Node]
-
-    @classmethod
-    def of(cls, graph: Graph, node: Node) -> _Product:
-        factor, nodes = 1.0, [node]
-        terms: list[Value] = []
-        for index, value in enumerate(node.inputs):
-            if value is None or node.op not in (elementwise.mul, elementwise.div):
-                return cls([], 1.0, [node])
-            constant = constant_operand(node, index)
-            divides = index == 1 and node.op is elementwise.div
-            if constant is not None and constant.size == 1 and constant.ndim == 0:
-                number = float(constant)
-                if divides and number == 0.0:
-                    return cls([], 1.0, [node])
-                factor = factor / number if divides else factor * number
-                continue
-            inner = value.producer
-            of_product = inner is not None and not divides and inner.op in (elementwise.mul, elementwise.div)
-            if inner is not None and of_product and only_user(graph, value) is node and not own_scale(inner):
-                part = cls.of(graph, inner)
-                factor, terms = factor * part.factor, [*terms, *part.terms]
-                nodes += part.nodes
-                continue
-            if divides:
-                return cls([], 1.0, [node])
-            terms.append(value)
-        return cls(terms, factor, nodes)
-
-
-def _alone(graph: Graph, node: Node, product: _Product, part: Node) -> bool:
-    """True when nothing but the product reads the result of `part`, and no value on the way has a scale of its own."""
-    return only_user(graph, part.result) in product.nodes and not any(map(own_scale, [part, *product.nodes[1:]]))
-
-
-def _spell(graph: Graph, node: Node, op: str, x: Value, parts: Sequence[Node]) -> None:
-    """`node` becomes `op` of `x` and the other parts, which only it read, go."""
-    others = [part for part in dict.fromkeys(parts) if part is not node]
-    constants = [value for part in (node, *others) for value in part.operands if value.is_parameter]
-    absorb_origin(graph, node, *others)
-    morph(node, op, [x])
-    for part in sorted(others, key=lambda part: part._order, reverse=True):
-        graph.erase(part)
-    drop_unused(graph, *constants)
+    x, zero = node.inputs
+    morph(node, activation.relu, [x])
+    drop_unused(graph, zero)
+    return True

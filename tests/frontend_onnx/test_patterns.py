@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx_harness import run_lowered, session
 
+from hqc.errors import HqcError
 from hqc.frontend.onnx import lower_onnx
 
 RNG = np.random.default_rng(0)
@@ -18,6 +19,7 @@ CONSTANTS = {
     "zero": np.array([0], np.int64), "one": np.array([1], np.int64), "three": np.array([3], np.int64), "six": np.array([6], np.int64),
     "last": np.array([2], np.int64), "far": np.array([2**62], np.int64), "steps": np.array([2], np.int64),
     "col": RNG.random((6, 1)).astype(np.float32), "eight": np.array([8], np.int64),
+    "parts": np.array(3, np.int64), "first": np.array(0, np.int64), "second": np.array(1, np.int64),
 }  # fmt: skip
 
 
@@ -83,3 +85,28 @@ def test_space_to_depth_by_slices_is_four_slices() -> None:
         p = Slice(a, zero, far, last, steps)  q = Slice(a, one, far, last, steps)
         r = Slice(c, zero, far, last, steps)  t = Slice(c, one, far, last, steps)  y = Concat<axis = 0>(p, q, r, t)"""
     assert ops(text) == ["slice", "slice", "slice", "slice", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("s = SequenceConstruct(x, x)  y = ConcatFromSequence<axis = 1>(s)", ["cat"]),
+        ("s = SequenceConstruct(x, x)  y = ConcatFromSequence<axis = 0, new_axis = 1>(s)", ["reshape", "reshape", "cat"]),
+        ("s = SplitToSequence<axis = 1>(x, parts)  y = SequenceAt(s, second)", ["split", "identity"]),
+        ("s = SplitToSequence<axis = 1, keepdims = 0>(x)  y = SequenceAt(s, second)", ["split", "reshape", "identity"]),
+        ("k = SequenceEmpty()  l = SequenceInsert(k, x)  r = Relu(x)  m = SequenceInsert(l, r, first)  o = SequenceInsert(m, x)  "
+         "n = SequenceLength(o)  q = SequenceErase(o)  y = ConcatFromSequence<axis = 1>(q)", ["relu", "cat"]),
+    ],
+)  # fmt: skip
+def test_sequences_are_known_while_the_file_is_read(text: str, found: list[str]) -> None:
+    assert ops(text) == found
+
+
+def test_a_sequence_has_no_place_in_the_graph_itself() -> None:
+    head = '<ir_version: 8, opset_import: ["" : 13]>\nnet (float[1,6,6] x) => '
+    for text, told in (
+        ("(seq(float[1,6,6]) s) { s = SequenceConstruct(x, x) }", "the output s is a sequence"),
+        ("(float[1,6,6] y) { s = SequenceConstruct(x, x)  y = SequenceAt(s, x) }", "its operand x is computed at run time"),
+    ):
+        with pytest.raises(HqcError, match=told):
+            lower_onnx(onnx.parser.parse_model(head + text))

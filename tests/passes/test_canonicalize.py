@@ -249,6 +249,51 @@ def test_a_softmax_between_a_transpose_and_its_inverse_is_along_that_axis(op: st
     assert len(list(canonical(f"{text}%y = transpose(%b) {{perm={back}}}\noutput %y\noutput %b").nodes)) == 3, "read elsewhere"
 
 
+@pytest.mark.parametrize(
+    ("lines", "op"),
+    [
+        ("%h = softplus(%x)\n%t = tanh(%h)\n%y = mul(%t, %x)", "mish(%x)"),
+        ("%m = div(%x, @six)\n%a = add(%m, @half)\n%y = clamp(%a) {min=0.0, max=1.0}", "hardsigmoid(%x)"),
+        (
+            "%p = pow_scalar(%x) {exponent=3.0}\n%q = mul(%p, @c)\n%s = add(%x, %q)\n%u = mul(%s, @r)\n%t = tanh(%u)\n"
+            "%o = add(%t, @one)\n%g = mul(%x, @half)\n%y = mul(%g, %o)",
+            "gelu(%x) {approximate=tanh}",
+        ),
+        (
+            "%p = mul(%x, %x)\n%q = mul(@c, %p)\n%s = add(@one, %q)\n%v = mul(%x, @r)\n%u = mul(%v, %s)\n%t = tanh(%u)\n"
+            "%o = add(%t, @one)\n%g = mul(%o, @half)\n%y = mul(%g, %x)",
+            "gelu(%x) {approximate=tanh}",
+        ),
+        ("%y = maximum(@zero, %x)", "relu(%x)"),
+    ],
+)
+def test_functions_spelled_out_are_read(lines: str, op: str) -> None:
+    constants = "param @half = 0.5\nparam @six = 6.0\nparam @one = 1.0\nparam @c = 0.044715\nparam @r = 0.7978845608\nparam @zero = 0.0\n"
+    text = f"{X4}\n{constants}{lines}\noutput %y"
+    graph = canonical(text)
+    assert_text(graph, f"CHECK: %y: f32[1,4,6,6] = {op}")
+    assert len(list(graph.nodes)) == 1 and not graph.parameters
+    x = {"x": np.random.default_rng(1).standard_normal((1, 4, 6, 6)).astype(np.float32) * 4}
+    np.testing.assert_allclose(evaluate(graph, x)["y"], evaluate(graph_of(text, "lowered"), x)["y"], rtol=1e-4, atol=1e-5)
+    first = lines.partition(" =")[0]
+    if first != "%y":  # a step that is read elsewhere stays
+        assert len(list(canonical(f"{text}\noutput {first}").nodes)) > 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "%h = softplus(%x)\n%t = tanh(%h)\n%z = neg(%x)\n%y = mul(%t, %z)",
+        "%h = softplus(%x) {beta=2.0}\n%t = tanh(%h)\n%y = mul(%t, %x)",
+        "%m = div(%x, @five)\n%a = add(%m, @half)\n%y = clamp(%a) {min=0.0, max=1.0}",
+        "%y = maximum(%x, @five)",
+    ],
+)
+def test_what_only_looks_like_a_function_stays(lines: str) -> None:
+    names = {node.op.name for node in canonical(f"{X4}\nparam @half = 0.5\nparam @five = 5.0\n{lines}\noutput %y").nodes}
+    assert not names & {"mish", "hardsigmoid", "relu"}
+
+
 def test_a_copied_size_of_a_reshaped_tensor_is_not_copied_from_another() -> None:
     text = "input %x: f32[2,3,4]\n%a = reshape(%x) {shape=[6,4]}\n%b = reshape(%a) {shape=[0,2,2]}\noutput %b"
     assert body_of(canonical(text)) == ["a = reshape(x)", "b = reshape(a)"]

@@ -27,6 +27,7 @@ class OnnxContext:
     def __init__(self, file: OnnxFile, graph: Graph) -> None:
         self.file, self.graph = file, graph
         self.env: dict[str, Operand] = {}
+        self.sequences: dict[str, list[Operand]] = {}
         self.node = onnx.NodeProto()
         self.on_grid: set[Value] = set()  # results of the file's own quantization, which its integers stand for
         self._grids: dict[int, QuantParams] = {}  # of constants, by the id of their array
@@ -49,6 +50,8 @@ class OnnxContext:
 
     def read(self, name: str) -> Operand:
         """The value of a name in the file."""
+        if name in self.sequences:
+            raise Unexpressed(f"it reads the sequence {name} as a whole")
         if name not in self.env:
             raise self.error(f"reads {name}, which nothing before it makes (a cycle, or a damaged file)")
         return self.env[name]

@@ -13,6 +13,7 @@ from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.kept import KeptNode, names_read
+from hqc.frontend.onnx.ops.sequences import MAKERS
 from hqc.frontend.onnx.patterns import read_patterns
 from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, line_of, read_model
 from hqc.frontend.onnx.registry import LOWERINGS
@@ -61,6 +62,8 @@ class _Walk:
         self.nodes(self.file.graph)
         outputs = []
         for item in self.file.graph.output:
+            if item.name in self.ctx.sequences:
+                raise InputError(f"{self.file.where}: the output {item.name} is a sequence; return its tensors one by one")
             if item.name not in env:
                 raise InputError(f"{self.file.where}: nothing makes the output {item.name}")
             outputs.append(self.ctx.value(env[item.name]))
@@ -101,7 +104,10 @@ class _Walk:
     def node(self, node: onnx.NodeProto) -> None:
         if node.op_type == "If" and self.branch(node):
             return
-        if all(isinstance(self.ctx.env.get(name), np.ndarray) for name in node.input if name) and node.op_type not in _KEPT:
+        if (
+            all(isinstance(self.ctx.env.get(name), np.ndarray) for name in node.input if name)
+            and node.op_type not in _NOT_FOLDED
+        ):
             folded = fold(self.ctx)
             if folded is not None:
                 if node.op_type in ("Transpose", "Identity"):
@@ -153,6 +159,11 @@ class _Walk:
 
     def keep_opaque(self, node: onnx.NodeProto, reason: str) -> None:
         outputs = [name for name in node.output if name]
+        sequence = next((name for name in names_read(node) if name in self.ctx.sequences), None)
+        if sequence is not None:
+            raise self.ctx.error(
+                f"cannot be kept as it is ({reason}): it reads the sequence {sequence}, and the IR has tensors alone"
+            )
         types = [self.inferred(name, reason) for name in outputs]
         read = {name: self.ctx.read(name) for name in names_read(node)}
         constants = {name: operand for name, operand in read.items() if isinstance(operand, np.ndarray)}
@@ -179,7 +190,7 @@ class _Walk:
 
 _NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError)
 """What arithmetic on sizes and axes raises where those of a damaged node pass the operator's definition."""
-_KEPT = {"DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
+_NOT_FOLDED = {"DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", *MAKERS}
 
 
 def _inferred_types(file: OnnxFile) -> dict[str, TensorType]:
