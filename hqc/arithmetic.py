@@ -238,6 +238,32 @@ def shift_params(ratio: npt.ArrayLike, *, what: str = "requantization") -> Requa
     return RequantParams(np.ones_like(n), np.zeros_like(n), n, "shift")
 
 
+_ROW_LIMITS = {
+    "multiply": ((0, 1 << 15), (0, 24), (0, 45)),
+    "multiply64": ((0, 1 << 31), (0, 16), (1, 61)),
+    "shift": ((1, 1), (0, 0), (0, 62)),
+    "residual": ((0, 1 << 31), (0, 0), (-31, 62)),
+}
+"""Smallest and largest M, p and S that section 3 produces for ratios in [2^-31, 2^15), by mode; of a residual S may shift left."""
+
+
+def row_problem(rows: ArrayI, mode: str) -> str:
+    """Which of the rows M, p, S (`[3, ...]`) no ratio of scales gives, with the value and its place; "" when all may be."""
+    for name, row, (low, high) in zip(("multiplier M", "pre-shift p", "post-shift S"), rows, _ROW_LIMITS[mode], strict=True):
+        wrong = np.argwhere((row < low) | (row > high))
+        if len(wrong):
+            place = tuple(int(index) for index in wrong[0])
+            of = (
+                f" of channel {place[0]}"
+                if len(place) == 1 and row.size > 1
+                else f" at {list(place)}"
+                if len(place) > 1
+                else ""
+            )
+            return f"the {name}{of} is {row[place]}, in mode {mode} it is from {low} to {high}"
+    return ""
+
+
 def requantize(acc: npt.ArrayLike, params: RequantParams, bits: int = 8) -> ArrayI:
     """Requantized accumulator in int64; `params` must broadcast with `acc` (reshape per-channel ones first)."""
     acc = np.asarray(acc, np.int64)

@@ -17,6 +17,7 @@ from hqc.backends.bpu.schedule import KERNEL, OPAQUE, Group, schedule
 from hqc.checked import checked
 from hqc.errors import CompileError
 from hqc.ir import Graph, Node, Trait
+from hqc.ir.verifier import verify_constants
 
 
 @checked
@@ -34,12 +35,14 @@ def compile(
     process.
 
     `CompileError` names the node when the graph is not in the integer stage, a shape is unknown, an op has no kernel, a callable
-    is missing, or an accumulator could overflow.
+    is missing, or an accumulator could overflow; `VerificationError` for constants that the arithmetic has no
+    meaning for.
     """
     if graph.stage != "integer":
         raise CompileError(
             f"the simulator runs graphs of stage 'integer', {graph.name} is '{graph.stage}'; run lower-to-integer"
         )
+    verify_constants(graph)
     for value in graph.inputs:
         if value.shape is None:
             raise CompileError(f"the shape of input {value.name} is unknown; lower the model with example inputs")

@@ -21,7 +21,9 @@ ADDRESS_SPACE = 24 << 30
 def serve(connection: Connection) -> None:
     """Run the cases that come through `connection` until None comes."""
     from benchmarks.fuzz import kinds  # noqa: F401  (registers)
+    from hqc.backends.bpu.engines.report import engine_statuses
 
+    engine_statuses()  # compiles kernels where no cache has them, which takes longer than a hang
     logging.disable(logging.CRITICAL)
     sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of the process)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))

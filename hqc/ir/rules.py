@@ -26,6 +26,9 @@ class MarchFacts(Protocol):
     @property
     def requantize_at_cat(self) -> bool: ...
 
+    @property
+    def power_of_two(self) -> bool: ...
+
     def keeps_scale(self, node: Node) -> bool:
         """True when the node's result takes its first operand's quantization."""
         ...

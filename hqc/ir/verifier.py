@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hqc.errors import VerificationError
+from hqc.ir import integer_rules  # noqa: F401  (adds its rules)
 from hqc.ir.graph import STAGES, Graph
 from hqc.ir.rules import RULES, MarchFacts, Rule, Violation
 
@@ -30,14 +31,23 @@ def check(graph: Graph, *, stage: str | None = None, march: MarchFacts | None = 
     return violations
 
 
+def verify_constants(graph: Graph) -> None:
+    """`VerificationError` for constants of an integer graph that the arithmetic has no meaning for, whatever else is wrong with it."""
+    names = {"requant-rows", "integer-constants"}
+    _refuse(graph, [found for rule in RULES if rule.name in names for found in rule.violations(graph, None)], graph.stage)
+
+
 def verify(graph: Graph, *, stage: str | None = None, march: MarchFacts | None = None) -> None:
     """`VerificationError` when `graph` breaks a rule of `stage` (default: the graph's own).
 
     The message has the node, its source line, the actual values and the rule's statement.
     """
-    violations = check(graph, stage=stage, march=march)
+    _refuse(graph, check(graph, stage=stage, march=march), stage or graph.stage)
+
+
+def _refuse(graph: Graph, violations: list[Violation], stage: str) -> None:
     if not violations:
         return
     shown = "\n  ".join(map(str, violations[:_SHOWN]))
     more = f"\n  and {len(violations) - _SHOWN} more" if len(violations) > _SHOWN else ""
-    raise VerificationError(f"{graph.name} is not a valid {stage or graph.stage} graph: {shown}{more}")
+    raise VerificationError(f"{graph.name} is not a valid {stage} graph: {shown}{more}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from hqc.errors import VerificationError
@@ -16,6 +17,7 @@ from hqc.ir.verifier import rules_of
 @dataclass(frozen=True)
 class FakeMarch:
     requantize_at_cat: bool = True
+    power_of_two: bool = False
 
     def keeps_scale(self, node: Node) -> bool:
         return node.op.has(Trait.PASS_THROUGH)
@@ -188,10 +190,65 @@ def break_real_outputs(graph: Graph) -> None:
     graph.set_outputs([graph.value("c")], ["logits"])
 
 
+def _with_rows(rows: object) -> Callable[[Graph], None]:
+    def break_rows(graph: Graph) -> None:
+        node(graph, "c").set_input(3, graph.add_parameter("rows", np.array(rows, np.int64)))
+
+    return break_rows
+
+
+def break_missing_rows(graph: Graph) -> None:
+    node(graph, "c").set_input(3, None)
+
+
+def break_residual_rows(graph: Graph) -> None:
+    conv = node(graph, "c")
+    conv.set_input(4, graph.value("q"))
+    conv.set_input(5, graph.add_parameter("rows", np.array([1, 1, 3])))
+
+
+def break_bias(graph: Graph) -> None:
+    node(graph, "c").set_input(2, graph.add_parameter("b", np.zeros(3, np.int32)))
+
+
+def break_clip(graph: Graph) -> None:
+    node(graph, "c").attributes["clip_min"] = 200
+    node(graph, "c").attributes["clip_max"] = 100
+
+
+def break_table(graph: Graph) -> None:
+    table = graph.add_parameter("t", np.zeros(255, np.int8))
+    conv = node(graph, "c")
+    lut = graph.add_node("int_lut", [conv.result, table], name="l", after=conv)
+    lut.result.quant = conv.result.quant
+    lut.device, lut.subgraph, lut.support = conv.device, conv.subgraph, conv.support
+
+
 BROKEN_INTEGER: list[tuple[str, Callable[[Graph], None], str]] = [
     ("integer-ops", break_integer_ops, "s: add computes on real numbers"),
     ("integer-ops", break_float_operand, "c: f is f32[4,4,1,1]"),
     ("integer-types", break_integer_types, "c: c is i8[1,4,8,8], its quantization says i16"),
+    (
+        "requant-rows",
+        _with_rows([16384, -1, 20]),
+        "c: requant holds what no ratio of scales gives: the pre-shift p is -1, ",
+    ),
+    ("requant-rows", _with_rows([40000, 0, 20]), "the multiplier M is 40000"),
+    ("requant-rows", _with_rows([-3, 0, 20]), "the multiplier M is -3"),
+    ("requant-rows", _with_rows([16384, 0, 64]), "the post-shift S is 64"),
+    ("requant-rows", _with_rows([[9] * 4, [0, 0, 99, 0], [9] * 4]), "the pre-shift p of channel 2 is 99"),
+    ("requant-rows", _with_rows([[9] * 5, [0] * 5, [9] * 5]), "c: requant has rows for 5 channels, the result has 4"),
+    ("requant-rows", _with_rows([16384, 20]), "is int64 of the shape [2], it takes the three rows M, p and S"),
+    ("requant-rows", _with_rows(np.zeros((3, 7, 8))), "has rows for [7, 8] positions, the result is i8[1,4,8,8]"),
+    ("requant-rows", break_missing_rows, "requant is missing, which the mode multiply takes"),
+    (
+        "requant-rows",
+        break_residual_rows,
+        "the pre-shift p is 1, in mode residual it is from 0 to 0",
+    ),
+    ("integer-constants", break_bias, "c: its bias has the shape [3], its result 4 channels"),
+    ("integer-constants", break_clip, "c: it clips from 200 to 100"),
+    ("integer-constants", break_table, "l: its table has 255 entries, for i8 it takes 256"),
     ("real-outputs", break_real_outputs, "the output logits is i8[1,4,8,8] with a scale"),
 ]
 
@@ -215,8 +272,17 @@ def test_each_rule_catches_its_damage_and_no_other_rule_fires(
     assert f"(rule {rule}: {statement})" in str(caught.value)
 
 
+def test_every_scale_is_a_power_of_two_where_the_march_only_shifts() -> None:
+    march = FakeMarch(power_of_two=True)
+    graph = parse(SCALED)
+    found = [str(violation) for violation in check(graph, march=march) if violation.rule == "power-of-two"]
+    assert [text.partition(" (rule")[0] for text in found] == ["c [m:conv2d#0 (net.py:7)]: w has the scale 0.100000001"]
+    graph.value("w").quant = QuantParams([0.5, 0.25, 2.0**-14, 2.0**-28], axis=0)
+    verify(graph, march=march)
+
+
 def test_every_rule_has_a_graph_that_breaks_it() -> None:
-    assert {rule for rule, _, _ in BROKEN_SCALED + BROKEN_INTEGER} == {rule.name for rule in RULES}
+    assert {rule for rule, _, _ in BROKEN_SCALED + BROKEN_INTEGER} | {"power-of-two"} == {rule.name for rule in RULES}
 
 
 def test_rules_hold_from_their_stage_on() -> None:
