@@ -115,7 +115,8 @@ param @b: f32[2] = [0.5, -1]
 %c = conv2d(%x, @w, @b) {stride = [1,1], padding = [0,0,0,0]} bpu.0
 %l = leaky_relu(%c) {slope = 0.25}
 %t = transpose(%l) {perm = [0,2,3,1]}
-output %t
+%s = resize2d(%t) {scale_factor = [2.0,1.5], mode = bilinear}
+output %s
 """
 NUMBERS = (
     "nan",

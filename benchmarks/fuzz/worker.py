@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.fuzz.cases import GROWTH_BYTES, HANG_SECONDS, Verdict, peak_bytes, reset_peak, run_case
 
 _PATIENCE = 12  # times HANG_SECONDS, for a case that sleeps
-ADDRESS_SPACE = 24 << 30
-"""No case may take the machine down; an allocation beyond this fails with MemoryError, a raw error."""
+DATA = 24 << 30
+"""No case may take the machine down; an allocation beyond this fails with MemoryError, a raw error (what is only reserved is free)."""
 
 
 def serve(connection: Connection) -> None:
@@ -26,7 +26,7 @@ def serve(connection: Connection) -> None:
     engine_statuses()  # compiles kernels where no cache has them, which takes longer than a hang
     logging.disable(logging.CRITICAL)
     sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of the process)
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_DATA, (DATA, DATA))
     with tempfile.TemporaryDirectory(prefix="hqc-fuzz-") as folder:
         connection.send("ready")
         while (case := connection.recv()) is not None:

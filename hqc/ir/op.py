@@ -11,6 +11,7 @@ Declaring an op is decorating its inference function::
 from __future__ import annotations
 
 import enum
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.errors import ShapeError
-from hqc.ir.types import DType, TensorType
+from hqc.ir.types import LARGEST_SIZE, DType, TensorType
 from hqc.registry import Registry
 
 OperandTypes = Sequence["TensorType | None"]
@@ -87,7 +88,7 @@ class Attr:
     """A typed attribute.
 
     `kind`: `int`, `float`, `bool`, `str`, `ints`, `floats`, `dtype`, `optional_float`, `optional_ints`. `length`: entries that
-    a list must have; `minimum`: what a number, or every number of a list, must reach. The default is always valid.
+    a list must have; `minimum`: what a number, or every number of a list, must reach; it is finite then. The default is always valid.
     """
 
     name: str
@@ -106,10 +107,12 @@ class Attr:
             return f"must be one of {', '.join(self.choices)}"
         if self.length is not None and len(value) != self.length:
             return f"must have {self.length} entries"
-        if self.minimum is not None and any(
-            number < self.minimum for number in (value if isinstance(value, tuple) else (value,))
-        ):
-            return f"must be at least {self.minimum}"
+        if self.minimum is not None:
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                return "must be finite"
+            if any(number < self.minimum for number in numbers):
+                return f"must be at least {self.minimum}"
         return ""
 
 
@@ -238,6 +241,8 @@ class OpDef:
         if self.check_constants is not None and arrays:
             self.check_constants(arrays, types, attributes)
         for type in results:
+            if type.is_endless:
+                raise ShapeError(f"the result of {self.name} would have a size of more than {LARGEST_SIZE:,}")
             if type.is_empty:
                 raise ShapeError(f"the result of {self.name} would be {type}, without elements; leave the operation out")
         return results

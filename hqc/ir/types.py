@@ -76,6 +76,9 @@ _FROM_NUMPY = {dtype.numpy: dtype for dtype in DType}
 Shape = tuple[int, ...]
 Sizes = tuple["int | None", ...]
 
+LARGEST_SIZE = 1 << 40
+"""Of one axis. Arithmetic on sizes, in floats too, is exact below."""
+
 
 @dataclass(frozen=True)
 class TensorType:
@@ -100,6 +103,11 @@ class TensorType:
     def is_empty(self) -> bool:
         """True when some size is known to be 0 (or, of a crop, less)."""
         return any(size is not None and size < 1 for size in self.sizes or ())
+
+    @property
+    def is_endless(self) -> bool:
+        """True when some size is known to be beyond what any machine holds, or counts."""
+        return any(size is not None and size > LARGEST_SIZE for size in self.sizes or ())
 
     def agrees(self, other: TensorType) -> bool:
         """True when both may be the type of one value: same dtype, and no size that both know differs."""

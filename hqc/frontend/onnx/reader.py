@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[str, o
     """How messages call a file or model, and the model; `InputError` for what is no ONNX file, or lacks its external data."""
     if isinstance(source, onnx.ModelProto):
         where = source.graph.name or "the ONNX model"
-        _check_names(where if where.isprintable() else "the ONNX model", source.graph)
+        _check_names(where if where.isprintable() else "the ONNX model", source)
         return where, source
     path = Path(path_text(source))
     settle(path)
@@ -126,19 +126,34 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[str, o
         raise InputError(f"{path} cannot be read as an ONNX model: {line_of(error)}") from None
     if not model.graph.node and not model.graph.output:
         raise InputError(f"{path} is no ONNX model, or one without a graph")
-    _check_names(str(path), model.graph)
+    _check_names(str(path), model)
     return str(path), model
 
 
-def _check_names(where: str, graph: onnx.GraphProto) -> None:
+def _check_names(where: str, model: onnx.ModelProto) -> None:
     """Names are what every message and view shows: control characters and bytes that are no text are a sign of damage."""
-    named = (*graph.input, *graph.output, *graph.initializer, *graph.node)
-    texts = [graph.name, *(item.name for item in named)]
-    for node in graph.node:
-        texts += [node.op_type, node.domain, *node.input, *node.output, *(item.name for item in node.attribute)]
-    for text in texts:
+    for text in (
+        *_graph_texts(model.graph),
+        *(text for each in model.functions for text in (each.name, *_node_texts(each.node))),
+    ):
         if not (isinstance(text, str) and text.isprintable()):
             raise InputError(f"{where} is damaged: a name in it is {text[:40]!r}")
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[Any]:
+    yield graph.name
+    yield from (item.name for item in (*graph.input, *graph.output, *graph.initializer))
+    yield from _node_texts(graph.node)
+
+
+def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
+    """Those of graphs in attributes too: branches and bodies of loops."""
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for item in node.attribute:
+            yield item.name
+            for graph in (*([item.g] if item.HasField("g") else ()), *item.graphs):
+                yield from _graph_texts(graph)
 
 
 def _opset(where: str, model: onnx.ModelProto) -> int:

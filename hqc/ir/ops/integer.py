@@ -125,7 +125,13 @@ def int_mul(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return _broadcast(types, attributes)
 
 
-@op("int_div", operands="a, b", attributes=(Attr("ratio", "float", required=True), *_OUTPUT), traits=_INTEGER, bounds=_clip)
+@op(
+    "int_div",
+    operands="a, b",
+    attributes=(Attr("ratio", "float", required=True, minimum=0), *_OUTPUT),
+    traits=_INTEGER,
+    bounds=_clip,
+)
 @_as_dtype
 def int_div(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`sat(floor(a / b * ratio + 0.5))` in float64, `ratio = s_a / (s_b * s_out)`; x/0 saturates, 0/0 is 0. `ideal`."""
@@ -197,7 +203,7 @@ def int_sum(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     operands="x",
     attributes=(
         Attr("size", "ints", required=True, length=2, minimum=1),
-        Attr("scale_factor", "floats", ()),  # (h, w) where the sizes do not give it exactly: coordinates step by it
+        Attr("scale_factor", "floats", (), minimum=0),  # (h, w) where the sizes do not give it exactly: coordinates step by it
         Attr("mode", "str", "nearest", choices=("nearest", "bilinear")),
         Attr("align_corners", "bool", False),
         Attr("fraction_bits", "int", 16),
