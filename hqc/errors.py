@@ -35,6 +35,10 @@ class ShapeError(HqcError):
     """Shapes or dtypes of operands do not fit an operation, or an input has the wrong shape."""
 
 
+class EmptyResultError(ShapeError):
+    """The result of an operation would have no elements."""
+
+
 class MarchError(HqcError):
     """Unknown march, march not set, or a feature the march lacks."""
 

@@ -67,7 +67,10 @@ def _candidate(graph: Graph, node: Node, index: int, context: PassContext) -> No
     if value is None or conv is None or not conv.op.has(Trait.CONV_LIKE) or only_user(graph, value) is not node:
         return None
     weight = conv.operand("weight")
-    if weight is None or not weight.is_parameter or weight.quant is not None or conv.attributes["activation"] != "none":
+    if weight is None or not weight.is_parameter or conv.attributes["activation"] != "none":
+        return None
+    # Of a prepared model, the plan has joined what has no fake quant between; a file with scales means what it says.
+    if weight.quant is not None and context.plan is None:
         return None
     if not set(conv.origin).isdisjoint(node.origin) and not _took_the_sum_of(conv, node):
         return None  # parts of one operation of the model: `unfuse` could not tell them apart

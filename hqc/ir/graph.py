@@ -389,7 +389,7 @@ class Graph:
             self._drop_uses(node)
             shown = name if isinstance(name, str) else (name[0] if name else definition.name)
             where = f" [{node.loc}]" if str(node.loc) else ""
-            raise ShapeError(f"{shown}{where}: {error}") from None
+            raise type(error)(f"{shown}{where}: {error}") from None
         names = self._result_names(name or definition.name, len(result_types))
         if len(names) != len(result_types):
             self._drop_uses(node)

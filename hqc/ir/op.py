@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hqc.errors import ShapeError
+from hqc.errors import EmptyResultError, ShapeError
 from hqc.ir.types import LARGEST_SIZE, DType, TensorType
 from hqc.registry import Registry
 
@@ -244,7 +244,7 @@ class OpDef:
             if type.is_endless:
                 raise ShapeError(f"the result of {self.name} would have a size of more than {LARGEST_SIZE:,}")
             if type.is_empty:
-                raise ShapeError(f"the result of {self.name} would be {type}, without elements; leave the operation out")
+                raise EmptyResultError(f"the result of {self.name} would be {type}, without elements; leave the operation out")
         return results
 
     def __reduce__(self) -> tuple[Any, ...]:

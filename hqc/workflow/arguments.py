@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError
+from hqc.frontend.fx.examples import positional_inputs
 from hqc.frontend.fx.locations import NAME_META
 from hqc.frontend.fx.structures import leaves
 from hqc.frontend.fx.tensors import is_data, plain_tensor
@@ -34,9 +35,9 @@ def as_float32(value: Any) -> Any:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def as_float32_inputs(inputs: Any) -> tuple[Any, ...] | None:
-    """Example inputs as the positional arguments of a float32 model's forward."""
-    given = as_tuple(inputs)
+def as_float32_inputs(model: nn.Module, inputs: Any) -> tuple[Any, ...] | None:
+    """Example inputs, which may be a dict by name, as the positional arguments of a float32 model's forward."""
+    given = as_tuple(positional_inputs(model, inputs))
     return None if given is None else tuple(pytree.tree_map(as_float32, list(given)))
 
 

@@ -256,7 +256,7 @@ def compile(
         concrete_args=concrete_args,
         leaf_modules=leaves,
     )
-    inputs = as_float32_inputs(example_inputs)
+    inputs = as_float32_inputs(model, example_inputs)
     if not inputs:
         raise InputError("hqc.compile needs example_inputs: a tensor or a tuple of tensors")
     dumps = None if dump_dir is None else Path(path_text(dump_dir, verb="write"))

@@ -106,7 +106,7 @@ def explain_model(model: nn.Module, example_inputs: Any, options: CompileOptions
     from hqc.workflow.planning import given_model, plan_model
 
     model, _ = given_model(model)
-    planned = plan_model(copy_model(model), options, as_float32_inputs(example_inputs), keep_float=True)
+    planned = plan_model(copy_model(model), options, as_float32_inputs(model, example_inputs), keep_float=True)
     assert planned.float_graph is not None
     return Explanation(options, planned.graph, tuple(planned.remarks), planned.float_graph, planned.context)
 

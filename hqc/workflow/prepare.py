@@ -129,7 +129,7 @@ def prepare(
     """The one way from a float model (or a calibrated one, whose scales are carried over) to a prepared one."""
     model, _ = given_model(model)
     calibrated = model if isinstance(model, ObservedGraphModule) else None
-    inputs = as_float32_inputs(example_inputs)
+    inputs = as_float32_inputs(model, example_inputs)
     if calibrated is not None:
         float_model = calibrated.preparation.float_model
         if inputs is None and calibrated.preparation.inputs is not None:

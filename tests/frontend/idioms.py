@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -819,3 +820,108 @@ def square_by_resizing(x: Tensor) -> Tensor:
         x = F.interpolate(x, size=(max(x.shape[2:]),) * 2)
     y = torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2]], 1)
     return torch.cat([y, torch.zeros((y.shape[0], 1, *tuple(y.shape[2:])), dtype=y.dtype, device=y.device)], 1)
+
+
+_CUTS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "expand": lambda table, n: table[:1].expand(n, 6),
+    "new_zeros": lambda table, n: table.new_zeros(n, 6) + table[:1],
+    "new_ones": lambda table, n: table.new_ones((n, 6)),
+    "new_full": lambda table, n: table.new_full((n, 6), 2.0),
+    "new_empty": lambda table, n: table.new_empty(n, 6) * 0,
+    "repeat": lambda table, n: table[:1].repeat(n, 1),
+    "tile": lambda table, n: table[:1].tile((n, 1)),
+    "narrow": lambda table, n: table.narrow(0, 1, n),
+    "roll": lambda table, n: table.roll(n, 0)[:1],
+    "torch_roll": lambda table, n: torch.roll(table, (n, n), (0, 1))[:1],
+    "split": lambda table, n: table.split(n)[0],
+    "split_sizes": lambda table, n: table.split([n, 8 - n])[0],
+    "chunk": lambda table, n: table.reshape(-1).chunk(n)[0][:6],
+    "unflatten": lambda table, n: table[:1].unflatten(0, (1, n // n)).sum(1),
+    "repeat_interleave": lambda table, n: table[:1].repeat_interleave(n, 0),
+    "diagonal": lambda table, n: table.diagonal(n - n).sum()[None],
+    "triu": lambda table, n: table.triu(n)[:1],
+    "interpolate": lambda table, n: F.interpolate(table[None, None], size=(n, 6), mode="nearest")[0, 0],
+    "pool": lambda table, n: F.adaptive_avg_pool2d(table[None], (n, 6))[0],
+    "one_hot": lambda table, n: F.one_hot(torch.zeros(1).long(), n + 3)[..., :1],
+}
+
+
+def _cut(name: str) -> None:
+    class CutsATable(nn.Module):
+        """A constant table, by a size of the input."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.arange(48.0).reshape(8, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * _CUTS[name](self.table, x.shape[0])
+
+    CutsATable.__name__ = f"table_by_{name}"
+    idiom(torch.randn(2, 6, generator=torch.Generator().manual_seed(1)))(CutsATable)
+
+
+for _name in _CUTS:
+    _cut(_name)
+
+
+# --- what C++ asks, assertions, and tensors without elements -------------------------------------------------------------
+
+
+def _autocast_unless_off(device_type: str, enabled: bool = False) -> Any:
+    if torch.is_autocast_enabled(device_type) or enabled:
+        return torch.autocast(device_type, enabled=enabled)
+    return contextlib.nullcontext()
+
+
+@idiom()
+def asks_about_the_device(x: Tensor) -> Tensor:
+    with _autocast_unless_off(x.device.type):
+        return x.float() * 2
+
+
+@idiom()
+def least_number_of_a_dtype(x: Tensor) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.where(x > 0, x, torch.finfo(dtype).min / 1e38 + torch.finfo(x.dtype).eps).to(dtype)
+
+
+@idiom()
+def checks_for_the_compiler(x: Tensor) -> Tensor:
+    torch._check(x.shape[1] == 4)
+    torch._check(x.shape[2] > 1, lambda: "too small")
+    torch._check_tensor_all(x < 1e9, lambda: f"too large: {x}")
+    torch._check_with(ValueError, x.shape[-1] > 2, lambda: "too small")
+    return x + 1
+
+
+class TurnsAllButThePrefix(nn.Module):
+    """An attention block of which `prefix` tokens are no patches: often none."""
+
+    def __init__(self, prefix: int, by: str) -> None:
+        super().__init__()
+        self.prefix, self.by = prefix, by
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.prefix
+        if self.by == "split":
+            first, rest = x.split([n, x.shape[1] - n], dim=1)
+        elif self.by == "narrow":
+            first, rest = x.narrow(1, 0, n), x.narrow(1, n, x.shape[1] - n)
+        elif self.by == "tensor_split":
+            first, rest = x.tensor_split([n], dim=1)
+        else:
+            first, rest = x[:, :n], x[:, n:]
+        rest = rest * self.scale + torch.stack([-rest[..., 1::2], rest[..., ::2]], -1).reshape(rest.shape)
+        return torch.cat([(first * self.scale + 1).relu(), rest], dim=1)
+
+
+_TOKENS = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(3))
+for _prefix in (0, 2):
+    for _by in ("slice", "split", "narrow", "tensor_split"):
+        IDIOMS[f"turns_all_but_{_prefix}_by_{_by}"] = (
+            TurnsAllButThePrefix(_prefix, _by).eval(),
+            (torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(3)),),
+            {},
+        )

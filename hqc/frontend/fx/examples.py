@@ -25,6 +25,33 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     return (example_inputs,), {}
 
 
+def positional_inputs(model: nn.Module, example_inputs: ExampleInputs) -> ExampleInputs:
+    """Inputs by name as positional ones: arguments before the last one that is given have their defaults. Others as they are.
+
+    `InputError` for an argument without a default that is left out, and for one that forward takes by name only.
+    """
+    if not isinstance(example_inputs, Mapping):
+        return example_inputs
+    signature = inspect.signature(model.forward)
+    own = signature.parameters
+    if not _names_arguments(signature, example_inputs) or not {*example_inputs} <= {*own}:
+        return example_inputs
+    by_name_only = [name for name in example_inputs if own[name].kind is inspect.Parameter.KEYWORD_ONLY]
+    if by_name_only:
+        raise InputError(
+            f"forward takes {by_name_only[0]} by name only, and a deployed model has its inputs in an order; wrap the model in a module "
+            "whose forward has it among its positional arguments"
+        )
+    last = max(list(own).index(name) for name in example_inputs)
+    positional = []
+    for name, parameter in list(own.items())[: last + 1]:
+        value = example_inputs.get(name, parameter.default)
+        if value is parameter.empty:
+            raise InputError(f"example inputs lack {name}; the model takes {', '.join(own)}")
+        positional.append(value)
+    return tuple(positional)
+
+
 def argument_examples(model: nn.Module, example_inputs: ExampleInputs, optional: Collection[str] = ()) -> dict[str, Any] | None:
     """The example of each argument that is given, by name: a tuple for `*args`, a dict for `**kwargs`. None without examples.
 

@@ -52,6 +52,16 @@ def module_of(program: torch.export.ExportedProgram) -> fx.GraphModule:
 
 def plain(module: fx.GraphModule) -> fx.GraphModule:
     """A GraphModule of the same computation and the same node names, in torch's ordinary functions and methods."""
+    result = fx.GraphModule(module, plain_graph(module), type(module).__name__)
+    result.training = False  # what was exported is the eval form
+    restore_layers(result)
+    for node in result.graph.nodes:
+        node.meta.pop("val", None)
+    return result
+
+
+def plain_graph(module: fx.GraphModule) -> fx.Graph:
+    """The graph of `module` in torch's ordinary functions and methods, under the same node names."""
     graph = fx.Graph()
     env: dict[fx.Node, Any] = {}
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
@@ -63,18 +73,25 @@ def plain(module: fx.GraphModule) -> fx.GraphModule:
             graph.output(fx.node.map_arg(_output(module, node), env.__getitem__))
         elif any(name in str(node.target) for name in _DROPPED):
             env[node] = None
+        elif _takes_the_result(node):
+            env[node] = env[node.args[0]]  # type: ignore[index]
         else:
             env[node] = _copied(graph, node, env)
             env[node].meta.update(_meta(node))
     for node in reversed(list(graph.nodes)):  # export reads every parameter at the top, used or not
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
-    result = fx.GraphModule(module, graph, type(module).__name__)
-    result.training = False  # what was exported is the eval form
-    restore_layers(result)
-    for node in graph.nodes:
-        node.meta.pop("val", None)
-    return result
+    return graph
+
+
+def _takes_the_result(node: fx.Node) -> bool:
+    """True for the first result of a normalization, of which the decomposed form has several."""
+    source = node.args[0] if node.target is operator.getitem else None
+    return isinstance(source, fx.Node) and _operator_name(source) in _NORMALIZATIONS and node.args[1] == 0
+
+
+def _operator_name(node: fx.Node) -> str:
+    return node.target._schema.name.partition("::")[2] if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _inputs(module: fx.GraphModule, graph: fx.Graph, leaves: list[fx.Node]) -> dict[fx.Node, Any]:
@@ -280,6 +297,31 @@ def _to(bound: dict[str, Any]) -> _Call:
     return "call_method", "to", (bound["self"], *([dtype] if dtype is not None else [])), {}
 
 
+def _batch_norm(bound: dict[str, Any]) -> _Call:
+    state = (bound["running_mean"], bound["running_var"], bound.get("weight"), bound.get("bias"))
+    return "call_function", F.batch_norm, (bound["input"], *state, False, bound["momentum"], bound["eps"]), {}
+
+
+def _layer_norm(bound: dict[str, Any]) -> _Call:
+    settings = (bound["normalized_shape"], bound.get("weight"), bound.get("bias"), bound["eps"])
+    return "call_function", F.layer_norm, (bound["input"], *settings), {}
+
+
+def _group_norm(bound: dict[str, Any]) -> _Call:
+    settings = (bound["group"], bound.get("weight"), bound.get("bias"), bound["eps"])
+    return "call_function", F.group_norm, (bound["input"], *settings), {}
+
+
+def _kept(bound: dict[str, Any]) -> _Call:
+    return "call_module", bound["path"], (bound["input"],), {}
+
+
+_NORMALIZATIONS: dict[str, Callable[[dict[str, Any]], _Call]] = {
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+}
+"""What decompositions make of normalizations; the statistics beside the result are for training."""
 _SPECIAL: dict[str, Callable[[dict[str, Any]], _Call]] = {
     "slice": _slice,
     "select": _select,
@@ -290,4 +332,6 @@ _SPECIAL: dict[str, Callable[[dict[str, Any]], _Call]] = {
     "detach_": _same,
     "to": _to,
     "_to_copy": _to,
+    "kept_module": _kept,
+    **_NORMALIZATIONS,
 }

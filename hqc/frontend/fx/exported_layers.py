@@ -6,11 +6,13 @@ it fuses with its batch norm, trains with fake-quantized weights, and is found b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+from hqc.frontend.fx.leaf_modules import is_library_module
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -27,14 +29,7 @@ _STATE = ("weight", "bias", "running_mean", "running_var")
 def restore_layers(module: fx.GraphModule) -> None:
     """Replace such calls of `module`, whose submodules are its own, by calls of layers that hold the same parameters."""
     made: dict[str, tuple[Any, ...]] = {}
-    for node in list(module.graph.nodes):
-        names = _SIGNATURES.get(getattr(node.target, "__name__", "")) if node.op == "call_function" else None
-        if names is None:
-            continue
-        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-        path = _owner(given)
-        if path is None:
-            continue
+    for node, path, given in _layer_calls(module.graph):
         settings = (node.target, *((name, str(value)) for name, value in given.items() if name != "input"))
         if made.setdefault(path, settings) != settings:
             continue
@@ -48,6 +43,36 @@ def restore_layers(module: fx.GraphModule) -> None:
             parent, _, name = path.rpartition(".")
             setattr(module.get_submodule(parent), name, layer)
         node.op, node.target, node.args, node.kwargs = "call_module", path, (given["input"],), {}
+    _tidy(module)
+
+
+def adopt_layers(module: fx.GraphModule) -> None:
+    """Replace such calls of `module`, whose tree is the user's own, by calls of the user's layers where those do just that."""
+    for node, path, given in _layer_calls(module.graph):
+        owner = module.get_submodule(path)
+        layer = _layer(str(node.target.__name__), owner, given) if is_library_module(owner) and _is_bare(owner) else None
+        if layer is not None and isinstance(owner, type(layer)) and layer.extra_repr() == owner.extra_repr():
+            node.op, node.target, node.args, node.kwargs = "call_module", path, (given["input"],), {}
+    _tidy(module)
+
+
+def _layer_calls(graph: fx.Graph) -> Iterator[tuple[fx.Node, str, dict[str, Any]]]:
+    """The calls whose tensors all belong to one module: node, path of the module, arguments by name."""
+    for node in list(graph.nodes):
+        names = _SIGNATURES.get(getattr(node.target, "__name__", "")) if node.op == "call_function" else None
+        if names is not None:
+            given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+            path = _owner(given)
+            if path is not None:
+                yield node, path, given
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """True without hooks, which a call of the module would run a second time."""
+    return not module._forward_hooks and not module._forward_pre_hooks
+
+
+def _tidy(module: fx.GraphModule) -> None:
     for node in reversed(list(module.graph.nodes)):
         if node.op == "get_attr" and not node.users:
             module.graph.erase_node(node)

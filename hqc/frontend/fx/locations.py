@@ -44,7 +44,8 @@ def is_user_file(filename: str) -> bool:
     return not filename.startswith(("<", *_LIBRARY))
 
 
-def _shown(filename: str, line: int) -> str:
+def shown(filename: str, line: int) -> str:
+    """A place in the user's code as messages show it."""
     return f"{os.path.basename(filename)}:{line}"
 
 
@@ -61,7 +62,7 @@ def user_frame(stop: FrameType | None = None) -> FrameType | None:
 def user_source(stop: FrameType | None = None) -> str:
     """`file.py:line` of that frame, or an empty string."""
     frame = user_frame(stop)
-    return "" if frame is None else _shown(frame.f_code.co_filename, frame.f_lineno)
+    return "" if frame is None else shown(frame.f_code.co_filename, frame.f_lineno)
 
 
 def traceback_source(traceback: TracebackType | None, stop: FrameType | None = None) -> str:
@@ -70,7 +71,7 @@ def traceback_source(traceback: TracebackType | None, stop: FrameType | None = N
     while traceback is not None:
         filename = traceback.tb_frame.f_code.co_filename
         if inside and is_user_file(filename):
-            found = _shown(filename, traceback.tb_lineno)
+            found = shown(filename, traceback.tb_lineno)
         inside = inside or traceback.tb_frame is stop
         traceback = traceback.tb_next
     return found

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hqc.errors import HqcError, InputError, LoweringError, ShapeError
+from hqc.errors import EmptyResultError, HqcError, InputError, LoweringError, ShapeError
 from hqc.frontend.fx.aliases import Aliases
 from hqc.frontend.fx.assumptions import check_assumption
 from hqc.frontend.fx.attributes import tensor_attribute, tensor_query
@@ -25,7 +25,7 @@ from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
 from hqc.frontend.fx.models import as_traceable
-from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque
+from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque, trial
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
 from hqc.frontend.fx.retrace import WARNINGS_META
@@ -308,6 +308,9 @@ class _GraphLowering:
                     result = lowering.handler(*bound.args, **bound.kwargs)
                 except CannotExpress as error:
                     reason = f"cannot be expressed in the IR: {error}"
+                except EmptyResultError:
+                    self._finish(node, self._empty(call, args, kwargs), Alias.NONE, in_place)
+                    return
                 else:
                     self._finish(node, result, lowering.alias, in_place)
                     return
@@ -334,6 +337,13 @@ class _GraphLowering:
         assert written is not None
         self._assign(node, result, Alias.SAME)
         self._write(written, node, result)
+
+    def _empty(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a call gives that gives no elements: a constant, whatever the inputs are."""
+        result = trial(call, args, kwargs)
+        if any(isinstance(item, torch.Tensor) and item.numel() for item in leaves(result)):
+            raise self.ctx.error("some of its results would have no elements, and others have; leave it out")
+        return result
 
     def _record(self, node: fx.Node, result: Any) -> None:
         """Note what became of `node`, for who emits a model from the planned graph."""

@@ -54,6 +54,13 @@ def emit_opaque(
     return structure, identifier, OpaqueCall(bound, call.module if isinstance(call, FrozenModule) else None)
 
 
+def trial(call: TorchCallable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `call` gives for some operands of the types of the IR values among its arguments."""
+    args, kwargs = map_structure((args, kwargs), lambda item: _trial(item.type) if isinstance(item, Value) else item)
+    with torch.no_grad():
+        return call(*args, **kwargs)
+
+
 class _Bound:
     """A call with its constant arguments in place, which follow the operands to their device; takes the tensors of its operands."""
 

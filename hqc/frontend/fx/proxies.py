@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import fx
 
 from hqc.frontend.fx.assumptions import is_size
@@ -26,6 +27,13 @@ IN_PLACE_META = "hqc_in_place"
 """Key in `node.meta`, true where the user's code says `x += y` and the graph `x + y`."""
 _FACTORIES = ["arange", "zeros", "ones", "full", "empty", "eye", "linspace", "tensor", "as_tensor", "rand", "randn", "randint"]
 _FACTORIES += ["logspace", "tril_indices", "triu_indices", "hann_window", "hamming_window"]
+_SIZED_METHODS = ["expand", "view", "reshape", "repeat", "tile", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"]
+_SIZED_METHODS += ["roll", "split", "split_with_sizes", "chunk", "tensor_split", "narrow", "unflatten", "repeat_interleave"]
+_SIZED_METHODS += ["index_select", "diagonal", "tril", "triu", "unfold", "broadcast_to", "as_strided", "permute", "flip"]
+_SIZED_FUNCTIONS = ["interpolate", "upsample", "unfold", "fold", "affine_grid", "one_hot", "adaptive_avg_pool2d"]
+_ASKING = ["finfo", "iinfo", "is_autocast_enabled", "get_autocast_dtype", "promote_types", "can_cast"]
+_CHECKS = ["_check", "_check_with", "_check_value", "_check_index", "_check_type", "_check_not_implemented", "_check_is_size"]
+_CHECKS += ["_check_tensor_all", "_check_tensor_all_with"]
 _UNPACK = opcode.opmap["UNPACK_SEQUENCE"]
 _NO_ATTRIBUTES = ("__array", "__cuda_array", "__dlpack", "__fx_", "__torch_dispatch", "_hqc", "__await", "__aiter", "__enter")
 
@@ -278,25 +286,72 @@ def compiled_functions() -> list[tuple[Any, str]]:
 
 
 def record_factories(patches: Patches) -> None:
-    """While tracing, constants whose sizes come from a tensor's shape are recorded; torch's factories take no proxies."""
-    for owner, name in [(torch, name) for name in _FACTORIES] + takers_of_plain_numbers():
+    """While tracing, constants whose sizes come from a tensor's shape are recorded: factories, and methods and functions of constant
+    tensors that take sizes; torch's argument parser takes no proxies there.
+    """
+    functions = [*_FACTORIES, "roll", "split"]
+    for owner, name in [(torch, name) for name in functions] + takers_of_plain_numbers():
         function = getattr(owner, name)
         patches.attribute(owner, name, recorded(function, function))
+    for name in _SIZED_METHODS:
+        method = getattr(torch.Tensor, name)
+        patches.attribute(torch.Tensor, name, _recorded_method(name, method))
+    for name in _SIZED_FUNCTIONS:
+        function = getattr(F, name)
+        patches.attribute(F, name, recorded(function, function))
     patches.attribute(torch, "is_tensor", lambda item: traced_isinstance(item, torch.Tensor))
     patches.attribute(torch.autocast, "__init__", _with_plain_arguments(torch.autocast.__init__))
+    for names, wrapped in ((_ASKING, _with_plain_arguments), (_CHECKS, _unchecked)):
+        for name in names:
+            if hasattr(torch, name):  # some are newer than the oldest torch that hqc runs with
+                patches.attribute(torch, name, wrapped(getattr(torch, name)))
 
 
-def _with_plain_arguments(original: Any) -> Callable[..., None]:
-    """A constructor that takes the values of proxies of devices and flags."""
+def _recorded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of tensors that takes sizes: of a constant and with traced sizes it is a node."""
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        proxy = find_proxy((args[1:], kwargs))
+        if proxy is None:
+            return method(*args, **kwargs)
+        return proxy.tracer.create_proxy("call_method", name, args, kwargs)
+
+    return wrapper
+
+
+def _with_plain_arguments(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A call of C++ that takes the values of proxies of devices, dtypes and flags."""
 
     def plain(item: Any) -> Any:
-        return item._plain("a context needs") if isinstance(item, RecordingProxy) else item
+        return item._plain("torch needs") if isinstance(item, RecordingProxy) else item
+
+    @functools.wraps(original, updated=())
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return original(*map(plain, args), **{name: plain(item) for name, item in kwargs.items()})
+
+    return wrapper
+
+
+def _unchecked(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch._check` and its kin, which are assertions: of what a trace knows they check, what it does not know is taken as true."""
 
     @functools.wraps(original)
-    def initialize(context: Any, *args: Any, **kwargs: Any) -> None:
-        original(context, *map(plain, args), **{name: plain(item) for name, item in kwargs.items()})
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        values: dict[Any, Any] = {}
+        for item in (*args, *kwargs.values()):
+            if isinstance(item, RecordingProxy):
+                item.tracer.asserted.append(item.node)
+                values[item.node] = item.tracer.known.of(item.node)
+        if not all(map(is_plain, values.values())):
+            return None
 
-    return initialize
+        def plain(item: Any) -> Any:
+            return values[item.node] if isinstance(item, RecordingProxy) else item
+
+        return original(*map(plain, args), **{name: plain(item) for name, item in kwargs.items()})
+
+    return wrapper
 
 
 # --- builtins, as the rewritten code of a trace calls them -----------------------------------------------------------------

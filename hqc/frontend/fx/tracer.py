@@ -25,6 +25,7 @@ from hqc.frontend.fx.autograd_functions import open_autograd_functions
 from hqc.frontend.fx.codegen import CarefulCodeGen, needs_care
 from hqc.frontend.fx.examples import argument_examples
 from hqc.frontend.fx.exported import is_aten, module_of, plain
+from hqc.frontend.fx.exported_trace import exported_trace
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_functional, is_library_module, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, types_along, user_source
@@ -93,7 +94,12 @@ def trace(
         examples=examples,
     )
     with TRACE_LOCK:
-        tracer, traced, frozen = _traced_with_updates(model, tracer)
+        try:
+            tracer, traced, frozen = _traced_with_updates(model, tracer)
+        except TraceError as refusal:
+            if leaf_modules:
+                raise
+            return exported_trace(model, examples, constants, refusal)
     adopt_tree(traced, model)
     traced.training = model.training
     updates = buffer_updates(traced.graph, model)
@@ -503,6 +509,12 @@ class HqcTracer(fx.Tracer):
             raise ProxyUse("a branch tests the value of", obj.node, self.known.reasons.get(obj.node, ""))
         self.assume(obj.node, value, truth=True)
         return bool(value)
+
+    def create_arg(self, a: Any) -> Any:
+        """Stock arguments, but for tensors that `torch.vmap` and its kin wrapped: those mean nothing outside of them."""
+        if isinstance(a, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(a):
+            raise TraceError(f"{user_source(self._stop)}: inside torch.vmap or torch.func, tensors meet a traced tensor")
+        return super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return RecordingProxy(node, self)

@@ -148,8 +148,8 @@ def movedim(ctx: LoweringContext, input: Value, source: int | Sequence[int], des
 
 @lower_function(torch.cat, torch.concat, torch.concatenate)
 def cat(ctx: LoweringContext, tensors: Sequence[Operand], dim: int = 0) -> Value:
-    kept = [item for item in tensors if not (isinstance(item, torch.Tensor) and item.shape == (0,))]
-    dtype = ctx.promoted_dtype(*kept) if len(kept) > 1 else None
+    kept = [item for item in tensors if not (isinstance(item, torch.Tensor) and item.numel() == 0)]
+    dtype = ctx.promoted_dtype(*tensors) if len(tensors) > 1 else None
     operands = [ctx.cast(item, dtype, what=f"cast{i}") if dtype else ctx.value(item) for i, item in enumerate(kept)]
     axis = next((axis for axis in (ctx.axis(operand, dim) for operand in operands) if axis >= 0), dim)
     return ctx.emit("cat", *operands, axis=axis)

@@ -8,18 +8,29 @@ from typing import Any
 
 import torch
 
-from hqc.frontend.fx.context import LoweringContext
+from hqc.frontend.fx.context import LoweringContext, Operand, to_torch_dtype
 from hqc.frontend.fx.registry import Alias, lower_function
 from hqc.ir import Value
 
 
-def emit_split(ctx: LoweringContext, input: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
-    """A split node whose results are named after the FX nodes that take them."""
-    return ctx.emit_results("split", input, names=ctx.result_names(len(sizes)), axis=ctx.axis(input, axis), sizes=tuple(sizes))
+def emit_split(ctx: LoweringContext, input: Value, axis: int, sizes: Sequence[int]) -> tuple[Operand, ...]:
+    """A split node whose results are named after the FX nodes that take them; parts of size 0 are constants."""
+    names = ctx.result_names(len(sizes))
+    axis = ctx.axis(input, axis)
+    cut = [(name, size) for name, size in zip(names, sizes, strict=True) if size]
+    results = iter(
+        ctx.emit_results("split", input, names=[name for name, _ in cut], axis=axis, sizes=[size for _, size in cut])
+    )
+    if len(cut) == len(sizes):
+        return tuple(results)
+    shape = list(ctx.known_shape(input))
+    shape[axis] = 0
+    empty = torch.empty(shape, dtype=to_torch_dtype(input.type.dtype))
+    return tuple(next(results) if size else empty for size in sizes)
 
 
 @lower_function(torch.split, torch.functional.split, alias=Alias.VIEW)
-def split(ctx: LoweringContext, tensor: Value, split_size_or_sections: Any, dim: int = 0) -> tuple[Value, ...]:
+def split(ctx: LoweringContext, tensor: Value, split_size_or_sections: Any, dim: int = 0) -> tuple[Operand, ...]:
     if not isinstance(split_size_or_sections, int):
         return emit_split(ctx, tensor, dim, [int(size) for size in split_size_or_sections])
     total, step = ctx.size(tensor, dim), split_size_or_sections
@@ -27,18 +38,18 @@ def split(ctx: LoweringContext, tensor: Value, split_size_or_sections: Any, dim:
 
 
 @lower_function(torch.split_with_sizes, alias=Alias.VIEW)
-def split_with_sizes(ctx: LoweringContext, input: Value, split_sizes: Sequence[int], dim: int = 0) -> tuple[Value, ...]:
+def split_with_sizes(ctx: LoweringContext, input: Value, split_sizes: Sequence[int], dim: int = 0) -> tuple[Operand, ...]:
     return emit_split(ctx, input, dim, [int(size) for size in split_sizes])
 
 
 @lower_function(torch.chunk, alias=Alias.VIEW)
-def chunk(ctx: LoweringContext, input: Value, chunks: int, dim: int = 0) -> tuple[Value, ...]:
+def chunk(ctx: LoweringContext, input: Value, chunks: int, dim: int = 0) -> tuple[Operand, ...]:
     total = ctx.size(input, dim)
     return split(ctx, input, -(-total // chunks), dim)
 
 
 @lower_function(torch.tensor_split, alias=Alias.VIEW)
-def tensor_split(ctx: LoweringContext, input: Value, indices_or_sections: Any, dim: int = 0) -> tuple[Value, ...]:
+def tensor_split(ctx: LoweringContext, input: Value, indices_or_sections: Any, dim: int = 0) -> tuple[Operand, ...]:
     if isinstance(indices_or_sections, Value):
         raise ctx.error("tensor_split at indices that are computed gives sizes that depend on data; give constants")
     if isinstance(indices_or_sections, torch.Tensor):
