@@ -5,6 +5,8 @@ As in `canonical_rules`, one function each, whose docstring is the rule as docum
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from hqc.ir import Graph, Node
@@ -115,4 +117,24 @@ def matmul_to_linear(graph: Graph, node: Node) -> bool:
     weight = graph.add_parameter(f"{old.name}_transposed", np.ascontiguousarray(matrix.T))
     morph(node, conv.linear, [x, weight])
     drop_unused(graph, old)
+    return True
+
+
+@rule(pooling.max_pool2d)
+def pool_of_padding(graph: Graph, node: Node) -> bool:
+    """A max pool of what was padded with minus infinity, which nothing else reads, is a max pool with padding, which counts as that."""
+    inner = sole_producer(graph, node, layout.pad)
+    if inner is None or inner.attributes["mode"] != "constant" or inner.attributes["value"] != -math.inf:
+        return False
+    before, after = inner.attributes["pads"][:4], inner.attributes["pads"][4:]
+    added = (*before[2:], *after[2:])
+    reach = [(size - 1) * step for size, step in zip(node.attributes["kernel"], node.attributes["dilation"], strict=True)]
+    padding = [old + new for old, new in zip(node.attributes["padding"], added, strict=True)]
+    within = all(new >= 0 and total <= reach[axis % 2] for axis, (new, total) in enumerate(zip(added, padding, strict=True)))
+    # In ceil mode, a last window that starts in the padding counts in a pad only; no window may hold nothing but padding.
+    if not within or any((*before[:2], *after[:2])) or node.attributes["ceil_mode"]:
+        return False
+    absorb_origin(graph, node, inner)
+    morph(node, pooling.max_pool2d, [inner.inputs[0]], {**node.attributes, "padding": padding})
+    graph.erase(inner)
     return True

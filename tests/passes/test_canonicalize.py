@@ -454,3 +454,36 @@ def test_dropout_stays_while_the_model_is_prepared_for_training_so_that_no_layer
         text = str(transform(body, passes, stage="lowered"))
         assert ("activation=relu" in text) == fused, text
         assert "dropout" not in text and "identity" not in text
+
+
+_PADDED_POOL = """
+    input %x: f32[1,2,5,5]
+    %p = pad(%x) {{pads={pads}, value={value}}} from(p)
+    %y = max_pool2d(%p) {{kernel=[3,3], stride=[2,2], padding={padding}, ceil_mode={ceil}}} from(y)
+    output %y
+"""
+
+
+@pytest.mark.parametrize(
+    ("pads", "value", "padding", "ceil", "joined"),
+    [
+        ([0, 0, 0, 1, 0, 0, 1, 1], "-inf", [0, 0, 0, 0], "false", [0, 1, 1, 1]),
+        ([0, 0, 1, 0, 0, 0, 1, 0], "-inf", [0, 1, 0, 1], "false", [1, 1, 1, 1]),
+        ([0, 0, 1, 1, 0, 0, 1, 1], "0.0", [0, 0, 0, 0], "false", None),
+        ([0, 1, 1, 1, 0, 0, 1, 1], "-inf", [0, 0, 0, 0], "false", None),  # channels
+        ([0, 0, 3, 1, 0, 0, 1, 1], "-inf", [0, 0, 0, 0], "false", None),  # a window of nothing but padding
+        ([0, 0, -1, 1, 0, 0, 1, 1], "-inf", [0, 0, 0, 0], "false", None),  # crops
+        ([0, 0, 1, 1, 0, 0, 1, 1], "-inf", [0, 0, 0, 0], "true", None),
+    ],
+)
+def test_max_pool_takes_padding_with_minus_infinity(
+    pads: list[int], value: str, padding: list[int], ceil: str, joined: list[int] | None
+) -> None:
+    text = _PADDED_POOL.format(pads=pads, value=value, padding=padding, ceil=ceil)
+    before, graph = graph_of(text), canonical(text)
+    *pads_left, pool = graph.nodes
+    assert len(pads_left) == (1 if joined is None else 0)
+    assert list(pool.attributes["padding"]) == (joined or padding)
+    assert pool.origin == (("p", "y") if joined else ("y",))
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 5)).astype(np.float32)
+    np.testing.assert_array_equal(evaluate(graph, {"x": x})["y"], evaluate(before, {"x": x})["y"])

@@ -74,7 +74,7 @@ def plain_graph(module: fx.GraphModule) -> fx.Graph:
         elif any(name in str(node.target) for name in _DROPPED):
             env[node] = None
         elif _takes_the_result(node):
-            env[node] = env[node.args[0]]  # type: ignore[index]
+            env[node] = env[node.args[0]]
         else:
             env[node] = _copied(graph, node, env)
             env[node].meta.update(_meta(node))
@@ -87,7 +87,7 @@ def plain_graph(module: fx.GraphModule) -> fx.Graph:
 def _takes_the_result(node: fx.Node) -> bool:
     """True for the first result of a normalization, of which the decomposed form has several."""
     source = node.args[0] if node.target is operator.getitem else None
-    return isinstance(source, fx.Node) and _operator_name(source) in _NORMALIZATIONS and node.args[1] == 0
+    return isinstance(source, fx.Node) and _operator_name(source) in _NORMALIZATIONS and bool(node.args[1] == 0)
 
 
 def _operator_name(node: fx.Node) -> str:

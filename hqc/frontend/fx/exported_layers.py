@@ -35,7 +35,7 @@ def restore_layers(module: fx.GraphModule) -> None:
             continue
         owner = module.get_submodule(path)
         if not isinstance(owner, _KINDS):
-            layer = _layer(str(node.target.__name__), owner, given)
+            layer = _layer(_name(node), owner, given)
             if layer is None:
                 del made[path]
                 continue
@@ -50,7 +50,7 @@ def adopt_layers(module: fx.GraphModule) -> None:
     """Replace such calls of `module`, whose tree is the user's own, by calls of the user's layers where those do just that."""
     for node, path, given in _layer_calls(module.graph):
         owner = module.get_submodule(path)
-        layer = _layer(str(node.target.__name__), owner, given) if is_library_module(owner) and _is_bare(owner) else None
+        layer = _layer(_name(node), owner, given) if is_library_module(owner) and _is_bare(owner) else None
         if layer is not None and isinstance(owner, type(layer)) and layer.extra_repr() == owner.extra_repr():
             node.op, node.target, node.args, node.kwargs = "call_module", path, (given["input"],), {}
     _tidy(module)
@@ -59,12 +59,16 @@ def adopt_layers(module: fx.GraphModule) -> None:
 def _layer_calls(graph: fx.Graph) -> Iterator[tuple[fx.Node, str, dict[str, Any]]]:
     """The calls whose tensors all belong to one module: node, path of the module, arguments by name."""
     for node in list(graph.nodes):
-        names = _SIGNATURES.get(getattr(node.target, "__name__", "")) if node.op == "call_function" else None
+        names = _SIGNATURES.get(_name(node)) if node.op == "call_function" else None
         if names is not None:
             given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
             path = _owner(given)
             if path is not None:
                 yield node, path, given
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", ""))
 
 
 def _is_bare(module: nn.Module) -> bool:

@@ -74,7 +74,7 @@ def _is_kept(module: nn.Module) -> bool:
 
 def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.ExportedProgram:
     """The program; an error where it would not compute what the model computes for other inputs of these sizes."""
-    bound = inspect.BoundArguments(inspect.signature(model.forward), dict(given))  # type: ignore[arg-type]
+    bound = inspect.BoundArguments(inspect.signature(model.forward), dict(given))
     with unchanged_in_eval(model), torch.no_grad():
         for path, module in model.named_modules():
             if _is_kept(module):
