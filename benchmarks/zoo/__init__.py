@@ -6,7 +6,7 @@
 `benchmarks.zoo.whole_way` takes one through everything that hqc does with a model.
 """
 
-from . import classification, dense, detection, sequences, transformers  # noqa: F401  (they register their networks)
+from . import classification, dense, detection, sequences, transformers, unnormalized  # noqa: F401  (they register their networks)
 from .registry import ZOO, ZooEntry
 
 __all__ = ["ZOO", "ZooEntry"]

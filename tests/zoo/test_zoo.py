@@ -45,4 +45,4 @@ def test_the_whole_way_on_cuda(name: str, march: str, tmp_path: Path) -> None:
 
 def test_exceptions_are_networks_of_the_zoo() -> None:
     assert set(IN_WORK) <= set(ZOO)
-    assert len(ZOO) >= 34
+    assert len(ZOO) >= 35
