@@ -1,0 +1,1 @@
+"""What this repository is kept with; no part of the package."""
