@@ -925,3 +925,33 @@ for _prefix in (0, 2):
             (torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(3)),),
             {},
         )
+
+
+# --- masks that nobody gave ----------------------------------------------------------------------------------------------
+
+
+def _mask_unless_given(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    return torch.ones(x.shape[0], x.shape[1]) if mask is None else mask
+
+
+@idiom()
+def masks_only_what_is_masked(x: Tensor) -> Tensor:
+    mask = _mask_unless_given(x)
+    if (mask == 0).any():
+        x = x.masked_fill(mask[:, :, None, None] == 0, -1e4)
+    if mask.sum().item() == mask.numel() and torch.equal(mask, torch.ones_like(mask)):
+        x = x * 2
+    return x + mask.min() if not (mask < 0).any() else x
+
+
+@idiom()
+class GlobalTokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kinds", torch.tensor([0, 1, 0, 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_global = self.kinds.expand(x.shape[0], -1) > 0
+        if is_global.flatten().any().item():
+            x = x + is_global[:, :, None, None].to(x.dtype)
+        return x

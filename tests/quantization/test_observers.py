@@ -389,3 +389,13 @@ def test_observing_does_not_change_the_tensor_or_need_gradients() -> None:
     observer = MinMaxObserver()
     assert observer(x) is x
     assert not observer.min_val.requires_grad
+
+
+@pytest.mark.parametrize("make", [MinMaxObserver, PerChannelMinMaxObserver, MovingAverageMinMaxObserver, *HISTOGRAMS])
+def test_the_largest_numbers_have_a_finite_scale(make: type[ObserverBase]) -> None:
+    """Masks are added as the least number of float32."""
+    least = torch.finfo(torch.float32).min
+    data = [torch.tensor([[least, 0.0, 1.0], [2.0, -1.0, 0.5]]), torch.tensor([[1.0, 2.0, 3.0], [-1.0, -2.0, least / 2]])]
+    scale = observe_all(make(), data).scale()
+    assert torch.isfinite(scale).all()
+    assert (scale > 0).all()

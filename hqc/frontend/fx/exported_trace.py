@@ -7,10 +7,13 @@ way and not the first: sizes are constants of such a graph, it takes seconds, an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import io
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -79,7 +82,8 @@ def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.Export
         for path, module in model.named_modules():
             if _is_kept(module):
                 module.__dict__["forward"] = functools.partial(_kept_module, path=path)
-        program = torch.export.export(model, bound.args, bound.kwargs, strict=False)
+        with _quiet():
+            program = torch.export.export(model, bound.args, bound.kwargs, strict=False)
     if program.graph_signature.buffers_to_mutate or program.graph_signature.user_inputs_to_mutate:
         raise TraceError("forward changes buffers or inputs")
     if any(node.op == "call_function" and not _is_operator(node.target) for node in program.graph.nodes):
@@ -90,6 +94,18 @@ def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.Export
         if isinstance(node.meta.get("val"), _NUMBERS):  # a number that was read out of data
             raise TraceError(f"{node.name} depends on data")
     return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says when an export fails: the first way's sentence is what the user gets."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _kept_module(input: torch.Tensor, path: str) -> Any:

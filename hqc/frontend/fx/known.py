@@ -22,6 +22,7 @@ class _Unknown:
         return "unknown"
 
 
+_LARGEST = 1 << 20  # elements of what is computed while tracing
 UNKNOWN = _Unknown()
 """The value of a node that depends on data, or of any node of a trace without example inputs."""
 
@@ -55,6 +56,48 @@ class KnownValues:
         if self._pending or self._mode is None:
             self._evaluate()
         return self._values.get(node, UNKNOWN)
+
+    def of_constants(self, node: fx.Node) -> Any:
+        """The value of `node`, with real tensors, where it is computed from constants and sizes alone; UNKNOWN where data counts.
+
+        Masks that nobody gave are made so: of ones, by the shape of an input.
+        """
+        if not self._active:
+            return UNKNOWN
+        value = self.of(node)
+        if is_plain(value):
+            return value
+        paused, self.paused = self.paused, True
+        try:
+            with _real_tensors(), torch.no_grad():
+                return self._real(node, {})
+        finally:
+            self.paused = paused
+
+    def _real(self, node: fx.Node, seen: dict[fx.Node, Any]) -> Any:
+        if node not in seen:
+            seen[node] = UNKNOWN
+            value = self._values.get(node, UNKNOWN)
+            seen[node] = value if is_plain(value) else self._recomputed(node, seen)
+        return seen[node]
+
+    def _recomputed(self, node: fx.Node, seen: dict[fx.Node, Any]) -> Any:
+        fake = self._values.get(node, UNKNOWN)
+        if isinstance(fake, torch.Tensor) and fake.numel() > _LARGEST:
+            return UNKNOWN
+        if node.op == "get_attr":
+            found = self._call(node, (), {})
+            return UNKNOWN if isinstance(found, nn.Parameter) or not isinstance(found, torch.Tensor) else found
+        if node.op not in ("call_function", "call_method") or _may_vary(node):
+            return UNKNOWN
+        operands = {operand: self._real(operand, seen) for operand in node.all_input_nodes}
+        if any(value is UNKNOWN for value in operands.values()) or any(map(_is_written, operands)):
+            return UNKNOWN
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), operands.__getitem__)
+        try:
+            return self._call(node, args, kwargs)
+        except Exception:  # whatever torch raises: the call is recorded, and lowering says what is wrong with it
+            return UNKNOWN
 
     def early(self, node: fx.Node) -> Any:
         """The value of `node` if it takes no evaluation to know it, else UNKNOWN."""
@@ -93,9 +136,18 @@ class KnownValues:
         try:
             return self._call(node, args, kwargs)
         except Exception as error:  # whatever torch or the user's code raises: lowering says what is wrong with the call
+            found = self._of_constants(node)
+            if found is not UNKNOWN:
+                return found
             text = str(error).strip().splitlines()
             self.reasons[node] = f"{node.name} has no shape that is known ({text[0] if text else type(error).__name__})"
             return UNKNOWN
+
+    def _of_constants(self, node: fx.Node) -> Any:
+        """A number that is read out of what is computed from constants."""
+        with _real_tensors():
+            found = self._recomputed(node, {})
+        return found if is_plain(found) else UNKNOWN
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
@@ -110,6 +162,24 @@ class KnownValues:
         if node.op == "call_function":
             return target(*args, **kwargs)
         return UNKNOWN
+
+
+def _real_tensors() -> Any:
+    from torch._subclasses.fake_tensor import unset_fake_temporarily  # slow to import
+
+    return unset_fake_temporarily()
+
+
+def _may_vary(node: fx.Node) -> bool:
+    """True for calls that write in place, or that may give other numbers at every call."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name.endswith("_") or name == "setitem":
+        return True
+    return any(word in name for word in ("rand", "dropout", "normal", "bernoulli", "multinomial", "poisson", "empty"))
+
+
+def _is_written(node: fx.Node) -> bool:
+    return any(_may_vary(user) for user in node.users if user.all_input_nodes[:1] == [node])
 
 
 def _along(root: nn.Module, path: str) -> Iterator[Any]:

@@ -20,7 +20,14 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from hqc.errors import InputError, TraceError
-from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, assumption, depends_on_sizes, has_fixed_length
+from hqc.frontend.fx.assumptions import (
+    ASSUMPTIONS_META,
+    Assumption,
+    assumption,
+    depends_on_sizes,
+    has_fixed_length,
+    is_size,
+)
 from hqc.frontend.fx.autograd_functions import open_autograd_functions
 from hqc.frontend.fx.codegen import CarefulCodeGen, needs_care
 from hqc.frontend.fx.examples import argument_examples
@@ -506,7 +513,13 @@ class HqcTracer(fx.Tracer):
             self.asserted.append(obj.node)
             return bool(value) if plain else True
         if not plain:
-            raise ProxyUse("a branch tests the value of", obj.node, self.known.reasons.get(obj.node, ""))
+            constant = self.known.of_constants(obj.node)
+            if not isinstance(constant, torch.Tensor) or constant.numel() != 1:
+                reason = self.known.reasons.get(obj.node, "")
+                if isinstance(value, torch.Tensor) and is_size(obj.node):
+                    reason = "it is drawn at random, or made of what is written in place"
+                raise ProxyUse("a branch tests the value of", obj.node, reason)
+            value = bool(constant)
         self.assume(obj.node, value, truth=True)
         return bool(value)
 

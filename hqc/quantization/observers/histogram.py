@@ -23,6 +23,8 @@ from hqc.quantization.observers.base import ObserverBase, checked_constant
 
 BINS = 2048  # at least 1024 of them are in use, 8 per step of an int8 grid
 _LOWEST_EXPONENT = -126
+_HIGHEST_EXPONENT = 127  # of an edge that float32 holds; what lies above it counts in the last bin
+_LARGEST = float(torch.finfo(torch.float32).max)
 
 
 class HistogramObserver(ObserverBase):
@@ -87,9 +89,9 @@ class HistogramObserver(ObserverBase):
         peak = float(largest)  # calibration may wait for the device; NaN and infinity must not enter the histogram
         if not math.isfinite(peak):
             raise self._not_finite()
-        exponent = max(_exponent_above(peak), self._exponent())
+        exponent = min(max(_exponent_above(peak), self._exponent()), _HIGHEST_EXPONENT)
         # |x| * 2^k is exact for normal numbers, so equal values fall into equal bins in every batch
-        index = torch.ldexp(magnitude.double(), torch.tensor(11 - exponent, device=x.device)).long()
+        index = torch.ldexp(magnitude.double(), torch.tensor(11 - exponent, device=x.device)).long().clamp_(max=BINS - 1)
         counts = torch.bincount(index, minlength=BINS)
         if self._synchronized():
             dist.all_reduce(counts)
@@ -149,7 +151,7 @@ class HistogramObserver(ObserverBase):
             return 0.0
         histogram = self.calib_hist.cpu().numpy().astype(np.float64)
         edges = self.calib_bin_edges.cpu().numpy().astype(np.float64)
-        return self.clip(histogram, edges, largest)
+        return min(self.clip(histogram, edges, largest), _LARGEST)
 
     def assign_scale(self, scale: Tensor) -> None:
         self.reset()
