@@ -937,7 +937,7 @@ def _mask_unless_given(x: Tensor, mask: Tensor | None = None) -> Tensor:
 @idiom()
 def masks_only_what_is_masked(x: Tensor) -> Tensor:
     mask = _mask_unless_given(x)
-    if (mask == 0).any():
+    if ((mask == 0) | (mask < 0) & torch.ones_like(mask).bool()).any():
         x = x.masked_fill(mask[:, :, None, None] == 0, -1e4)
     if mask.sum().item() == mask.numel() and torch.equal(mask, torch.ones_like(mask)):
         x = x * 2

@@ -60,6 +60,18 @@ class Base(nn.Module):
 
 
 @kind
+class LayerOfParametersToo(Base):
+    """One layer on data and on what depends on parameters alone, as relative positions are projected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 8, 3, 3))
+
+    def body(self, y: Tensor) -> Any:
+        return self.b(y) * self.b(self.table).mean((2, 3), keepdim=True).sigmoid()
+
+
+@kind
 class ParameterFirst(Base):
     def body(self, y: Tensor) -> Tensor:
         return self.gamma * torch.relu(self.b(y)) + y

@@ -53,7 +53,7 @@ class LoweringContext:
         self.warnings: list[str] = []
         self._locator = Locator(root)
         self._reserved = {node.name for node in fx_graph.nodes if node.op != "get_attr"}
-        self._parameters: dict[int, Value] = {}
+        self._parameters: dict[int, list[Value]] = {}
         self._by_name: dict[str, Value] = {}
         self._derived: dict[tuple[int, str, tuple[int, ...]], torch.Tensor] = {}
         self._kept: list[torch.Tensor] = []  # ids stay valid only while the tensors live
@@ -136,13 +136,14 @@ class LoweringContext:
     # --- constants -----------------------------------------------------------------------------------------------
 
     def parameter(self, tensor: torch.Tensor, name: str | None = None, quant: QuantParams | None = None) -> Value:
-        """The parameter value of a tensor; the same tensor gives the same value, and its memory is not copied.
+        """The parameter value of a tensor; the same tensor with the same scale gives the same value, and its memory is not copied.
 
         `name`: for tensors that are not parameters or buffers of the model, dotted below the current module.
         """
-        known = self._parameters.get(id(tensor))
-        if known is not None and (quant is None or known.quant == quant):
-            return known
+        known = self._parameters.setdefault(id(tensor), [])
+        for held in known:
+            if held.quant == quant:
+                return held
         own = self._tensor_names.get(id(tensor))
         if own is None:
             path = self._locator.module_path(self.node) if name else self.node.name
@@ -152,7 +153,7 @@ class LoweringContext:
         if value is None or value.quant != quant or not _same_bits(value.array, array):  # a second call computed it anew
             value = self.graph.add_parameter(self.free_name(own), array, quant)
         self._by_name[own] = value
-        self._parameters[id(tensor)] = value
+        known.append(value)
         self._kept.append(tensor)
         return value
 
@@ -169,7 +170,7 @@ class LoweringContext:
 
     def known_parameter(self, tensor: torch.Tensor) -> Value | None:
         """The parameter value that was made of this very tensor, if any."""
-        return self._parameters.get(id(tensor))
+        return next(iter(self._parameters.get(id(tensor), ())), None)
 
     def name_tensor(self, tensor: torch.Tensor, name: str) -> None:
         """Call `tensor` `name` should it become a parameter."""

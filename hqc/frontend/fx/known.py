@@ -173,7 +173,7 @@ def _real_tensors() -> Any:
 def _may_vary(node: fx.Node) -> bool:
     """True for calls that write in place, or that may give other numbers at every call."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name.endswith("_") or name == "setitem":
+    if name == "setitem" or (name.endswith("_") and getattr(node.target, "__module__", "") != "_operator"):  # and_, not_
         return True
     return any(word in name for word in ("rand", "dropout", "normal", "bernoulli", "multinomial", "poisson", "empty"))
 
