@@ -100,6 +100,8 @@ def _by_torch_exporter(function: TensorFunction, tensors: Sequence[Tensor]) -> o
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.CRITICAL)
+    log = torch._C._jit_onnx_log  # prints the graph that could not be written, where commands print their results
+    torch._C._jit_onnx_log = lambda *parts: None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -109,6 +111,7 @@ def _by_torch_exporter(function: TensorFunction, tensors: Sequence[Tensor]) -> o
         raise ExportError(f"torch's exporter cannot write it either: {str(error).strip().splitlines()[0]}") from error
     finally:
         quiet.setLevel(level)
+        torch._C._jit_onnx_log = log
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(buffer.getvalue()))
     if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in _attributes(model)):
         raise ExportError("torch's exporter needs control flow for it, which hb_mapper does not take")

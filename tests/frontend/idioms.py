@@ -827,7 +827,7 @@ _CUTS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "new_zeros": lambda table, n: table.new_zeros(n, 6) + table[:1],
     "new_ones": lambda table, n: table.new_ones((n, 6)),
     "new_full": lambda table, n: table.new_full((n, 6), 2.0),
-    "new_empty": lambda table, n: table.new_empty(n, 6) * 0,
+    "new_empty": lambda table, n: torch.zeros_like(table.new_empty(n, 6)),
     "repeat": lambda table, n: table[:1].repeat(n, 1),
     "tile": lambda table, n: table[:1].tile((n, 1)),
     "narrow": lambda table, n: table.narrow(0, 1, n),
