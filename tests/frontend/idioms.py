@@ -955,3 +955,26 @@ class GlobalTokens(nn.Module):
         if is_global.flatten().any().item():
             x = x + is_global[:, :, None, None].to(x.dtype)
         return x
+
+
+@idiom()
+class PadsByAComputedAmount(nn.Module):
+    """The amount is a tensor, made of buffers and a size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("stride", torch.tensor(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = torch.ceil(x.shape[-1] / self.stride).to(torch.int64)
+        y = F.pad(x, (0, frames * self.stride - x.shape[-1]))
+        return y * y.shape[-1] if y.shape[-1] != x.shape[-1] else y
+
+
+@idiom()
+def rows_that_are_not_masked(x: Tensor) -> Tensor:
+    mask = torch.ones(2, 3)
+    places = mask.nonzero(as_tuple=False)
+    for row in places[:, 0].unique():
+        x = x + row
+    return x

@@ -144,10 +144,21 @@ class KnownValues:
             return UNKNOWN
 
     def _of_constants(self, node: fx.Node) -> Any:
-        """A number that is read out of what is computed from constants."""
+        """What is computed from constants and could not be from fake ones, and what takes a number that is computed from such."""
         with _real_tensors():
-            found = self._recomputed(node, {})
-        return found if is_plain(found) else UNKNOWN
+            seen: dict[fx.Node, Any] = {}
+            found = self._recomputed(node, seen)
+            numbers = {operand: _number(self._real(operand, seen)) for operand in node.all_input_nodes}
+        if found is not UNKNOWN:
+            return map_structure(found, lambda leaf: self._mode.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf)
+        operands = {node: self._values[node] if number is None else number for node, number in numbers.items()}
+        if all(number is None for number in numbers.values()):
+            return UNKNOWN
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), operands.__getitem__)
+        try:
+            return self._call(node, args, kwargs)
+        except Exception:  # as of the call with fake tensors
+            return UNKNOWN
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
@@ -162,6 +173,11 @@ class KnownValues:
         if node.op == "call_function":
             return target(*args, **kwargs)
         return UNKNOWN
+
+
+def _number(value: Any) -> Any:
+    """The number in a tensor of one element; None for anything else."""
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else None
 
 
 def _real_tensors() -> Any:
