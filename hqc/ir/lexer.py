@@ -6,10 +6,8 @@ kept: when an error is reported, the line is scanned again to find the column.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable
 from typing import NoReturn
 
 from hqc.errors import ParseError
@@ -57,12 +55,6 @@ def quote_name(name: str) -> str:
 def quote_word(text: str) -> str:
     """A word where the grammar takes words or strings: quoted only when it must be."""
     return text if _PLAIN_WORD.match(text) and text not in _KEYWORDS else quote(text)
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """`; near names: a, b`, or nothing."""
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f"; near names: {', '.join(matches)}" if matches else ""
 
 
 class Cursor:

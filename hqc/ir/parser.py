@@ -23,7 +23,7 @@ from hqc.checked import checked
 from hqc.errors import ShapeError
 from hqc.ir import sidecar
 from hqc.ir.graph import STAGES, Graph, Node, Value
-from hqc.ir.lexer import Cursor, near
+from hqc.ir.lexer import Cursor
 from hqc.ir.literals import (
     DTYPES,
     read_bool,
@@ -39,6 +39,7 @@ from hqc.ir.literals import (
 )
 from hqc.ir.op import Attr, OpDef, Trait, all_ops
 from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Reason, Request, Support, TensorType
+from hqc.near_names import suggest
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -244,7 +245,7 @@ class _Parser:
         name = cursor.word("an operation")
         definition = self.ops.get(name)
         if definition is None:
-            cursor.fail(f"there is no operation {name!r}{near(name, self.ops)}", cursor.index - 1)
+            cursor.fail(f"there is no operation {name!r}{suggest(name, self.ops)}", cursor.index - 1)
         return definition
 
     def _operands(self, cursor: Cursor, definition: OpDef) -> list[Value | None]:
@@ -263,7 +264,7 @@ class _Parser:
         name = cursor.name("a value")
         value = self.values.get(name)
         if value is None:
-            cursor.fail(f"{token} is not defined above this line{near(name, self.values)}", cursor.index - 1)
+            cursor.fail(f"{token} is not defined above this line{suggest(name, self.values)}", cursor.index - 1)
         if value.is_parameter != (token[0] == "@"):
             kind, sigil = ("a parameter", "@") if value.is_parameter else ("not a parameter", "%")
             cursor.fail(f"{name} is {kind}: write {sigil}{name}", cursor.index - 1)
@@ -457,7 +458,7 @@ class _Parser:
         if token[:1] == "@":
             name = cursor.name("a scale's name", "@")
             if name not in self.scales:
-                cursor.fail(f"scales {token} are not given above this line{near(name, self.scales)}", cursor.index - 1)
+                cursor.fail(f"scales {token} are not given above this line{suggest(name, self.scales)}", cursor.index - 1)
             return self.scales[name]
         return read_floats(cursor) if token[:1] == "[" else read_float(cursor)
 

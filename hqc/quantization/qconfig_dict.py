@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from hqc.errors import QConfigError
+from hqc.near_names import suggest
 from hqc.quantization.qconfig import QConfig
 
 KEYS = ("", "module_type", "module_name")
@@ -41,7 +41,7 @@ class QConfigResolver:
         for key in entries:
             if key not in KEYS:
                 raise QConfigError(
-                    f"qconfig_dict has the unknown key {key!r}{_near(str(key), KEYS[1:])}; known: {_listed(KEYS)}"
+                    f"qconfig_dict has the unknown key {key!r}{suggest(str(key), KEYS[1:])}; known: {_listed(KEYS)}"
                 )
         self._modules: dict[str, nn.Module] = dict(root.named_modules(remove_duplicate=False))
         self._global = _checked(entries.get(""), 'key ""')
@@ -59,7 +59,7 @@ class QConfigResolver:
             if kind not in present:
                 known = sorted(each.__name__ for each in present)
                 raise QConfigError(
-                    f"qconfig_dict: module_type {kind.__name__} matches no module of the model{_near(kind.__name__, known)}"
+                    f"qconfig_dict: module_type {kind.__name__} matches no module of the model{suggest(kind.__name__, known)}"
                 )
             found[kind] = _checked(value, f"module_type {kind.__name__}")
         return found
@@ -69,7 +69,7 @@ class QConfigResolver:
         for name, value in pairs:
             if not isinstance(name, str) or name not in self._modules or not name:
                 raise QConfigError(
-                    f"qconfig_dict: module_name {name!r} matches no module of the model{_near(str(name), list(self._modules))}"
+                    f"qconfig_dict: module_name {name!r} matches no module of the model{suggest(str(name), list(self._modules))}"
                 )
             found[name] = _checked(value, f"module_name {name!r}")
         return found
@@ -123,11 +123,6 @@ def _checked(value: Any, where: str) -> QConfig | None:
     if hasattr(value, "activation") and hasattr(value, "weight"):
         return QConfig(value.activation, value.weight)
     raise QConfigError(f"qconfig_dict: {where} has {value!r}, which is no QConfig; use one of the get_default_* functions")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, [each for each in known if each], n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -17,8 +17,8 @@ W = "param @w = #random(0, [4,4,3,3])\n"
 
 # text, line, the token the caret is under, a part of the message
 CASES = [
-    (X + "%y = rlu(%x)", 2, "rlu", "no operation 'rlu'; near names: relu"),
-    (X + "%y = relu(%xx)", 2, "%xx", "%xx is not defined above this line; near names: x"),
+    (X + "%y = rlu(%x)", 2, "rlu", "no operation 'rlu'; did you mean relu"),
+    (X + "%y = relu(%xx)", 2, "%xx", "%xx is not defined above this line; did you mean x?"),
     (X + "%y = relu(%y)", 2, "%y)", "%y is not defined above this line"),
     (X + "%x = relu(%x)", 2, "%x =", "x is defined twice"),
     (X + "%a, %a = split(%x) {axis=1, sizes=[2,2]}", 2, "%a =", "a is defined twice"),
@@ -95,7 +95,7 @@ def test_message_shows_file_line_and_caret() -> None:
     with pytest.raises(ParseError) as caught:
         parse("input %x: f32[1]\n  %y = rlu(%x)", file="net.hqc")
     assert str(caught.value).splitlines() == [
-        "net.hqc:2:8: there is no operation 'rlu'; near names: relu, prelu, elu",
+        "net.hqc:2:8: there is no operation 'rlu'; did you mean relu, prelu or elu?",
         "    %y = rlu(%x)",
         "         ^",
     ]

@@ -204,13 +204,13 @@ def test_torch_style_qconfigs_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"module_nam": []}, "unknown key 'module_nam'; did you mean 'module_name'"),
+        ({"module_nam": []}, "unknown key 'module_nam'; did you mean module_name"),
         ({"object_type": []}, "unknown key 'object_type'.* known: '', 'module_type', 'module_name'"),
-        ({"module_name": [("block.0.cnov", N)]}, "'block.0.cnov' matches no module of the model; did you mean 'block.0.conv'"),
+        ({"module_name": [("block.0.cnov", N)]}, "'block.0.cnov' matches no module of the model; did you mean block.0.conv"),
         ({"module_name": {"": N}}, "'' matches no module"),
         ({"module_name": ["conv1"]}, "module_name takes a dict or a list of pairs"),
         ({"module_name": N}, "list of pairs"),
-        ({"module_type": [(nn.Conv1d, T)]}, "Conv1d matches no module of the model; did you mean 'Conv2d'"),
+        ({"module_type": [(nn.Conv1d, T)]}, "Conv1d matches no module of the model; did you mean Conv2d"),
         ({"module_type": [(torch.relu, T)]}, "takes classes of modules"),
         ({"": "int8"}, "'int8', which is no QConfig"),
         ({"module_name": {"conv1": FakeQuantize}}, "no QConfig"),
