@@ -24,7 +24,7 @@ from hqc.workflow.deferred import prepare_or_defer
 from hqc.workflow.emit import emit
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.onnx_files import as_torch
-from hqc.workflow.options import CompileOptions, Edit, custom_config
+from hqc.workflow.options import CompileOptions, Edit, Form, custom_config
 from hqc.workflow.planning import PlannedModel, given_model, has_no_stubs, plan_model
 from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree
 from hqc.workflow.replan import emission_of
@@ -67,25 +67,20 @@ def prepare_qat_fx(
 
     Raises `HqcError` subclasses with one sentence about the model.
     """
-    stubless = has_no_stubs(model)
-    model, example_inputs = as_torch(model, example_inputs)
-    model, leaves = given_model(model, leaf_modules)
-    custom_config(prepare_custom_config_dict, "prepare_custom_config_dict", CUSTOM_CONFIG_KEYS, model)
-    options = CompileOptions.of(
-        get_march(),
-        form="qat",
-        hybrid=hybrid,
-        hybrid_dict=hybrid_dict,
+    return _prepared(
+        "qat",
+        model,
+        prepare_custom_config_dict,
+        example_inputs,
+        leaf_modules,
         qconfig=qconfig_dict,
         optimize_graph=optimize_graph,
+        hybrid=hybrid,
+        hybrid_dict=hybrid_dict,
         keep_batch_norm=keeps_batch_norm() if keep_batch_norm is None else keep_batch_norm,
         edits=edits,
         concrete_args=concrete_args,
-        leaf_modules=leaves,
-        stub_inputs=stubless,
     )
-    prepared: ObservedGraphModule = prepare_or_defer(model, options, example_inputs)
-    return prepared
 
 
 @checked
@@ -103,23 +98,31 @@ def prepare_calibration_fx(
     leaf_modules: Sequence[Any] = (),
 ) -> ObservedGraphModule:
     """As `prepare_qat_fx`, for calibration: use a calibration qconfig and run a few forwards in eval mode."""
+    return _prepared(
+        "calibration",
+        model,
+        prepare_custom_config_dict,
+        example_inputs,
+        leaf_modules,
+        qconfig=qconfig_dict,
+        optimize_graph=optimize_graph,
+        hybrid=hybrid,
+        hybrid_dict=hybrid_dict,
+        edits=edits,
+        concrete_args=concrete_args,
+    )
+
+
+def _prepared(
+    form: Form, model: Any, custom: Mapping[str, Any] | None, example_inputs: Any, leaf_modules: Sequence[Any], **options: Any
+) -> ObservedGraphModule:
+    """What the two calls do with what they are given; `options`: as for `CompileOptions.of`."""
     stubless = has_no_stubs(model)
     model, example_inputs = as_torch(model, example_inputs)
     model, leaves = given_model(model, leaf_modules)
-    custom_config(prepare_custom_config_dict, "prepare_custom_config_dict", CUSTOM_CONFIG_KEYS, model)
-    options = CompileOptions.of(
-        get_march(),
-        form="calibration",
-        hybrid=hybrid,
-        hybrid_dict=hybrid_dict,
-        qconfig=qconfig_dict,
-        optimize_graph=optimize_graph,
-        edits=edits,
-        concrete_args=concrete_args,
-        leaf_modules=leaves,
-        stub_inputs=stubless,
-    )
-    prepared: ObservedGraphModule = prepare_or_defer(model, options, example_inputs)
+    custom_config(custom, "prepare_custom_config_dict", CUSTOM_CONFIG_KEYS, model)
+    chosen = CompileOptions.of(get_march(), form=form, leaf_modules=leaves, stub_inputs=stubless, **options)
+    prepared: ObservedGraphModule = prepare_or_defer(model, chosen, example_inputs)
     return prepared
 
 
