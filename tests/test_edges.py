@@ -21,7 +21,7 @@ from torch import nn
 import hqc
 from hqc.checked import annotations_of, described, takes
 from hqc.errors import HqcError, InputError, LoweringError
-from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
+from hqc.structures import leaves, map_structure, named_leaves
 
 API = Path(__file__).parents[1] / "docs" / "api.md"
 ODD: tuple[Any, ...] = (

@@ -12,13 +12,13 @@ import torch
 from hqc.analysis.model_files import load_model
 from hqc.analysis.onnx_arguments import GivenShape, given_shapes, is_onnx_file, shaped_inputs
 from hqc.errors import InputError, PassError
-from hqc.frontend.fx.structures import map_structure
 from hqc.frontend.fx.tensors import check_size
 from hqc.near_names import suggest
 from hqc.passes.base import Pass
 from hqc.passes.pipeline_text import parse_passes
 from hqc.passes.registry import register_pass
 from hqc.python_files import import_file
+from hqc.structures import map_structure
 from hqc.workflow.arguments import as_tuple
 from hqc.workflow.onnx_files import file_inputs
 from hqc.workflow.options import Edit

@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from hqc.errors import InputError
 from hqc.frontend.fx.examples import positional_inputs
 from hqc.frontend.fx.locations import NAME_META
-from hqc.frontend.fx.structures import leaves
 from hqc.frontend.fx.tensors import is_data, plain_tensor
+from hqc.structures import leaves
 from hqc.workflow.binding import as_numpy, bind_structure, by_name, like_sequence
 
 CONSTANTS = (bool, int, float, str, type(None))

@@ -19,7 +19,6 @@ from hqc.checked import checked
 from hqc.data import DataSpec, InputSpec, Preprocessing, load_samples
 from hqc.data.items import LABELS, split_labels
 from hqc.errors import CalibrationError, InputError
-from hqc.frontend.fx.structures import map_structure, named_leaves
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.quantization.merging import (
     States,
@@ -31,6 +30,7 @@ from hqc.quantization.merging import (
 )
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
+from hqc.structures import map_structure, named_leaves
 from hqc.workflow.arguments import as_tuple, bind, input_names, tensors_of
 from hqc.workflow.kept_batches import KeptBatches
 from hqc.workflow.prepared import ObservedGraphModule

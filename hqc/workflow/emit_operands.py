@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from hqc.frontend.fx.structures import leaves
 from hqc.ir import Node, Value
 from hqc.nn import DeQuantStub
+from hqc.structures import leaves
 from hqc.workflow.emit_values import is_inserted_boundary
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 from torch import fx
 
 from hqc.frontend.fx.lowering import LoweredModel, ValueName
-from hqc.frontend.fx.structures import leaves, map_structure
 from hqc.ir import Graph, Location, Node, Trait, Value
 from hqc.ir.types import Shape
+from hqc.structures import leaves, map_structure
 
 
 def is_inserted_boundary(node: Node | None) -> bool:

@@ -15,9 +15,10 @@ from hqc.backends import bpu
 from hqc.checked import checked
 from hqc.errors import InputError, ShapeError
 from hqc.ir import Value
+from hqc.structures import map_structure
 from hqc.workflow.binding import as_numpy, bind_structure, by_name
 from hqc.workflow.deployed import Deployed, samples_to_verify
-from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment
+from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment, batch_sizes, disagreeing
 from hqc.workflow.saved import SavedModel, TensorRef, decoded, opaque_nodes, read_model, stored_forms, write_model
 
 if TYPE_CHECKING:
@@ -161,19 +162,13 @@ class LoadedModel(Deployed):
 
     def _batch(self, arrays: Mapping[str, Array]) -> int | None:
         """The batch size of the inputs; None for the one the model was compiled for."""
-        if all(arrays[value.name].shape == value.shape for value in self.graph.inputs):
+        values = self.graph.inputs
+        shapes = [arrays[value.name].shape for value in values]
+        if all(shape == value.shape for value, shape in zip(values, shapes, strict=True)):
             return None
-        sizes: set[int] = set()
-        for value in self.graph.inputs:
-            shape, wanted = arrays[value.name].shape, value.shape or ()
-            if len(shape) != len(wanted) or not shape or shape[1:] != wanted[1:]:
-                raise ShapeError(
-                    f"input {value.name} has shape {list(shape)}, the model was compiled for {list(wanted)} (only the batch may differ)"
-                )
-            sizes.add(shape[0])
-        if len(sizes) > 1:
-            shown = ", ".join(str(list(array.shape)) for array in arrays.values())
-            raise ShapeError(f"inputs disagree about the batch size: {shown}")
+        sizes = batch_sizes(values, shapes)
+        if len(sizes) != 1:
+            raise disagreeing(shapes)
         return sizes.pop()
 
     def _simulated(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -191,12 +186,4 @@ def _typed(given: Any, value: Value, name: str) -> Array:
 
 def _filled(structure: Any, results: Sequence[Array]) -> Any:
     """`structure` with results in the places of its tensors."""
-    if isinstance(structure, TensorRef):
-        return results[structure.index]
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(_filled(item, results) for item in structure))
-    if isinstance(structure, (tuple, list)):
-        return type(structure)(_filled(item, results) for item in structure)
-    if isinstance(structure, dict):
-        return {key: _filled(item, results) for key, item in structure.items()}
-    return structure
+    return map_structure(structure, lambda item: results[item.index] if isinstance(item, TensorRef) else item)

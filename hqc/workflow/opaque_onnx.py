@@ -14,8 +14,8 @@ from hqc.errors import ShapeError
 from hqc.frontend.fx import LoweredModel
 from hqc.frontend.fx.context import to_torch_dtype
 from hqc.frontend.fx.opaque import OpaqueCall
-from hqc.frontend.fx.structures import leaves
 from hqc.ir import DType, Node, TensorType, Trait
+from hqc.structures import leaves
 from hqc.workflow.opaque_costs import note_form
 
 if TYPE_CHECKING:

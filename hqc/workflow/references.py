@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from hqc import arithmetic
-from hqc.frontend.fx.structures import map_structure
+from hqc.structures import map_structure
 from hqc.workflow.runner import Runner, arrays_of, as_arrays
 
 Array = npt.NDArray[Any]

@@ -17,12 +17,11 @@ import torch
 from torch import fx
 
 from hqc.backends import bpu
-from hqc.errors import ShapeError
 from hqc.frontend.fx import OutputRef
-from hqc.frontend.fx.structures import map_structure
+from hqc.structures import map_structure
 from hqc.workflow.arguments import bind, input_names, tensors_of
 from hqc.workflow.deploy import deploy
-from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment
+from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment, batch_sizes, disagreeing
 from hqc.workflow.prepared import ObservedGraphModule
 
 if TYPE_CHECKING:
@@ -94,14 +93,9 @@ class Runner:
         known = tuple(tuple(value.shape or ()) for value in base.scaled.inputs)
         if shapes == known:
             return base
-        for value, shape in zip(base.scaled.inputs, shapes, strict=True):
-            if len(shape) != len(value.shape or ()) or shape[1:] != (value.shape or ())[1:]:
-                raise ShapeError(
-                    f"input {value.name} has shape {list(shape)}, the model was compiled for {list(value.shape or ())} "
-                    "(only the batch may differ)"
-                )
-        if len({shape[:1] for shape in known if shape}) == 1 and len({shape[:1] for shape in shapes if shape}) > 1:
-            raise ShapeError(f"inputs disagree about the batch size: {', '.join(str(list(shape)) for shape in shapes)}")
+        sizes = batch_sizes(base.scaled.inputs, shapes)
+        if len(batch_sizes(base.scaled.inputs, known)) == 1 and len(sizes) > 1:
+            raise disagreeing(shapes)
         deployment = deploy(self.prepared, arguments)
         deployment.scaled.share_parameters(base.scaled)
         deployment.integer.share_parameters(base.integer)

@@ -12,8 +12,8 @@ from torch import nn
 
 from hqc.backends.onnx import emit_segment
 from hqc.frontend.fx import LoweredModel, OutputRef, lower_graph_module, trace
-from hqc.frontend.fx.structures import map_structure
 from hqc.ir import Graph, Node, Trait, Value
+from hqc.structures import map_structure
 
 
 class Function(nn.Module):

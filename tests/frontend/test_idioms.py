@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from hqc.errors import HqcError
 from hqc.frontend.fx import lower_graph_module, trace
-from hqc.frontend.fx.structures import leaves, map_structure
+from hqc.structures import leaves, map_structure
 
 FIXED_BATCH = {"shape_compared_with_a_tuple", "square_token_map"}
 """These say a batch size themselves."""

@@ -16,8 +16,8 @@ from hqc.backends.onnx.aten.writer import CallWriter
 from hqc.backends.onnx.opaque import multiply_accumulates
 from hqc.errors import ExportError
 from hqc.frontend.fx.opaque import OpaqueCall
-from hqc.frontend.fx.structures import leaves
 from hqc.ir import DType, Graph, Location, Node, TensorType
+from hqc.structures import leaves
 from hqc.workflow import opaque_forms
 from hqc.workflow.aten_trace import UntraceableError
 from hqc.workflow.opaque_onnx import WritableCall

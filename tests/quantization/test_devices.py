@@ -8,7 +8,6 @@ from torch import nn
 
 from hqc.frontend.fx import lower_graph_module, trace
 from hqc.frontend.fx.opaque import OpaqueCall
-from hqc.frontend.fx.structures import leaves
 from hqc.march import March, set_march
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.quantization import (
@@ -22,6 +21,7 @@ from hqc.quantization import (
     prepare_qat_fx,
     set_fake_quantize,
 )
+from hqc.structures import leaves
 
 
 class Constants(nn.Module):

@@ -125,6 +125,26 @@ def test_saved_model_has_the_bits_the_structure_and_the_reasons(
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_both_halves_refuse_the_same_shapes_in_the_same_words(
+    two_heads: tuple[hqc.Compiled, tuple[object, ...]], tmp_path: Path
+) -> None:
+    compiled, (image, context) = two_heads
+    loaded = hqc.load(compiled.save(tmp_path / "net.safetensors"))
+    image, bias = np.asarray(image), np.asarray(context["bias"])  # type: ignore[index]
+    wrong = [
+        (image[:, :, :3], {"bias": bias}),
+        (image[0], {"bias": bias}),
+        (np.repeat(image, 3, 0), {"bias": np.repeat(bias, 2, 0)}),
+    ]
+    for given in wrong:
+        said = []
+        for model in (compiled, loaded):
+            with pytest.raises(ShapeError) as caught:
+                model.simulate(*given)
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+
+
 def test_loading_needs_no_torch(two_heads: tuple[hqc.Compiled, tuple[object, ...]], tmp_path: Path) -> None:
     compiled, inputs = two_heads
     compiled.save(tmp_path / "net.safetensors")

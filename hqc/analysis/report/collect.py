@@ -119,7 +119,7 @@ def _structured(compiled: Compiled, sample: dict[str, Any]) -> tuple[Any, ...]:
     """Arrays by input name in the structure that forward takes."""
     import torch
 
-    from hqc.frontend.fx.structures import map_structure
+    from hqc.structures import map_structure
 
     arrays = iter(sample.values())
     planned = compiled.prepared.preparation.inputs

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from hqc.frontend.fx.registry import is_in_place_name, plain_function
-from hqc.frontend.fx.structures import leaves
+from hqc.structures import leaves
 
 
 class FrozenModule:

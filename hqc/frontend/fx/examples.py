@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from hqc.errors import InputError
-from hqc.frontend.fx.structures import map_structure
 from hqc.frontend.fx.tensors import is_data, plain_tensor
+from hqc.structures import map_structure
 
 ExampleInputs = Any
 """A tensor, a tuple or list of positional inputs, or a dict of inputs by name; inputs may be nested, arrays are tensors."""

@@ -12,8 +12,8 @@ from hqc.errors import InputError, LoweringError
 from hqc.frontend.fx.context import LoweringContext
 from hqc.frontend.fx.examples import ExampleInputs, argument_examples
 from hqc.frontend.fx.locations import value_name
-from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
 from hqc.ir import DType, TensorType
+from hqc.structures import leaves, map_structure, named_leaves
 
 _CONSTANTS = (bool, int, float, type(None))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hqc.frontend.fx.structures import leaves, map_structure
+from hqc.structures import leaves, map_structure
 
 
 class _Unknown:

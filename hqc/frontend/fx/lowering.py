@@ -30,13 +30,13 @@ from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
 from hqc.frontend.fx.retrace import WARNINGS_META
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
-from hqc.frontend.fx.structures import leaves, map_structure, named_leaves
 from hqc.frontend.fx.tracer import trace
 from hqc.frontend.fx.training import IDENTITY_META
 from hqc.frontend.fx.updates import buffer_updates
 from hqc.frontend.fx.views import FUNCTIONAL_META, SharedWrite
 from hqc.ir import Graph, Value, get_op
 from hqc.ir.types import Shape
+from hqc.structures import leaves, map_structure, named_leaves
 
 logger = logging.getLogger(__name__)
 _RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}

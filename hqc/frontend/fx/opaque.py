@@ -14,8 +14,8 @@ from hqc.frontend.fx.calls import FrozenModule
 from hqc.frontend.fx.context import LoweringContext, to_torch_dtype
 from hqc.frontend.fx.locations import value_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
-from hqc.frontend.fx.structures import leaves, map_structure
 from hqc.ir import TensorType, Value
+from hqc.structures import leaves, map_structure
 
 TorchCallable = Callable[..., Any]
 

@@ -1,4 +1,5 @@
-"""Nested tuples, lists, dicts, dataclasses and slices, as torch models pass and return them."""
+"""Nested tuples, lists, dicts, dataclasses and slices, as models pass and return them. No torch here: saved models have them
+too."""
 
 from __future__ import annotations
 
