@@ -110,3 +110,11 @@ def test_a_sequence_has_no_place_in_the_graph_itself() -> None:
     ):
         with pytest.raises(HqcError, match=told):
             lower_onnx(onnx.parser.parse_model(head + text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["y = MatMul(w, x)", "y = Einsum<equation = \"oi,i->o\">(w, x)", "y = Einsum<equation = \"i,io->o\">(x, w)"],
+)  # fmt: skip
+def test_a_constant_matrix_times_a_vector_is_a_layer(text: str) -> None:
+    assert ops(text, shape="6") == ["linear"]

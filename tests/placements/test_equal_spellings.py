@@ -119,6 +119,19 @@ EQUAL: dict[str, tuple[tuple[int, ...], list[Spelling]]] = {
             lambda n, x: F.linear(x, n.vector[None])[:, 0],
         ],
     ),
+    "constant matrix times a vector": (
+        (16,),
+        [
+            lambda n, x: n.matrix @ x,
+            lambda n, x: torch.mv(n.matrix, x),
+            lambda n, x: F.linear(x, n.matrix),
+            lambda n, x: torch.einsum("oi,i->o", n.matrix, x),
+            lambda n, x: torch.einsum("i,io->o", x, n.matrix.T),
+            lambda n, x: torch.tensordot(n.matrix, x, 1),
+            lambda n, x: torch.inner(n.matrix, x),
+            lambda n, x: torch.addmv(n.vector[:8] * 0, n.matrix, x),
+        ],
+    ),
     "cat": (
         IMAGE,
         [

@@ -73,6 +73,8 @@ def addbmm(
 
 def _named_product(ctx: LoweringContext, mat1: Operand, mat2: Operand) -> Value:
     if _rank(ctx, mat2) == 1:
+        if isinstance(mat1, torch.Tensor) and mat1.ndim == 2:
+            return ctx.emit("linear", mat2, mat1, what="product")
         column = ctx.reshape(ctx.value(mat2), (ctx.size(ctx.value(mat2), 0), 1), what="column")
         product = ctx.emit("matmul", *ctx.promote(mat1, column), what="product")
         return ctx.reshape(product, ctx.sizes(product)[:-1], what="vector")
@@ -107,6 +109,11 @@ def einsum(ctx: LoweringContext, equation: Any, *operands: Any) -> Value:
     if not isinstance(equation, str):
         raise ctx.cannot("the operands come with lists of labels")
     lefts, result = _labels(ctx, equation, terms)
+    if len(terms) == 2:
+        for matrix, vector in ((0, 1), (1, 0)):
+            found = _with_vector(ctx, terms[matrix], lefts[matrix], terms[vector], lefts[vector], result)
+            if found is not None:
+                return found
     if len(terms) == 1:
         return _settle(ctx, ctx.value(terms[0]), lefts[0], result, None)
     value, labels = ctx.value(terms[0]), lefts[0]
@@ -115,6 +122,20 @@ def einsum(ctx: LoweringContext, equation: Any, *operands: Any) -> Value:
         last = i == len(terms) - 1
         value, labels = _contract(ctx, value, labels, ctx.value(terms[i]), lefts[i], later, result if last else "", last, i)
     return value
+
+
+def _with_vector(ctx: LoweringContext, matrix: Operand, labels: str, vector: Operand, label: str, result: str) -> Value | None:
+    """A constant matrix times a vector, which is a linear layer; None for another contraction."""
+    if (
+        not (isinstance(matrix, torch.Tensor) and isinstance(vector, Value))
+        or len(labels) != 2
+        or sorted(labels) != sorted(label + result)
+    ):
+        return None
+    if len(label) != 1:
+        return None
+    weight = matrix if labels == result + label else ctx.derived(matrix, matrix.t().contiguous(), "transposed")
+    return ctx.emit("linear", vector, weight)
 
 
 def _labels(ctx: LoweringContext, equation: str, terms: Sequence[Operand]) -> tuple[list[str], str]:

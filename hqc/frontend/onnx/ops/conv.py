@@ -121,8 +121,10 @@ def _plus(ctx: OnnxContext, product: Value, c: Operand, beta: float) -> Value:
 
 @lowers_onnx("MatMul")
 def matmul(ctx: OnnxContext) -> Value:
-    """A constant matrix on the right makes a linear layer."""
+    """A constant matrix on the right, or one before a vector, makes a linear layer."""
     a, b = ctx.required(0), ctx.required(1)
+    if isinstance(a, np.ndarray) and a.ndim == 2 and not isinstance(b, np.ndarray) and ctx.rank(b) == 1:
+        return ctx.emit("linear", b, a)
     if isinstance(b, np.ndarray) and b.ndim == 2 and not isinstance(a, np.ndarray) and ctx.rank(a) >= 2:
         return ctx.emit("linear", a, ctx.transposed(b))
     left, right = ctx.shape(a), ctx.shape(b)
@@ -148,6 +150,13 @@ def einsum(ctx: OnnxContext) -> Value:
     if len(terms) != 2 or "->" not in equation or "." in equation or any(len(set(term)) != len(term) for term in terms):
         raise Unexpressed(f"its equation {equation} is no product of two tensors")
     a, b = ctx.required(0), ctx.required(1)
+    for matrix, labels, vector, label in ((a, terms[0], b, terms[1]), (b, terms[1], a, terms[0])):
+        one_matrix = (
+            isinstance(matrix, np.ndarray) and not isinstance(vector, np.ndarray) and len(labels) == 2 and len(label) == 1
+        )
+        if one_matrix and sorted(labels) == sorted(label + right_side):
+            assert isinstance(matrix, np.ndarray)
+            return ctx.emit("linear", vector, matrix if labels == right_side + label else ctx.transposed(matrix))
     sizes = {**dict(zip(terms[0], ctx.shape(a), strict=True)), **dict(zip(terms[1], ctx.shape(b), strict=True))}
     summed = [letter for letter in terms[0] if letter in terms[1] and letter not in right_side]
     batch = [letter for letter in right_side if letter in terms[0] and letter in terms[1]]
