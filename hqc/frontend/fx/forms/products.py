@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,26 @@ def _finish(y: torch.Tensor, residual: torch.Tensor | None, activation: str) -> 
     return torch.relu(y) if activation == "relu" else F.relu6(y)
 
 
+def _rows_too(of_images: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A convolution of images that takes rows `[N,C,L]` as well, with a weight and residual of rows: images of height 1."""
+
+    @functools.wraps(of_images)
+    def convolve(
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+        **attributes: Any,
+    ) -> torch.Tensor:
+        if x.ndim != 3:
+            return of_images(x, weight, bias, residual, **attributes)
+        lifted = None if residual is None else residual.unsqueeze(2)
+        return of_images(x.unsqueeze(2), weight.unsqueeze(2), bias, lifted, **attributes).squeeze(2)
+
+    return convolve
+
+
+@_rows_too
 def conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -34,20 +55,6 @@ def conv2d(
     groups: int,
     activation: str,
 ) -> torch.Tensor:
-    if x.ndim == 3:  # rows are images of height 1
-        lifted = None if residual is None else residual.unsqueeze(2)
-        image = conv2d(
-            x.unsqueeze(2),
-            weight.unsqueeze(2),
-            bias,
-            lifted,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            activation=activation,
-        )
-        return image.squeeze(2)
     top, left, bottom, right = padding
     if (top, left) == (bottom, right):
         amounts = (top, left)
@@ -56,6 +63,7 @@ def conv2d(
     return _finish(F.conv2d(x, weight, bias, tuple(stride), amounts, tuple(dilation), groups), residual, activation)
 
 
+@_rows_too
 def conv_transpose2d(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -69,21 +77,6 @@ def conv_transpose2d(
     groups: int,
     activation: str,
 ) -> torch.Tensor:
-    if x.ndim == 3:
-        lifted = None if residual is None else residual.unsqueeze(2)
-        image = conv_transpose2d(
-            x.unsqueeze(2),
-            weight.unsqueeze(2),
-            bias,
-            lifted,
-            stride=stride,
-            padding=padding,
-            output_padding=output_padding,
-            dilation=dilation,
-            groups=groups,
-            activation=activation,
-        )
-        return image.squeeze(2)
     top, left, bottom, right = padding
     if (top, left) == (bottom, right):
         y = F.conv_transpose2d(x, weight, bias, tuple(stride), (top, left), tuple(output_padding), groups, tuple(dilation))
