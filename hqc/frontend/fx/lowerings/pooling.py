@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,73 +21,62 @@ def _no_indices(ctx: LoweringContext, return_indices: bool) -> None:
         raise ctx.cannot("it returns the indices of the maxima")
 
 
+# --- of images and of rows ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """How a pool over `axes` axes reads torch's arguments; one over rows is one over images of height 1."""
+
+    axes: int
+
+    def window(self, given: Any, along_height: int = 1) -> tuple[int, int]:
+        """A kernel, stride, padding or dilation as (height, width); of rows, `along_height` is what leaves the height alone."""
+        return pair(given) if self.axes == 2 else (along_height, single(given))
+
+    def pooled(self, ctx: LoweringContext, input: Value, pool: Callable[[Value, str | None], Value]) -> Value:
+        """`pool` on images."""
+        return batched(ctx, input, 4, pool) if self.axes == 2 else as_images(ctx, input, pool)
+
+
+_IMAGES, _ROWS = _Axes(2), _Axes(1)
+
+
 # --- maximum -----------------------------------------------------------------------------------------------------------
 
 
-@lower_module(nn.MaxPool2d)
-def max_pool2d_module(ctx: LoweringContext, m: nn.MaxPool2d, input: Value) -> Value:
-    return max_pool2d(ctx, input, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
+def _maximum(axes: _Axes, module_cls: Any, *functions: Any) -> None:
+    """The lowerings of a max pool: the functions, and the module that calls them."""
+
+    def of_function(
+        ctx: LoweringContext,
+        input: Value,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Value:
+        _no_indices(ctx, return_indices)
+        attributes: dict[str, Any] = {
+            "kernel": axes.window(kernel_size),
+            "stride": axes.window(stride or kernel_size),
+            "padding": axes.window(padding, 0) * 2,
+            "dilation": axes.window(dilation),
+            "ceil_mode": ceil_mode,
+        }
+        return axes.pooled(ctx, input, lambda x, what: ctx.emit("max_pool2d", x, what=what, **attributes))
+
+    def of_module(ctx: LoweringContext, m: Any, input: Value) -> Value:
+        return of_function(ctx, input, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
+
+    lower_function(*functions)(of_function)
+    lower_module(module_cls)(of_module)
 
 
-@lower_function(torch.max_pool2d, F.max_pool2d)
-def max_pool2d(
-    ctx: LoweringContext,
-    input: Value,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Value:
-    _no_indices(ctx, return_indices)
-
-    def pool(x: Value, what: str | None) -> Value:
-        return ctx.emit(
-            "max_pool2d",
-            x,
-            what=what,
-            kernel=pair(kernel_size),
-            stride=pair(stride or kernel_size),
-            padding=pair(padding) * 2,
-            dilation=pair(dilation),
-            ceil_mode=ceil_mode,
-        )
-
-    return batched(ctx, input, 4, pool)
-
-
-@lower_module(nn.MaxPool1d)
-def max_pool1d_module(ctx: LoweringContext, m: nn.MaxPool1d, input: Value) -> Value:
-    return max_pool1d(ctx, input, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
-
-
-@lower_function(torch.max_pool1d, F.max_pool1d)
-def max_pool1d(
-    ctx: LoweringContext,
-    input: Value,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Value:
-    _no_indices(ctx, return_indices)
-
-    def pool(x: Value, what: str | None) -> Value:
-        return ctx.emit(
-            "max_pool2d",
-            x,
-            what=what,
-            kernel=(1, single(kernel_size)),
-            stride=(1, single(stride or kernel_size)),
-            padding=(0, single(padding)) * 2,
-            dilation=(1, single(dilation)),
-            ceil_mode=ceil_mode,
-        )
-
-    return as_images(ctx, input, pool)
+_maximum(_IMAGES, nn.MaxPool2d, torch.max_pool2d, F.max_pool2d)
+_maximum(_ROWS, nn.MaxPool1d, torch.max_pool1d, F.max_pool1d)
 
 
 @lower_function(F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices)
@@ -98,69 +88,41 @@ def max_pool_with_indices(ctx: LoweringContext, input: Value, *args: Any, **kwar
 # --- average -----------------------------------------------------------------------------------------------------------
 
 
-@lower_module(nn.AvgPool2d)
-def avg_pool2d_module(ctx: LoweringContext, m: nn.AvgPool2d, input: Value) -> Value:
-    return avg_pool2d(ctx, input, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override)
+def _average(axes: _Axes, module_cls: Any, *functions: Any) -> None:
+    """The lowerings of an average pool: the functions, and the module that calls them."""
+
+    def of_function(
+        ctx: LoweringContext,
+        input: Value,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Value:
+        kernel = axes.window(kernel_size)
+        if divisor_override is not None and divisor_override != kernel[0] * kernel[1]:
+            raise ctx.cannot(f"divisor_override={divisor_override}")
+        attributes: dict[str, Any] = {
+            "kernel": kernel,
+            "stride": axes.window(stride or kernel_size),
+            "padding": axes.window(padding, 0) * 2,
+            "ceil_mode": ceil_mode,
+            "count_include_pad": count_include_pad,
+        }
+        return axes.pooled(ctx, input, lambda x, what: ctx.emit("avg_pool2d", x, what=what, **attributes))
+
+    def of_module(ctx: LoweringContext, m: Any, input: Value) -> Value:
+        divisor = getattr(m, "divisor_override", None)
+        return of_function(ctx, input, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, divisor)
+
+    lower_function(*functions)(of_function)
+    lower_module(module_cls)(of_module)
 
 
-@lower_function(F.avg_pool2d)
-def avg_pool2d(
-    ctx: LoweringContext,
-    input: Value,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Value:
-    kernel = pair(kernel_size)
-    if divisor_override is not None and divisor_override != kernel[0] * kernel[1]:
-        raise ctx.cannot(f"divisor_override={divisor_override}")
-
-    def pool(x: Value, what: str | None) -> Value:
-        return ctx.emit(
-            "avg_pool2d",
-            x,
-            what=what,
-            kernel=kernel,
-            stride=pair(stride or kernel_size),
-            padding=pair(padding) * 2,
-            ceil_mode=ceil_mode,
-            count_include_pad=count_include_pad,
-        )
-
-    return batched(ctx, input, 4, pool)
-
-
-@lower_module(nn.AvgPool1d)
-def avg_pool1d_module(ctx: LoweringContext, m: nn.AvgPool1d, input: Value) -> Value:
-    return avg_pool1d(ctx, input, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad)
-
-
-@lower_function(F.avg_pool1d)
-def avg_pool1d(
-    ctx: LoweringContext,
-    input: Value,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> Value:
-    def pool(x: Value, what: str | None) -> Value:
-        return ctx.emit(
-            "avg_pool2d",
-            x,
-            what=what,
-            kernel=(1, single(kernel_size)),
-            stride=(1, single(stride or kernel_size)),
-            padding=(0, single(padding)) * 2,
-            ceil_mode=ceil_mode,
-            count_include_pad=count_include_pad,
-        )
-
-    return as_images(ctx, input, pool)
+_average(_IMAGES, nn.AvgPool2d, F.avg_pool2d)
+_average(_ROWS, nn.AvgPool1d, F.avg_pool1d)
 
 
 # --- adaptive ----------------------------------------------------------------------------------------------------------
