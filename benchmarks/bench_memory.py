@@ -1,6 +1,6 @@
 """Peak memory of compile, simulate and export, above what importing the same packages takes.
 
-    python -m benchmarks.bench_memory [--hidden 4096] [--batch 1] [--json new.json]
+    python -m benchmarks.bench_memory [--hidden 4096] [--batch 1] [--engine auto] [--product NAME] [--json new.json]
 
 The network is a VGG-like head: a few convolutions, then `Linear(25088, hidden)` and `Linear(hidden, 1000)` (408 MiB of float weights by
 default). Each way is a process of its own, so that no peak hides behind another's leftovers; the peak is the kernel's own mark of
@@ -48,13 +48,18 @@ def head(hidden: int) -> Any:
     ).eval()  # fmt: skip
 
 
-def measure(way: str, hidden: int, batch: int) -> dict[str, float]:
+def measure(way: str, hidden: int, batch: int, engine: str, product: str | None) -> dict[str, float]:
     """One way in this process: peak and seconds."""
     import onnx
     import onnxruntime
     import torch
 
     import hqc
+    from hqc.backends import bpu
+    from hqc.backends.bpu.engines.jit import library
+
+    if product is not None:
+        library.products = lambda: [product]
 
     # Everything that a first use imports or starts, on a small model.
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +85,8 @@ def measure(way: str, hidden: int, batch: int) -> dict[str, float]:
             set_mark_back()
             start = time.perf_counter()
             if way == "simulate":
-                compiled.simulate(x)
+                program = bpu.compile(compiled.integer_graph, engine=engine)
+                program.run([x.numpy()])
             else:
                 compiled.export(Path(folder) / "head.onnx", verify=way == "verified")
     return {
@@ -89,8 +95,10 @@ def measure(way: str, hidden: int, batch: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def in_a_process(way: str, hidden: int, batch: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.bench_memory", "--way", way, "--hidden", str(hidden), "--batch", str(batch)]
+def in_a_process(way: str, options: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.bench_memory", "--way", way, "--engine", options.engine]
+    command += ["--hidden", str(options.hidden), "--batch", str(options.batch)]
+    command += ["--product", options.product] if options.product else []
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     if done.returncode:
         raise SystemExit(f"{way}: exit {done.returncode}\n{done.stderr}")
@@ -104,15 +112,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--ways", nargs="+", default=["eager", "compile", "simulate", "export", "verified"])
     parser.add_argument("--way", choices=WAYS, help="measure one way in this process and print JSON")
+    parser.add_argument("--engine", default="auto", help="of the way simulate")
+    parser.add_argument("--product", help="the one dense product that jit may use: dense_float256 as where there is no VNNI")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options.way, options.hidden, options.batch)))
+        print(json.dumps(measure(options.way, options.hidden, options.batch, options.engine, options.product)))
         return
     table = {}
     print(f"{'way':<10}{'peak MiB':>10}{'kept MiB':>10}{'x weights':>11}{'x eager':>9}{'seconds':>9}")
     for way in options.ways:
-        row = table[way] = in_a_process(way, options.hidden, options.batch)
+        row = table[way] = in_a_process(way, options)
         eager = row["peak"] / table["eager"]["peak"] if "eager" in table else float("nan")
         print(
             f"{way:<10}{row['peak']:>10.0f}{row['kept']:>10.0f}{row['peak'] / row['weights']:>11.2f}{eager:>9.2f}{row['seconds']:>9.1f}"

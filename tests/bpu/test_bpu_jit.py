@@ -125,7 +125,7 @@ def test_convolutions_of_every_kind_are_native_and_equal_the_reference(
     for threads in (1, 3):
         program = compile(graph, engine="jit", threads=threads)
         native = program.steps[0].native
-        known = {*fastest, "depthwise"}
+        known = {*fastest, "depthwise", "dense_thin256"}
         assert native is not None and {op.kernel.removesuffix("_16") for op in native.ops} <= known
         np.testing.assert_array_equal(program.run(arrays)["y"], expected)
 

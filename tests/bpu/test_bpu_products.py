@@ -179,6 +179,37 @@ def test_linear_equals_reference(case):
     assert_kernel_equals_reference(*case)
 
 
+def test_a_large_weight_that_is_made_real_in_blocks_gives_the_bits_of_the_reference(monkeypatch):
+    monkeypatch.setattr(blas, "_LARGE_WEIGHT", 0)
+    monkeypatch.setattr(blas, "_BLOCK_FLOATS", 100)
+
+    @settings(max_examples=80, deadline=None)
+    @given(st.one_of(linear_cases(), conv_cases()))
+    def run(case):
+        graph, inputs = case
+        expected = compile(graph, engine="reference").run(inputs)["y"]
+        np.testing.assert_array_equal(compile(graph, engine="blas", threads=2).run(inputs)["y"], expected)
+
+    run()
+
+
+def test_a_large_weight_is_not_kept_a_second_time(monkeypatch):
+    made = []
+    init = blas.DenseConv.__init__
+    monkeypatch.setattr(blas.DenseConv, "__init__", lambda self, *given: (init(self, *given), made.append(self))[0])
+    rng = np.random.default_rng(0)
+    for rows, large in ((4, True), (400, False)):
+        operands = [integers(rng, (rows, 2048)), Parameter(integers(rng, (700, 2048)))]
+        operands += [
+            Parameter(rng.integers(-9999, 9999, 700).astype(np.int32)),
+            Parameter(requant(rng, (700,), "multiply", high=-8)),
+        ]
+        graph, inputs = one_node("int_linear", operands)
+        found = compile(graph, engine="blas").run(inputs)["y"]
+        assert (made[-1].matrix is None) == large
+        np.testing.assert_array_equal(found, compile(graph, engine="reference").run(inputs)["y"])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_matmul_equals_reference(data):

@@ -88,7 +88,7 @@ def test_programs_of_several_batch_sizes_share_parameters_and_packed_weights(
     head.simulate(torch.randn(1, 3, 8, 8))
     packed: list[str] = []
     pack = problems._pack
-    monkeypatch.setattr(problems, "_pack", lambda weight, product: packed.append(product) or pack(weight, product))
+    monkeypatch.setattr(problems, "_pack", lambda weight, *how: packed.append(how[0]) or pack(weight, *how))
     head.simulate(torch.randn(3, 3, 8, 8))
     assert not packed
     (first, _), (second, _) = list(head.runner._cache.values())
@@ -97,7 +97,7 @@ def test_programs_of_several_batch_sizes_share_parameters_and_packed_weights(
 
 
 @pytest.mark.skipif(not jit.available(), reason="numba is not installed")
-@pytest.mark.parametrize("product", ["dense_dot512", "dense_amx", "dense_float256"])
+@pytest.mark.parametrize("product", ["dense_dot512", "dense_amx", "dense_float256", "dense_thin256"])
 @pytest.mark.parametrize(
     ("outputs", "groups", "joined"), [(1, 1, 1), (16, 1, 1), (17, 1, 1), (40, 1, 1), (36, 6, 3), (51, 3, 1)]
 )
@@ -120,6 +120,8 @@ def test_packed_weights_hold_each_weight_at_its_place_and_zeros_beside(
     reduction = 30 * joined
     np.testing.assert_array_equal(rows[:, : expected.shape[1], :reduction], expected.reshape(count, -1, reduction))
     assert not rows[:, expected.shape[1] :].any() and not rows[:, :, reduction:].any()
-    assert packed.block == packed.array[0, 0].nbytes and packed.patch == steps * 4
+    assert (
+        packed.block == packed.array[0, 0].nbytes and packed.patch == steps * 4
+    )  # of activations, which thin products make real too
     if product == "dense_amx":
         assert blocks % 2 == 0 and packed.patch % 64 == 0

@@ -189,8 +189,17 @@ class _TiledConv:
         return matrix
 
 
+_FEW_ROWS = 64  # of a product to which making its weights real costs no more than reading real ones
+_LARGE_WEIGHT = 1 << 20
+_BLOCK_FLOATS = 1 << 18  # of weights that are made real at a time
+
+
 class DenseConv(_TiledConv):
-    """groups = 1: one product per tile (several where the exactness proof needs the reduction cut)."""
+    """groups = 1: one product per tile (several where the exactness proof needs the reduction cut).
+
+    A large weight that meets few rows stays as it is stored, and blocks of it are made real in each run: a product with few rows waits
+    for memory, and four bytes a weight take as long to read as one to read and convert.
+    """
 
     def __init__(self, spec: ConvSpec, epilogue: Epilogue, workers: Workers) -> None:
         super().__init__(spec, epilogue, workers)
@@ -202,6 +211,11 @@ class DenseConv(_TiledConv):
         self.chunks = chunks if narrow else [slice(0, len(matrix))]
         # The epilogue adds bias and residual in the accumulator's dtype, so float32 must hold those sums too.
         self.integer = narrow and (len(self.chunks) > 1 or max(map(abs, epilogue.acc_range)) > FLOAT32_EXACT)
+        self.matrix: Array | None = None
+        count, height, width, _ = spec.out_shape
+        if count * height * width <= _FEW_ROWS and spec.weight.size >= _LARGE_WEIGHT:
+            self.tiles = tiles(spec, len(matrix), self.threads)
+            return
         if narrow and not self.integer and epilogue.weight_scale is not None:
             self.scaled, self.biased = True, epilogue.bias is not None
             matrix = matrix * epilogue.weight_scale
@@ -213,14 +227,28 @@ class DenseConv(_TiledConv):
 
     def accumulate(self, x: Array, tile: Tile, count: int, scratch: Scratch) -> Array:
         patches = self.patches(x, tile, self.dtype, scratch)
-        matrix = self.matrix[:, tile.c0 : tile.c1]
-        acc = scratch.take("acc", (count, tile.c1 - tile.c0), self.dtype)
+        if self.matrix is not None:
+            return self._sums(patches, self.matrix[:, tile.c0 : tile.c1], scratch, "")
+        sums = scratch.take("sums", (count, tile.c1 - tile.c0), np.dtype(np.int32) if self.integer else self.dtype)
+        reduction = patches.shape[1]
+        step = max(1, _BLOCK_FLOATS // reduction)
+        for first in range(tile.c0, tile.c1, step):
+            stored = self.spec.weight[first : min(first + step, tile.c1)].transpose(0, 2, 3, 1)
+            block = scratch.take("weights", stored.shape, self.dtype)
+            np.copyto(block, stored)
+            where = slice(first - tile.c0, first - tile.c0 + len(block))
+            np.copyto(sums[:, where], self._sums(patches, block.reshape(len(block), reduction).T, scratch, "block "))
+        return sums
+
+    def _sums(self, patches: Array, matrix: Array, scratch: Scratch, name: str) -> Array:
+        """`patches @ matrix`, as integers where the reduction is cut. `name`: of the scratch memory."""
+        acc = scratch.take(f"{name}acc", (len(patches), matrix.shape[1]), self.dtype)
         np.matmul(patches[:, self.chunks[0]], matrix[self.chunks[0]], out=acc)
         if not self.integer:
             return acc
-        total = scratch.take("total", acc.shape, np.int32)
+        total = scratch.take(f"{name}total", acc.shape, np.int32)
         np.copyto(total, acc, casting="unsafe")
-        part = scratch.take("part", acc.shape, np.int32)
+        part = scratch.take(f"{name}part", acc.shape, np.int32)
         for chunk in self.chunks[1:]:
             np.matmul(patches[:, chunk], matrix[chunk], out=acc)
             np.copyto(part, acc, casting="unsafe")

@@ -32,11 +32,11 @@ def open_autograd_functions(patches: Patches) -> None:
 
     `torch.utils.checkpoint` is one of these functions: the graph has what was checkpointed.
     """
-    original: Any = vars(torch.autograd.Function)["apply"].__func__
+    original: Any = vars(torch.autograd.Function)["apply"]  # a classmethod; compiled in torch 2.15
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if find_proxy((args, kwargs)) is None:
-            return original(cls, *args, **kwargs)
+            return original.__get__(None, cls)(*args, **kwargs)
         if cls is torch.utils.checkpoint.CheckpointFunction:
             function, _, *operands = args
             return function(*operands)

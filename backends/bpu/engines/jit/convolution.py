@@ -148,6 +148,15 @@ def _float256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums:
 
 
 @inlined
+def _thin256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
+    steps = word(d, f.STEPS)
+    for vector in range(vectors):
+        for row in range(0, rows, 6):
+            at = sums + row * 256 + vector * 64
+            p.thin256_6x16(a + row * stride, stride, rows - 1 - row, w + vector * w_step, w_step, at, 256, steps)
+
+
+@inlined
 def _amx(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
     """Rows and columns are padded to 32 in scratch memory and weights."""
     steps = word(d, f.STEPS)
@@ -259,6 +268,8 @@ _with_dot256, _with_dot256_16 = _dense("dot256", _dot256, _bytes), _dense("dot25
 _with_amx, _with_amx_16 = _dense("amx", _amx, _bytes), _dense("amx_16", _amx, _low, _high)
 _with_float256 = _dense("float256", _float256, _floats)
 _with_float256_16 = _dense("float256_16", _float256, _low_floats, _high_floats)
+_with_thin256 = _dense("thin256", _thin256, _floats)
+_with_thin256_16 = _dense("thin256_16", _thin256, _low_floats, _high_floats)
 
 
 def dense_dot512(d: int, tile: int, scratch: int) -> None:
@@ -291,6 +302,14 @@ def dense_float256(d: int, tile: int, scratch: int) -> None:
 
 def dense_float256_16(d: int, tile: int, scratch: int) -> None:
     _with_float256_16(d, tile, scratch)
+
+
+def dense_thin256(d: int, tile: int, scratch: int) -> None:
+    _with_thin256(d, tile, scratch)
+
+
+def dense_thin256_16(d: int, tile: int, scratch: int) -> None:
+    _with_thin256_16(d, tile, scratch)
 
 
 # --- depthwise -------------------------------------------------------------------------------------------------------------

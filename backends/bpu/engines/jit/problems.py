@@ -21,6 +21,8 @@ from hqc.ir import DType
 Array = npt.NDArray[Any]
 _PATCH_BYTES = 3 << 16  # of one tile: patches stay in the second-level cache beside a panel of weights
 _PANEL = 64
+_FEW_ROWS = 64  # of a product to which reading its weights is most of the work
+_REAL = ("dense_float256", "dense_thin256")  # products of float32
 
 
 def address_of(array: Array) -> int:
@@ -51,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class PackedWeights:
-    """Weights `[O, C, kh, kw]` as `[groups][O / groups / 16][k][16][4 bytes]`.
+    """Weights `[O, C, kh, kw]` as `[groups][O / groups / 16][k][16][4 bytes]`, of `dense_thin256` one byte.
 
     `block`: bytes between blocks of columns; `patch`: of a patch row. Some of the convolution's groups may be one here.
     """
@@ -82,9 +84,9 @@ def _pack(weight: npt.NDArray[np.integer], product: str, groups: int, joined: in
     each, kernel = weight.shape[1], weight.shape[2:]
     outputs, reduction = weight.shape[0] * joined // groups, math.prod(weight.shape[1:]) * joined
     dtype: np.dtype[Any] = np.dtype(np.float32 if product == "dense_float256" else np.int8)
-    step, columns = {"dense_float256": (1, 16), "dense_amx": (64, 32)}.get(product, (4, 16))
+    step, columns = {"dense_amx": (64, 32)}.get(product, (1, 16) if product in _REAL else (4, 16))
     row = _round_up(reduction, step)
-    together = 4 // dtype.itemsize  # elements of a row that lie side by side
+    together = 1 if product in _REAL else 4  # elements of a row that lie side by side
     shape = (groups // joined, _round_up(outputs, columns) // 16, row // together, 16, together)
     buffer, start = aligned_buffer(math.prod(shape) * dtype.itemsize)
     array: Array = np.ndarray(shape, dtype, buffer, offset=start - address_of(buffer))
@@ -96,7 +98,7 @@ def _pack(weight: npt.NDArray[np.integer], product: str, groups: int, joined: in
         filled = padded[: len(rows), :reduction].reshape(len(rows), *kernel, joined, each)
         filled[np.arange(len(rows)), :, :, home[16 * block : 16 * block + len(rows)]] = rows
         np.copyto(array[group, block], padded.reshape(16, -1, together).transpose(1, 0, 2))
-    return PackedWeights(weight, array, row * 16 * dtype.itemsize, row * dtype.itemsize)
+    return PackedWeights(weight, array, row * 16 * dtype.itemsize, row * 4 // together)
 
 
 def choose_product(spec: ConvSpec, products: list[str]) -> str | None:
@@ -107,8 +109,10 @@ def choose_product(spec: ConvSpec, products: list[str]) -> str | None:
     for product in products:
         if product == "dense_amx" and reduction < 128:
             continue  # a step of 64 would be mostly padding, and few steps do not pay for setting tiles up
-        if _exact(spec, FLOAT32_EXACT if product == "dense_float256" else 2**31 - 1) and trusted(product, spec.x_dtype):
-            return product
+        few = math.prod(spec.out_shape[:3]) <= _FEW_ROWS
+        found = "dense_thin256" if product == "dense_float256" and few else product
+        if _exact(spec, FLOAT32_EXACT if found in _REAL else 2**31 - 1) and trusted(found, spec.x_dtype):
+            return found
     return None
 
 
@@ -143,7 +147,7 @@ def dense(
     unsigned, wide = product in ("dense_dot512", "dense_dot256"), spec.x_dtype is DType.INT16
     flip = 128 if unsigned and spec.x_range[0] < 0 else 0
     flip_low = 128 if wide and product == "dense_amx" else 0
-    item = 4 if product == "dense_float256" else 1
+    item = 4 if product in _REAL else 1
     multiple = 32 if product == "dense_amx" else 6
     direct = pointwise and not flip and patch == channels * item and item == 1 and (product != "dense_amx" or pixels % 32 == 0)
     direct = direct and not wide

@@ -2,7 +2,8 @@
 
 A dense tile multiplies `rows` rows of bytes by columns packed sixteen at a time, `B[columns / 16][k][16][4 bytes]`. What a step
 of four bytes holds depends on the product: four int8 factors (`vpdpbusd`: unsigned by signed, four products added to each int32
-lane) or one float32 factor. Sums wrap modulo 2^32 (dot products) or are proved exact (float32), so their order never matters.
+lane) or one float32 factor. Thin tiles read `B[columns / 16][k][16]` bytes and make them float32. Sums wrap modulo 2^32 (dot products)
+or are proved exact (float32), so their order never matters.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _offset(b: ir.IRBuilder, base: Any, stride: Any, index: int) -> Any:
     return base if index == 0 else b.add(base, b.mul(stride, constant(I64, index)))
 
 
-def _dense_tile(name: str, dot: str, lanes: int, rows: int, vectors: int) -> Any:
+def _dense_tile(name: str, dot: str, lanes: int, rows: int, vectors: int, weight_item: int = 4) -> Any:
     """`tile(a, a_stride, last, b, b_stride, c, c_stride, steps)`: `rows` x (`vectors` * `lanes`) int32 sums to `c`.
 
     `last`: index of the last row there is; rows beyond repeat it, so that no product reads past its operand.
@@ -65,11 +66,15 @@ def _dense_tile(name: str, dot: str, lanes: int, rows: int, vectors: int) -> Any
         k = b.phi(I64)
         k.add_incoming(constant(I64, 0), before)
         totals = [[b.phi(sums) for _ in range(vectors)] for _ in range(rows)]
-        where, w_where = b.mul(k, constant(I64, 4)), b.add(w, b.mul(k, constant(I64, 64)))
+        where, w_where = b.mul(k, constant(I64, 4)), b.add(w, b.mul(k, constant(I64, 16 * weight_item)))
         columns = []
         for index in range(vectors):
             block, inside = divmod(index * lanes, 16)
-            columns.append(load(b, b.add(_offset(b, w_where, w_stride, block), constant(I64, inside * 4)), sums))
+            at = b.add(_offset(b, w_where, w_stride, block), constant(I64, inside * weight_item))
+            if weight_item == 1:
+                columns.append(b.sitofp(b.sext(load(b, at, ir.VectorType(I8, lanes)), whole), sums))
+            else:
+                columns.append(load(b, at, sums))
         following = b.add(k, constant(I64, 1))
         for row in range(rows):
             factor = splat(b, load(b, b.add(starts[row], where), sums.element), sums)
@@ -103,6 +108,7 @@ float512_6x64, float512_12x32, float512_14x16 = (
     _dense_tile(f"float512_{rows}x{vectors * 16}", "float", 16, rows, vectors) for rows, vectors in ((6, 4), (12, 2), (14, 1))
 )
 float256_6x16 = _dense_tile("float256_6x16", "float", 8, 6, 2)
+thin256_6x16 = _dense_tile("thin256_6x16", "float", 8, 6, 2, weight_item=1)
 
 
 # --- AMX -------------------------------------------------------------------------------------------------------------------
