@@ -17,8 +17,9 @@ from pathlib import Path
 import nox
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
-TORCH = ["2.4.1", "2.5.1", "2.6.0", "2.7.1", "2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1"]
+TORCH = ["2.4.1", "2.5.1", "2.6.0", "2.7.1", "2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0"]
 SINCE = {"3.13": (2, 5)}  # the first torch that publishes wheels for a Python
+UNTIL = {"3.10": (2, 14)}  # and the last
 INDEX = "https://download.pytorch.org/whl/cpu"
 
 nox.options.error_on_missing_interpreters = False
@@ -31,7 +32,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def pairs() -> list[tuple[str, str]]:
     """Pairs of Python and torch that are published."""
-    return [(python, torch) for python in PYTHONS for torch in TORCH if _numbers(torch) >= SINCE.get(python, (2, 4))]
+    return [
+        (python, torch)
+        for python in PYTHONS
+        for torch in TORCH
+        if SINCE.get(python, (2, 4)) <= _numbers(torch) <= UNTIL.get(python, (9, 9))
+    ]
 
 
 def constraints(session: nox.Session, *without: str) -> str:

@@ -111,7 +111,10 @@ def choose_product(spec: ConvSpec, products: list[str]) -> str | None:
             continue  # a step of 64 would be mostly padding, and few steps do not pay for setting tiles up
         few = math.prod(spec.out_shape[:3]) <= _FEW_ROWS
         found = "dense_thin256" if product == "dense_float256" and few else product
-        if _exact(spec, FLOAT32_EXACT if found in _REAL else 2**31 - 1) and trusted(found, spec.x_dtype):
+        narrow = found in _REAL or spec.x_dtype is DType.INT16  # the accumulator of int8 is proved to fit 32 bits already
+        if narrow and not _exact(spec, FLOAT32_EXACT if found in _REAL else 2**31 - 1):
+            continue
+        if trusted(found, spec.x_dtype):
             return found
     return None
 
