@@ -76,6 +76,7 @@ class _Reader:
         self.real: dict[fx.Node, Any] = {}
         self.symbols: dict[fx.Node, Any] = {}  # aten Tensors, or tuples of them, of what depends on an operand
         self.constants: dict[int, aten.Tensor] = {}
+        self.read_constants: list[Tensor] = []
         self.calls: list[Call] = []
 
     def read(self) -> CallGraph:
@@ -111,12 +112,17 @@ class _Reader:
         if not isinstance(target, OpOverload):
             raise UntraceableError(f"it calls {getattr(target, '__name__', target)}, which is no tensor operation")
         self._refuse(target)
-        if target._schema.is_mutable:
+        if target._schema.is_mutable and (depends or self._is_in_use(args[0])):
             raise UntraceableError(f"it writes in place with {target}")
         with torch.no_grad():
             self.real[node] = target(*args, **kwargs)
         if depends:
             self._append(node, target)
+
+    def _is_in_use(self, written: Any) -> bool:
+        """False for a copy that the operation has made of its constants, and that no call has read yet."""
+        held = [self.real[node] for node in self.real if node.op == "get_attr"] + self.read_constants
+        return any(isinstance(each, Tensor) and _storage(each) == _storage(written) for each in held)
 
     def _refuse(self, target: Any) -> None:
         if aten.knows(_target(target)):  # dropout and the like, which draw nothing in inference
@@ -179,9 +185,14 @@ class _Reader:
         if not isinstance(real, Tensor):
             raise UntraceableError(f"it returns a {type(real).__name__}")
         if id(real) not in self.constants:
+            self.read_constants.append(real)
             array = real.detach().contiguous().numpy()
             self.constants[id(real)] = aten.Tensor(f"constant_{len(self.constants)}", _type(real), array)
         return self.constants[id(real)]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _type(tensor: Tensor) -> TensorType:

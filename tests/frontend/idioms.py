@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 IDIOMS: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
 PLAIN: set[str] = set()
@@ -925,6 +925,22 @@ for _prefix in (0, 2):
             (torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(3)),),
             {},
         )
+
+
+def _fitted(window: list[int], shift: list[int], sizes: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    for axis, size in enumerate(sizes):
+        if size <= window[axis]:
+            window[axis], shift[axis] = size, 0
+    return window, shift
+
+
+fx.wrap("_fitted")
+
+
+@idiom()
+def lists_that_a_wrapped_function_changes(x: Tensor) -> Tensor:
+    window, shift = _fitted([16, 4], [2, 2], tuple(x.shape[2:]))
+    return torch.roll(x, (-shift[0], -shift[1]), (2, 3)) * window[0]
 
 
 # --- masks that nobody gave ----------------------------------------------------------------------------------------------

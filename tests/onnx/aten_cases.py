@@ -35,6 +35,16 @@ def sequence(y: Tensor) -> Tensor:
     return y.flatten(2)[0][:, None]
 
 
+def cleared_bias(y: Tensor) -> Tensor:
+    """A copy of a constant is changed in place, as windowed attention clears the bias of its keys."""
+    bias = OFFSETS.clone()
+    bias[3:5].zero_()
+    mask = y.new_zeros(6, 6)
+    mask[:, 2:4] = 1
+    return y + bias[:, None, None] + mask
+
+
+OFFSETS = torch.linspace(-1, 1, 8)
 GRID = torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(5)) * 2.4 - 1.2
 KNOTS = torch.tensor([-0.5, 0.0, 0.5])
 
@@ -123,6 +133,7 @@ LAYOUT: dict[str, Case] = {
     "movedim": lambda y: y.movedim(1, 3),
 }
 INDEXING: dict[str, Case] = {
+    "cleared_bias": cleared_bias,
     "gather": lambda y: y.gather(1, y.argmax(1, keepdim=True)),
     "take_along_dim": lambda y: y.take_along_dim(y.argmax(1, keepdim=True), 1),
     "take": lambda y: y.take(torch.tensor([[2, 0], [5, -6]])),

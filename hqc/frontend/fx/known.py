@@ -131,8 +131,7 @@ class KnownValues:
         if unknown is not None:
             self.reasons[node] = self.reasons.get(unknown, "")
             return UNKNOWN
-        args = fx.node.map_arg(node.args, self._values.__getitem__)
-        kwargs = fx.node.map_arg(node.kwargs, self._values.__getitem__)
+        args, kwargs = map_structure(fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__), lambda leaf: leaf)
         try:
             return self._call(node, args, kwargs)
         except Exception as error:  # whatever torch or the user's code raises: lowering says what is wrong with the call

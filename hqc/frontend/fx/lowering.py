@@ -197,8 +197,8 @@ class _GraphLowering:
         self._record(node, target if isinstance(target, torch.Tensor) else None)
 
     def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args = fx.node.map_arg(node.args, self.env.__getitem__)
-        kwargs = fx.node.map_arg(node.kwargs, self.env.__getitem__)
+        """Lists and dicts as users write them: a graph's own are not for functions that change what they get."""
+        args, kwargs = map_structure(fx.node.map_arg((node.args, node.kwargs), self.env.__getitem__), lambda item: item)
         return tuple(args), dict(kwargs)
 
     def _call_module(self, node: fx.Node) -> None:
