@@ -994,3 +994,20 @@ def rows_that_are_not_masked(x: Tensor) -> Tensor:
     for row in places[:, 0].unique():
         x = x + row
     return x
+
+
+@idiom()
+def fills_a_constant_of_its_own(x: Tensor) -> Tensor:
+    y = torch.zeros(2, 6, 8, 12)
+    y[:, 1:5] = x
+    y[:, 6:] = 1.0
+    y[:, :0] = x[:, :0]
+    return y[:, :4] + x
+
+
+@idiom()
+def fills_no_part_of_a_copy(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, 4:] = 1.0
+    y[:, :, 9:20] = x[:, :, :0]
+    return y * 2

@@ -17,7 +17,7 @@ from hqc.errors import HqcError
 from hqc.frontend.fx import lower_graph_module, trace
 from hqc.structures import leaves, map_structure
 
-FIXED_BATCH = {"shape_compared_with_a_tuple", "square_token_map"}
+FIXED_BATCH = {"shape_compared_with_a_tuple", "square_token_map", "fills_a_constant_of_its_own"}
 """These say a batch size themselves."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx import immutable_collections
 
 from hqc.frontend.fx.registry import is_in_place_name, plain_function
 from hqc.structures import leaves
@@ -97,3 +98,12 @@ def call_on_clone(function: Callable[..., Any], first: torch.Tensor, *args: Any,
 
 def method_on_clone(name: str, first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     return getattr(first.clone(), name)(*args, **kwargs)
+
+
+def as_users_write(arguments: Any) -> Any:
+    """Arguments of an FX node with lists and dicts of Python's own: a graph's are not for functions that change what they get."""
+    if isinstance(arguments, immutable_collections.immutable_list):
+        return [as_users_write(item) for item in arguments]
+    if isinstance(arguments, immutable_collections.immutable_dict):
+        return {key: as_users_write(item) for key, item in arguments.items()}
+    return tuple(map(as_users_write, arguments)) if type(arguments) is tuple else arguments

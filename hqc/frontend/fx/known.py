@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hqc.frontend.fx.calls import as_users_write
 from hqc.structures import leaves, map_structure
 
 
@@ -131,7 +132,7 @@ class KnownValues:
         if unknown is not None:
             self.reasons[node] = self.reasons.get(unknown, "")
             return UNKNOWN
-        args, kwargs = map_structure(fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__), lambda leaf: leaf)
+        args, kwargs = as_users_write(fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__))
         try:
             return self._call(node, args, kwargs)
         except Exception as error:  # whatever torch or the user's code raises: lowering says what is wrong with the call

@@ -18,7 +18,7 @@ from hqc.errors import EmptyResultError, HqcError, InputError, LoweringError, Sh
 from hqc.frontend.fx.aliases import Aliases
 from hqc.frontend.fx.assumptions import check_assumption
 from hqc.frontend.fx.attributes import tensor_attribute, tensor_query
-from hqc.frontend.fx.calls import FrozenModule, call_functional, call_method, out_of_place, set_item_of_copy
+from hqc.frontend.fx.calls import FrozenModule, as_users_write, call_functional, call_method, out_of_place, set_item_of_copy
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.examples import ExampleInputs
 from hqc.frontend.fx.inputs import add_inputs
@@ -197,8 +197,7 @@ class _GraphLowering:
         self._record(node, target if isinstance(target, torch.Tensor) else None)
 
     def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Lists and dicts as users write them: a graph's own are not for functions that change what they get."""
-        args, kwargs = map_structure(fx.node.map_arg((node.args, node.kwargs), self.env.__getitem__), lambda item: item)
+        args, kwargs = as_users_write(fx.node.map_arg((node.args, node.kwargs), self.env.__getitem__))
         return tuple(args), dict(kwargs)
 
     def _call_module(self, node: fx.Node) -> None:
@@ -407,6 +406,11 @@ class _GraphLowering:
         if isinstance(target, (list, dict)) or not _has_value(args):
             self._static_call(node, operator.setitem, args, {}, in_place=isinstance(target, torch.Tensor))
             return
+        if self._is_empty_part(target, index):
+            self.env[node] = None
+            self.aliases.add(node)
+            self.result.values[node.name] = None
+            return
         result, identifier, on_arrays = emit_opaque(
             self.ctx, set_item_of_copy, "assignment to a part of a tensor", (target, index, value), {}, "has no lowering"
         )
@@ -414,6 +418,18 @@ class _GraphLowering:
         self.env[node] = None
         self.aliases.add(node)
         self._write(written, node, result)
+
+    def _is_empty_part(self, target: Any, index: Any) -> bool:
+        """True where `x[index]` has no elements, whatever the data is."""
+        if _has_value(index) or (isinstance(target, Value) and target.shape is None):
+            return False
+        shape = self.ctx.shape(target)
+        if shape is None or any(size is None for size in shape):
+            return False
+        try:
+            return torch.empty(tuple(int(size) for size in shape if size is not None), device="meta")[index].numel() == 0
+        except (IndexError, TypeError, RuntimeError, HqcError):  # what is wrong with the index is said where it is written
+            return False
 
     def _static_call(
         self, node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool

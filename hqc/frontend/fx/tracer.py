@@ -534,6 +534,8 @@ class HqcTracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
         """A node, and its proxy; where the node takes a constant out of an argument, the constant itself."""
+        if kind in ("call_function", "call_method"):
+            self._refuse_write_into_constant(target, args)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         if target is operator.getitem or target is getattr:
             found = self._constant_entry(proxy.node)
@@ -541,6 +543,19 @@ class HqcTracer(fx.Tracer):
                 self.assume(proxy.node, found, fixed=True)
                 return found
         return proxy
+
+    def _refuse_write_into_constant(self, target: Any, args: tuple[Any, ...]) -> None:
+        """Other reads of a tensor that forward makes of constants are no nodes, and would not see what is written into it."""
+        written = args[0] if args else None
+        if not isinstance(written, torch.Tensor) or id(written) in self._tensor_paths or id(written) in self._buffer_paths:
+            return
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        in_place = name.endswith("_") and not name.endswith("__") and getattr(target, "__module__", "") != "_operator"
+        if in_place or name in ("__setitem__", "setitem"):
+            raise TraceError(
+                f"{user_source(self._stop)}: forward writes a traced tensor into a tensor that it makes of constants, which no graph "
+                "repeats; make it by the sizes of an input (x.new_zeros(x.shape[0], ...)), or put the parts together with torch.cat"
+            )
 
     def _constant_entry(self, node: fx.Node) -> Any:
         """The None, bool, number or string that `node` reads from a structure of the example inputs, or UNKNOWN."""
