@@ -33,8 +33,12 @@ _ALIASES: dict[Any, str] = {
 
 def dtype_name(dtype: Any) -> str:
     """The canonical name of a fake quant's dtype; `QConfigError` for one the hardware has no activations or weights in."""
-    name = _ALIASES.get(dtype, dtype)
-    if name not in BITS:
+    try:
+        name = _ALIASES.get(dtype, dtype)
+        known = name in BITS
+    except TypeError:  # a list, which is no key
+        known = False
+    if not known:
         raise QConfigError(f"dtype {dtype!r} cannot be fake-quantized; use one of: {', '.join(BITS)}")
     return str(name)
 
