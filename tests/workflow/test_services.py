@@ -1,4 +1,4 @@
-"""Saved models on Ray and Dask: the recipes of docs/many_processes.md, run as printed where these are installed."""
+"""Saved models on Dask: the recipe of docs/many_processes.md, run as printed where it is installed."""
 
 from __future__ import annotations
 
@@ -34,20 +34,6 @@ def recipe(kind: str, printed: str, here: str) -> str:
     (code,) = re.findall(rf"^```python {kind}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert printed in code
     return str(code).replace(printed, here)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_ray(saved: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
-    import ray
-
-    batches, expected = saved
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        names: dict[str, Any] = {"batches": batches, "__name__": "recipe"}
-        exec(recipe("ray", "/shared/net.safetensors", str(Path("net.safetensors").resolve())), names)
-    finally:
-        ray.shutdown()
-    assert all(np.array_equal(found, wanted) for found, wanted in zip(names["outputs"], expected, strict=True))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="dask.distributed is not installed")
