@@ -64,7 +64,7 @@ def report(database: str, outcomes: list[Outcome], show: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How much of torch's surface goes the whole way.")
-    parser.add_argument("databases", nargs="*", choices=[*DATABASES, []], default=list(DATABASES))
+    parser.add_argument("databases", nargs="*", metavar="database", help=", ".join(DATABASES))
     parser.add_argument("--only", default="", help="regular expression on sample names")
     parser.add_argument("--march", default="bayes")
     parser.add_argument("--chunk", type=int, default=80)
@@ -77,7 +77,10 @@ def main() -> None:
         outcomes = run_chunk(options.databases[0], first, last, options.only, options.march, options.seconds)
         print(json.dumps([vars(outcome) for outcome in outcomes]))
         return
-    for database in options.databases:
+    unknown = [name for name in options.databases if name not in DATABASES]
+    if unknown:
+        parser.error(f"unknown database {unknown[0]}; there are {', '.join(DATABASES)}")
+    for database in options.databases or DATABASES:
         report(database, run(database, options.only, options.march, options.chunk, options.seconds), options.show)
 
 
