@@ -41,8 +41,8 @@ def explain(
     """Where every operation of a float model will run and why; no data, no training, and the model is left untouched.
 
     `form`: `ptq` shows what `hqc.compile` does, `qat` and `calibration` what `prepare_*_fx` does (stubs are then the model's own).
-    `model`: as for `hqc.compile`; an ONNX file needs no torch here in form `ptq`. `example_inputs`: a tensor or tuple that fixes the
-    shapes; None where only what does not depend on shapes is asked, and for the shapes that an ONNX file states. The other
+    `model`: as for `hqc.compile`; an ONNX file needs no torch here in form `ptq`. `example_inputs`: a tensor, tuple or dict that fixes
+    the shapes; None where only what does not depend on shapes is asked, and for the shapes that an ONNX file states. The other
     arguments, and their defaults in each form, are those of `hqc.compile` and `prepare_qat_fx`; without `qconfig_dict` the form's
     default is in force everywhere. What this accepts, the entry points of that form accept; it raises what they raise.
     """

@@ -84,6 +84,9 @@ def trace(
 
     Assertions about traced tensors are taken as true and leave no nodes.
 
+    Where proxies cannot go through the Python code and there are example inputs, the graph is what `torch.export` makes of it, over the
+    same tree; a warning says so, and sizes are constants (see `exported_trace`).
+
     One trace runs at a time; what it patches works as before in other threads. Raises `TraceError` with the user's line when
     the Python code cannot be traced, `InputError` for example inputs that `forward` does not take.
     """
