@@ -46,10 +46,15 @@ def without_torch_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opaque_forms, "_by_torch_exporter", refuse)
 
 
+_LATER = ("layout.trace", "products.attention_causal")  # what torch 2.4 makes of them is refused
+
+
 @pytest.mark.usefixtures("without_torch_exporter")
 @pytest.mark.parametrize("name", aten_cases.CASES)
 def test_own_emitters_write_what_torch_computes(name: str) -> None:
     """`form` checks the numbers in onnxruntime on two samples before it accepts them."""
+    if name in _LATER and not hasattr(torch.ops.aten, "_safe_softmax"):
+        pytest.skip("torch 2.4 makes views with as_strided and writes in place of it, which no file holds")
     _, node, call = opaque_node(aten_cases.CASES[name], (1, 8, 6, 6))
     model = call.form(node)
     assert {item.domain: item.version for item in model.opset_import} == {"": 11}
@@ -145,7 +150,8 @@ def test_every_emitter_of_an_aten_call_is_tested(monkeypatch: pytest.MonkeyPatch
         for attempt in (opaque_forms._by_composed_calls, opaque_forms._by_calls):
             with contextlib.suppress(UntraceableError, ExportError):
                 attempt(function, sample)
-    assert " ".join(sorted(set(aten.known_targets()) - seen)) == ""
+    known = {target for target in aten.known_targets() if hasattr(torch.ops.aten, target.split(".")[0])}
+    assert " ".join(sorted(known - seen)) == ""
 
 
 @pytest.mark.usefixtures("without_torch_exporter")

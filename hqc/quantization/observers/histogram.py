@@ -91,7 +91,8 @@ class HistogramObserver(ObserverBase):
             raise self._not_finite()
         exponent = min(max(_exponent_above(peak), self._exponent()), _HIGHEST_EXPONENT)
         # |x| * 2^k is exact for normal numbers, so equal values fall into equal bins in every batch
-        index = torch.ldexp(magnitude.double(), torch.tensor(11 - exponent, device=x.device)).long().clamp_(max=BINS - 1)
+        # (torch.ldexp of torch 2.4 makes the power in float32, which is infinite for small ranges)
+        index = (magnitude.double() * math.ldexp(1.0, 11 - exponent)).long().clamp_(max=BINS - 1)
         counts = torch.bincount(index, minlength=BINS)
         if self._synchronized():
             dist.all_reduce(counts)
