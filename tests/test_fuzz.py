@@ -37,9 +37,10 @@ CASES = {
 KNOWN = {
     "ir-text": (40005, 200597),
     "arguments": (40193, 40367, 40415, 50045, 60028, 60053, 60055),
-    "command-line": (40181,),
+    "command-line": (40181, 401084),
     "onnx-file": (60066, 200678),
     "configuration": (400280,),
+    "parameter-file": (401249,),
 }
 """Seeds that long runs found."""
 

@@ -18,7 +18,7 @@ from hqc.passes.base import Pass
 from hqc.passes.pipeline_text import parse_passes
 from hqc.passes.registry import register_pass
 from hqc.python_files import import_file
-from hqc.structures import map_structure
+from hqc.structures import leaves, map_structure
 from hqc.workflow.arguments import as_tuple
 from hqc.workflow.onnx_files import file_inputs
 from hqc.workflow.options import Edit
@@ -128,6 +128,9 @@ def random_batches(inputs: Any, count: int) -> list[tuple[torch.Tensor, ...]]:
     """`count` batches of random reals in [0, 1), fixed seed; integer inputs are the example's own, which are valid indices."""
     example = as_tuple(inputs) or ()
     generator = torch.Generator().manual_seed(1)
+
+    for tensor in filter(lambda leaf: isinstance(leaf, torch.Tensor), leaves(example)):
+        check_size((count, *tensor.shape), f"{count} random samples")
 
     def drawn(tensor: Any) -> Any:
         floats = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()

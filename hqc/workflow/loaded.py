@@ -140,6 +140,9 @@ class LoadedModel(Deployed):
 
         names = self._saved.input_names
         bind_structure(by_name(args, names), self._inputs, names, TensorRef, leaf)
+        missing = [value.name for value in values if value.name not in found]
+        if missing:
+            raise InputError(f"the saved model is damaged: its inputs leave out {missing[0]}")
         return {value.name: found[value.name] for value in values}
 
     def _program(self, arrays: Mapping[str, Array]) -> bpu.Program:
