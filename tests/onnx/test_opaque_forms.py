@@ -171,3 +171,9 @@ def test_operands_that_are_parameters_are_constants_of_the_form() -> None:
     shifted = graph.add_node("add", [x, edges])
     model = emit_segment([shifted, node], [x], [shifted.result, node.result], opaque={"f": call})
     assert [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT] == ["edges"]
+
+
+def test_tensors_without_elements_are_refused_before_torch_divides_by_their_sizes() -> None:
+    empty, windows = TensorType(DType.FLOAT32, (0, 1, 5, 5)), TensorType(DType.FLOAT32, (0, 4, 16))
+    found = opaque_forms.written_form(lambda x: (torch.nn.functional.unfold(x, 2),), [empty], [windows])
+    assert found == "there are tensors without elements in it"
