@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc import arithmetic
-from hqc.ir import Node, Reason, Value
+from hqc.ir import Node, Reason, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import weight_axis
 from hqc.passes.gain_pools import gain_stages
@@ -26,6 +26,9 @@ PRODUCT_ROOM = 2**31 // (128 * 128)
 _DEPTH_ROOM = PRODUCT_ROOM // 2  # leaves as much again for a bias and a residual of 2^29 each
 LARGEST_CONSTANT = 127 * 0.5
 """What 8 bits hold at the largest power-of-two scale, 2^-1, without saturating."""
+STANDS_FOR_INFINITY = 1e4
+"""From here a constant that is added is the mask of an attention (-10000, -1e9, the smallest float): at a scale that holds it, what it
+is added to rounds to zero."""
 SATURATES = "largest-"
 """How the ids of reasons begin that are about values beyond `LARGEST_CONSTANT`."""
 
@@ -50,7 +53,21 @@ def usable_constants(node: Node, march: MarchSpec) -> Reason | None:
     for value, array in _constants(node):
         if not _finite(array):
             return Reason("constants are finite", f"{value.name} holds infinite values or NaN", id="finite-constants")
-    return within_power_of_two(node, march, _constants(node))
+    return within_power_of_two(node, march, _constants(node)) or _adds_a_mask(node)
+
+
+def _adds_a_mask(node: Node) -> Reason | None:
+    for value, array in _constants(node) if node.op.has(Trait.SUM) else ():
+        largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+        if largest >= STANDS_FOR_INFINITY:
+            return Reason(
+                "what is added leaves a scale for what it is added to",
+                f"{largest:.6g} in {value.name}",
+                f"{STANDS_FOR_INFINITY:g}",
+                "mask with a value near the range of the scores, such as -50",
+                id="mask-constant",
+            )
+    return None
 
 
 def within_power_of_two(node: Node, march: MarchSpec, arrays: Iterable[tuple[Value, npt.NDArray[np.generic]]]) -> Reason | None:

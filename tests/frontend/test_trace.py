@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 from torch.ao.nn.quantized import FloatFunctional
 from torch.ao.quantization import DeQuantStub, QuantStub
 
@@ -323,3 +324,30 @@ def test_sizes_and_dimensions_of_compiled_functions_may_be_traced(name, torch_ta
     traced = trace(Net(), (x,))
     torch.testing.assert_close(traced(x), Net()(x))
     assert all(getattr(*where) is function for where, function in before.items())
+
+
+HELD = {  # as `from torch.nn.functional import interpolate` holds them: taken before anything is traced
+    "interpolate": functools.partial(F.interpolate, scale_factor=2, mode="bilinear"),
+    "upsample": functools.partial(F.upsample, scale_factor=2),
+    "unfold": functools.partial(F.unfold, kernel_size=2),
+    "adaptive_avg_pool2d": functools.partial(F.adaptive_avg_pool2d, output_size=1),
+    "max_pool2d": functools.partial(F.max_pool2d, kernel_size=2),
+    "softmax": functools.partial(F.softmax, dim=1),
+    "pad": functools.partial(F.pad, pad=(1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_functions_that_a_model_holds_are_nodes_of_torchs_own(name: str) -> None:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.call = HELD[name]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.call(x)
+
+    x = torch.rand(1, 4, 8, 8)
+    targets = [node.target for node in trace(Holder(), (x,)).graph.nodes if node.op == "call_function"]
+    stock = [node.target for node in fx.symbolic_trace(Holder()).graph.nodes if node.op == "call_function"]
+    assert targets == stock

@@ -113,9 +113,9 @@ def _write(path: str | None, answers: Mapping[str, Sequence[Any]]) -> None:
 
     from hqc.files import make_parent, write_file
 
-    out = io.BytesIO()
+    buffer = io.BytesIO()
     arrays: dict[str, Any] = {name: np.concatenate([np.atleast_1d(each) for each in found]) for name, found in answers.items()}
-    np.savez(out, **arrays)
+    np.savez(buffer, **arrays)
     make_parent(path)
-    write_file(path, out.getvalue())
+    write_file(path, buffer.getvalue())
     note(tr("wrote {path}", path=path), style="dim")

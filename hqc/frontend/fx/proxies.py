@@ -232,6 +232,10 @@ def _is_shape(node: Any) -> bool:
     return is_attribute or (node.op == "call_method" and node.target == "size" and len(node.args) == 1)
 
 
+RECORDED = "_hqc_recorded"
+"""Attribute of a wrapper: the function that its nodes call."""
+
+
 def recorded(function: Callable[..., Any], target: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """`function`, but on proxies a node that calls `target` (by default the result of this call itself)."""
 
@@ -242,6 +246,8 @@ def recorded(function: Callable[..., Any], target: Callable[..., Any] | None = N
             return function(*args, **kwargs)
         return proxy.tracer.create_proxy("call_function", target or wrapper, args, kwargs)
 
+    if target is not None:
+        setattr(wrapper, RECORDED, target)
     return wrapper
 
 

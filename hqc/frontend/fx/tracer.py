@@ -39,7 +39,7 @@ from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, type
 from hqc.frontend.fx.models import refuse_untraceable
 from hqc.frontend.fx.opened import opened_forward
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
-from hqc.frontend.fx.proxies import BUILTINS, RecordingProxy, record_factories, recorded, shape_slice_length
+from hqc.frontend.fx.proxies import BUILTINS, RECORDED, RecordingProxy, record_factories, recorded, shape_slice_length
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wrapped_calls
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
 from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
@@ -537,6 +537,9 @@ class HqcTracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
         """A node, and its proxy; where the node takes a constant out of an argument, the constant itself."""
+        if kind == "call_function":
+            # torch's functions name themselves by what their module holds, which is our wrapper while we trace
+            target = getattr(target, RECORDED, target)
         if kind in ("call_function", "call_method"):
             self._refuse_write_into_constant(target, args)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
