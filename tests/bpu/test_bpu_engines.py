@@ -208,3 +208,14 @@ def test_a_layer_that_onednn_computes_wrong_goes_to_blas(onednn_stand_in):
     graph, inputs = one_node("int_conv2d", operands, {"stride": (1, 3), "padding": (2, 0, 2, 2)})
     found = compile(graph, engine="onednn").run(inputs)["y"]
     np.testing.assert_array_equal(found, compile(graph, engine="reference").run(inputs)["y"])
+
+
+@pytest.mark.skipif(not (onednn.available() and onednn.exact()), reason="no exact oneDNN here")
+def test_onednn_survives_windows_of_nothing_but_padding():
+    """torch 2.13 ends the process in its own convolution; such padding is made before it."""
+    rng = np.random.default_rng(0)
+    operands = [integers(rng, (1, 4, 1, 1)), Parameter(integers(rng, (7, 4, 1, 1)))]
+    attributes = {"stride": (1, 3), "padding": (0, 2, 0, 2), "dilation": (1, 2), "mode": "none", "dtype": DType.INT32}
+    graph, inputs = one_node("int_conv2d", operands, attributes)
+    expected = compile(graph, engine="reference").run(inputs)["y"]
+    np.testing.assert_array_equal(compile(graph, engine="onednn").run(inputs)["y"], expected)
