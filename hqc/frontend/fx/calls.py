@@ -25,13 +25,15 @@ class FrozenModule:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self._frozen: nn.Module | None = None
+        self._place: torch.device | None = None  # where it is: asking every parameter in each call would cost more
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._frozen is None:
             self._frozen = copy.deepcopy(self.module).eval().requires_grad_(False)
         given = next((item for item in leaves((args, kwargs)) if isinstance(item, torch.Tensor)), None)
-        if given is not None:
+        if given is not None and given.device != self._place:
             self._frozen.to(given.device)
+            self._place = given.device
         return self._frozen(*args, **kwargs)
 
 
