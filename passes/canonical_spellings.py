@@ -7,7 +7,7 @@ function; what it is made of goes, where nothing else reads it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,16 +93,21 @@ def _is_plain(node: Node) -> bool:
     return node.attributes == node.op.complete_attributes({})
 
 
+def _half_by_raised(product: _Product) -> Iterator[tuple[Value, Node]]:
+    """Of a product `x * 0.5 * (1 + ...)`, which both forms of GELU are, `x` and the sum."""
+    if not math.isclose(product.factor, 0.5, rel_tol=1e-6) or len(product.terms) != 2:
+        return
+    for x, term in (product.terms, product.terms[::-1]):
+        raised = term.producer
+        if raised is not None and raised.op is elementwise.add and is_scalar(raised, 1, 1.0):
+            yield x, raised
+
+
 @rule(elementwise.mul, elementwise.div)
 def spelled_out_gelu_by_tanh(graph: Graph, node: Node) -> bool:
     """`x * 0.5 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`, or with `x * (1 + 0.044715 * x^2)`, is `gelu {approximate=tanh}`."""
     product = _Product.of(graph, node)
-    if not math.isclose(product.factor, 0.5, rel_tol=1e-6) or len(product.terms) != 2:
-        return False
-    for x, term in (product.terms, product.terms[::-1]):
-        raised = term.producer
-        if raised is None or raised.op is not elementwise.add or not is_scalar(raised, 1, 1.0):
-            continue
+    for x, raised in _half_by_raised(product):
         curve = sole_producer(graph, raised, _TANH)
         inner = None if curve is None else _product_behind(graph, curve)
         if curve is None or inner is None or not math.isclose(inner.factor, math.sqrt(2 / math.pi), rel_tol=1e-5):
@@ -168,12 +173,7 @@ def _powers(graph: Graph, product: _Product, x: Value) -> tuple[float, list[Node
 def spelled_out_gelu(graph: Graph, node: Node) -> bool:
     """`x * 0.5 * (1 + erf(x / sqrt(2)))` is `gelu`, however its factors are grouped (constants may be rounded first)."""
     product = _Product.of(graph, node)
-    if not math.isclose(product.factor, 0.5, rel_tol=1e-6) or len(product.terms) != 2:
-        return False
-    for x, term in (product.terms, product.terms[::-1]):
-        raised = term.producer
-        if raised is None or raised.op is not elementwise.add or not is_scalar(raised, 1, 1.0):
-            continue
+    for x, raised in _half_by_raised(product):
         error = sole_producer(graph, raised, _ERF)
         scaled = None if error is None else error.inputs[0]
         inner = None if scaled is None or scaled.producer is None else _Product.of(graph, scaled.producer)

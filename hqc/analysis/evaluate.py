@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from hqc.checked import checked
 from hqc.errors import HqcError, InputError
 from hqc.files import read_text, write_file
 from hqc.workflow.loaded import LoadedModel
-from hqc.workflow.workers import in_workers
+from hqc.workflow.workers import in_workers, one_thread
 
 if TYPE_CHECKING:
     from hqc.workflow.compile import Compiled
@@ -178,7 +178,7 @@ def _evaluated(shared: tuple[Any, Metric, Sequence[str]], item: tuple[int, Any, 
     index, inputs, labels = item
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     found, size = {}, 0
-    with _one_thread(model):
+    with nullcontext() if isinstance(model, LoadedModel) else one_thread():
         for variant in variants:
             outputs = _outputs(model, variant, arguments)
             size = len(first_array(outputs))
@@ -207,22 +207,6 @@ def float_outputs(compiled: Compiled, arguments: tuple[Any, ...]) -> Any:
             return as_arrays(model.eval()(*compiled.runner.arguments(arguments)))
     finally:
         model.train(training)
-
-
-@contextmanager
-def _one_thread(model: Any) -> Iterator[None]:
-    """Sums in torch depend on the number of threads; the simulator's do not."""
-    if isinstance(model, LoadedModel):
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _plain(metric: Metric, value: Any, size: int, index: int) -> Any:

@@ -10,6 +10,7 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ from hqc.python_files import USER_FILE
 _WAVE = 4
 """Pieces of work per worker that are handed out at a time."""
 _loaded: dict[str, Any] = {}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One numeric thread, as workers have: sums in torch depend on the number of threads; the simulator's do not."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_workers(function: Callable[[Any, Any], Any], shared: Any, work: Iterable[Any], workers: int) -> Iterator[Any]:

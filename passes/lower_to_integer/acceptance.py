@@ -46,6 +46,11 @@ def _finite(array: npt.NDArray[Any]) -> bool:
     return all(bool(np.isfinite(array[rows]).all()) for rows in arithmetic.row_blocks(array))
 
 
+def _magnitude(array: npt.NDArray[Any]) -> float:
+    """The largest magnitude, without a copy of the array."""
+    return max(float(array.max(initial=0)), -float(array.min(initial=0)))
+
+
 def usable_constants(node: Node, march: MarchSpec) -> Reason | None:
     """Constants are finite, at least one operand is not one, and on marches with power-of-two scales 8 bits hold them."""
     if not node.data_operands:
@@ -58,7 +63,7 @@ def usable_constants(node: Node, march: MarchSpec) -> Reason | None:
 
 def _adds_a_mask(node: Node) -> Reason | None:
     for value, array in _constants(node) if node.op.has(Trait.SUM) else ():
-        largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+        largest = _magnitude(array)
         if largest >= STANDS_FOR_INFINITY:
             return Reason(
                 "what is added leaves a scale for what it is added to",
@@ -78,7 +83,7 @@ def within_power_of_two(node: Node, march: MarchSpec, arrays: Iterable[tuple[Val
         index = next((i for i, each in enumerate(node.inputs) if each is value), 0)
         role = node.op.operands[min(index, len(node.op.operands) - 1)].name
         what = role if role in ("weight", "bias") else "constant"
-        largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+        largest = _magnitude(array)
         if largest > LARGEST_CONSTANT:
             return Reason(
                 f"a {what} of at most {LARGEST_CONSTANT:g} on {march.name}, whose largest scale is 2^-1",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from hqc.quantization.switches import quantizing
 from hqc.workflow.compile import Compiled
 from hqc.workflow.compile import compile as compile_model
 from hqc.workflow.runner import arrays_of, as_arrays
+from hqc.workflow.workers import one_thread
 
 Model = Callable[..., Any]
 Metric = Callable[[Model], float]
@@ -111,14 +111,3 @@ def alone(given: Alone, name: str) -> float:
 
     with one_thread():
         return float(given.metric(run))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in torch depend on the number of threads, and workers have one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

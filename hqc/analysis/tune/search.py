@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from hqc.analysis.compare import Comparison, OperationComparison, compare
 from hqc.analysis.compare.operations import operations_of
 from hqc.analysis.tune.changes import Change, Kind, candidates, tails_of, with_changes
-from hqc.analysis.tune.measure import Alone, Fidelity, Measure, Measured, Metric, alone, measured, one_thread
+from hqc.analysis.tune.measure import Alone, Fidelity, Measure, Measured, Metric, alone, measured
 from hqc.analysis.tune.result import Sensitivity, Step, TuneResult
 from hqc.analysis.tune.target import Target
 from hqc.errors import InputError
@@ -26,7 +26,7 @@ from hqc.quantization.qconfig import get_default_qconfig
 from hqc.quantization.switches import quantizing
 from hqc.workflow.calibration import batches_of
 from hqc.workflow.runner import arrays_of, as_arrays
-from hqc.workflow.workers import in_workers
+from hqc.workflow.workers import in_workers, one_thread
 
 GAIN = 0.05
 """Share of what is missing to the target that a change must bring, or it is not worth its cost."""

@@ -301,7 +301,7 @@ def record_factories(patches: Patches) -> None:
         patches.attribute(owner, name, recorded(function, function))
     for name in _SIZED_METHODS:
         method = getattr(torch.Tensor, name)
-        patches.attribute(torch.Tensor, name, _recorded_method(name, method))
+        patches.attribute(torch.Tensor, name, recorded_method(name, method))
     for name in _SIZED_FUNCTIONS:
         function = getattr(F, name)
         patches.attribute(F, name, recorded(function, function))
@@ -313,12 +313,12 @@ def record_factories(patches: Patches) -> None:
                 patches.attribute(torch, name, wrapped(getattr(torch, name)))
 
 
-def _recorded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of tensors that takes sizes: of a constant and with traced sizes it is a node."""
+def recorded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that is a node where it gets proxies, as one of a constant tensor that gets traced sizes."""
 
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        proxy = find_proxy((args[1:], kwargs))
+        proxy = find_proxy((args, kwargs))
         if proxy is None:
             return method(*args, **kwargs)
         return proxy.tracer.create_proxy("call_method", name, args, kwargs)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from hqc.frontend.fx.patches import Patches
-from hqc.frontend.fx.proxies import find_proxy, recorded
+from hqc.frontend.fx.proxies import find_proxy, recorded, recorded_method
 
 WRAPPED_META = "is_wrapped"
 """Stock FX's key in `node.meta` for a call of a function marked with `fx.wrap`."""
@@ -24,7 +24,7 @@ def record_wrapped_calls(patches: Patches) -> None:
         if function is not None:
             patches.item(table, name, _wrapped(function))
     for cls, name in list(fx._symbolic_trace._wrapped_methods_to_patch):
-        patches.attribute(cls, name, _recorded_method(cls, name))
+        patches.attribute(cls, name, recorded_method(name, getattr(cls, name)))
     record_math(patches, vars(math))
 
 
@@ -54,14 +54,3 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return wrapper
-
-
-def _recorded_method(cls: type, name: str) -> Callable[..., Any]:
-    original = getattr(cls, name)
-
-    @functools.wraps(original)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        proxy = find_proxy((args, kwargs))
-        return original(*args, **kwargs) if proxy is None else proxy.tracer.create_proxy("call_method", name, args, kwargs)
-
-    return method
