@@ -97,9 +97,12 @@ def _layer_before(graph: Graph, node: Node, x: Value | None, affine: _Affine, co
     if layer.operand("residual") is not None or layer.attributes["activation"] != "none":
         return None
     weight, bias = layer.operand("weight"), layer.operand("bias")
-    if weight is None or not weight.is_parameter or weight.quant is not None or not (bias is None or bias.is_parameter):
+    if weight is None or not weight.is_parameter or not (bias is None or bias.is_parameter):
         return None
     if not may_join(layer, node, context) or _channels(layer, weight) != affine.gain.size:
+        return None
+    # What has its grid takes only what leaves it there: a sum, or anything while it is all zeros.
+    if weight.quant is not None and not _is_kept(layer, constant_array(weight), affine.gain):
         return None
     # The channels of a linear layer are its last axis, those of a batch norm axis 1: the same for rank 2 only. Without shapes
     # a linear layer followed by a batch norm of its size is taken for that common case.
@@ -123,6 +126,11 @@ def _scaled_weight(layer: Node, weight: npt.NDArray[Any], gain: F64) -> npt.NDAr
     return result
 
 
+def _is_kept(layer: Node, weight: npt.NDArray[Any], gain: F64) -> bool:
+    """Whether the gains leave `weight` as it is."""
+    return np.array_equal(_scaled_weight(layer, weight, gain), weight)
+
+
 def _gain_per_input(layer: Node, weight: npt.NDArray[Any], gain: F64) -> F64:
     """The gains of a transposed convolution, shaped for its weight `[C, O/groups, ...]`."""
     # Input channel i is in group i // (C/groups) and reaches that group's output channels.
@@ -135,13 +143,14 @@ def _fold(graph: Graph, layer: Node, norm: Node, affine: _Affine, constants: Seq
     """The batch norm's node becomes the layer, so its value keeps its name, users and location. `constants`: its other operands."""
     weight, bias = layer.operand("weight"), layer.operand("bias")
     assert weight is not None
-    new_weight = _scaled_weight(layer, constant_array(weight), affine.gain)
+    new_weight = _scaled_weight(layer, constant_array(weight), affine.gain) if weight.quant is None else None
     new_bias = affine.bias(0.0 if bias is None else constant_array(bias).astype(np.float64))
     op = layer.op
     absorb_origin(graph, norm, layer)
     become(norm, op, layer.inputs, dict(layer.attributes))
     graph.erase(layer)
-    set_parameter(graph, norm, op.operand_index("weight"), new_weight, f"{weight.name}_{norm.name}")
+    if new_weight is not None:  # one with a grid stays as it is
+        set_parameter(graph, norm, op.operand_index("weight"), new_weight, f"{weight.name}_{norm.name}")
     name = f"{layer_name(weight)}bias" if bias is None else f"{bias.name}_{norm.name}"
     set_parameter(graph, norm, op.operand_index("bias"), new_bias, name)
     drop_unused(graph, *constants)

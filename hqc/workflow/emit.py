@@ -470,10 +470,7 @@ class _Emitter:
             )
             return next((module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)), None)
         planned, own = node.operand("weight"), weight.detach().cpu().numpy()
-        if planned is None or planned.array is None or planned.array.shape != own.shape:
-            return None
-        fused = (node.operand("residual") is not None) + (node.attributes["activation"] != "none")
-        if np.array_equal(planned.array, own) and len(node.origin) <= 1 + fused:  # of zeros, a factor changes nothing
+        if planned is None or planned.array is None or planned.array.shape != own.shape or np.array_equal(planned.array, own):
             return None
         return torch.from_numpy(np.divide(planned.array, own, out=np.ones_like(own), where=own != 0)).to(weight.device)
 
