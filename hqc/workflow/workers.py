@@ -46,24 +46,22 @@ def in_workers(function: Callable[[Any, Any], Any], shared: Any, work: Iterable[
     try:
         import cloudpickle
         import joblib
+
+        from hqc.workflow.travel import packed
     except ImportError:
         raise InputError(f"several workers need joblib; {install_command('workers')}") from None
     for module in [module for module in list(sys.modules.values()) if getattr(module, USER_FILE, False)]:
         cloudpickle.register_pickle_by_value(module)  # a worker cannot import it by name
     with tempfile.TemporaryDirectory(prefix="hqc-") as folder:
-        try:
-            data = cloudpickle.dumps(shared)
-        except (TypeError, AttributeError, pickle.PicklingError) as error:
-            raise InputError(f"the model cannot travel to other processes: {' '.join(str(error).split())[:200]}") from error
         path = Path(folder) / "shared"
-        write_file(path, data)
+        write_file(path, packed(shared, "the model"))
         with joblib.Parallel(n_jobs=workers, backend="loky") as parallel:
-            items = iter(work)
+            items = (packed(item, "the data") for item in work)
             while wave := list(itertools.islice(items, _WAVE * workers)):
                 yield from parallel(joblib.delayed(_alone)(function, str(path), item) for item in wave)
 
 
-def _alone(function: Callable[[Any, Any], Any], path: str, item: Any) -> Any:
+def _alone(function: Callable[[Any, Any], Any], path: str, item: bytes) -> Any:
     """In a worker: one thread, for the workers are as many as the cores."""
     if path not in _loaded:
         _loaded.clear()
@@ -72,4 +70,4 @@ def _alone(function: Callable[[Any, Any], Any], path: str, item: Any) -> Any:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-    return function(_loaded[path], item)
+    return function(_loaded[path], pickle.loads(item))

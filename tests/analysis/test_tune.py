@@ -12,6 +12,7 @@ from planted import KINDS, data_for, plain_network
 import hqc
 from hqc.analysis.tune import Target, tune
 from hqc.errors import InputError
+from hqc.workflow.workers import one_thread
 
 
 def noise(found: hqc.Compiled, network: torch.nn.Module, data: list[torch.Tensor]) -> float:
@@ -34,9 +35,11 @@ def test_two_changes_recover_most_of_what_a_culprit_costs(kind):
     assert 1 <= len(found.steps) <= 2 and found.after > found.before
     lost = noise(before, network, data) - noise(healthy, innocent, data)
     assert noise(before, network, data) - noise(found.compiled, network, data) >= 0.8 * lost
-    again = hqc.compile(
-        network, data[0], march="bayes", calibration_data=data, hybrid_dict=found.hybrid_dict, qconfig_dict=found.qconfig_dict
-    )
+    with one_thread():  # as tune compiles: float statistics depend on it in their last bits
+        again = hqc.compile(
+            network, data[0], march="bayes", calibration_data=data, hybrid_dict=found.hybrid_dict,
+            qconfig_dict=found.qconfig_dict,
+        )  # fmt: skip
     np.testing.assert_array_equal(again.simulate(data[0]), found.compiled.simulate(data[0]))
 
 
