@@ -21,7 +21,7 @@ def is_divisible(name: str, members: Sequence[Node]) -> bool:
     *inner, last = members
     if any(node.op.has(trait) for node in members for trait in _WHOLE) or any(len(node.results) > 1 for node in members):
         return False
-    computing = [node for node in members if not node.op.has(Trait.LAYOUT_ONLY)]
+    computing = [node for node in members if not node.op.has(Trait.LAYOUT_ONLY) and not _is_early_stage(node)]
     if len(computing) != 1 and all(node.op.macs is None for node in computing):
         return False
     if any(node.origin[-1:] != (name,) or node.origin.count(name) > 1 for node in inner):
@@ -33,6 +33,11 @@ def is_divisible(name: str, members: Sequence[Node]) -> bool:
         graph.is_output(node.result) or any(user not in own for user in node.result.users if not user.op.has(Trait.BOUNDARY))
         for node in inner
     )
+
+
+def _is_early_stage(node: Node) -> bool:
+    """True for a stage of an average that another stage finishes: together they are one step."""
+    return "gain" in node.attributes and any("gain" in user.attributes for user in node.result.users)
 
 
 def divided(graph: Graph) -> set[str]:

@@ -32,6 +32,7 @@ from hqc.workflow.deploy import deploy, with_calls, without_calls
 from hqc.workflow.deployed import Deployed, samples_to_verify
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.effort import Effort, Step, steps_of
+from hqc.workflow.faithful import one_sample, require_faithful
 from hqc.workflow.improve import improve
 from hqc.workflow.kept_batches import KeptBatches
 from hqc.workflow.onnx_files import as_torch
@@ -273,6 +274,8 @@ def compile(
             kept_for_tuning=kept,
             workers=workers,
         )
+        if calibration.kept:
+            require_faithful(prepared, one_sample(prepared, calibration.kept[0]))
         gains = [] if kept is None else improve(prepared, of_first_rank(kept.batches), measured, thorough=effort == "best")
     deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
     deployment.remarks[:0] = [*prepared.preparation.remarks, *(Remark("effort", str(gain)) for gain in gains)]

@@ -45,7 +45,7 @@ class StepWriter:
             args = tuple(None if value is None else self._operand(value, operands, old) for value in node.inputs)
             # the plan knows the steps of a divided operation by their own names
             members = emitter.values.origin(node) if emitter.divided.isdisjoint(node.origin) else {node.name: node.loc}
-            new = self._call(old, torch_form(node), args, node.name, members, (node.op.name, dict(node.attributes)))
+            new = self._call(old, _float_form(node), args, node.name, members, (node.op.name, dict(node.attributes)))
             emitter.env[old] = new
             for index, value in enumerate(node.results):
                 if len(node.results) > 1:
@@ -127,3 +127,12 @@ class StepWriter:
         if target == tuple(shape[axis] for axis in perm):
             return now
         return emitter.graph.create_node("call_method", "reshape", (now, target), {}, emitter.free_name(f"{name}_reshaped"))
+
+
+def _float_form(node: Node) -> TorchForm:
+    """The torch form of a node; a pool with a gain is a plain average, for the module behind it (GainPool) makes the gain of it."""
+    form = torch_form(node)
+    if "gain" not in node.attributes:
+        return form
+    height, width = node.attributes["kernel"]
+    return TorchForm(form.function, **{**form.attributes, "gain": 512.0 / (height * width)})

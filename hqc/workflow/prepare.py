@@ -22,6 +22,7 @@ from hqc.workflow.arguments import as_float32_inputs, from_meta, to_meta
 from hqc.workflow.carry import carry_over
 from hqc.workflow.deferred import prepare_or_defer
 from hqc.workflow.emit import emit
+from hqc.workflow.faithful import require_faithful
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.onnx_files import as_torch
 from hqc.workflow.options import CompileOptions, Edit, Form, custom_config
@@ -123,6 +124,9 @@ def _prepared(
     custom_config(custom, "prepare_custom_config_dict", CUSTOM_CONFIG_KEYS, model)
     chosen = CompileOptions.of(get_march(), form=form, leaf_modules=leaves, stub_inputs=stubless, **options)
     prepared: ObservedGraphModule = prepare_or_defer(model, chosen, example_inputs)
+    arguments = None if isinstance(model, ObservedGraphModule) else as_float32_inputs(model, example_inputs)
+    if arguments is not None:
+        require_faithful(prepared, arguments)
     return prepared
 
 

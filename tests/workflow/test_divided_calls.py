@@ -15,6 +15,7 @@ import hqc
 from hqc.march import set_march
 from hqc.nn import QuantStub
 from hqc.quantization import convert_fx, get_default_qat_qconfig, prepare_qat_fx
+from hqc.quantization.switches import quantizing
 
 
 class Net(nn.Module):
@@ -57,6 +58,14 @@ class PoolOfRows(Net):
         return self.out(self.top(self.norm(self.rows(x)).transpose(1, 2)).flatten(1))
 
 
+class PoolOfManyRows(Net):
+    """A window that bernoulli averages in stages."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.norm(self.rows(x)).repeat(1, 40, 1)
+        return self.out(self.top(rows.transpose(1, 2)).flatten(1))
+
+
 class PoolBeforeConvolution(Net):
     """The last reshape of the pool and the first of the convolution cancel."""
 
@@ -82,7 +91,15 @@ class Contraction(Net):
         return torch.einsum("bnm,bmc->bcn", torch.einsum("bnc,bmc->bnm", y, self.key(y)).softmax(-1), self.value(y))
 
 
-KINDS: list[type[Net]] = [Attention, MaskedAttention, PoolOfRows, PoolBeforeConvolution, Contraction, ContractionOfParameter]
+KINDS: list[type[Net]] = [
+    Attention,
+    MaskedAttention,
+    PoolOfRows,
+    PoolOfManyRows,
+    PoolBeforeConvolution,
+    Contraction,
+    ContractionOfParameter,
+]
 DIVIDED = {
     ("Attention", "bayes"): {"scaled_dot_product_attention_weights": "cpu", "scaled_dot_product_attention": "bpu"},
     ("Attention", "bernoulli2"): {"scaled_dot_product_attention_scaled": "bpu", "scaled_dot_product_attention": "cpu"},
@@ -110,6 +127,8 @@ def test_divided_calls_train_convert_and_export(kind: type[Net], march: str, tmp
         prepared(x).sum().backward()
         assert not [name for name, parameter in prepared.named_parameters() if name in _used(net) and parameter.grad is None]
         prepared.eval()
+        with quantizing(prepared, ()), torch.no_grad():
+            assert np.abs(prepared(x).numpy() - expected).max() <= 1e-5 * step  # the float model, where nothing is quantized
         trained = prepared(x)
         assert np.abs(trained.detach().numpy() - expected).max() <= 0.15 * step
         assert (torch.as_tensor(convert_fx(prepared)(x)) - trained).abs().max() <= 0.03 * step

@@ -53,7 +53,7 @@ def _avg_pool2d(a: Attributes) -> TorchForm:
     return TorchForm(avg_pool2d, **a)
 
 
-def gain_pool2d(x: torch.Tensor, kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool, gain: int) -> torch.Tensor:
+def gain_pool2d(x: torch.Tensor, kernel: Pair, stride: Pair, padding: Pair, ceil_mode: bool, gain: float) -> torch.Tensor:
     """`sum * gain / 512` over windows, padding counting as 0."""
     top, left, bottom, right = padding
     padded = F.pad(x, (left, right, top, bottom)) if any(padding) else x

@@ -1,0 +1,108 @@
+"""What was traced is compared with the model itself before anybody calibrates or trains."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import hqc
+from hqc.errors import TraceError
+from hqc.nn import DeQuantStub, QuantStub
+from hqc.quantization import prepare_qat_fx
+
+X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.quant, self.dequant = QuantStub(), DeQuantStub()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dequant(self.third(self.between(self.second(self.first(self.quant(x))))))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+
+class OtherWhenTraced(Net):
+    """As libraries have them: a simpler form for exporters."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return x if isinstance(x, fx.Proxy) else x * 1.5
+
+
+class Jumping(Net):
+    """A millionth more or less turns the sign of values that are zero, up to rounding."""
+
+    def between(self, x: Tensor) -> Tensor:
+        rest = (x + 1.0e3) - 1.0e3 - x
+        return torch.sign(rest) * (1.0 if isinstance(x, fx.Proxy) else 1.01)
+
+
+class Drawing(Net):
+    calls = 0
+
+    def between(self, x: Tensor) -> Tensor:
+        Drawing.calls += 1
+        return x * Drawing.calls
+
+
+class Failing(Net):
+    def between(self, x: Tensor) -> Tensor:
+        if not isinstance(x, fx.Proxy):
+            raise KeyError("a table that is loaded later")
+        return x
+
+
+def compile_net(model: nn.Module) -> hqc.Compiled:
+    return hqc.compile(model, X, march="bayes", calibration_data=[X])
+
+
+def prepare_net(model: nn.Module) -> nn.Module:
+    hqc.march.set_march("bayes")
+    return prepare_qat_fx(model, {"": hqc.quantization.get_default_qat_qconfig()}, hybrid=True, example_inputs=X)
+
+
+@pytest.mark.parametrize("way", [compile_net, prepare_net])
+def test_code_that_does_something_else_when_traced_is_refused_with_the_modules_around_it(way):
+    with pytest.raises(
+        TraceError, match=r"output \w+ .* differs .* part between the modules second and third; .* leaf_modules"
+    ):
+        way(OtherWhenTraced())
+
+
+def test_the_cure_works():
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = OtherWhenTraced()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    compiled = hqc.compile(Holder(), X, march="bayes", calibration_data=[X], leaf_modules=["inner"])
+    assert compiled.simulate(X).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("model", "why"), [(Jumping, "jump"), (Drawing, "at random"), (Failing, "KeyError")])
+def test_a_model_that_cannot_be_compared_compiles_with_a_remark(model, why):
+    torch.manual_seed(0)
+    remarks = [str(remark) for remark in compile_net(model()).deployment.remarks]
+    assert any("could not be compared" in remark and why in remark for remark in remarks)
+
+
+def test_a_right_trace_leaves_no_remark_no_state_and_no_random_numbers_used(caplog):
+    model = Net()
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with caplog.at_level(logging.WARNING, logger="hqc"):
+        prepared = prepare_net(model)
+    assert torch.equal(torch.rand(4), expected)
+    assert prepared.training == model.training
+    assert not any("compared" in str(remark) for remark in prepared.preparation.remarks)
