@@ -37,15 +37,69 @@ def trace_calls(function: Callable[..., Any], tensors: Sequence[Tensor], *, comp
     they are taken apart, writes in place become new tensors, and what the ONNX back end has no emitter for is decomposed further.
     `UntraceableError`: the operation's shapes or control flow depend on data, or it draws random numbers.
     """
+    held: list[Tensor] = []
     try:
         with torch.no_grad():
             if composite:
                 gm = make_fx(function, pre_dispatch=True)(*tensors)
             else:
-                gm = make_fx(torch.func.functionalize(function), decomposition_table=_decompositions())(*tensors)
+                try:
+                    gm = _functional(function, tensors)
+                except RuntimeError:  # it writes what depends on operands into tensors that it holds or makes
+                    function, held = _with_held_tensors(function, tensors)
+                    gm = _functional(function, (*tensors, *held))
+    except UntraceableError:
+        raise
     except Exception as error:  # a trace runs the user's code and all of torch
         raise _untraceable(error) from error
-    return _Reader(gm, tensors).read()
+    return _Reader(gm, tensors, held).read()
+
+
+def _functional(function: Callable[..., Any], tensors: Sequence[Tensor]) -> fx.GraphModule:
+    """The calls of `function`, none of which writes in place."""
+    return make_fx(torch.func.functionalize(function), decomposition_table=_decompositions())(*tensors)
+
+
+def _with_held_tensors(function: Callable[..., Any], tensors: Sequence[Tensor]) -> tuple[Callable[..., Any], list[Tensor]]:
+    """`function` with the tensors that it holds, or makes of nothing, as further arguments; and those.
+
+    What torch makes functional writes into arguments only, and into what is computed from them.
+    """
+    gm = make_fx(function)(*tensors)
+    held: dict[fx.Node, Tensor] = {}
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            held[node] = _attribute(gm, str(node.target))
+        elif node.op == "call_function" and isinstance(node.target, OpOverload) and not node.all_input_nodes:
+            _refuse_random(node.target)
+            made = node.target(*node.args, **node.kwargs)
+            if isinstance(made, Tensor):
+                held[node] = made
+    count = len(tensors)
+
+    def lifted(*arguments: Tensor) -> Any:
+        return _Lifted(gm, dict(zip(held, arguments[count:], strict=True))).run(*arguments[:count])
+
+    return lifted, list(held.values())
+
+
+class _Lifted(fx.Interpreter):
+    """Runs a graph with given values of some nodes."""
+
+    def __init__(self, gm: fx.GraphModule, given: Mapping[fx.Node, Tensor]) -> None:
+        super().__init__(gm)
+        self.given = given
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = self.given.get(node)
+        if value is None:
+            return super().run_node(node)
+        return value if node.op == "get_attr" else value.clone()  # what it makes it makes anew in every call
+
+
+def _refuse_random(target: Any) -> None:
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        raise UntraceableError(f"{target} draws random numbers", final=True)
 
 
 def _untraceable(error: Exception) -> UntraceableError:
@@ -70,9 +124,11 @@ def _target(op: Any) -> str:
 class _Reader:
     """Walks a traced graph with the real tensors: types come from them, and what depends on no operand becomes a constant."""
 
-    def __init__(self, gm: fx.GraphModule, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, gm: fx.GraphModule, tensors: Sequence[Tensor], held: Sequence[Tensor] = ()) -> None:
+        """`held`: what the placeholders behind those of the operands stand for."""
         self.gm = gm
         self.samples = list(tensors)
+        self.held = list(held)
         self.real: dict[fx.Node, Any] = {}
         self.symbols: dict[fx.Node, Any] = {}  # aten Tensors, or tuples of them, of what depends on an operand
         self.constants: dict[int, aten.Tensor] = {}
@@ -82,12 +138,13 @@ class _Reader:
     def read(self) -> CallGraph:
         inputs: list[aten.Tensor] = []
         outputs: tuple[aten.Tensor, ...] = ()
-        samples = iter(self.samples)
+        samples = iter((*self.samples, *self.held))
         for node in self.gm.graph.nodes:
             if node.op == "placeholder":
                 self.real[node] = next(samples)
-                self.symbols[node] = aten.Tensor(f"input_{len(inputs)}", _type(self.real[node]))
-                inputs.append(self.symbols[node])
+                if len(inputs) < len(self.samples):
+                    self.symbols[node] = aten.Tensor(f"input_{len(inputs)}", _type(self.real[node]))
+                    inputs.append(self.symbols[node])
             elif node.op == "get_attr":
                 self.real[node] = _attribute(self.gm, str(node.target))
             elif node.op == "call_function":
@@ -121,14 +178,13 @@ class _Reader:
 
     def _is_in_use(self, written: Any) -> bool:
         """False for a copy that the operation has made of its constants, and that no call has read yet."""
-        held = [self.real[node] for node in self.real if node.op == "get_attr"] + self.read_constants
+        held = [self.real[node] for node in self.real if node.op == "get_attr"] + self.held + self.read_constants
         return any(isinstance(each, Tensor) and _storage(each) == _storage(written) for each in held)
 
     def _refuse(self, target: Any) -> None:
         if aten.knows(_target(target)):  # dropout and the like, which draw nothing in inference
             return
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            raise UntraceableError(f"{target} draws random numbers", final=True)
+        _refuse_random(target)
         if torch.Tag.dynamic_output_shape in target.tags:
             raise UntraceableError(f"the shape that {target} gives depends on the data", final=True)
 

@@ -44,7 +44,23 @@ def cleared_bias(y: Tensor) -> Tensor:
     return y + bias[:, None, None] + mask
 
 
+def written_into_a_copy_of_a_constant(y: Tensor) -> Tensor:
+    copied = MEMORY.clone()
+    copied[:, :4].copy_(y[:, :4])
+    copied[:, 6:] = y[:, 4:6] * 2
+    return copied
+
+
+def written_into_what_it_makes(y: Tensor) -> Tensor:
+    """The last keys of a cache: nothing of what is written into depends on the operand."""
+    made = torch.full((1, 8, 6, 6), 0.5)
+    made[:, :, 1:3].copy_(y[:, :, :2])
+    made[0, 0].add_(1)
+    return made
+
+
 OFFSETS = torch.linspace(-1, 1, 8)
+MEMORY = torch.linspace(-1, 1, 8 * 36).reshape(1, 8, 6, 6)
 GRID = torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(5)) * 2.4 - 1.2
 KNOTS = torch.tensor([-0.5, 0.0, 0.5])
 
@@ -134,6 +150,8 @@ LAYOUT: dict[str, Case] = {
 }
 INDEXING: dict[str, Case] = {
     "cleared_bias": cleared_bias,
+    "written_into_a_copy_of_a_constant": written_into_a_copy_of_a_constant,
+    "written_into_what_it_makes": written_into_what_it_makes,
     "gather": lambda y: y.gather(1, y.argmax(1, keepdim=True)),
     "take_along_dim": lambda y: y.take_along_dim(y.argmax(1, keepdim=True), 1),
     "take": lambda y: y.take(torch.tensor([[2, 0], [5, -6]])),

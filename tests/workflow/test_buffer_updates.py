@@ -78,6 +78,12 @@ class Queue(Net):
         self.queue[0] = y.detach().mean((0, 2, 3))
 
 
+class PartOfQueue(Net):
+    def update(self, y: Tensor) -> None:
+        self.queue[1:3].copy_(y.detach().mean((0, 2, 3)))
+        self.queue[:, 0].mul_(0.5)
+
+
 class WeightAverage(Net):
     def update(self, y: Tensor) -> None:
         self.mean.lerp_(self.conv.weight.detach().mean((1, 2, 3)), 0.5)
@@ -100,7 +106,7 @@ class AveragesWhileTraining(Net):
 
 
 KINDS = [CountsWhileTraining, AveragesWhileTraining, CountsInPlace, CountsAugmented, CountsAnew, RunningMean, RunningMeanAnew]
-KINDS += [RunningMeanCopied, Queue, WeightAverage]
+KINDS += [RunningMeanCopied, Queue, PartOfQueue, WeightAverage]
 
 
 def prepared(model: nn.Module, march: str = "bayes", **options: object) -> nn.Module:

@@ -164,3 +164,19 @@ def test_scale_groups_follow_what_is_kept() -> None:
     present = {id(module) for module in model.modules()}
     assert model.b.activation_post_process in members and all(id(member) in present for member in members)
     assert all(member.members is members for member in members)
+
+
+class Padded(Net):
+    """Makes constants of the sizes that it gets, by methods and by functions of torch that take no unknown sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.quant(x))
+        rows = y.new_zeros(y.shape)
+        rows[:, :4].copy_(y[:, :4])
+        return self.dequant(self.last(rows + y + y.new_full((y.shape[1], 1, 1), 0.5)))
+
+
+def test_constants_of_unknown_sizes_wait_for_the_first_forward() -> None:
+    model = Padded()
+    waiting, known = prepared(model), prepared(model, example_inputs=SMALL)
+    torch.testing.assert_close(waiting(SMALL), known(SMALL))

@@ -310,6 +310,8 @@ class _GraphLowering:
                 except EmptyResultError:
                     self._finish(node, self._empty(call, args, kwargs), Alias.NONE, in_place)
                     return
+                except TypeError as error:  # torch takes no size that is not known, where a lowering computes with torch
+                    raise self._without_sizes(error, args, kwargs) from None
                 else:
                     self._finish(node, result, lowering.alias, in_place)
                     return
@@ -450,11 +452,15 @@ class _GraphLowering:
         except HqcError:
             raise
         except Exception as error:
-            unknown = [item for item in leaves((args, kwargs)) if isinstance(item, UnknownSize)]
-            if unknown:
-                raise self.ctx.error(f"the size {unknown[0]} is not known; {GIVE_INPUTS}") from None
+            if self._without_sizes(error, args, kwargs) is not error:
+                raise self._without_sizes(error, args, kwargs) from None
             text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise self.ctx.error(f"{_target_name(self.ctx.node)} failed on constants: {text}") from error
+
+    def _without_sizes(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
+        """What a call with these arguments fails with: that a size among them is not known, or `error`."""
+        unknown = [item for item in leaves((args, kwargs)) if isinstance(item, (UnknownSize, UnknownShape))]
+        return self.ctx.error(f"the size {unknown[0]} is not known; {GIVE_INPUTS}") if unknown else error
 
     def _refuse_random(self, name: str) -> None:
         if name in _RANDOM:

@@ -69,6 +69,9 @@ class UnknownShape:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def __repr__(self) -> str:
+        return f"{self.name}.shape"
+
     def __getitem__(self, index: Any) -> UnknownSize:
         if isinstance(index, int) and index >= 0:
             return UnknownSize(f"{self.name}.shape[{index}]", index, self.name)

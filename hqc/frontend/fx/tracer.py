@@ -558,10 +558,22 @@ class HqcTracer(fx.Tracer):
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
         in_place = name.endswith("_") and not name.endswith("__") and getattr(target, "__module__", "") != "_operator"
         if in_place or name in ("__setitem__", "setitem"):
+            path = self._buffer_behind(written)
+            if path is not None:  # a part of a buffer: the trace that has it as part of the graph sees the write
+                self.replaced_buffers.append(path)
+                return
             raise TraceError(
                 f"{user_source(self._stop)}: forward writes a traced tensor into a tensor that it makes of constants, which no graph "
                 "repeats; make it by the sizes of an input (x.new_zeros(x.shape[0], ...)), or put the parts together with torch.cat"
             )
+
+    def _buffer_behind(self, view: torch.Tensor) -> str | None:
+        """The buffer of the model whose memory `view` is in."""
+        memory = view.untyped_storage().data_ptr()
+        for name, buffer in self.root.named_buffers():
+            if memory and name not in self._state and buffer.untyped_storage().data_ptr() == memory:
+                return str(name)
+        return None
 
     def _constant_entry(self, node: fx.Node) -> Any:
         """The None, bool, number or string that `node` reads from a structure of the example inputs, or UNKNOWN."""
