@@ -1011,3 +1011,21 @@ def fills_no_part_of_a_copy(x: Tensor) -> Tensor:
     y[:, 4:] = 1.0
     y[:, :, 9:20] = x[:, :, :0]
     return y * 2
+
+
+@idiom()
+class DrawsBeforeItAsksWhetherItTrains(nn.Module):
+    """Layer drop as many transformers write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            draw = torch.rand(x.shape[0], 1, 1, 1)
+            keep = draw.add_(0.9).floor_() / 0.9
+            if self.training and bool(draw.mean() < 0.5):
+                continue
+            x = x + (layer(x) * keep if self.training else layer(x))
+        return x

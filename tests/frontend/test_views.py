@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from lowering_harness import Function, compare, run_graph
 from torch import fx
 
 from hqc.errors import HqcError, LoweringError
-from hqc.frontend.fx import lower_graph_module, trace
+from hqc.frontend.fx import calls, lower_graph_module, trace
 
 
 def run_both(function: Any, x: torch.Tensor, *, shapes: bool = True) -> tuple[fx.GraphModule, Any, Any]:
@@ -260,3 +261,23 @@ def test_random_programs_compute_what_torch_computes_or_are_refused(steps: list[
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other.numpy(), rtol=1e-6)
     torch.testing.assert_close(traced(x.clone()), expected)
+
+
+def test_the_signature_of_a_function_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's are parsed from text: asked at every call of a network, they took more than half of the time of explain."""
+    asked: list[Any] = []
+    signature = inspect.signature
+
+    def counting(function: Any) -> Any:
+        asked.append(function)
+        return signature(function)
+
+    def long(x: Any) -> Any:
+        for _ in range(20):
+            x = torch.clamp(x + 1, 0, 6).relu_()
+        return x
+
+    calls.inplace_position.cache_clear()
+    monkeypatch.setattr(calls.inspect, "signature", counting)
+    trace(Function(long), torch.ones(2, 3))
+    assert len([function for function in asked if function is torch.clamp]) <= 1

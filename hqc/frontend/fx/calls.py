@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import operator
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def written_out_of_place(node: fx.Node) -> tuple[str, Any, tuple[Any, ...], dict
         plain = plain_function(target)
         if plain is not None:
             return op, plain, args, kwargs
-        at = _inplace_position(target)
+        at = inplace_position(target)
         if at is not None and at < len(args):
             return op, target, (*args[:at], False, *args[at + 1 :]), kwargs
         return op, call_on_clone, (target, *args), kwargs
@@ -86,7 +87,9 @@ def written_out_of_place(node: fx.Node) -> tuple[str, Any, tuple[Any, ...], dict
     return op, target, args, kwargs
 
 
-def _inplace_position(function: Any) -> int | None:
+@functools.lru_cache(1024)
+def inplace_position(function: Any) -> int | None:
+    """Where `function` takes the argument `inplace`. Kept, because torch's signatures are parsed from text at every question."""
     try:
         names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):

@@ -20,6 +20,7 @@ from hqc.frontend.fx.assumptions import check_assumption
 from hqc.frontend.fx.attributes import tensor_attribute, tensor_query
 from hqc.frontend.fx.calls import FrozenModule, as_users_write, call_functional, call_method, out_of_place, set_item_of_copy
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
+from hqc.frontend.fx.draws import is_draw, unread_draws
 from hqc.frontend.fx.examples import ExampleInputs
 from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
@@ -39,8 +40,6 @@ from hqc.ir.types import Shape
 from hqc.structures import leaves, map_structure, named_leaves
 
 logger = logging.getLogger(__name__)
-_RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}
-_RANDOM |= {"randint_like", "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
 _ASSERTIONS = {torch._assert, check_assumption}
 
 
@@ -139,7 +138,7 @@ class _GraphLowering:
         for node in placeholders:
             self.aliases.add(node)
             self._record(node, self.env[node])
-        skipped = self.updates.skipped()
+        skipped = self.updates.skipped() | unread_draws(self.gm.graph, self.gm)
         self.result.updates = frozenset(node.name for node in self.updates.nodes)
         for node in self.gm.graph.nodes:
             self.ctx.node = node
@@ -463,7 +462,7 @@ class _GraphLowering:
         return self.ctx.error(f"the size {unknown[0]} is not known; {GIVE_INPUTS}") if unknown else error
 
     def _refuse_random(self, name: str) -> None:
-        if name in _RANDOM:
+        if is_draw(name):
             raise self.ctx.error(f"{name} draws random numbers, so the model has no fixed function; use a buffer or an input")
 
     # --- outputs -------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ the graph stays as it is, and lowering refuses the write with its line.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import is_size
-from hqc.frontend.fx.calls import set_item_of_copy
+from hqc.frontend.fx.calls import inplace_position, set_item_of_copy
 from hqc.frontend.fx.known import UNKNOWN, KnownValues
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.proxies import IN_PLACE_META
@@ -448,10 +447,6 @@ def is_view(node: fx.Node) -> bool:
 
 
 def _asks_in_place(node: fx.Node) -> bool:
-    if "inplace" in node.kwargs:
-        return node.kwargs["inplace"] is True
-    try:
-        bound = inspect.signature(node.target).bind_partial(*node.args, **node.kwargs)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    return bound.arguments.get("inplace") is True
+    at = inplace_position(node.target)
+    given = node.kwargs.get("inplace", node.args[at] if at is not None and at < len(node.args) else False)
+    return given is True
