@@ -53,11 +53,12 @@ def compile(
     else:
         chosen = get_engine(engine, threads)
         name = chosen.name
-        context = KernelContext(chosen, ValueRanges(graph))
         if isinstance(chosen, JitEngine):
-            make = lambda node: chosen.step(node, context)  # noqa: E731
-            join = chosen.join
+            native = chosen.context(graph)
+            make = lambda node: chosen.step(node, native)  # noqa: E731
+            join = partial(chosen.join, native.layouts)
         else:
+            context = KernelContext(chosen, ValueRanges(graph))
             make = lambda node: kernel_step(node, make_kernel(node, context))  # noqa: E731
     calls = dict(opaque or {})
     written = frozenset(node for node in graph.nodes if node.op.has(Trait.OPAQUE) and has_form(node, calls))

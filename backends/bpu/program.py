@@ -14,6 +14,7 @@ from hqc.backends.bpu.profile import ProfileRow, Timer
 from hqc.backends.bpu.workers import exclusive_blas
 from hqc.errors import InputError
 from hqc.ir import Graph, Node, Value
+from hqc.ir.costs import macs
 
 if TYPE_CHECKING:
     from hqc.backends.bpu.engines.jit.native import NativeStep
@@ -62,8 +63,10 @@ class Program:
         self._parameters = {name: value.array for name, value in graph.parameters.items()}
         self._each = _Plan(self.steps, graph)
         self._joined = self._each if join is None else _Plan(_join(self.steps, graph, join), graph)
-        # NumPy kernels drive BLAS from our threads; a program without any leaves its pool alone.
-        self._uses_blas = any(step.device == "bpu" and step.native is None for step in self.steps)
+        # NumPy kernels drive BLAS from our threads; a program without products of theirs leaves its pool alone.
+        self._uses_blas = any(
+            step.device == "bpu" and step.native is None and any(macs(node) != 0 for node in step.nodes) for step in self.steps
+        )
 
     @property
     def input_names(self) -> list[str]:

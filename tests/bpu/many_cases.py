@@ -3,7 +3,8 @@
     python tests/bpu/many_cases.py [--cases 10000] [--seed 0]
 
 Dense, depthwise, grouped, dilated and pointwise convolutions with any padding, linear layers, transposed convolutions, int8 and int16, all
-modes of requantization, residuals, sums beyond 2^24. `make test` runs the same generators on fewer cases.
+modes of requantization, residuals, sums beyond 2^24; and small networks of tokens and images: products of activations, sums, broadcasts,
+copies. `make test` runs the same generators on fewer cases.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 
 from test_bpu_products import conv_cases, linear_cases, transpose_cases
+from test_bpu_tokens import token_networks
 
 from hqc.backends.bpu import compile
 from hqc.backends.bpu.engines import jit, onednn
@@ -54,20 +56,20 @@ def main() -> None:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.one_of(conv_cases(), conv_cases(), conv_cases(), linear_cases(), transpose_cases()))
+    @given(st.one_of(conv_cases(), conv_cases(), linear_cases(), transpose_cases(), token_networks()))
     def run(case):
         graph, inputs = case
-        expected = compile(graph, engine="reference").run(inputs)["y"]
+        expected = compile(graph, engine="reference").run(inputs)
         for name, products in contenders:
             if products:
                 jit.library.products = lambda products=products: products
             program = compile(graph, engine=name, threads=2)
-            found = program.run(inputs)["y"]
             label = name if products is None else f"{name} {products[0]}"
-            assert found.dtype == expected.dtype
-            np.testing.assert_array_equal(found, expected, err_msg=f"{label}: {graph}")
+            for output, found in program.run(inputs).items():
+                assert found.dtype == expected[output].dtype
+                np.testing.assert_array_equal(found, expected[output], err_msg=f"{label}: {graph}")
             compared[label] += 1
-            native[label] += program.steps[0].native is not None
+            native[label] += all(step.native is not None for step in program.steps)
 
     contenders = engines()
     before = jit.library.products

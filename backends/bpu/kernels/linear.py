@@ -52,14 +52,19 @@ def int_linear(node: Node, context: KernelContext) -> Run:
     return run
 
 
-@kernel("int_matmul")
-def int_matmul(node: Node, context: KernelContext) -> Run:
+def matmul_problem(node: Node, context: KernelContext) -> Epilogue:
+    """What becomes of the sums of an `int_matmul`, with their range."""
     a, b = operand(node, 0), operand(node, 1)
     reduction = shape_of(a)[-1]
     ends = [x * y for x in context.ranges.of(a) for y in context.ranges.of(b)]
     acc_range = reduction * min(0, *ends), reduction * max(0, *ends)
-    dtype = np.dtype(np.float32 if max(map(abs, acc_range)) <= FLOAT32_EXACT else np.float64)
-    epilogue = Epilogue(constant(node, "requant"), node.attributes, channels=1, acc_range=acc_range)
+    return Epilogue(constant(node, "requant"), node.attributes, channels=1, acc_range=acc_range)
+
+
+@kernel("int_matmul")
+def int_matmul(node: Node, context: KernelContext) -> Run:
+    epilogue = matmul_problem(node, context)
+    dtype = np.dtype(np.float32 if max(map(abs, epilogue.acc_range)) <= FLOAT32_EXACT else np.float64)
     out_shape, out_dtype = shape_of(node.result), node.result.type.dtype.numpy
     scratch = context.workers.scratch
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hqc.backends.bpu.epilogue import parameters, requantize_exactly
+from hqc.backends.bpu.epilogue import Epilogue, parameters, requantize_exactly
 from hqc.backends.bpu.kernels import Array, KernelContext, Run, constant, kernel, operand, shape_of
 from hqc.ir import Node
 
@@ -15,6 +16,15 @@ from hqc.ir import Node
 def _axes(node: Node) -> tuple[int, ...]:
     rank = len(shape_of(operand(node, 0)))
     return tuple(axis % rank for axis in node.attributes["axes"]) or tuple(range(rank))
+
+
+def sum_problem(node: Node, context: KernelContext) -> tuple[tuple[int, ...], Epilogue]:
+    """The axes of an `int_sum`, and what becomes of its sums, with their range."""
+    axes, source = _axes(node), operand(node, 0)
+    count = math.prod(shape_of(source)[axis] for axis in axes)
+    low, high = context.ranges.of(source)
+    acc_range = count * min(0, low), count * max(0, high)
+    return axes, Epilogue(constant(node, "requant"), node.attributes, channels=1, acc_range=acc_range)
 
 
 @kernel("int_sum")

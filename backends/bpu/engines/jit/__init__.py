@@ -15,13 +15,15 @@ from typing import Any
 from hqc.backends.bpu.engines import ConvFunction, ConvSpec
 from hqc.backends.bpu.engines.blas import BlasEngine
 from hqc.backends.bpu.engines.jit import library
+from hqc.backends.bpu.engines.jit.layouts import Layouts, NativeContext
 from hqc.backends.bpu.engines.jit.native import Member, Segment
 from hqc.backends.bpu.epilogue import Epilogue
-from hqc.backends.bpu.kernels import KernelContext, make_kernel
+from hqc.backends.bpu.kernels import make_kernel
 from hqc.backends.bpu.program import Step, kernel_step
+from hqc.backends.bpu.ranges import ValueRanges
 from hqc.distribution import install_command
 from hqc.errors import CompileError
-from hqc.ir import DType, Node
+from hqc.ir import DType, Graph, Node
 
 logger = logging.getLogger("hqc")
 
@@ -48,7 +50,13 @@ class JitEngine:
     def conv(self, spec: ConvSpec, epilogue: Epilogue) -> ConvFunction:
         return self._blas.conv(spec, epilogue)
 
-    def step(self, node: Node, context: KernelContext) -> Step:
+    def context(self, graph: Graph) -> NativeContext:
+        """What the lowerings of a graph's nodes may use."""
+        from hqc.backends.bpu.engines.jit.nodes import ORDERS
+
+        return NativeContext(self, ValueRanges(graph), Layouts.of(graph, ORDERS))
+
+    def step(self, node: Node, context: NativeContext) -> Step:
         """A native step where the node has one, else its NumPy kernel's."""
         from hqc.backends.bpu.engines.jit.nodes import native_step
 
@@ -60,22 +68,22 @@ class JitEngine:
         def run(operands: Sequence[Any]) -> Any:
             """The node by itself, for profiles and runs that keep inner values."""
             if not alone:
-                alone.append(self._segment([step], frozenset(value.name for value in node.results)))
+                alone.append(self._segment([step], frozenset(value.name for value in node.results), context.layouts))
             named = {value.name: array for value, array in zip(node.inputs, operands, strict=True) if value is not None}
             return alone[0].run([named[value.name] for value in alone[0].inputs])
 
         step = kernel_step(node, run, native)
         return step
 
-    def join(self, steps: Sequence[Step], kept: frozenset[str]) -> Step:
+    def join(self, layouts: Layouts, steps: Sequence[Step], kept: frozenset[str]) -> Step:
         """Native steps as one."""
-        segment = self._segment(steps, kept)
+        segment = self._segment(steps, kept, layouts)
         nodes = tuple(node for step in steps for node in step.nodes)
         return Step(nodes, tuple(segment.inputs), tuple(segment.results), segment.run, "bpu")
 
-    def _segment(self, steps: Sequence[Step], kept: frozenset[str]) -> Segment:
+    def _segment(self, steps: Sequence[Step], kept: frozenset[str], layouts: Layouts) -> Segment:
         members = [Member(step.native, step.inputs, step.results) for step in steps if step.native is not None]
-        return Segment(members, kept, self.workers)
+        return Segment(members, kept, self.workers, layouts)
 
 
 def probe(blas: BlasEngine) -> JitEngine | None:

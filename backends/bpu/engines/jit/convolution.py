@@ -108,7 +108,7 @@ _copy_high_floats = _halves("high_floats", copy_high_floats_16, copy_high_floats
 
 
 @inlined
-def _dot512(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
+def dot512(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
     steps = word(d, f.STEPS)
     if vectors == 4:
         for row in range(0, rows, 6):
@@ -125,7 +125,7 @@ def _dot512(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: i
 
 
 @inlined
-def _dot256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
+def dot256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
     steps = word(d, f.STEPS)
     for pair in range(0, vectors - 1, 2):
         for row in range(0, rows, 3):
@@ -139,7 +139,7 @@ def _dot256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: i
 
 
 @inlined
-def _float256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
+def float256(d: int, a: int, stride: int, rows: int, w: int, w_step: int, sums: int, vectors: int) -> None:
     steps = word(d, f.STEPS)
     for vector in range(vectors):
         for row in range(0, rows, 6):
@@ -263,11 +263,11 @@ _low = _patches("low", 1, 2, _copy_low, fill_bytes)
 _high = _patches("high", 1, 2, _copy_high, fill_bytes)
 _low_floats = _patches("low_floats", 4, 2, _copy_low_floats, fill_floats)
 _high_floats = _patches("high_floats", 4, 2, _copy_high_floats, fill_floats)
-_with_dot512, _with_dot512_16 = _dense("dot512", _dot512, _bytes), _dense("dot512_16", _dot512, _low, _high)
-_with_dot256, _with_dot256_16 = _dense("dot256", _dot256, _bytes), _dense("dot256_16", _dot256, _low, _high)
+_with_dot512, _with_dot512_16 = _dense("dot512", dot512, _bytes), _dense("dot512_16", dot512, _low, _high)
+_with_dot256, _with_dot256_16 = _dense("dot256", dot256, _bytes), _dense("dot256_16", dot256, _low, _high)
 _with_amx, _with_amx_16 = _dense("amx", _amx, _bytes), _dense("amx_16", _amx, _low, _high)
-_with_float256 = _dense("float256", _float256, _floats)
-_with_float256_16 = _dense("float256_16", _float256, _low_floats, _high_floats)
+_with_float256 = _dense("float256", float256, _floats)
+_with_float256_16 = _dense("float256_16", float256, _low_floats, _high_floats)
 _with_thin256 = _dense("thin256", _thin256, _floats)
 _with_thin256_16 = _dense("thin256_16", _thin256, _low_floats, _high_floats)
 

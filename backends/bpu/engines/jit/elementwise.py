@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from hqc.backends.bpu.engines.jit import fields as f
 from hqc.backends.bpu.engines.jit.convolution import copy_bytes, fill_bytes
-from hqc.backends.bpu.engines.jit.finish import copy_item, finish, inlined, load_item, load_items, store_items, word
+from hqc.backends.bpu.engines.jit.finish import copy_item, finish, inlined, load_item, load_items, store_item, store_items, word
 from hqc.backends.bpu.engines.jit.vector import (
     add_ints,
     all_floats,
@@ -15,7 +17,11 @@ from hqc.backends.bpu.engines.jit.vector import (
     larger_floats,
     larger_ints,
     load_f32,
+    load_f64,
     load_floats,
+    load_i8,
+    load_i16,
+    load_i32,
     load_i64,
     multiply_ints,
     round_half_even,
@@ -23,6 +29,9 @@ from hqc.backends.bpu.engines.jit.vector import (
     smaller_floats,
     smaller_ints,
     store_f32,
+    store_i8,
+    store_i16,
+    store_i32,
     store_i64,
     store_ints,
     to_ints,
@@ -32,8 +41,8 @@ from hqc.backends.bpu.engines.jit.vector import (
 def combine(d: int, tile: int, scratch: int) -> None:
     """`x * FACTOR_X + y * FACTOR_Y`, `x * y` (ROUNDING 1) or `x` alone (2), finished. Rows of COLUMNS elements.
 
-    FILL says how y runs: 0 like x, 1 a single element, 2 one row for all rows of an image (PIXELS of them). PLANE: where sums do not
-    fit 32 bits, y goes that far behind x, and the finish has the factors.
+    FILL says how y runs: 0 like x, 1 a single element, 2 a row of it for each row, 3 an element of it for each row; TABLE has the
+    rows' first elements. PLANE: where sums do not fit 32 bits, y goes that far behind x, and the finish has the factors.
     """
     width, rows = word(d, f.COLUMNS), word(d, f.BLOCK)
     first = tile * rows
@@ -48,12 +57,12 @@ def combine(d: int, tile: int, scratch: int) -> None:
         count = min(width, size - at)
         if runs == 0:
             y += at * y_item
-        elif runs == 2:
-            y += (first + done) // word(d, f.PIXELS) * width * y_item
+        elif runs >= 2:
+            y += load_i64(word(d, f.TABLE) + 8 * (first + done)) * y_item
         for c in range(0, count, 16):
             total, target = load_items(x + c * x_item, count - c, x_item), scratch + done * step + 4 * c
             if kind < 2:
-                other = all_ints(load_item(y, y_item)) if runs == 1 else load_items(y + c * y_item, count - c, y_item)
+                other = all_ints(load_item(y, y_item)) if runs % 2 else load_items(y + c * y_item, count - c, y_item)
                 if plane:
                     store_ints(target + plane, other)
                 elif kind == 1:
@@ -69,6 +78,68 @@ def combine(d: int, tile: int, scratch: int) -> None:
     if whole < done:
         rest = size - (first + whole) * width
         finish(e, scratch + whole * step, step, 1, 0, rest, out + whole * width * item, width * item, 0)
+
+
+def divide(d: int, tile: int, scratch: int) -> None:
+    """`clip(floor(x / y * SCALE + 0.5))` in float64, of 0 for 0 / 0; y runs as in `combine`."""
+    width, size, runs, ratio = word(d, f.COLUMNS), word(d, f.SIZE), word(d, f.FILL), load_f64(word(d, f.SCALE))
+    x_item, y_item, item = word(d, f.ITEM_X), word(d, f.ITEM), word(d, f.ITEM_OUT)
+    low, high = word(d, f.LOW), word(d, f.HIGH)
+    first = tile * word(d, f.BLOCK)
+    for row in range(first, min(first + word(d, f.BLOCK), (size + width - 1) // width)):
+        at, y = row * width, word(d, f.Y)
+        if runs == 0:
+            y += at * y_item
+        elif runs >= 2:
+            y += load_i64(word(d, f.TABLE) + 8 * row) * y_item
+        step = 0 if runs % 2 else y_item
+        for i in range(min(width, size - at)):
+            x, divisor = load_item(word(d, f.X) + (at + i) * x_item, x_item), load_item(y + i * step, y_item)
+            if divisor == 0:
+                result = high if x > 0 else low if x < 0 else min(max(0, low), high)
+            else:
+                scaled = x / divisor * ratio + 0.5
+                result = high if scaled >= high else low if scaled < low else math.floor(scaled)
+            store_item(word(d, f.OUT) + (at + i) * item, result, item)
+
+
+def sum_places(d: int, tile: int, scratch: int) -> None:
+    """Sums of STEPS elements, finished: ROWS rows of COLUMNS neighbouring results. A tile: BLOCK rows.
+
+    TABLE: how far the elements of a sum lie apart, then where each row begins. FILL: the elements of a sum are neighbours.
+    """
+    apart, count, width, item = word(d, f.TABLE), word(d, f.STEPS), word(d, f.COLUMNS), word(d, f.ITEM_X)
+    first = tile * word(d, f.BLOCK)
+    rows = min(word(d, f.BLOCK), word(d, f.ROWS) - first)
+    for row in range(rows):
+        x = word(d, f.X) + load_i64(apart + 8 * (count + first + row)) * item
+        target = scratch + 4 * row * width
+        if word(d, f.FILL) and width == 1:
+            total = all_ints(0)
+            for at in range(0, count, 16):
+                total = add_ints(total, load_items(x + at * item, count - at, item))
+            store_ints(target, total)
+            single = 0
+            for lane in range(16):
+                single += load_i32(target + 4 * lane)
+            store_i32(target, single)
+        elif width == 1:
+            single = 0
+            for at in range(count):
+                single += load_item(x + load_i64(apart + 8 * at) * item, item)
+            store_i32(target, single)
+        else:
+            for c in range(0, width, 16):
+                total = all_ints(0)
+                for at in range(count):
+                    total = add_ints(total, load_items(x + (load_i64(apart + 8 * at) + c) * item, width - c, item))
+                store_ints(target + 4 * c, total)
+    e = word(d, f.FINISH)
+    size, result = rows * width, word(e, f.F_ITEM)
+    out, whole = word(d, f.OUT) + first * width * result, size // 64
+    finish(e, scratch, 256, whole, 0, 64, out, 64 * result, 0)
+    if size > whole * 64:
+        finish(e, scratch + 256 * whole, 256, 1, 0, size - whole * 64, out + whole * 64 * result, 64 * result, 0)
 
 
 def clip(d: int, tile: int, scratch: int) -> None:
@@ -198,6 +269,26 @@ def copy_runs(d: int, tile: int, scratch: int) -> None:
     x, out = word(d, f.X) + word(d, f.COPY_SOURCE_OFFSET), word(d, f.OUT) + word(d, f.COPY_TARGET_OFFSET)
     for at in range(first, min(first + word(d, f.BLOCK), word(d, f.COPY_OUTER))):
         copy_bytes(out + at * target, x + at * source, run, 0)
+
+
+def move(d: int, tile: int, scratch: int) -> None:
+    """ROWS rows of COLUMNS runs of COPY_RUN bytes, COPY_SOURCE_STEP apart where they come from. A tile: BLOCK rows.
+
+    TABLE: the bytes at which each row begins there.
+    """
+    run, count, step = word(d, f.COPY_RUN), word(d, f.COLUMNS), word(d, f.COPY_SOURCE_STEP)
+    first = tile * word(d, f.BLOCK)
+    for row in range(first, min(first + word(d, f.BLOCK), word(d, f.ROWS))):
+        x, out = word(d, f.X) + load_i64(word(d, f.TABLE) + 8 * row), word(d, f.OUT) + row * count * run
+        if run == 1:
+            for at in range(count):
+                store_i8(out + at, load_i8(x + at * step))
+        elif run == 2:
+            for at in range(count):
+                store_i16(out + 2 * at, load_i16(x + at * step))
+        else:
+            for at in range(count):
+                copy_bytes(out + at * run, x + at * step, run, 0)
 
 
 def pick_pixels(d: int, tile: int, scratch: int) -> None:

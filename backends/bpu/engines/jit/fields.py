@@ -23,12 +23,18 @@ FACTOR_X, FACTOR_Y, SCALE, ROUNDING, LOW, HIGH, TABLE, ITEM = range(37, 45)
 
 COPY_OUTER, COPY_RUN, COPY_SOURCE_STEP, COPY_TARGET_STEP, COPY_SOURCE_OFFSET, COPY_TARGET_OFFSET = range(45, 51)
 
-PIXEL, TILE_CHANNELS, TILE_WEIGHT, RUN, RUNS, RUN_FIRST, RUN_STEP, RUN_ROW, RUN_IMAGE, FLIP_LOW, PLANE, ITEM_X = range(51, 63)
+PIXEL, TILE_CHANNELS, TILE_WEIGHT, RUN, RUNS, RUN_FIRST, RUN_STEP, RUN_ROW, RUN_IMAGE, FLIP_LOW, PLANE, ITEM_X, ITEM_OUT = (
+    range(51, 64)
+)
 """Dense products. PIXEL: channels of a whole input pixel, of which CHANNELS are read, from the tile's column index times TILE_CHANNELS;
 TILE_WEIGHT: bytes of weights of a tile's columns. Where results go, in pixels of the output: runs of RUN, RUN_STEP apart, the first
 at RUN_FIRST, then each RUN_ROW on; RUNS of them are an image, and the next image's begin RUN_IMAGE on. Patches of int16 are two: low bytes,
-and PLANE bytes behind them high bytes; FLIP_LOW and FLIP are what these are combined with. ITEM_X: bytes of an
-element of x."""
+and PLANE bytes behind them high bytes; FLIP_LOW and FLIP are what these are combined with. ITEM_X, ITEM_OUT: bytes
+of an element of x and of the result."""
+
+BATCH_Y, A_ROW, A_STEP, B_ROW, B_STEP, PACKED, OFFSETS = range(64, 71)
+"""Products of two activations. TABLE: for each product of the batch where its operands begin; bytes between rows and between columns of
+each; where packed columns and what is taken from their sums lie in the scratch memory."""
 
 (
     F_KIND, F_BIAS, F_PRE, F_SLOPE, F_OFFSET, F_LOW, F_HIGH, F_RESIDUAL_FACTOR, F_RESIDUAL_HALF, F_RESIDUAL_SHIFT, F_ITEM,

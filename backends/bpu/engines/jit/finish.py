@@ -38,6 +38,7 @@ from hqc.backends.bpu.engines.jit.vector import (
     store_bytes,
     store_i8,
     store_i16,
+    store_i32,
     store_ints,
     store_shorts,
     store_some_bytes,
@@ -78,6 +79,16 @@ def load_item(address: int, item: int) -> int:
     if item == 2:
         return load_i16(address)
     return load_i32(address)
+
+
+@inlined
+def store_item(address: int, value: int, item: int) -> None:
+    if item == 1:
+        store_i8(address, value)
+    elif item == 2:
+        store_i16(address, value)
+    else:
+        store_i32(address, value)
 
 
 @inlined

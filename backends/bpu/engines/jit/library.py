@@ -95,9 +95,9 @@ def _function(name: str) -> Any:
 @functools.cache
 def _sources() -> tuple[dict[str, Any], str]:
     """The kernels' Python functions, and the hash of the files they came from ("" where those changed meanwhile)."""
-    from hqc.backends.bpu.engines.jit import convolution, driver, elementwise
+    from hqc.backends.bpu.engines.jit import convolution, driver, elementwise, matmul
 
-    functions = {name: item for module in (convolution, elementwise, driver) for name, item in vars(module).items()}
+    functions = {name: item for module in (convolution, elementwise, matmul, driver) for name, item in vars(module).items()}
     return functions, _IMPORTED if _hash_of_sources() == _IMPORTED else ""
 
 

@@ -1,12 +1,11 @@
 """Native steps and segments: nodes as descriptors of compiled kernels, and a run of them as one native call.
 
 Inside a segment values live in one block of memory, planned when the program is made: a value's bytes are reused after its last
-reader. Integers of rank 4 are channels last there, everything else is in C order. Threads share the tiles of each step.
+reader. `layouts` says in which order. Threads share the tiles of each step.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from hqc.backends.bpu.engines.jit import fields as f
 from hqc.backends.bpu.engines.jit import library
+from hqc.backends.bpu.engines.jit.layouts import Layouts
 from hqc.backends.bpu.workers import Workers
 from hqc.ir import Value
 
@@ -47,30 +47,6 @@ class NativeStep:
 
     ops: tuple[NativeOp, ...]
     alias: bool = False
-
-
-def memory_shape(value: Value) -> tuple[int, ...]:
-    """The shape of a value's memory: channels last for integers of rank 4."""
-    shape = value.shape
-    assert shape is not None
-    if len(shape) == 4 and not value.type.dtype.is_float:
-        return shape[0], shape[2], shape[3], shape[1]
-    return shape
-
-
-def to_memory(array: Array, value: Value) -> Array:
-    """The array in the memory order of its value; a view where it has that order."""
-    if array.ndim == 4 and not value.type.dtype.is_float:
-        array = array.transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(array)
-
-
-def from_memory(memory: Array, value: Value) -> Array:
-    return memory.transpose(0, 3, 1, 2) if memory.ndim == 4 and not value.type.dtype.is_float else memory
-
-
-def _nbytes(value: Value) -> int:
-    return math.prod(memory_shape(value)) * value.type.dtype.numpy.itemsize
 
 
 def _aligned(size: int) -> int:
@@ -121,8 +97,8 @@ class _State:
 class Segment:
     """Native steps that run as one call. `kept`: names of results that something outside reads."""
 
-    def __init__(self, members: Sequence[Member], kept: frozenset[str], workers: Workers) -> None:
-        self.workers = workers
+    def __init__(self, members: Sequence[Member], kept: frozenset[str], workers: Workers, layouts: Layouts) -> None:
+        self.workers, self._layouts = workers, layouts
         self.ops = [op for member in members for op in member.step.ops]
         self.threads = workers.threads if sum(op.nanoseconds for op in self.ops) >= _SHARE_NS else 1
         self.scratch = _aligned(max((op.scratch for op in self.ops), default=0) + 256)
@@ -175,15 +151,16 @@ class Segment:
                         self._external.append((index, word, home))
                 index += 1
         self.inputs = list(seen.values())
-        self.offsets, self.arena = _pack({name: (span, _nbytes(produced[name])) for name, span in spans.items()})
+        self.offsets, self.arena = _pack({name: (span, self._layouts.nbytes(produced[name])) for name, span in spans.items()})
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Results for arrays of `inputs`, in the order of `results`."""
         memories: dict[str, Array] = {}
+        layouts = self._layouts
         for value, array in zip(self.inputs, arrays, strict=True):
-            memories[value.name] = to_memory(array, value)
+            memories[value.name] = layouts.to_memory(array, value)
         for name, value in self._outside.items():
-            memories[name] = np.empty(memory_shape(value), value.type.dtype.numpy)
+            memories[name] = np.empty(layouts.shape(value), value.type.dtype.numpy)
         if self.ops:
             addresses = {name: memory.__array_interface__["data"][0] for name, memory in memories.items()}
             state = self._take()
@@ -197,7 +174,7 @@ class Segment:
         found = []
         for value in self.results:
             memory = memories[self._root.get(value.name, value.name)]
-            found.append(from_memory(memory.reshape(memory_shape(value)), value))
+            found.append(layouts.from_memory(memory.reshape(layouts.shape(value)), value))
         return found
 
     def _take(self) -> _State:

@@ -281,3 +281,79 @@ def _exact_depthwise(spec: ConvSpec) -> bool:
     if spec.x_dtype is DType.INT8:
         return _exact(spec, FLOAT32_EXACT)
     return sum_bounds(spec.weight.reshape(len(spec.weight), -1).T, spec.x_range).within(2**31 - 1)
+
+
+# --- products of two activations -------------------------------------------------------------------------------------------
+
+_PACKED_BYTES = 8 << 20  # of the second operand as float32: more would be copied anew for each tile out of memory
+
+
+def product_of_activations(
+    a: npt.NDArray[np.int64],
+    b: npt.NDArray[np.int64],
+    a_low: int,
+    epilogue: Epilogue,
+    threads: int,
+    products: list[str],
+) -> NativeOp | None:
+    """Products of int8 matrices `a[batch, M, K] @ b[batch, K, N]`, given where each element lies, or None. Results are in C order.
+
+    `a_low`: the smallest integer of `a`.
+    """
+    from hqc.backends.bpu.engines.jit.check import trusted_activations
+
+    worst = max(map(abs, epilogue.acc_range))
+    exact = [name for name in _OF_ACTIVATIONS if name.replace("matmul", "dense") in products or name == _LAST]
+    chosen = next((n for n in exact if worst <= (FLOAT32_EXACT if n == _LAST else 2**31 - 1) and trusted_activations(n)), None)
+    if chosen is None or _pieces(b.shape[2], 16) * 64 * b.shape[1] > _PACKED_BYTES:
+        return None
+    return activations_op(chosen, a, b, a_low, epilogue, threads)
+
+
+def activations_op(
+    kernel: str, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64], a_low: int, epilogue: Epilogue, threads: int
+) -> NativeOp:
+    """The same by one kernel."""
+    batch, rows, reduction = a.shape
+    columns = b.shape[2]
+    real = kernel == _LAST
+    steps = reduction if real else _pieces(reduction, 4)
+    block = steps * 64  # bytes of sixteen packed columns
+    packed = _pieces(columns, 16) * block
+    flip = 0 if real or a_low >= 0 else 128
+    per_tile = rows if batch >= 2 * threads else _pieces(rows, threads)
+    per_tile = min(per_tile, max(48, _PATCH_BYTES // (4 * steps)), 384)
+    finish = Finish(epilogue, width=_PANEL)
+    starts = np.ascontiguousarray(np.stack([a[:, 0, 0], b[:, 0, 0]], axis=1))
+    patches = _round_up((per_tile + 16) * 4 * steps, 64)
+    offsets = _round_up(columns, 16) * 4
+    words = {
+        f.TABLE: address_of(starts), f.PIXELS: rows, f.ROWS: per_tile, f.STEPS: steps, f.OUT_CHANNELS: columns, f.CHANNELS: reduction,
+        f.A_ROW: _apart(a, 1), f.A_STEP: _apart(a, 2), f.B_ROW: _apart(b, 1), f.B_STEP: _apart(b, 2), f.FLIP: flip,
+        f.WEIGHT_STEP: block, f.PATCH_STRIDE: 4 * steps, f.PACKED: patches, f.OFFSETS: patches + packed,
+        f.SUMS: patches + packed + _round_up(offsets, 64), f.FINISH: finish.address,
+    }  # fmt: skip
+    scratch = words[f.SUMS] + (per_tile + 32) * 4 * _PANEL + 256
+    macs = batch * rows * columns * reduction
+    cost = macs / 100 + batch * (rows * columns * 0.3 + columns * reduction * 0.5)
+    return NativeOp(
+        kernel,
+        batch * _pieces(rows, per_tile),
+        words,
+        {f.X: 0, f.Y: 1},
+        scratch=scratch,
+        keep=(finish, starts),
+        nanoseconds=cost,
+    )
+
+
+_OF_ACTIVATIONS = ("matmul_dot512", "matmul_dot256", "matmul_float256")
+_LAST = _OF_ACTIVATIONS[-1]  # any processor has it
+
+
+def _apart(places: npt.NDArray[np.int64], axis: int) -> int:
+    """Bytes between neighbours of int8 along an axis."""
+    if places.shape[axis] < 2:
+        return 0
+    first, second = (places.take(index, axis).reshape(-1)[0] for index in (0, 1))
+    return int(second - first)
