@@ -36,14 +36,9 @@ OPSETS = (11, 13, 17)
 MARCHES = ("bernoulli2", "bayes")
 TOLERANCE = 1e-5
 """Of the range of an output."""
-_RECURRENT = "the exporter writes recurrent layers with transposes and squeezes of its own"
 DIFFERENT: Mapping[str, str] = {
     "detr": "the exporter writes nn.MultiheadAttention in its own way",
-    "ssd": "F.normalize is one operation of the CPU in torch, and in the file a norm and a quotient of their own",
     "stereo": "the exporter folds batch norms into three-dimensional convolutions, which the IR does not look into",
-    "speech": _RECURRENT,
-    "lstm_tagger": _RECURRENT,
-    "convnext": "the exporter shares equal subexpressions",
 }
 """Networks whose plans differ, and why."""
 

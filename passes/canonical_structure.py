@@ -9,10 +9,58 @@ import math
 
 import numpy as np
 
-from hqc.ir import Graph, Node
+from hqc.ir import Graph, Node, Trait, Value
 from hqc.ir.ops import conv, layout, pooling, reduction
 from hqc.passes.canonical_rules import constant_operand, own_scale, rule, sole_producer
 from hqc.passes.rewrite import absorb_origin, drop_unused, morph, only_user
+
+
+@rule()
+def share_equal(graph: Graph, node: Node) -> bool:
+    """What one module computes twice from the same values is computed once (exporters share it too); layers, dropouts and calls that the
+    IR does not look into stay as they are."""
+    if not node.inputs or any(node.op.has(trait) for trait in _KEPT_APART) or node.support is not None or own_scale(node):
+        return False
+    if any(map(graph.is_output, node.results)):
+        return False  # every output keeps a node of its own
+    operands = [value for value in node.operands if not value.is_parameter]
+    for first, _ in min((value._uses.values() for value in operands), key=len, default=()):
+        if first is not node and first._order < node._order and _are_equal(first, node):
+            first.origin = tuple(dict.fromkeys((*(node.origin or (node.name,)), *(first.origin or (first.name,)))))
+            for name in node.origin or (node.name,):
+                graph.locations.setdefault(name, node.loc)
+            for old, new in zip(node.results, first.results, strict=True):
+                graph.replace_uses(old, new)
+            graph.erase(node)
+            return True
+    return False
+
+
+_KEPT_APART = (Trait.CONV_LIKE, Trait.TRAINING, Trait.REMOVED, Trait.OPAQUE, Trait.BOUNDARY, Trait.INTEGER)
+
+
+def _are_equal(first: Node, second: Node) -> bool:
+    """True for one operation of one module with the same operands; constants are the same by their bits."""
+    if first.op is not second.op or first.loc.module != second.loc.module or first.attributes != second.attributes:
+        return False
+    if (
+        len(first.inputs) != len(second.inputs)
+        or first.support is not None
+        or own_scale(first)
+        or first.request != second.request
+    ):
+        return False
+    if len(first.origin) > 1 or len(second.origin) > 1 or first.origin == second.origin:
+        return False  # a step of one call, or what was joined already
+    return all(a is b or _same_constant(a, b) for a, b in zip(first.inputs, second.inputs, strict=True))
+
+
+def _same_constant(a: Value | None, b: Value | None) -> bool:
+    """Small constants of equal bits: those that a call holds (`x + 3`) are a parameter for each call."""
+    if a is None or b is None or not (a.is_parameter and b.is_parameter) or a.array is None or b.array is None:
+        return False
+    same = a.type == b.type and a.quant is None and b.quant is None and a.array.size == 1
+    return same and a.array.tobytes() == b.array.tobytes()
 
 
 @rule(layout.reshape)

@@ -86,6 +86,19 @@ class PlannedValues:
         """True for a tensor operation that the plan dropped, because it does nothing (a reshape to the shape that is there)."""
         return fx_node.op not in ("placeholder", "get_attr") and self.holds_tensor(fx_node) and not self.nodes_of(fx_node)
 
+    def repeats(self, fx_node: fx.Node) -> Value | None:
+        """The value of an earlier node that `fx_node` computes again, where the plan computes it once."""
+        value = self.value(fx_node)
+        maker = None if value is None else value.producer
+        if (
+            value is None
+            or maker is None
+            or self.is_carrier(fx_node, value)
+            or maker.origin[-1:] != (self._carriers[value.name],)
+        ):
+            return None
+        return value if fx_node.name in maker.origin[:-1] else None
+
     def writes(self, fx_node: fx.Node) -> bool:
         """True for a call that writes into its first operand."""
         return fx_node.name in self._lowered.writes

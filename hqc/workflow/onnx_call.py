@@ -98,12 +98,7 @@ class OnnxCall:
         return f"{node.op_type} of opset {self.kept.opsets.get('', '?')} has no equal in opset {_OPSET}"
 
     def _as_it_is(self, feeds: Mapping[str, Array]) -> onnx.ModelProto | None:
-        try:
-            schema = onnx.defs.get_schema(self.kept.node.op_type, _OPSET, "")
-        except onnx.defs.SchemaError:
-            return None
-        fits = {item.name for item in self.kept.node.attribute} <= set(schema.attributes)
-        return _typed(self.kept.model(feeds, _OPSET)) if fits else None
+        return _typed(self.kept.model(feeds, _OPSET)) if all(map(_is_known, self.kept.nodes)) else None
 
     def _converted(self, feeds: Mapping[str, Array]) -> onnx.ModelProto | None:
         try:
@@ -132,6 +127,15 @@ def note_kept(graph: Graph, kept: Mapping[str, KeptNode]) -> dict[str, OnnxCall]
         if node.op.has(Trait.OPAQUE):
             note_form(node, calls[str(node.attributes["id"])].macs)
     return calls
+
+
+def _is_known(node: onnx.NodeProto) -> bool:
+    """True where the operator, with these attributes, is one of the opset that is written."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, _OPSET, "")
+    except onnx.defs.SchemaError:
+        return False
+    return {item.name for item in node.attribute} <= set(schema.attributes)
 
 
 def _session(model: onnx.ModelProto) -> Any:

@@ -82,9 +82,12 @@ HOLES: dict[tuple[str, str], str] = {
     ("torch form", "requantize"): "a BPU's change of scale, which a fake quant stands for",
     ("torch form", "opaque"): "its FX call is its form",
     ("integer lowering", "cast"): NO_BPU_ROW,
+    **{("integer lowering", f"reduce_{name}"): NO_BPU_ROW for name in ("l1", "l2", "sum_square", "log_sum", "log_sum_exp")},
+    **{("lowering from torch", f"reduce_{name}"): "ONNX alone has one operation for it" for name in ("sum_square", "log_sum")},
     ("integer lowering", "group_norm"): NO_BPU_ROW,
     ("integer lowering", "instance_norm"): NO_BPU_ROW,
     ("integer lowering", "log_softmax"): NO_BPU_ROW,
+    ("integer lowering", "lp_normalize"): NO_BPU_ROW,
 }
 
 

@@ -167,6 +167,10 @@ def reduction(rng: Rng) -> Case:
     return [x], {"axes": tuple(int(axis) - choose(rng, 0, x.ndim) for axis in axes), "keepdims": bool(rng.random() < 0.5)}
 
 
+def logarithm(rng: Rng) -> Case:
+    return [real(rng, 2, 3, 4, low=0.1)], {"axes": choose(rng, (), (1,), (-1, 0)), "keepdims": bool(rng.random() < 0.5)}
+
+
 def first_of_ties(rng: Rng) -> Case:
     x = rng.integers(0, 3, some_shape(rng)).astype(np.float32)
     return [x], {"axis": an_axis(rng, x.ndim), "keepdims": bool(rng.random() < 0.5)}
@@ -292,12 +296,17 @@ CASES: dict[str, Callable[[Rng], Case]] = {
     "resize2d": resize,
     "grid_sample": sampling,
     **each("adaptive_avg_pool2d adaptive_max_pool2d", adaptive),
-    **each("mean sum reduce_max reduce_min", reduction),
+    **each("mean sum reduce_max reduce_min reduce_l1 reduce_l2 reduce_sum_square reduce_log_sum_exp", reduction),
+    "reduce_log_sum": logarithm,
     **each("argmax argmin", first_of_ties),
     **each("softmax log_softmax", along),
     "batch_norm": batch_norm,
     "layer_norm": layer_norm,
     "instance_norm": channel_norm,
+    "lp_normalize": lambda rng: (
+        [real(rng, 2, 3, 4)],
+        {"axes": choose(rng, (1,), (-1, 0)), "p": choose(rng, 1, 2), "eps": 0.5},
+    ),
     "group_norm": lambda rng: channel_norm(rng, groups=choose(rng, 1, 2, 4)),
     "reshape": reshape,
     "transpose": transpose,

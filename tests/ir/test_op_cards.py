@@ -51,6 +51,12 @@ CASES: dict[str, tuple[str, str, Callable[..., Any]]] = {
     ),
     "group_norm": (X + C, "group_norm(@x, @c, @c) {groups=2}", lambda x, c: F.group_norm(x, 2, c, c)),
     "instance_norm": (X + C, "instance_norm(@x, @c, @c)", lambda x, c: F.instance_norm(x, weight=c, bias=c)),
+    "lp_normalize": (X, "lp_normalize(@x) {axes=[1]}", lambda x: F.normalize(x)),
+    "reduce_l1": (X, "reduce_l1(@x) {axes=[1,-1]}", lambda x: torch.linalg.vector_norm(x, 1, (1, 3))),
+    "reduce_l2": (X, "reduce_l2(@x) {keepdims=true}", lambda x: x.norm().reshape(1, 1, 1, 1)),
+    "reduce_sum_square": (X, "reduce_sum_square(@x) {axes=[2]}", lambda x: (x * x).sum(2)),
+    "reduce_log_sum": (P, "reduce_log_sum(@p) {axes=[0]}", lambda p: p.sum(0).log()),
+    "reduce_log_sum_exp": (X, "reduce_log_sum_exp(@x) {axes=[1,2], keepdims=true}", lambda x: x.logsumexp((1, 2), True)),
     "softmax": (X, "softmax(@x) {axis=1}", lambda x: x.softmax(1)),
     "log_softmax": (X, "log_softmax(@x) {axis=-1}", lambda x: x.log_softmax(-1)),
     "max_pool2d": (
@@ -198,7 +204,20 @@ def test_every_float_op_is_among_the_erased() -> None:
     named = {node.op.name for node in NODES} | {"opaque"}
     unary = {op.name for op in all_ops() if len(op.operands) == 1 and op.has(Trait.ELEMENTWISE)}
     binary = {op.name for op in all_ops() if len(op.operands) == 2 and op.has(Trait.ELEMENTWISE)}  # one inference for all
-    same = {"identity", "dropout", "quantize", "dequantize", "reduce_min", "argmin", "gain_pool2d"}  # those of a named op
+    same = {
+        "identity",
+        "dropout",
+        "quantize",
+        "dequantize",
+        "reduce_min",
+        "argmin",
+        "gain_pool2d",
+        "reduce_l1",
+        "reduce_l2",
+        "reduce_sum_square",
+        "reduce_log_sum",
+        "reduce_log_sum_exp",
+    }  # those of a named op
     missing = {op.name for op in all_ops() if not op.has(Trait.INTEGER)} - named - unary - binary - same
     assert not missing
 

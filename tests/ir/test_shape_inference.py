@@ -351,6 +351,7 @@ def test_cast(dtype: DType) -> None:
 
 REDUCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "mean": torch.mean, "sum": torch.sum, "reduce_max": torch.amax, "reduce_min": torch.amin,
+    "reduce_l2": lambda x, dims, keepdim: torch.linalg.vector_norm(x, 2, dims, keepdim), "reduce_log_sum_exp": torch.logsumexp,
 }  # fmt: skip
 
 

@@ -36,6 +36,8 @@ _ATTRIBUTES = {
     "pow_scalar": "exponent=2.0",
     "reduce_max": "axes=[1], keepdims=true",
     "reduce_min": "axes=[1], keepdims=true",
+    "lp_normalize": "axes=[1]",
+    **{f"reduce_{name}": "axes=[1], keepdims=true" for name in ("l1", "l2", "sum_square", "log_sum", "log_sum_exp")},
     "reshape": "shape=[1,-1]",
     "resize2d": "size=[32,32]",
     "slice": "axes=[1], starts=[0], ends=[4]",

@@ -436,6 +436,13 @@ def test_reductions(axes: tuple[int, ...], keepdims: bool) -> None:
     close(run_op("sum", [x], attributes)[0], t(x).sum(dims, keepdim=keepdims), 5e-6)
     close(run_op("reduce_max", [x], attributes)[0], t(x).amax(dims, keepdim=keepdims), 0)
     close(run_op("reduce_min", [x], attributes)[0], t(x).amin(dims, keepdim=keepdims), 0)
+    close(run_op("lp_normalize", [x], {"axes": dims, "eps": 0.1})[0], F.normalize(t(x), dim=dims, eps=0.1))
+    close(run_op("lp_normalize", [x], {"axes": dims, "p": 1})[0], F.normalize(t(x), 1, dim=dims))
+    close(run_op("reduce_l1", [x], attributes)[0], torch.linalg.vector_norm(t(x), 1, dims, keepdims), 5e-6)
+    close(run_op("reduce_l2", [x], attributes)[0], torch.linalg.vector_norm(t(x), 2, dims, keepdims), 5e-6)
+    close(run_op("reduce_sum_square", [x], attributes)[0], (t(x) * t(x)).sum(dims, keepdim=keepdims), 5e-6)
+    close(run_op("reduce_log_sum", [np.abs(x)], attributes)[0], t(x).abs().sum(dims, keepdim=keepdims).log(), 5e-6)
+    close(run_op("reduce_log_sum_exp", [x], attributes)[0], t(x).logsumexp(dims, keepdims), 5e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.int16])

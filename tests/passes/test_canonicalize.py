@@ -487,3 +487,31 @@ def test_max_pool_takes_padding_with_minus_infinity(
     assert pool.origin == (("p", "y") if joined else ("y",))
     x = np.random.default_rng(0).standard_normal((1, 2, 5, 5)).astype(np.float32)
     np.testing.assert_array_equal(evaluate(graph, {"x": x})["y"], evaluate(before, {"x": x})["y"])
+
+
+def test_what_is_computed_twice_is_computed_once() -> None:
+    graph = canonical(
+        f"""{X4}
+        param @half = 0.5
+        param @again = 0.5
+        param @other = 0.25
+        %u = mean(%x) {{axes=[1], keepdims=true}} from(u)
+        %a = sub(%x, %u) from(a)
+        %b = sub(%x, %u) from(b)
+        %c = add(%a, @half) from(c)
+        %d = add(%b, @again) from(d)
+        %e = mul(%c, %d) from(e)
+        %f = add(%b, @other) from(f)
+        %g = mul(%e, %f) from(g)
+        output %g"""
+    )
+    assert body_of(graph) == ["u = mean(x)", "a = sub(x, u)", "c = add(a, half)", "e = mul(c, c)", "f = add(a, other)", "g = mul(e, f)"]
+    assert next(node for node in graph.nodes if node.name == "a").origin == ("b", "a"), "both names stay the user's"
+
+
+@pytest.mark.parametrize("lines", [("dropout(%x) {p=0.5}",) * 2, ("conv2d(%x, @w)",) * 2, ("sub(%x, @half)", "add(%x, @half)")])
+def test_what_is_not_the_same_twice_stays(lines: tuple[str, str]) -> None:
+    constants = "param @half = 0.5\nparam @w: f32[4,4,1,1] = #random(0, [4,4,1,1])"
+    nodes = f"%a = {lines[0]} from(a)\n%b = {lines[1]} from(b)\n%y = mul(%a, %b) from(y)"
+    graph = transform(f"{X4}\n{constants}\n{nodes}\noutput %y", "canonicalize{training=true}", stage="lowered")
+    assert len(list(graph.nodes)) == 3

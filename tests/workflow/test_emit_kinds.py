@@ -56,6 +56,30 @@ class Base(nn.Module):
         return self.b(y)
 
 
+# --- what is computed twice --------------------------------------------------------------------------------------------------
+
+
+@kind
+class Twice(Base):
+    """A layer norm over channels, spelled out; the distance from the mean is computed twice."""
+
+    def body(self, y: Tensor) -> Tensor:
+        u = y.mean(1, keepdim=True)
+        s = (y - u).pow(2).mean(1, keepdim=True)
+        return self.b((y - u) / torch.sqrt(s + 1e-5) * self.gamma)
+
+
+@kind
+class TwiceAndWritten(Base):
+    """Of two equal sums, the first is written to before the second is made."""
+
+    def body(self, y: Tensor) -> Tensor:
+        first = y + 0.5
+        first.mul_(0.5)
+        second = y + 0.5
+        return self.b(first + torch.sigmoid(second))
+
+
 # --- parameters and buffers as operands -------------------------------------------------------------------------------------
 
 

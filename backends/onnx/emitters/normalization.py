@@ -62,3 +62,12 @@ def instance_norm(node: Node, b: Builder) -> str:
     shape, _ = shapes(node)
     normalized = _normalized(node, b, b.operand(node, 0), range(2, len(shape)))
     return _affine(node, b, normalized, [shape[1]] + [1] * (len(shape) - 2))
+
+
+@emitter("lp_normalize")
+def lp_normalize(node: Node, b: Builder) -> str:
+    """ONNX's LpNormalization has one axis and no eps, so it is spelled out."""
+    x, shape = b.operand(node, 0), shapes(node)[0]
+    axes = sorted(axis % len(shape) for axis in node.attributes["axes"])
+    norm = b("ReduceL1" if node.attributes["p"] == 1 else "ReduceL2", x, axes=axes, keepdims=1)
+    return b("Div", x, b("Max", norm, b.scalar(node.attributes["eps"], type_of(node))))

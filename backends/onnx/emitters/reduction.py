@@ -34,6 +34,11 @@ emitter("mean")(reduction("ReduceMean"))
 emitter("sum")(reduction("ReduceSum"))
 emitter("reduce_max")(reduction("ReduceMax"))
 emitter("reduce_min")(reduction("ReduceMin"))
+emitter("reduce_l1")(reduction("ReduceL1"))
+emitter("reduce_l2")(reduction("ReduceL2"))
+emitter("reduce_sum_square")(reduction("ReduceSumSquare"))
+emitter("reduce_log_sum")(reduction("ReduceLogSum"))
+emitter("reduce_log_sum_exp")(reduction("ReduceLogSumExp"))
 
 
 def _arg(onnx_op: str) -> Emitter:

@@ -17,18 +17,26 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class KeptNode:
     """`node`: as in the file. `opsets`: domain to version. `inputs`: the names it reads that are computed, those that its subgraphs
-    read from outside included; `constants`: the others, by name. `where`: the file."""
+    read from outside included; `constants`: the others, by name. `where`: the file. `parts`: what several nodes do that are one operation
+    (the layers of a recurrent network), on names of their own, with `results` the names of what they make."""
 
     node: onnx.NodeProto
     opsets: Mapping[str, int]
     inputs: tuple[str, ...]
     constants: Mapping[str, Array] = field(default_factory=dict)
     where: str = ""
+    parts: tuple[onnx.NodeProto, ...] = ()
+    results: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        """What it computes, node by node."""
+        return self.parts or (self.node,)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the results that the node has."""
-        return tuple(name for name in self.node.output if name)
+        return self.results or tuple(name for name in self.node.output if name)
 
     def model(self, arrays: Mapping[str, Array], opset: int | None = None) -> onnx.ModelProto:
         """The one node as a model for inputs of these shapes and types, constants inside; `opset`: the version it claims to be of."""
@@ -37,7 +45,7 @@ class KeptNode:
             for name, array in arrays.items()
         ]
         outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in self.outputs]
-        graph = onnx.helper.make_graph([self.node], "kept", inputs, outputs)
+        graph = onnx.helper.make_graph(self.nodes, "kept", inputs, outputs)
         for name, array in self.constants.items():
             graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         opsets = {**self.opsets, **({} if opset is None else {"": opset})}

@@ -16,6 +16,7 @@ from hqc.frontend.onnx.kept import KeptNode, names_read
 from hqc.frontend.onnx.ops.sequences import MAKERS
 from hqc.frontend.onnx.patterns import read_patterns
 from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, line_of, read_model
+from hqc.frontend.onnx.recurrent import join_recurrent
 from hqc.frontend.onnx.registry import LOWERINGS
 from hqc.ir import Graph, TensorType
 
@@ -72,6 +73,7 @@ class _Walk:
             if not value.has_uses and not graph.is_output(value):
                 graph.erase_parameter(value)
         graph.remove_dead_code()
+        join_recurrent(graph, self.result.opaque)
         read_patterns(graph)
         self.result.shapes = {name: operand.shape for name, operand in env.items() if operand.shape is not None}
         self.result.warnings.extend(self.ctx.warnings)

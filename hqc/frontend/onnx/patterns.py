@@ -7,6 +7,7 @@ does for every front end (SiLU, hardswish, GELU) is not here.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -171,6 +172,48 @@ def _square_of(value: Value) -> Value | None:
     if product is not None and product.operands[0] is product.operands[1]:
         return product.operands[0]
     return None
+
+
+@_reads("div")
+def lp_normalize(graph: Graph, node: Node) -> bool:
+    """`x / max(norm(x), eps)`, the norm spread over the shape of `x` or not."""
+    x, size = node.operands
+    spread = _maker(size, "expand")
+    size = size if spread is None else spread.operands[0]
+    norm, eps = _at_least(size)
+    if norm is None or norm.operands[0] is not x or not norm.attributes["keepdims"] or node.result.shape != x.shape:
+        return False
+    axes = tuple(norm.attributes["axes"]) or tuple(range(len(x.shape or ())))
+    _spell(graph, node, "lp_normalize", [x], axes=axes, p=1 if norm.op.name == "reduce_l1" else 2, eps=eps)
+    return True
+
+
+def _at_least(value: Value) -> tuple[Node | None, float]:
+    """The norm behind a bound from below, and the bound."""
+    clamp, largest = _maker(value, "clamp"), _maker(value, "maximum")
+    if clamp is not None and clamp.attributes["max"] in (None, math.inf):
+        found, bound = clamp.operands[0], clamp.attributes["min"]
+    elif largest is not None and _scalar(largest.operands[1]) is not None:
+        found, bound = largest.operands[0], _scalar(largest.operands[1])
+    else:
+        return None, 0.0
+    return _maker(found, "reduce_l1") or _maker(found, "reduce_l2"), float(bound or 0.0)
+
+
+@_reads("div")
+def corrected_variance(graph: Graph, node: Node) -> bool:
+    """`mean(...) * n / (n - 1)`, as exporters correct a variance, is one product."""
+    whole, less = _maker(node.operands[0], "mul"), _scalar(node.operands[1])
+    if whole is None or not less:
+        return False
+    for average, count in _either(whole):
+        if _maker(average, "mean") is not None and _scalar(count) is not None:
+            factor = graph.add_parameter(
+                graph.unique_name(f"{node.name}_correction"), np.array(_scalar(count) / less, np.float32)
+            )
+            _spell(graph, node, "mul", [average, factor])
+            return True
+    return False
 
 
 @_reads("matmul")

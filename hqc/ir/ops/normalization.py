@@ -9,7 +9,7 @@ import numpy as np
 
 from hqc.errors import ShapeError
 from hqc.ir.op import Array, Attr, Attributes, OperandTypes, op
-from hqc.ir.ops._shapes import first, same_as_first
+from hqc.ir.ops._shapes import first, reduced, same_as_first
 from hqc.ir.ops.activation import along_channels
 from hqc.ir.types import TensorType
 
@@ -94,3 +94,25 @@ instance_norm = op(
     compute=_instance_norm,
     doc="Normalize each channel of each sample.",
 )(same_as_first)
+
+
+def _lp_normalize(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    x, axes = arrays[0].astype(np.float64), tuple(attributes["axes"])
+    norm = np.abs(x).sum(axis=axes, keepdims=True) if attributes["p"] == 1 else np.sqrt((x * x).sum(axis=axes, keepdims=True))
+    return np.asarray(x / np.maximum(norm, attributes["eps"]))
+
+
+@op(
+    "lp_normalize",
+    operands="x",
+    attributes=(Attr("axes", "ints", required=True), Attr("p", "int", 2, minimum=1), Attr("eps", "float", 1e-12)),
+    compute=_lp_normalize,
+)
+def lp_normalize(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """`x / max(norm(x), eps)` with the norm of order `p` (1 or 2) over `axes`."""
+    x = first(types)
+    if attributes["p"] > 2:
+        raise ShapeError(f"lp_normalize of order {attributes['p']}")
+    if x.sizes is not None:
+        reduced(x.sizes, attributes["axes"], True)
+    return [x]

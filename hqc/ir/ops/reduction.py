@@ -35,6 +35,26 @@ sum_ = _over_axes(
 reduce_max = _over_axes("reduce_max", "Maximum over axes.", np.max, *_SELECTS, bounds=first_range)
 reduce_min = _over_axes("reduce_min", "Minimum over axes.", np.min, *_SELECTS, bounds=first_range)
 
+
+def _log_sum_exp(x: Array, **options: Any) -> Array:
+    top = x.max(axis=options["axis"], keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    total = np.log(np.sum(np.exp(x - top), **options))
+    return np.asarray(total + (top if options["keepdims"] else top.reshape(total.shape)))
+
+
+_IN_DOUBLE: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+    ("reduce_l1", "Sum of magnitudes over axes.", lambda x, **options: np.sum(np.abs(x), **options)),
+    ("reduce_l2", "Square root of the sum of squares over axes.", lambda x, **options: np.sqrt(np.sum(x * x, **options))),
+    ("reduce_sum_square", "Sum of squares over axes.", lambda x, **options: np.sum(x * x, **options)),
+    ("reduce_log_sum", "Logarithm of the sum over axes.", lambda x, **options: np.log(np.sum(x, **options))),
+    ("reduce_log_sum_exp", "Logarithm of the sum of exponentials over axes.", _log_sum_exp),
+)
+reduce_l1, reduce_l2, reduce_sum_square, reduce_log_sum, reduce_log_sum_exp = (
+    _over_axes(name, doc, lambda x, function=function, **options: function(x.astype(np.float64), **options))
+    for name, doc, function in _IN_DOUBLE
+)
+
 _AXIS = Attr("axis", "int", required=True)
 
 

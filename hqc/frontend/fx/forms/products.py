@@ -146,6 +146,15 @@ def _layer_norm(a: Attributes) -> TorchForm:
     return TorchForm(layer_norm, normalized_ndim=a["normalized_ndim"], eps=a["eps"])
 
 
+def lp_normalize(x: torch.Tensor, *, axes: tuple[int, ...], p: int, eps: float) -> torch.Tensor:
+    return x / torch.linalg.vector_norm(x, p, axes, keepdim=True).clamp_min(eps)
+
+
+@torch_form_of("lp_normalize")
+def _lp_normalize(a: Attributes) -> TorchForm:
+    return TorchForm(lp_normalize, axes=a["axes"], p=a["p"], eps=a["eps"])
+
+
 def group_norm(
     x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, *, num_groups: int, eps: float
 ) -> torch.Tensor:

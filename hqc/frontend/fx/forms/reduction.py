@@ -26,6 +26,30 @@ _reduction("reduce_max", torch.amax)
 _reduction("reduce_min", torch.amin)
 
 
+def norm_over(x: torch.Tensor, dim: tuple[int, ...], keepdim: bool, ord: int) -> torch.Tensor:
+    """The sum of magnitudes, or the root of the sum of squares."""
+    return torch.linalg.vector_norm(x, ord, dim or None, keepdim)
+
+
+def sum_of_squares(x: torch.Tensor, dim: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    return torch.sum(x * x, dim, keepdim, dtype=x.dtype)
+
+
+def log_of_sum(x: torch.Tensor, dim: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    return torch.log(torch.sum(x, dim, keepdim))
+
+
+def log_of_exponentials(x: torch.Tensor, dim: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    return torch.logsumexp(x, dim or tuple(range(x.ndim)), keepdim)
+
+
+torch_form_of("reduce_l1")(lambda a: TorchForm(norm_over, dim=a["axes"], keepdim=a["keepdims"], ord=1))
+torch_form_of("reduce_l2")(lambda a: TorchForm(norm_over, dim=a["axes"], keepdim=a["keepdims"], ord=2))
+_reduction("reduce_sum_square", sum_of_squares)
+_reduction("reduce_log_sum", log_of_sum)
+_reduction("reduce_log_sum_exp", log_of_exponentials)
+
+
 def first_index(x: torch.Tensor, dim: int, keepdim: bool, largest: bool) -> torch.Tensor:
     """Index of the extremum, the lowest of equals; torch promises no order among them."""
     best = torch.amax(x, dim, keepdim=True) if largest else torch.amin(x, dim, keepdim=True)

@@ -10,7 +10,13 @@ from hqc.frontend.onnx.context import OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.registry import lowers_onnx
 from hqc.ir import Value
 
-_REDUCTIONS = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "reduce_max", "ReduceMin": "reduce_min"}
+_REDUCTIONS = {
+    "ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "reduce_max", "ReduceMin": "reduce_min",
+    "ReduceL1": "reduce_l1", "ReduceL2": "reduce_l2", "ReduceSumSquare": "reduce_sum_square", "ReduceLogSum": "reduce_log_sum",
+    "ReduceLogSumExp": "reduce_log_sum_exp",
+}  # fmt: skip
+_OF_ONE = {"ReduceL1": "abs", "ReduceL2": "abs", "ReduceLogSum": "log"}
+"""What the others are of a single element, where there are no axes to reduce."""
 
 
 def _axes(ctx: OnnxContext, x: Operand) -> dict[str, Any] | None:
@@ -26,27 +32,11 @@ def _axes(ctx: OnnxContext, x: Operand) -> dict[str, Any] | None:
 
 @lowers_onnx(*_REDUCTIONS)
 def reduction(ctx: OnnxContext) -> Value:
-    x = ctx.data()
+    x, kind = ctx.data(), ctx.node.op_type
     given = _axes(ctx, x)
-    return ctx.emit("identity", x) if given is None else ctx.emit(_REDUCTIONS[ctx.node.op_type], x, **given)
-
-
-@lowers_onnx("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
-def composed_reduction(ctx: OnnxContext) -> Value:
-    """A function, a sum, a function."""
-    before = {"ReduceL1": "abs", "ReduceLogSumExp": "exp"}.get(ctx.node.op_type)
-    after = {"ReduceL2": "sqrt", "ReduceLogSum": "log", "ReduceLogSumExp": "log"}.get(ctx.node.op_type)
-    x = ctx.data()
-    given = _axes(ctx, x)
-    if given is None:
-        raise Unexpressed("it reduces nothing")
-    inner = x
-    if before is not None:
-        inner = ctx.emit(before, x, what=before)
-    elif ctx.node.op_type in ("ReduceL2", "ReduceSumSquare"):
-        inner = ctx.emit("mul", x, x, what="square")
-    total = ctx.emit("sum", inner, what="sum" if after else None, **given)
-    return ctx.emit(after, total) if after else total
+    if given is not None:
+        return ctx.emit(_REDUCTIONS[kind], x, **given)
+    return ctx.emit("mul", x, x) if kind == "ReduceSumSquare" else ctx.emit(_OF_ONE.get(kind, "identity"), x)
 
 
 @lowers_onnx("BatchNormalization")
@@ -100,10 +90,4 @@ def mean_variance_normalization(ctx: OnnxContext) -> Value:
 @lowers_onnx("LpNormalization")
 def lp_normalization(ctx: OnnxContext) -> Value:
     x = ctx.data()
-    axis = ctx.axis(of=x)
-    if int(ctx.attribute("p", 2)) == 1:
-        norm = ctx.emit("sum", ctx.emit("abs", x, what="abs"), what="norm", axes=(axis,), keepdims=True)
-    else:
-        total = ctx.emit("sum", ctx.emit("mul", x, x, what="square"), what="total", axes=(axis,), keepdims=True)
-        norm = ctx.emit("sqrt", total, what="norm")
-    return ctx.emit("div", x, ctx.emit("maximum", norm, 1e-12, what="safe"))  # a row of zeros stays zero
+    return ctx.emit("lp_normalize", x, axes=(ctx.axis(of=x),), p=int(ctx.attribute("p", 2)))  # a row of zeros stays zero
