@@ -505,7 +505,14 @@ def test_what_is_computed_twice_is_computed_once() -> None:
         %g = mul(%e, %f) from(g)
         output %g"""
     )
-    assert body_of(graph) == ["u = mean(x)", "a = sub(x, u)", "c = add(a, half)", "e = mul(c, c)", "f = add(a, other)", "g = mul(e, f)"]
+    assert body_of(graph) == [
+        "u = mean(x)",
+        "a = sub(x, u)",
+        "c = add(a, half)",
+        "e = mul(c, c)",
+        "f = add(a, other)",
+        "g = mul(e, f)",
+    ]
     assert next(node for node in graph.nodes if node.name == "a").origin == ("b", "a"), "both names stay the user's"
 
 
