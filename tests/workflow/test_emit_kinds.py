@@ -66,7 +66,7 @@ class Twice(Base):
     def body(self, y: Tensor) -> Tensor:
         u = y.mean(1, keepdim=True)
         s = (y - u).pow(2).mean(1, keepdim=True)
-        return self.b((y - u) / torch.sqrt(s + 1e-5) * self.gamma)
+        return self.b((y - u) / torch.sqrt(s + 0.5) * self.gamma)
 
 
 @kind

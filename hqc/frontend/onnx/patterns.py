@@ -206,11 +206,11 @@ def corrected_variance(graph: Graph, node: Node) -> bool:
     whole, less = _maker(node.operands[0], "mul"), _scalar(node.operands[1])
     if whole is None or not less:
         return False
-    for average, count in _either(whole):
-        if _maker(average, "mean") is not None and _scalar(count) is not None:
-            factor = graph.add_parameter(
-                graph.unique_name(f"{node.name}_correction"), np.array(_scalar(count) / less, np.float32)
-            )
+    for average, number in _either(whole):
+        count = _scalar(number)
+        if _maker(average, "mean") is not None and count is not None:
+            name = graph.unique_name(f"{node.name}_correction")
+            factor = graph.add_parameter(name, np.array(count / less, np.float32))
             _spell(graph, node, "mul", [average, factor])
             return True
     return False

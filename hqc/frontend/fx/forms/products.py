@@ -147,7 +147,7 @@ def _layer_norm(a: Attributes) -> TorchForm:
 
 
 def lp_normalize(x: torch.Tensor, *, axes: tuple[int, ...], p: int, eps: float) -> torch.Tensor:
-    return x / torch.linalg.vector_norm(x, p, axes, keepdim=True).clamp_min(eps)
+    return torch.div(x, torch.linalg.vector_norm(x, p, axes, keepdim=True).clamp_min(eps))
 
 
 @torch_form_of("lp_normalize")

@@ -28,7 +28,8 @@ _reduction("reduce_min", torch.amin)
 
 def norm_over(x: torch.Tensor, dim: tuple[int, ...], keepdim: bool, ord: int) -> torch.Tensor:
     """The sum of magnitudes, or the root of the sum of squares."""
-    return torch.linalg.vector_norm(x, ord, dim or None, keepdim)
+    norm: torch.Tensor = torch.linalg.vector_norm(x, ord, dim or None, keepdim)
+    return norm
 
 
 def sum_of_squares(x: torch.Tensor, dim: tuple[int, ...], keepdim: bool) -> torch.Tensor:
