@@ -12,6 +12,7 @@ from torch import nn
 
 from hqc.checked import checked
 from hqc.errors import InputError
+from hqc.frontend.fx.copying import deep_copy
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import tensors_of
@@ -169,10 +170,10 @@ def convert_fx(
             continue
         if name == "qconfig" and _remove_qconfig:
             continue
-        setattr(converted, name, copy.deepcopy(value))
+        setattr(converted, name, deep_copy(value))
     for name in preserved:
         if name not in vars(converted):
-            setattr(converted, name, copy.deepcopy(getattr(prepared, name)))
+            setattr(converted, name, deep_copy(getattr(prepared, name)))
     converted.eval()
     return become(prepared, converted) if inplace else converted
 

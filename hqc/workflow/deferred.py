@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hqc.errors import InputError, LoweringError, SupportError, TraceError
+from hqc.frontend.fx.copying import deep_copy
 from hqc.quantization.state import FakeQuantState, Stateful
 from hqc.workflow.arguments import as_tuple
 from hqc.workflow.model_copy import copy_model
@@ -99,7 +100,7 @@ def settle(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None =
 
 def settled_copy(model: nn.Module, args: tuple[Any, ...]) -> nn.Module:
     """The model; of one that waits, a copy planned for inputs of these shapes."""
-    return settle(copy.deepcopy(model), args) if isinstance(model, DeferredModel) else model
+    return settle(deep_copy(model), args) if isinstance(model, DeferredModel) else model
 
 
 def refuse_waiting(model: Any, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +11,13 @@ from torch import fx, nn
 from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.frontend.fx import lower_graph_module, trace
+from hqc.frontend.fx.copying import deep_copy
 from hqc.ir import Trait
 from hqc.march import all_specs
 from hqc.passes.base import PassContext
 from hqc.passes.pipeline import parse_pipeline
 from hqc.quantization.qat_mode import keeps_batch_norm
+from hqc.workflow.model_copy import copy_model
 from hqc.workflow.options import custom_config
 from hqc.workflow.prepared import keep_module_tree
 
@@ -32,7 +33,7 @@ def fuse_fx(model: nn.Module, fuse_custom_config_dict: Mapping[str, Any] | None 
     if not isinstance(model, nn.Module):
         raise InputError(f"fuse_fx needs a torch.nn.Module, got {type(model).__name__}")
     custom_config(fuse_custom_config_dict, "fuse_custom_config_dict", ("preserved_attributes",), model)
-    root = copy.deepcopy(model)
+    root = copy_model(model)
     gm = trace(root)
     graph = lower_graph_module(gm, None).graph
     # Folding reads no march: any will do.
@@ -46,7 +47,7 @@ def fuse_fx(model: nn.Module, fuse_custom_config_dict: Mapping[str, Any] | None 
         layer, norm = members[0], members[-1]
         if layer.op != "call_module" or norm.op != "call_module":
             continue
-        module = copy.deepcopy(root.get_submodule(str(layer.target)))
+        module = deep_copy(root.get_submodule(str(layer.target)))
         with torch.no_grad():
             device = next(module.parameters()).device
             module.weight = nn.Parameter(torch.from_numpy(weight.array.copy()).to(device))

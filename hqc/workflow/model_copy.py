@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+
+from hqc.frontend.fx.copying import deep_copy
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -20,4 +21,4 @@ def copy_model(model: _M) -> _M:
         for leaf in pytree.tree_leaves(dict(vars(module))):
             if isinstance(leaf, torch.Tensor) and not leaf.is_leaf:
                 memo[id(leaf)] = leaf.detach().clone()
-    return copy.deepcopy(model, memo)
+    return deep_copy(model, memo)

@@ -5,7 +5,6 @@ The caller's model is copied, never changed. The prepared parameters are copies:
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from torch import fx, nn
 
 from hqc.checked import checked
+from hqc.frontend.fx.copying import deep_copy
 from hqc.march import get_march
 from hqc.quantization.qat_mode import keeps_batch_norm
 from hqc.quantization.state import FakeQuantState
@@ -145,7 +145,7 @@ def prepare(
         float_model = copy_model(model)
     # hqc.compile trains nothing: a second copy of large weights would only be memory
     shared = {id(each): each for each in float_model.parameters() if _is_large(each)} if options.form == "ptq" else {}
-    planned = plan_model(copy.deepcopy(float_model, dict(shared)), options, inputs, dump_dir=dump_dir)
+    planned = plan_model(deep_copy(float_model, dict(shared)), options, inputs, dump_dir=dump_dir)
     preparation = Preparation(
         float_model, planned.plan, options, output_names=planned.output_names, remarks=planned.remarks, shares=bool(shared)
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from hqc.frontend.fx.copying import deep_copy
 from hqc.passes.base import Remark
 from hqc.passes.plan import Plan
 from hqc.workflow.options import CompileOptions
@@ -41,7 +42,7 @@ class Preparation:
     def own_weights(self) -> None:
         """Let what happens to the prepared model's weights leave the float model as it is."""
         if self.shares:
-            self.float_model, self.shares = copy.deepcopy(self.float_model), False
+            self.float_model, self.shares = deep_copy(self.float_model), False
 
 
 class GraphModuleWithAttr:
@@ -73,7 +74,7 @@ class ObservedGraphModule(GraphModuleWithAttr, fx.GraphModule):
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ObservedGraphModule:
-        return _rebuild(*copy.deepcopy(_parts(self), memo))
+        return _rebuild(*deep_copy(_parts(self), memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
         state, graph, class_name = _parts(self)

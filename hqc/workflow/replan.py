@@ -6,7 +6,6 @@ stays is the same object: parameters, so that an optimizer goes on, and modules,
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hqc.errors import InputError, ShapeError, SupportError
+from hqc.frontend.fx.copying import deep_copy
 from hqc.ir import Graph, Trait
 from hqc.nn.qat.weights import BiasFakeQuantize, FoldedWeightFakeQuantize
 from hqc.quantization.fake_quantize import FakeQuantizeBase, fake_quants, scale_groups_of
@@ -38,7 +38,7 @@ def settle_plan(model: ObservedGraphModule, args: tuple[Any, ...]) -> None:
     inputs = to_meta(args)
     fresh = _plan(preparation, inputs, preparation.float_model)
     if emission_of(fresh.graph) != preparation.emission:
-        fresh = _plan(preparation, inputs, copy.deepcopy(preparation.float_model))
+        fresh = _plan(preparation, inputs, deep_copy(preparation.float_model))
         _adopt(model, fresh)
     preparation.inputs = inputs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from hqc.errors import InputError
+from hqc.frontend.fx.copying import deep_copy
 from hqc.frontend.fx.tracer import trace
 from hqc.workflow.model_copy import copy_model
 
@@ -40,7 +40,7 @@ def split_shared(model: nn.Module, example_inputs: Any = None, *, leaf_modules: 
         module = traced.get_submodule(path)
         if path in called and any(True for _ in module.parameters()):
             copies = split.setdefault(path, [])
-            node.target = _placed(traced, path, copy.deepcopy(module), len(copies) + 1)
+            node.target = _placed(traced, path, deep_copy(module), len(copies) + 1)
             copies.append(node.target)
         called.add(path)
     traced.recompile()

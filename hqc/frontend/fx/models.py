@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections import Counter
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from hqc.errors import InputError
+from hqc.frontend.fx.copying import deep_copy
 from hqc.frontend.fx.exported import module_of
 
 _RESERVED = frozenset({*dir(fx.GraphModule), "meta", "preparation"} - {*dir(nn.Module)})
@@ -63,6 +63,6 @@ def _as_float32(model: nn.Module) -> tuple[nn.Module, list[str]]:
     if not counts:
         return model, []
     found = ", ".join(f"{count} in {str(dtype).removeprefix('torch.')}" for dtype, count in counts.items())
-    return copy.deepcopy(model).float(), [
+    return deep_copy(model).float(), [
         f"the model has tensors that are not float32 ({found}); hqc works on a float32 copy of it"
     ]

@@ -1,0 +1,72 @@
+"""Models that hold what Python cannot copy go the whole way, and the user's model is left alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hqc
+from hqc.frontend.fx.copying import deep_copy
+from hqc.march import set_march
+from hqc.nn import DeQuantStub, QuantStub
+from hqc.quantization import convert_fx, fuse_fx, get_default_qat_qconfig, prepare_qat_fx
+
+
+class _Session:
+    """A plain object around a lock, with a list beside it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.names = ["a", "b"]
+
+
+class Pyramid(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict({"4": nn.Conv2d(3, 4, 3, padding=1), "8": nn.Conv2d(4, 4, 3, padding=1)})
+        self.scales = dict.fromkeys(self.stages, 2).keys()
+        self.math = math
+        self.session = _Session()
+        self.rest = {"numbers": (number for number in range(3)), "stages": [self.stages["4"]]}
+        self.quant, self.dequant = QuantStub(), DeQuantStub()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.quant(x)
+        for scale in self.scales:
+            x = self.stages[scale](x).relu() * self.math.sqrt(4.0)
+        return self.dequant(x)
+
+
+def test_what_cannot_be_copied_is_shared_and_the_rest_is_not() -> None:
+    model = Pyramid()
+    with pytest.raises(TypeError):
+        copy.deepcopy(model)
+    twin = deep_copy(model)
+    assert twin.scales is model.scales and twin.math is math and twin.rest["numbers"] is model.rest["numbers"]
+    assert twin.session is not model.session and twin.session.lock is model.session.lock
+    assert twin.session.names == ["a", "b"] and twin.session.names is not model.session.names
+    assert twin.stages["4"].weight is not model.stages["4"].weight
+    assert twin.rest["stages"][0] is twin.stages["4"]
+
+
+def test_such_models_go_the_whole_way(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Pyramid().eval(), torch.randn(1, 3, 16, 16)
+    weight = model.stages["4"].weight.detach().clone()
+    compiled = hqc.compile(model, x, march="bayes", calibration_data=[x])
+    assert compiled.export(tmp_path / "net.onnx", flavour="runnable").executed
+    set_march("bayes")
+    fuse_fx(model)
+    trained = prepare_qat_fx(model, {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=(x,)).train()
+    trained(x).sum().backward()
+    torch.optim.SGD(trained.parameters(), lr=0.1).step()
+    with torch.no_grad():
+        trained.eval()(x)
+    assert convert_fx(trained)(x).shape == (1, 4, 16, 16)
+    assert torch.equal(model.stages["4"].weight, weight)
