@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import os
@@ -19,6 +18,7 @@ from hqc.analysis.picture import draw
 from hqc.backends import onnx
 from hqc.checked import checked
 from hqc.errors import ExportError, InputError
+from hqc.frontend.fx.copying import deep_copy
 from hqc.lazy import lazily
 from hqc.march import get_march
 from hqc.quantization.fake_quantize import fake_quants
@@ -150,7 +150,7 @@ def _float_picture(
 
 def _calibrated_copy(model: ObservedGraphModule, inputs: tuple[Any, ...]) -> ObservedGraphModule:
     """A frozen copy; fake quants that have seen nothing take their scale from `inputs`."""
-    model = copy.deepcopy(model).eval()
+    model = deep_copy(model).eval()
     settle_plan(model, inputs)  # before any scale is asked for: with the shapes there may be other fake quants
     fresh = [fake_quant for _, fake_quant in fake_quants(model) if not fake_quant.calibrated]
     if fresh:

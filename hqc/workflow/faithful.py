@@ -6,7 +6,6 @@ constant) is found here, before anybody calibrates or trains, whatever the cause
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from hqc.errors import TraceError
 from hqc.frontend.fx import trace
+from hqc.frontend.fx.copying import deep_copy
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.passes.base import Remark
 from hqc.quantization.switches import quantizing
@@ -95,7 +95,7 @@ def _at_hand(prepared: ObservedGraphModule, arguments: Sequence[Any]) -> tuple[A
 def _float_copy(prepared: ObservedGraphModule) -> nn.Module:
     """The float model with buffers and Python state of its own, for a run leaves no trace in what is remembered; weights are shared."""
     model = prepared.preparation.float_model
-    return copy.deepcopy(model, {id(each): each for each in model.parameters()}).eval()
+    return deep_copy(model, {id(each): each for each in model.parameters()}).eval()
 
 
 def _outputs(model: nn.Module, arguments: Sequence[Any]) -> list[Array]:
@@ -161,7 +161,7 @@ def _where(prepared: ObservedGraphModule, model: nn.Module, arguments: Sequence[
     """Between which modules the two part: modules that both call once, in order, and the first whose result differs."""
     options, inputs = prepared.preparation.options, prepared.preparation.inputs
     traced = trace(
-        copy.deepcopy(model),
+        deep_copy(model),
         None if inputs is None else from_meta(inputs),
         leaf_modules=options.leaf_modules,
         concrete_args=options.concrete_args,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,6 +15,7 @@ from hqc.analysis.report.measure import finite, histogram, rounded, times
 from hqc.analysis.report.structure import Progress, Steps, chips_of, owners_of, structure
 from hqc.analysis.report.trace import PassTrace
 from hqc.backends.onnx.verify import sample_arrays
+from hqc.frontend.fx.copying import deep_copy
 from hqc.workflow.arguments import from_meta
 from hqc.workflow.compile import Compiled
 from hqc.workflow.deploy import deploy
@@ -50,7 +50,7 @@ def _chips(compiled: Compiled, operations: list[dict[str, Any]]) -> list[dict[st
     preparation = compiled.prepared.preparation
     inputs = from_meta(preparation.inputs or ())
     options = replace(compiled.options, hybrid=True)
-    return chips_of(compare_chips(copy.deepcopy(preparation.float_model), inputs, options), operations)
+    return chips_of(compare_chips(deep_copy(preparation.float_model), inputs, options), operations)
 
 
 def _passes(compiled: Compiled, operations: list[dict[str, Any]]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _passes(compiled: Compiled, operations: list[dict[str, Any]]) -> dict[str, A
     preparation = compiled.prepared.preparation
     trace = PassTrace(owners_of(operations))
     inputs = preparation.inputs and from_meta(preparation.inputs)
-    plan_model(copy.deepcopy(preparation.float_model), compiled.options, inputs, dump_dir=trace)
+    plan_model(deep_copy(preparation.float_model), compiled.options, inputs, dump_dir=trace)
     deploy(compiled.prepared, dump_dir=trace)
     return {"lines": trace.lines, "steps": trace.steps}
 
