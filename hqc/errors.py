@@ -16,6 +16,15 @@ def printable(text: str, *, lines: bool = True) -> str:
     return "".join(char if char.isprintable() or char in kept else char.encode("unicode_escape").decode() for char in text)
 
 
+FAULTS = (Exception, SystemExit)
+"""What code that hqc calls may raise, the user's and what runs it: a script may have left an `exit()` in forward."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class HqcError(Exception):
     """Base of every error that hqc raises on purpose; `str(error)` is the sentence for the user."""
 

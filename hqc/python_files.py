@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from hqc.errors import HqcError, InputError
+from hqc.errors import FAULTS, HqcError, InputError
 from hqc.near_names import suggest
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ def guarded(work: Callable[[], T], path: str, failure: str) -> T:
         raise
     except SyntaxError as error:
         raise InputError(f"{failure}: {error.filename or path}:{error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
+    except FAULTS as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(path).name]
         where = f"{path}:{lines[-1]}: " if lines else ""

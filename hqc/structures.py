@@ -49,6 +49,14 @@ def leaves(structure: Any) -> Iterator[Any]:
         yield from leaves(item)
 
 
+def keys_of(structure: Any) -> Iterator[Any]:
+    """The keys of all dicts in a structure."""
+    for key, item in children(structure) or ():
+        if isinstance(structure, dict):
+            yield key
+        yield from keys_of(item)
+
+
 def named_leaves(structure: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Leaves with a name for each: `name`, `name_0`, `name_key`, ..."""
     parts = children(structure)

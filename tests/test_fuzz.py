@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import struct
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +32,16 @@ CASES = {
     "command-line": 15,
     "names": 6,
     "arguments": 20,
+    "commands": 20,
+    "data-file": 30,
+    "models": 12,
 }
 """Cases of a kind; 10 of others."""
 
 
 KNOWN = {
     "ir-text": (40005, 200597),
-    "arguments": (40193, 40367, 40415, 50045, 60028, 60053, 60055),
+    "arguments": (40193, 40367, 40415, 50045, 60028, 60053, 60055, 500202),
     "command-line": (40181, 401084),
     "onnx-file": (60066, 200678),
     "configuration": (400280,),
@@ -216,3 +221,82 @@ def test_arguments_of_another_kind_are_refused_by_name(options: dict[str, object
     x = torch.zeros(1, 3, 4, 4)
     with pytest.raises(HqcError, match=f"^({next(iter(options))}|cannot write)"):
         hqc.compile(nn.Conv2d(3, 3, 1), x, march="bayes", calibration_data=[x], **options)  # type: ignore[arg-type]
+
+
+class _Does(nn.Module):
+    """Calls `work` in forward, with a scripted layer where `layer` is one."""
+
+    def __init__(self, work: Callable[..., object], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.work, self.layer = work, layer or nn.Identity()
+
+    def forward(self, *x: torch.Tensor) -> object:
+        return self.work(self.layer(x[0]))
+
+
+class _Colour(enum.Enum):
+    RED = 1
+
+
+def _leaves(x: torch.Tensor) -> object:
+    raise SystemExit(2)
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (lambda x: x[9], "getitem failed on operands"),
+        (lambda x: x.to_sparse(), "returns a sparse_coo tensor"),
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "which the IR cannot express"),
+        (lambda x: {_Colour.RED: x}, "a dict with a _Colour as a key"),
+        (lambda x: {x: x}, "Keys for dictionaries"),
+        (_leaves, "raised SystemExit"),
+        (lambda x: x if x.mean() > 0 else -x, "a branch tests the value"),
+        (lambda x: torch.nn.functional.pad(x[0, 0, 0], (1, 1, 1, 1)), "pad is given 4 numbers for a tensor of rank 1"),
+        (lambda x: torch.zeros(1 << 44) + x, "failed on constants|memory"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_forward_does_is_refused_in_one_sentence(work: Callable[..., object], message: str) -> None:
+    x = torch.zeros(1, 3, 4, 4)
+    for model in (_Does(work), nn.DataParallel(_Does(work))):
+        with pytest.raises(HqcError, match=message):
+            hqc.explain(model, x, march="bayes")
+        with pytest.raises(HqcError, match=message):
+            hqc.compile(model, x, march="bayes", calibration_data=[x])
+    with pytest.raises(InputError, match="the layer layer was scripted or traced"):
+        hqc.explain(_Does(work, torch.jit.trace(nn.ReLU(), x)), x, march="bayes")
+
+
+def test_what_autocast_makes_comes_back_as_float32() -> None:
+    x = torch.rand(1, 3, 4, 4)
+    compiled = hqc.compile(nn.Conv2d(3, 3, 1), x, march="bayes", calibration_data=[x])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compiled.fake_quant(x).dtype == np.float32
+
+
+def test_one_picture_is_data_and_sizes_of_raw_files_are_positive(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from hqc.data import InputSpec, load_samples
+
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / "one.png")
+    (tmp_path / "raw.bin").write_bytes(bytes(96))
+    torch.save({"x": torch.zeros(1, 3, 4, 4).to(torch.float8_e4m3fn)}, tmp_path / "odd.pt")
+    spec = [InputSpec("x", (1, 3, 4, 4), np.dtype(np.float32))]
+    ((inputs, labels),) = load_samples(tmp_path / "one.png", spec).labelled()
+    assert inputs["x"].shape == (1, 3, 4, 4) and labels is None
+    for shape in ((0, 4, 4), (-1, -1, 4)):
+        with pytest.raises(InputError, match="sizes from 1 on"):
+            load_samples(tmp_path / "raw.bin", spec, shape=shape)
+    with pytest.raises(InputError, match="cannot become an array of numbers"):
+        load_samples(tmp_path / "odd.pt", spec)
+
+
+def test_weights_of_odd_kinds_are_named(tmp_path: Path) -> None:
+    from hqc.analysis.model_files import load_checkpoint
+
+    for odd in (torch.zeros(3, 3).to_sparse(), torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])):
+        torch.save({"weight": odd, "bias": torch.zeros(3)}, tmp_path / "weights.pt")
+        with pytest.raises(InputError, match=r"weight is a (sparse_coo|nested) tensor"):
+            load_checkpoint(nn.Linear(3, 3), str(tmp_path / "weights.pt"))

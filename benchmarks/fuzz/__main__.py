@@ -14,7 +14,7 @@ from benchmarks.fuzz import kinds  # noqa: F401  (registers)
 from benchmarks.fuzz.cases import KINDS, Verdict
 from benchmarks.fuzz.worker import Supervisor
 
-COSTLY = ("arguments", "names", "numeric")
+COSTLY = ("arguments", "models", "names", "numeric")
 """Kinds that compile a model in most cases; of the others three run for one of these."""
 BAD = ("raw", "hang", "growth")
 

@@ -20,10 +20,13 @@ DATA = 24 << 30
 
 def serve(connection: Connection) -> None:
     """Run the cases that come through `connection` until None comes."""
+    import torch
+
     from benchmarks.fuzz import kinds  # noqa: F401  (registers)
     from hqc.backends.bpu.engines.report import engine_statuses
 
     engine_statuses()  # compiles kernels where no cache has them, which takes longer than a hang
+    torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))  # imports for seconds, once
     logging.disable(logging.CRITICAL)
     sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of the process)
     resource.setrlimit(resource.RLIMIT_DATA, (DATA, DATA))

@@ -15,6 +15,7 @@ from torch import nn
 from hqc.errors import InputError
 from hqc.files import path_text, settle
 from hqc.frontend.fx.from_ir import graph_module_of
+from hqc.frontend.fx.tensors import unusual_kind
 from hqc.ir import Trait, load
 from hqc.near_names import suggest
 from hqc.python_files import WAYS, find_object, guarded
@@ -155,6 +156,8 @@ def load_checkpoint(model: nn.Module, path: str) -> None:
     for name, value in weights.items():
         if name not in wanted:
             problems.append(f"the model has no {name}{suggest(name, wanted)}")
+        elif (kind := unusual_kind(value)) is not None:
+            problems.append(f"{name} is a {kind} tensor")
         elif value.shape != wanted[name].shape:
             problems.append(f"{name} has shape {list(value.shape)}, the model's {list(wanted[name].shape)}")
     problems += [f"it lacks {name}" for name in wanted if name not in weights and not name.endswith("num_batches_tracked")]

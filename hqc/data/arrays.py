@@ -77,11 +77,11 @@ def _read_torch(path: Path) -> dict[str, Array]:
     except Exception as error:  # for a file that is none, torch's reader raises whatever its bytes lead to
         raise InputError(f"{path} cannot be read as tensors: {' '.join(str(error).split())[:200]}") from error
     if isinstance(held, torch.Tensor):
-        return {ONLY: as_array(held)}
+        return {ONLY: as_array(held, str(path))}
     named = held if isinstance(held, Mapping) else dict(enumerate(held)) if isinstance(held, (list, tuple)) else {}
     if not named or not all(isinstance(value, torch.Tensor) for value in named.values()):
         raise InputError(f"{path} holds a {type(held).__name__}, not a tensor or a dict or list of tensors")
-    return {str(name): as_array(value) for name, value in named.items()}
+    return {str(name): as_array(value, f"{path}: {name}") for name, value in named.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Array]:
@@ -94,12 +94,14 @@ def _read_safetensors(path: Path) -> dict[str, Array]:
         raise InputError(f"{path} cannot be read as .safetensors: {' '.join(str(error).split())}") from error
 
 
-def as_array(value: Any) -> Array:
-    """A tensor (bfloat16 as float32), array or nested list of numbers as an array."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        return np.asarray((value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy())
+def as_array(value: Any, where: str) -> Array:
+    """A tensor (bfloat16 as float32), array or nested list of numbers as an array; `InputError` begins with `where`."""
     try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            return np.asarray((value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy())
         return np.asarray(value)
     except ValueError:  # rows of different lengths
         return np.asarray(value, dtype=object)
+    except (TypeError, RuntimeError) as error:  # float8, sparse, quantized, nested, on the meta device, and lists of such
+        raise InputError(f"{where} cannot become an array of numbers: {' '.join(str(error).split())[:200]}") from error

@@ -71,5 +71,5 @@ def read_item(item: Any, specs: Sequence[InputSpec], where: str, layout: str | N
         value = named[spec.name]
         if isinstance(value, (str, bytes)) or (value is None):
             raise InputError(f"{where}: input {spec.name} must be a tensor or an array, got {type(value).__name__}")
-        arrays[spec.name] = as_samples(as_array(value), spec, where, layout=layout)
+        arrays[spec.name] = as_samples(as_array(value, f"{where}: input {spec.name}"), spec, where, layout=layout)
     return arrays, labels

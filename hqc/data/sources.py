@@ -54,6 +54,10 @@ class Reading:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.shape is not None and any(size < 1 for size in self.shape):
+            raise InputError(f"shape is that of one sample in a raw file, of sizes from 1 on, got {list(self.shape)}")
+
     def normalizes(self, spec: InputSpec) -> bool:
         """Mean and scale hold for arrays too, where the user gave some and the input is a picture."""
         floats = spec.dtype.kind == "f" and spec.channel_axis is not None
@@ -97,7 +101,7 @@ class FileFolder:
     def __init__(self, folder: Path | Sequence[Path], specs: Sequence[InputSpec], reading: Reading) -> None:
         found = _files_in(folder) if isinstance(folder, Path) else list(folder)
         if not isinstance(folder, Path):
-            folder = Path(os.path.commonpath([path.parent for path in found])) if len(found) > 1 else found[0]
+            folder = Path(os.path.commonpath([path.parent for path in found]))
         pictures = [path for path in found if path.suffix.lower() in images.SUFFIXES]
         data = [path for path in found if path.suffix.lower() in array_files.SUFFIXES]
         self.files = pictures or data
@@ -121,7 +125,7 @@ class FileFolder:
             self.preprocessing[spec.name] = self._picture_preprocessing()
         elif reading.normalizes(spec):
             self.preprocessing[spec.name] = reading.preprocessing
-        self.what = f"{kind} of {folder}"
+        self.what = f"{kind} of {folder}" if len(found) > 1 else f"{kind} of {found[0]}"
         self.count: int | None = len(self.files) if pictures else None
         classes = sorted({path.relative_to(folder).parts[0] for path in self.files if path.parent != folder})
         labelled = pictures and classes and all(path.parent != folder for path in self.files)
@@ -223,7 +227,11 @@ class Loader:
         for number, item in enumerate(self._make(), start=1):
             inputs, labels = read_item(item, self._specs, f"item {number} of {self.what}", self._layout)
             size = len(next(iter(inputs.values())))
-            labels = None if labels is None else np.atleast_1d(array_files.as_array(labels))
+            labels = (
+                None
+                if labels is None
+                else np.atleast_1d(array_files.as_array(labels, f"the labels of item {number} of {self.what}"))
+            )
             yield Chunk(inputs, labels if labels is not None and len(labels) == size else None)
 
 

@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from hqc.backends.onnx import aten
 from hqc.backends.onnx.aten import Call, CallGraph
+from hqc.errors import FAULTS, first_line
 from hqc.ir import DType, TensorType
 
 OpOverload = torch._ops.OpOverload
@@ -50,7 +51,7 @@ def trace_calls(function: Callable[..., Any], tensors: Sequence[Tensor], *, comp
                     gm = _functional(function, (*tensors, *held))
     except UntraceableError:
         raise
-    except Exception as error:  # a trace runs the user's code and all of torch
+    except FAULTS as error:  # a trace runs the user's code and all of torch
         raise _untraceable(error) from error
     return _Reader(gm, tensors, held).read()
 
@@ -102,11 +103,11 @@ def _refuse_random(target: Any) -> None:
         raise UntraceableError(f"{target} draws random numbers", final=True)
 
 
-def _untraceable(error: Exception) -> UntraceableError:
+def _untraceable(error: BaseException) -> UntraceableError:
     text = str(error).strip()
     if "data-dependent" in text or "tracing tensor" in text:
         return UntraceableError(DATA_DEPENDENT, final=True)
-    return UntraceableError(text.splitlines()[0] if text else type(error).__name__)
+    return UntraceableError(first_line(error))
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from hqc.checked import checked
 from hqc.data import DataSpec, InputSpec, Preprocessing, load_samples
 from hqc.data.items import LABELS, split_labels
-from hqc.errors import CalibrationError, InputError
+from hqc.errors import FAULTS, CalibrationError, HqcError, InputError, first_line
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.quantization.merging import (
     States,
@@ -175,10 +175,13 @@ def _run(prepared: ObservedGraphModule, arguments: tuple[Any, ...], count: int) 
     moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments))
     try:
         prepared(*moved)
-    except (RuntimeError, TypeError) as error:
+    except HqcError:
+        raise
+    except FAULTS as error:
         shapes = [list(tensor.shape) for tensor in tensors_of(arguments)]
-        reason = str(error).splitlines()[0]
-        raise CalibrationError(f"calibration batch {count} with shapes {shapes} does not fit the model: {reason}") from error
+        raise CalibrationError(
+            f"calibration batch {count} with shapes {shapes} does not fit the model: {first_line(error)}"
+        ) from error
 
 
 def batches_of(prepared: ObservedGraphModule, data: Any) -> Iterator[tuple[Any, ...]]:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from hqc.checked import checked
 from hqc.data import DataSpec, Preprocessing
 from hqc.data.samples import PathLike
-from hqc.errors import InputError
+from hqc.errors import FAULTS, HqcError, InputError, first_line
 from hqc.files import path_text
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.ir import Value
@@ -109,9 +109,11 @@ class Compiled(Deployed):
         try:
             with torch.no_grad():
                 return as_arrays(self._prepared(*arguments))
-        except RuntimeError as error:
+        except HqcError:
+            raise
+        except FAULTS as error:
             shapes = [list(tensor.shape) for tensor in tensors_of(arguments)]
-            raise InputError(f"the model cannot take inputs of the shapes {shapes}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"the model cannot take inputs of the shapes {shapes}: {first_line(error)}") from error
 
     def profile(self, *inputs: Any) -> list[ProfileRow]:
         """Time, MACs and bytes per node of one simulated run."""

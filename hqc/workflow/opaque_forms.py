@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hqc.backends.onnx import aten
 from hqc.backends.onnx.verify import run_model
-from hqc.errors import ExportError
+from hqc.errors import FAULTS, ExportError, first_line
 from hqc.ir import TensorType
 from hqc.workflow.aten_trace import DATA_DEPENDENT, UntraceableError, trace_calls
 from hqc.workflow.opaque_onnx import TensorFunction, sample_operands
@@ -67,6 +67,8 @@ def _by_calls(function: TensorFunction, tensors: Sequence[Tensor]) -> onnx.Model
 def _check(model: onnx.ModelProto, function: TensorFunction, tensors: Sequence[Tensor], results: Sequence[TensorType]) -> None:
     """Run the form beside eager torch; `ExportError` when types or numbers differ."""
     expected = [tensor.detach().numpy() for tensor in function(*tensors)]
+    if len(model.graph.input) != len(tensors):
+        raise ExportError(f"its ONNX form takes {len(model.graph.input)} of its {len(tensors)} operands")
     feeds = {info.name: tensor.numpy() for info, tensor in zip(model.graph.input, tensors, strict=True)}
     found = list(run_model(model, feeds).values())
     for type, got, wanted in zip(results, found, expected, strict=True):
@@ -109,8 +111,8 @@ def _by_torch_exporter(function: TensorFunction, tensors: Sequence[Tensor]) -> o
             warnings.simplefilter("ignore")
             options: dict[str, Any] = {"f": buffer, "opset_version": _OPSET, "dynamo": False}
             torch.onnx.export(_AsModule(function), tuple(tensors), **options)
-    except Exception as error:  # the exporter's errors share no base of their own
-        raise ExportError(f"torch's exporter cannot write it either: {str(error).strip().splitlines()[0]}") from error
+    except FAULTS as error:  # the exporter's errors share no base of their own
+        raise ExportError(f"torch's exporter cannot write it either: {first_line(error)}") from error
     finally:
         quiet.setLevel(level)
         torch._C._jit_onnx_log = log

@@ -140,7 +140,13 @@ def as_tensors(structure: Any, device: torch.device) -> Any:
 
 def as_arrays(structure: Any) -> Any:
     """Tensors of a structure as NumPy arrays."""
-    return _map_arrays(structure, lambda tensor: tensor.detach().cpu().numpy())
+    return _map_arrays(structure, _as_array)
+
+
+def _as_array(tensor: Any) -> Any:
+    """NumPy has no bfloat16, which autocast makes."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def arrays_of(structure: Any) -> list[Any]:

@@ -23,13 +23,21 @@ class Net(nn.Module):
     def forward(self, x):
         return torch.softmax(self.conv(x), 1)
 def broken(): raise SystemExit(4)
+def loader():
+    for _ in range(2): yield torch.zeros(1, 3, 6, 6), torch.zeros(1)
+def odd_loader():
+    yield 3
+    raise KeyError("no")
+def metric(outputs, labels): return [1.0] * len(outputs)
+def bad_metric(outputs, labels): return None
+class Pass: pass
 def needs(argument): return Net()
 number = 3
 def pair(): return Net(), example_inputs
 def odd(): return Net(), "shape"
 """
 _COMMANDS = ("compile", "explain", "run", "report", "bench", "ops", "opt", "doctor", "nonsense", "")
-_MODELS = ("net.py:Net", "net.py:Net", "net.py:Net", "net.py:broken", "net.py:needs",
+MODELS = ("net.py:Net", "net.py:Net", "net.py:Net", "net.py:broken", "net.py:needs",
            "net.py:number", "net.py:odd", "net.py:pair", "net.py:",
            ":Net",
            "none.py:Net", "bad.py:Net", "text.hqc", "net.py", "damaged.onnx", "folder:Net", "net.py:Net.conv", "net.py:Net()")  # fmt: skip
@@ -66,6 +74,20 @@ _OPTIONS = {
 @kind("command-line")
 def make(generator: random.Random, folder: Path) -> Attempt:
     """Exit status 0, 1 or 2, and never a traceback."""
+    write_models(generator, folder)
+    words = [generator.choice(_COMMANDS)]
+    words += [generator.choice(MODELS)] if generator.random() < 0.9 else []
+    words += ["--march", "bayes"] if generator.random() < 0.6 else []
+    for option in generator.sample(sorted(_OPTIONS), generator.choice((0, 1, 2, 4))):
+        value = generator.choice(_OPTIONS[option])
+        # A shell hands over what is not text in UTF-8 as surrogates; that the command line's last net is there for.
+        odd = odd_text(generator).encode("utf-8", "replace").decode()
+        words += [option, odd if generator.random() < 0.1 else value]
+    return invoke(words, folder)
+
+
+def write_models(generator: random.Random, folder: Path) -> None:
+    """Files that the command lines name."""
     (folder / "net.py").write_text(_FILE)
     (folder / "bad.py").write_text("import nothing_like_this\n" if generator.random() < 0.5 else "def (:\n")
     (folder / "text.hqc").write_text(
@@ -74,14 +96,10 @@ def make(generator: random.Random, folder: Path) -> Attempt:
     (folder / "damaged.onnx").write_bytes(b"\x08\x07\x12\x04abcd")
     (folder / "data.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'")
     (folder / "folder").mkdir(exist_ok=True)
-    words = [generator.choice(_COMMANDS)]
-    words += [generator.choice(_MODELS)] if generator.random() < 0.9 else []
-    words += ["--march", "bayes"] if generator.random() < 0.6 else []
-    for option in generator.sample(sorted(_OPTIONS), generator.choice((0, 1, 2, 4))):
-        value = generator.choice(_OPTIONS[option])
-        # A shell hands over what is not text in UTF-8 as surrogates; that the command line's last net is there for.
-        odd = odd_text(generator).encode("utf-8", "replace").decode()
-        words += [option, odd if generator.random() < 0.1 else value]
+
+
+def invoke(words: list[str], folder: Path) -> Attempt:
+    """The command line, run in `folder`."""
 
     def attempt() -> object:
         before = os.getcwd()
@@ -92,7 +110,7 @@ def make(generator: random.Random, folder: Path) -> Attempt:
             os.chdir(before)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        assert result.exit_code in (0, 1, 2), result.exit_code
+        assert result.exit_code in (0, 1, 2, 4), result.exit_code
         assert "Traceback" not in result.output and "\x1b" not in result.output, result.output[-500:]
         return words
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hqc.errors import TraceError
+from hqc.errors import FAULTS, TraceError
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META
 from hqc.frontend.fx.exported import plain_graph
 from hqc.frontend.fx.exported_layers import adopt_layers
@@ -28,6 +28,7 @@ from hqc.frontend.fx.leaf_modules import is_functional, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, is_user_file, shown, types_along
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree
 from hqc.frontend.fx.state import unchanged_in_eval
+from hqc.frontend.fx.trace_errors import refuse_odd_keys
 from hqc.frontend.fx.updates import FROZEN_META, buffer_updates
 from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
 
@@ -53,8 +54,11 @@ def exported_trace(
     try:
         held = _exported(model, {**examples, **constants}).module()
         graph = plain_graph(held)
-    except Exception:  # the user's code under torch's tracing: the first way's sentence is about that code
+    except FAULTS:  # the user's code under torch's tracing: the first way's sentence is about that code
         raise refusal from None
+    if any(node.op == "placeholder" and str(node.target) not in examples for node in graph.nodes):
+        raise refusal  # forward takes *args, whose members have no examples by name
+    refuse_odd_keys(graph)
     traced = _module_over(model, held, graph)
     updates = buffer_updates(traced.graph, traced)
     if updates.written:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hqc.errors import FAULTS, first_line
 from hqc.frontend.fx.calls import as_users_write
 from hqc.structures import leaves, map_structure
 
@@ -97,7 +98,7 @@ class KnownValues:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), operands.__getitem__)
         try:
             return self._call(node, args, kwargs)
-        except Exception:  # whatever torch raises: the call is recorded, and lowering says what is wrong with it
+        except FAULTS:  # whatever torch raises: the call is recorded, and lowering says what is wrong with it
             return UNKNOWN
 
     def early(self, node: fx.Node) -> Any:
@@ -135,12 +136,11 @@ class KnownValues:
         args, kwargs = as_users_write(fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__))
         try:
             return self._call(node, args, kwargs)
-        except Exception as error:  # whatever torch or the user's code raises: lowering says what is wrong with the call
+        except FAULTS as error:  # whatever torch or the user's code raises: lowering says what is wrong with the call
             found = self._of_constants(node)
             if found is not UNKNOWN:
                 return found
-            text = str(error).strip().splitlines()
-            self.reasons[node] = f"{node.name} has no shape that is known ({text[0] if text else type(error).__name__})"
+            self.reasons[node] = f"{node.name} has no shape that is known ({first_line(error)})"
             return UNKNOWN
 
     def _of_constants(self, node: fx.Node) -> Any:
@@ -157,7 +157,7 @@ class KnownValues:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), operands.__getitem__)
         try:
             return self._call(node, args, kwargs)
-        except Exception:  # as of the call with fake tensors
+        except FAULTS:  # as of the call with fake tensors
             return UNKNOWN
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:

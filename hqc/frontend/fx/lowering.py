@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hqc.errors import EmptyResultError, HqcError, InputError, LoweringError, ShapeError
+from hqc.errors import FAULTS, EmptyResultError, HqcError, InputError, LoweringError, ShapeError, first_line
 from hqc.frontend.fx.aliases import Aliases
 from hqc.frontend.fx.assumptions import check_assumption
 from hqc.frontend.fx.attributes import tensor_attribute, tensor_query
@@ -26,7 +26,7 @@ from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
 from hqc.frontend.fx.models import as_traceable
-from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque, trial
+from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque, trial, tried
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
 from hqc.frontend.fx.retrace import WARNINGS_META
@@ -307,10 +307,17 @@ class _GraphLowering:
                 except CannotExpress as error:
                     reason = f"cannot be expressed in the IR: {error}"
                 except EmptyResultError:
-                    self._finish(node, self._empty(call, args, kwargs), Alias.NONE, in_place)
+                    self._finish(node, self._empty(name, call, args, kwargs), Alias.NONE, in_place)
                     return
-                except TypeError as error:  # torch takes no size that is not known, where a lowering computes with torch
-                    raise self._without_sizes(error, args, kwargs) from None
+                except HqcError:
+                    raise
+                except Exception as error:  # torch takes no size that is not known, where a lowering computes with torch
+                    if (unknown := self._without_sizes(error, args, kwargs)) is not error:
+                        raise unknown from None
+                    self._tried(
+                        name, call, args, kwargs
+                    )  # arguments that fit no tensor of this shape: torch says what is wrong
+                    raise
                 else:
                     self._finish(node, result, lowering.alias, in_place)
                     return
@@ -338,12 +345,19 @@ class _GraphLowering:
         self._assign(node, result, Alias.SAME)
         self._write(written, node, result)
 
-    def _empty(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _empty(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a call gives that gives no elements: a constant, whatever the inputs are."""
-        result = trial(call, args, kwargs)
+        result = self._tried(name, call, args, kwargs)
         if any(isinstance(item, torch.Tensor) and item.numel() for item in leaves(result)):
             raise self.ctx.error("some of its results would have no elements, and others have; leave it out")
         return result
+
+    def _tried(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a call gives in torch for some operands; the sentence about the user's line where it fails."""
+        operands = [item for item in leaves((args, kwargs)) if isinstance(item, Value)]
+        if any(value.shape is None for value in operands):
+            raise self.ctx.error(f"{name} is called with arguments whose meaning depends on sizes; {GIVE_INPUTS}")
+        return tried(self.ctx, name, operands, lambda: trial(call, args, kwargs))
 
     def _record(self, node: fx.Node, result: Any) -> None:
         """Note what became of `node`, for who emits a model from the planned graph."""
@@ -450,13 +464,12 @@ class _GraphLowering:
                 return function(*args, **kwargs)
         except HqcError:
             raise
-        except Exception as error:
-            if self._without_sizes(error, args, kwargs) is not error:
-                raise self._without_sizes(error, args, kwargs) from None
-            text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise self.ctx.error(f"{_target_name(self.ctx.node)} failed on constants: {text}") from error
+        except FAULTS as error:
+            if (unknown := self._without_sizes(error, args, kwargs)) is not error:
+                raise unknown from None
+            raise self.ctx.error(f"{_target_name(self.ctx.node)} failed on constants: {first_line(error)}") from error
 
-    def _without_sizes(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
+    def _without_sizes(self, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BaseException:
         """What a call with these arguments fails with: that a size among them is not known, or `error`."""
         unknown = [item for item in leaves((args, kwargs)) if isinstance(item, (UnknownSize, UnknownShape))]
         return self.ctx.error(f"the size {unknown[0]} is not known; {GIVE_INPUTS}") if unknown else error

@@ -41,6 +41,12 @@ def refuse_untraceable(model: Any) -> None:
         )
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module or a torch.export.ExportedProgram, got {type(model).__name__}")
+    scripted = next((name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        raise InputError(
+            f"the layer {scripted} was scripted or traced by torch.jit, so its Python code is gone; put the "
+            "torch.nn.Module that it was in its place"
+        )
     taken = sorted(_RESERVED & {*model._modules, *model._parameters, *model._buffers})
     if taken:
         raise InputError(

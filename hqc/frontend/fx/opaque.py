@@ -10,10 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hqc.errors import FAULTS, first_line
 from hqc.frontend.fx.calls import FrozenModule
 from hqc.frontend.fx.context import LoweringContext, to_torch_dtype
 from hqc.frontend.fx.locations import value_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
+from hqc.frontend.fx.tensors import unusual_kind
 from hqc.ir import TensorType, Value
 from hqc.structures import leaves, map_structure
 
@@ -37,14 +39,13 @@ def emit_opaque(
     if unknown:
         raise ctx.error(f"{name} {reason}; to run it as it is, on the CPU, its result must be known: {GIVE_INPUTS}")
     bound = _Bound(call, args, kwargs, [value.name for value in operands])
-    try:
-        result = bound(*[_trial(value.type) for value in operands])
-    except Exception as error:
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ctx.error(f"{name} failed on operands {', '.join(str(v.type) for v in operands)}: {text}") from error
+    result = tried(ctx, name, operands, lambda: bound(*[_trial(value.type) for value in operands]))
     tensors = [item for item in leaves(result) if isinstance(item, torch.Tensor)]
     if not tensors:
         raise ctx.error(f"{name} returns {type(result).__name__} and no tensor, which the IR cannot express")
+    kind = next(filter(None, map(unusual_kind, tensors)), None)
+    if kind is not None:
+        raise ctx.error(f"{name} returns a {kind} tensor, which the IR cannot express; it knows dense ones")
     types = [TensorType(ctx.ir_dtype(tensor.dtype), tuple(tensor.shape)) for tensor in tensors]
     single = isinstance(result, torch.Tensor)
     names = [value_name(ctx.node)] if single else _names(ctx, result, tensors)
@@ -52,6 +53,15 @@ def emit_opaque(
     results = iter(ctx.emit_results("opaque", *operands, names=names, types=types, id=identifier))
     structure = map_structure(result, lambda item: next(results) if isinstance(item, torch.Tensor) else item)
     return structure, identifier, OpaqueCall(bound, call.module if isinstance(call, FrozenModule) else None)
+
+
+def tried(ctx: LoweringContext, name: str, operands: Sequence[Value], run: Callable[[], Any]) -> Any:
+    """The result of a trial call; the sentence about the user's line where it fails."""
+    try:
+        return run()
+    except FAULTS as error:
+        types = ", ".join(str(value.type) for value in operands)
+        raise ctx.error(f"{name} failed on operands {types}: {first_line(error)}") from error
 
 
 def trial(call: TorchCallable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -27,7 +27,8 @@ def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
     for module in modules:
         undo.append(_dict_again(module.__dict__))
         for name in ("_parameters", "_buffers", "_modules"):
-            undo.append(_dict_again(module.__dict__[name]))
+            if isinstance(module.__dict__[name], dict):  # a scripted module keeps its own in C++
+                undo.append(_dict_again(module.__dict__[name]))
         pending.extend(value for name, value in module.__dict__.items() if not name.startswith("_") or name not in _OWN)
     undo.extend(_remember(pending))
     try:

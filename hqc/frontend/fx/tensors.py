@@ -33,17 +33,26 @@ def plain_tensor(value: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
     and for more elements than any model takes.
     """
     tensor = value if isinstance(value, Tensor) else _from_array(value, what)
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
-        raise InputError(f"{what} is a {kind} tensor; the chip knows dense ones, give its to_dense()")
-    if tensor.is_quantized:
+    kind = unusual_kind(tensor)
+    if kind == "quantized":
         raise InputError(f"{what} is a quantized tensor of torch; give real numbers, its dequantize()")
+    if kind is not None:
+        raise InputError(f"{what} is a {kind} tensor; the chip knows dense ones, give its to_dense()")
     if tensor.dtype not in _REAL:
         raise InputError(f"{what} holds {str(tensor.dtype).removeprefix('torch.')} numbers; give float32 or integers")
     if tensor.is_meta:
         raise InputError(f"{what} is on the meta device and has no values")
     check_size(tensor.shape, what)
     return tensor
+
+
+def unusual_kind(tensor: Tensor) -> str | None:
+    """What a tensor is that is no dense one of plain numbers: nested, sparse_coo, quantized and so on."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return "quantized" if tensor.is_quantized else None
 
 
 def check_size(shape: Sequence[int], what: str) -> None:

@@ -6,9 +6,10 @@ from types import FrameType
 
 from torch import fx
 
-from hqc.errors import HqcError, TraceError
+from hqc.errors import HqcError, TraceError, first_line
 from hqc.frontend.fx.assumptions import is_size
 from hqc.frontend.fx.locations import SOURCE_META, describe, traceback_source
+from hqc.structures import keys_of
 
 WAYS_OUT = (
     "pass the deciding argument of forward as a constant (concrete_args={...}), put the code into a module named in "
@@ -39,7 +40,7 @@ def explain(error: BaseException, model_name: str, stop: FrameType | None) -> Tr
         return TraceError(
             f"{where}{error.what} {_value(error.node)}, which is known only when the model runs{known}; {WAYS_OUT}"
         )
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = first_line(error)
     if "'len' is not supported" in text:
         return TraceError(f"{where}len() of a traced tensor is not known while tracing; use x.shape[0], or {WAYS_OUT}")
     if isinstance(error, NameError) and "not installed as a submodule" in text:
@@ -55,3 +56,17 @@ def explain(error: BaseException, model_name: str, stop: FrameType | None) -> Tr
 def _value(node: fx.Node) -> str:
     source = node.meta.get(SOURCE_META, "")
     return f"{describe(node)}, computed at {source}" if source else describe(node)
+
+
+_KEYS = (str, int, float, bool, type(None))
+
+
+def refuse_odd_keys(graph: fx.Graph) -> None:
+    """`TraceError` for a result that is a dict by anything but names and numbers: its keys are written into code and into files."""
+    for node in graph.nodes:
+        if node.op == "output":
+            odd = next((key for key in keys_of(node.args[0]) if type(key) not in _KEYS), None)
+            if odd is not None:
+                raise TraceError(
+                    f"the model returns a dict with a {type(odd).__name__} as a key; a key must be a text, a number or None"
+                )

@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from hqc.errors import InputError, TraceError
+from hqc.errors import FAULTS, InputError, TraceError
 from hqc.frontend.fx.assumptions import (
     ASSUMPTIONS_META,
     Assumption,
@@ -44,7 +44,7 @@ from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wra
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
 from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
 from hqc.frontend.fx.state import unchanged_in_eval
-from hqc.frontend.fx.trace_errors import ProxyUse, explain
+from hqc.frontend.fx.trace_errors import ProxyUse, explain, refuse_odd_keys
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
 from hqc.frontend.fx.updates import FROZEN_META, TRAINING_ONLY_META, buffer_updates
 from hqc.frontend.fx.user_code import in_assertion, training_branches
@@ -165,8 +165,9 @@ def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphMod
             graph = tracer.trace(model)
         except InputError:
             raise
-        except (Exception, SystemExit) as error:  # an exit() that a script left in forward
+        except FAULTS as error:
             raise explain(error, type(model).__name__, stop) from error
+        refuse_odd_keys(graph)
         functional = functionalize(graph, model, tracer.known, buffer_updates(graph, model).written)
         if any(map(needs_care, tracer.called_paths)):
             graph.set_codegen(CarefulCodeGen())

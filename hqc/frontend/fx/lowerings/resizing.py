@@ -114,6 +114,8 @@ def constant_pad_nd(ctx: LoweringContext, input: Value, pad: Sequence[int], valu
 def pad(ctx: LoweringContext, input: Value, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
     """torch's `pad` counts (before, after) pairs from the last axis; the IR has all begins, then all ends."""
     rank = ctx.rank(input)
+    if len(pad) > 2 * rank:
+        raise ctx.error(f"pad is given {len(pad)} numbers for a tensor of rank {rank}")
     begins, ends = [0] * rank, [0] * rank
     for i in range(len(pad) // 2):
         begins[rank - 1 - i], ends[rank - 1 - i] = int(pad[2 * i]), int(pad[2 * i + 1])
