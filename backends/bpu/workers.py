@@ -40,6 +40,8 @@ class Scratch(threading.local):
         return buffer[:size].reshape(shape)
 
 
+_limit: int | None = None
+_processes = 1
 _everyone: weakref.WeakSet[Workers] = weakref.WeakSet()
 
 
@@ -57,7 +59,10 @@ class Workers:
 
     def map(self, function: Callable[[Item], None], items: Sequence[Item]) -> None:
         """Call `function` on every item; items are taken in order by whichever worker is free."""
-        if self._pool is None or len(items) < 2:
+        self._spread(function, items, min(self.threads, _limit or self.threads))
+
+    def _spread(self, function: Callable[[Item], None], items: Sequence[Item], threads: int) -> None:
+        if self._pool is None or len(items) < 2 or threads < 2:
             for item in items:
                 function(item)
             return
@@ -67,7 +72,7 @@ class Workers:
             for item in pending:
                 function(item)
 
-        futures = [self._pool.submit(drain) for _ in range(min(self.threads, len(items)) - 1)]
+        futures = [self._pool.submit(drain) for _ in range(min(threads, len(items)) - 1)]
         try:
             drain()
         finally:
@@ -79,7 +84,8 @@ class Workers:
 
         For work that is complete when any one of the calls returns, such as tiles taken from a shared counter.
         """
-        futures = [self._pool.submit(function, part) for part in range(1, self.threads)] if self._pool else []
+        helpers = min(self.threads, _limit or self.threads) - 1
+        futures = [self._pool.submit(function, part) for part in range(1, 1 + helpers)] if self._pool else []
         try:
             function(0)
         finally:
@@ -95,7 +101,7 @@ class Workers:
             barrier.wait()
             function()
 
-        self.map(synchronized, range(self.threads))
+        self._spread(synchronized, range(self.threads), self.threads)
 
 
 _TOUCHES = 4
@@ -119,8 +125,26 @@ if hasattr(os, "register_at_fork"):
 
 
 def default_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Cores that this process may use: its share of them, where it is one of several that work together."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, cores // _processes)
+
+
+def share_cores(processes: int) -> None:
+    """This process is one of so many that work together: programs that are compiled from here on take its share of the cores."""
+    global _processes
+    _processes = processes
+
+
+@contextmanager
+def at_most(threads: int) -> Iterator[None]:
+    """Programs use at most so many threads inside, whatever they were compiled for: other processes are on the other cores."""
+    global _limit
+    before, _limit = _limit, threads
+    try:
+        yield
+    finally:
+        _limit = before
 
 
 def shared_workers(threads: int | None = None) -> Workers:

@@ -25,8 +25,9 @@ from rich.table import Table
 from hqc.checked import checked
 from hqc.errors import HqcError, InputError
 from hqc.files import read_text, write_file
+from hqc.structures import children, map_structure
 from hqc.workflow.loaded import LoadedModel
-from hqc.workflow.workers import in_workers, one_thread
+from hqc.workflow.workers import Sent, in_workers, one_thread
 
 if TYPE_CHECKING:
     from hqc.workflow.compile import Compiled
@@ -128,7 +129,11 @@ def evaluate(
     start = time.perf_counter()
     work = (item for index, item in _shares(batches, rank, world) if str(index) not in state.parts)
     shared = (model, metric, chosen)
-    results = in_workers(_evaluated, shared, work, workers) if workers > 1 else (_evaluated(shared, item) for item in work)
+    results = (
+        in_workers(_evaluated, shared, work, workers, _without_torch(*shared))
+        if workers > 1
+        else (_evaluated(shared, item) for item in work)
+    )
     done, failure = 0, None
     try:
         for index, size, found in results:
@@ -184,6 +189,34 @@ def _evaluated(shared: tuple[Any, Metric, Sequence[str]], item: tuple[int, Any, 
             size = len(first_array(outputs))
             found[variant] = _plain(metric, metric(outputs, labels), size, index)
     return index, size, found
+
+
+def _without_torch(model: Compiled | LoadedModel, metric: Metric, variants: Sequence[str]) -> Callable[[], Sent] | None:
+    """The integer model and arrays, where these are all that other processes need: they start in half the time without torch.
+
+    None where torch has work to do: other variants, operations that torch runs, its engine, outputs in classes of the user's.
+    """
+    from hqc.backends.bpu.engines import get_engine
+
+    if isinstance(model, LoadedModel) or tuple(variants) != ("integer",) or get_engine("auto").name == "onednn":
+        return None
+    if model.deployment.opaque or not _is_plain(model.runner.restored([None] * len(model.graph.outputs))):
+        return None
+    return lambda: ((model.without_torch(), metric, variants), lambda item: (item[0], _arrays(model, item[1]), item[2]))
+
+
+def _is_plain(structure: Any) -> bool:
+    """Whether a structure is made of tuples, lists and dicts alone, which are the same in every process."""
+    parts = children(structure)
+    return parts is None or (type(structure) in (tuple, list, dict) and all(_is_plain(item) for _, item in parts))
+
+
+def _arrays(model: Any, inputs: Any) -> tuple[Any, ...]:
+    """The arguments of one call as arrays."""
+    import torch
+
+    arguments = model.runner.arguments(inputs if isinstance(inputs, tuple) else (inputs,))
+    return tuple(map_structure(arguments, lambda leaf: leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf))
 
 
 def _outputs(model: Any, variant: str, arguments: tuple[Any, ...]) -> Any:

@@ -100,6 +100,7 @@ class FileFolder:
 
     def __init__(self, folder: Path | Sequence[Path], specs: Sequence[InputSpec], reading: Reading) -> None:
         found = _files_in(folder) if isinstance(folder, Path) else list(folder)
+        alone = found[0] if not isinstance(folder, Path) and len(found) == 1 else None
         if not isinstance(folder, Path):
             folder = Path(os.path.commonpath([path.parent for path in found]))
         pictures = [path for path in found if path.suffix.lower() in images.SUFFIXES]
@@ -125,7 +126,7 @@ class FileFolder:
             self.preprocessing[spec.name] = self._picture_preprocessing()
         elif reading.normalizes(spec):
             self.preprocessing[spec.name] = reading.preprocessing
-        self.what = f"{kind} of {folder}" if len(found) > 1 else f"{kind} of {found[0]}"
+        self.what = f"{kind} of {alone or folder}"
         self.count: int | None = len(self.files) if pictures else None
         classes = sorted({path.relative_to(folder).parts[0] for path in self.files if path.parent != folder})
         labelled = pictures and classes and all(path.parent != folder for path in self.files)

@@ -46,6 +46,7 @@ from hqc.workflow.runner import Runner, as_arrays
 if TYPE_CHECKING:
     from hqc.backends.bpu.profile import ProfileRow
     from hqc.backends.onnx import ExportReport
+    from hqc.workflow.loaded import LoadedModel
 
 Array = npt.NDArray[Any]
 
@@ -162,10 +163,14 @@ class Compiled(Deployed):
 
         Operations that only torch can run are stored as their ONNX sub-graphs; `ExportError` names one that has none.
         """
-        from hqc.workflow.saved import write_model
+        return self.without_torch().save(path)
+
+    def without_torch(self) -> LoadedModel:
+        """What `hqc.load` gives of the file that `save` writes: the integer model alone, which needs no torch."""
+        from hqc.workflow.loaded import LoadedModel
         from hqc.workflow.saving import saved_model
 
-        return write_model(saved_model(self._prepared, self.deployment, self.samples, self.calibration.preprocessing), path)
+        return LoadedModel(saved_model(self._prepared, self.deployment, self.samples, self.calibration.preprocessing))
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -54,7 +54,13 @@ class Runner:
         deployment, program = self.program(arguments)
         arrays = _typed(deployment, arguments)
         results = program.run(arrays)
-        return restore(self.prepared, deployment.outputs, [results[name] for name in program.output_names])
+        return self.restored([results[name] for name in program.output_names], deployment)
+
+    def restored(self, results: Sequence[Any], deployment: Deployment | None = None) -> Any:
+        """Results in the order of the graph's outputs, in the structure that the model returns."""
+        deployment = deployment or self.deployment
+        assert deployment is not None
+        return restore(self.prepared, deployment.outputs, results)
 
     def named_program(self, arrays: Mapping[str, Array]) -> bpu.Program:
         """The program for arrays by input name, of the shapes of the deployment."""

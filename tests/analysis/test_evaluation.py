@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import hqc
-from hqc.analysis.evaluate import evaluate, top1, top5
+from hqc.analysis.evaluate import VARIANTS, _without_torch, evaluate, top1, top5
 from hqc.errors import InputError
 
 
@@ -73,9 +73,20 @@ def test_values_are_those_of_the_model(compiled: hqc.Compiled, tmp_path: Path) -
     assert top5(np.zeros((1, 10)), [4])[0] == 1 and top5(np.zeros((1, 10)), [5])[0] == 0
 
 
-def test_workers_give_the_numbers_of_one_process(compiled: hqc.Compiled) -> None:
-    alone, shared = (evaluate(compiled, iter(data()), margins, workers=workers) for workers in (1, 2))
-    assert alone == shared and set(alone.values["float"]) == {"margin", "score"}
+@pytest.mark.parametrize("variants", [None, ["integer"]], ids=["all", "integer"])
+def test_workers_give_the_numbers_of_one_process(
+    compiled: hqc.Compiled, variants: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hqc.workflow.workers.PATIENCE", 0.0)
+    alone, shared = (evaluate(compiled, iter(data()), margins, workers=workers, variants=variants) for workers in (1, 2))
+    assert alone == shared and set(alone.values["integer"]) == {"margin", "score"}
+    sent = _without_torch(compiled, margins, variants or VARIANTS)
+    assert (sent is None) == (variants is None)
+    if sent is not None:
+        (loaded, *_), convert = sent()
+        for index, (inputs, labels) in enumerate(data()):
+            _, arrays, _ = convert((index, inputs, labels))
+            assert loaded.simulate(*arrays).tobytes() == compiled.simulate(inputs).tobytes()
 
 
 def _stopping(after: int) -> Iterator[Any]:

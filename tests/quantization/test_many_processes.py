@@ -73,6 +73,12 @@ def _same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None
         assert torch.equal(value, right[key]), key
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers start with the first portion."""
+    monkeypatch.setattr("hqc.workflow.workers.PATIENCE", 0.0)
+
+
 @pytest.mark.parametrize("name", OBSERVERS)
 def test_workers_find_the_scales_of_one_process(name: str) -> None:
     model = prepared(name)
