@@ -42,7 +42,8 @@ CASES = {
 KNOWN = {
     "ir-text": (40005, 200597),
     "arguments": (40193, 40367, 40415, 50045, 60028, 60053, 60055, 500202),
-    "command-line": (40181, 401084),
+    "command-line": (40181, 401084, 700887),
+    "commands": (700863,),
     "onnx-file": (60066, 200678),
     "configuration": (400280,),
     "parameter-file": (401249,),

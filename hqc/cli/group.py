@@ -10,7 +10,7 @@ import click
 
 import hqc.cli.commands
 from hqc.cli.edge import explained
-from hqc.cli.language import Context, choose, translated
+from hqc.cli.language import Context, choose, tr, translated
 
 MODELS = (
     "MODEL: FILE.py:NAME or package.module:NAME, a class, a function or a module; with arguments, NAME(width=32). Or FILE.onnx, "
@@ -44,8 +44,10 @@ class Group(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """As click's; the language comes first, so that help is in it."""
+        """As click's; the language comes first, so that help is in it. No file's name holds a NUL, and click stumbles over one."""
         choose(args)
+        if any("\0" in word for word in args):
+            raise click.UsageError(tr("the command line holds a NUL character"))
         return super().make_context(info_name, args, parent, **extra)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
