@@ -18,6 +18,10 @@ DATA = 24 << 30
 """No case may take the machine down; an allocation beyond this fails with MemoryError, a raw error (what is only reserved is free)."""
 
 
+WARMED = ("names", "numeric", "models", "arguments", "commands")
+"""Kinds of which one case runs before any is timed: kernels are compiled where no cache has them, and libraries imported."""
+
+
 def serve(connection: Connection) -> None:
     """Run the cases that come through `connection` until None comes."""
     import torch
@@ -31,6 +35,10 @@ def serve(connection: Connection) -> None:
     sys.stderr = open("/dev/null", "w")  # noqa: SIM115  (for the life of the process)
     resource.setrlimit(resource.RLIMIT_DATA, (DATA, DATA))
     with tempfile.TemporaryDirectory(prefix="hqc-fuzz-") as folder:
+        for number, name in enumerate(WARMED):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            run_case(name, 0, place)
         connection.send("ready")
         while (case := connection.recv()) is not None:
             reset_peak()

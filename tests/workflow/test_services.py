@@ -1,9 +1,10 @@
-"""Saved models on Dask: the recipe of docs/many_processes.md, run as printed where it is installed."""
+"""Saved models on Dask and Ray: the recipes of docs/many_processes.md, run as printed where these are installed."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,4 +46,21 @@ def test_dask(saved: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
         names: dict[str, Any] = {"batches": batches, "__name__": "recipe"}
         exec(recipe("dask", "scheduler:8786", cluster.scheduler_address), names)
         names["client"].close()
+    assert all(np.array_equal(found, wanted) for found, wanted in zip(names["outputs"], expected, strict=True))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_ray(saved: tuple[list[np.ndarray], list[np.ndarray]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # nothing in the home folder
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    batches, expected = saved
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # paths of its sockets must be short
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, _temp_dir=folder)
+        try:
+            names: dict[str, Any] = {"batches": batches, "__name__": "recipe"}
+            exec(recipe("ray", "/shared/net.safetensors", str(Path("net.safetensors").resolve())), names)
+        finally:
+            ray.shutdown()
     assert all(np.array_equal(found, wanted) for found, wanted in zip(names["outputs"], expected, strict=True))
