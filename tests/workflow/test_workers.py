@@ -37,7 +37,7 @@ def _waits(shared: tuple[int, str], item: int) -> tuple[int, bool]:
     if os.getpid() != home:
         Path(folder, "seen").touch()
         return item * item, False
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not Path(folder, "seen").exists() and time.monotonic() < end:
         time.sleep(0.01)
     return item * item, True
