@@ -40,6 +40,7 @@ def _waits(shared: tuple[int, str], item: int) -> tuple[int, bool]:
     end = time.monotonic() + 600
     while not Path(folder, "seen").exists() and time.monotonic() < end:
         time.sleep(0.01)
+    time.sleep(0.02)  # its answer comes in
     return item * item, True
 
 

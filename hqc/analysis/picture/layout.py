@@ -36,6 +36,9 @@ globalThis.TextEncoder = class {
 };
 """
 
+_ADDRESSES = 3 << 39
+"""What V8 reserves on a 64-bit system (1.4 TiB measured), rounded up."""
+
 
 def laid_out(dot: str) -> str:
     """The SVG text of a graph in the DOT language; `InputError` where mini-racer is missing or cannot be loaded."""
@@ -60,10 +63,25 @@ def _engine() -> MiniRacer:
         raise InputError(
             f"drawing needs mini-racer, which runs Graphviz; install it with: {install_command('report')} ({error})"
         ) from None
+    _check_addresses()
     try:
         return MiniRacer()  # loads the library
     except (LibNotFoundError, OSError) as error:
         raise InputError(f"drawing needs mini-racer, and this system cannot load it: {error}") from None
+
+
+def _check_addresses() -> None:
+    """V8 ends the process where it cannot reserve what it wants; nothing of it is used."""
+    try:
+        import resource
+    except ImportError:  # systems without such limits
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _ADDRESSES:
+        raise InputError(
+            f"drawing runs Graphviz in V8, which reserves {_ADDRESSES >> 30:,} GiB of addresses (not memory); this process may have "
+            f"{limit >> 30:,} GiB: lift the limit (ulimit -v unlimited)"
+        )
 
 
 @cache
