@@ -192,7 +192,7 @@ class _Others:
             data = packed(self._convert(piece.item), "the data")
             piece.future = self._executor.submit(_alone, str(self._path), self._workers, data)
             self._given = [future for future in (*self._given, piece.future) if not future.done()]
-        except (HqcError, OSError, RuntimeError) as error:  # loky's errors for processes that ended are RuntimeErrors
+        except Exception as error:  # a wrong batch is refused in its turn; loky's own errors share no base
             logger.warning("the rest of the work is done in one process: %s", error)
             self._broken = True
         return not self._broken

@@ -41,7 +41,8 @@ _ADDRESSES = 3 << 39
 
 
 def laid_out(dot: str) -> str:
-    """The SVG text of a graph in the DOT language; `InputError` where mini-racer is missing or cannot be loaded."""
+    """The SVG text of a graph in the DOT language; `InputError` where mini-racer is missing, cannot be loaded, or has no room."""
+    _check_addresses()
     # In a thread of its own: where an event loop runs (a notebook's), the engine would wait for that loop, which waits for us.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(_laid_out, dot).result()
@@ -63,7 +64,6 @@ def _engine() -> MiniRacer:
         raise InputError(
             f"drawing needs mini-racer, which runs Graphviz; install it with: {install_command('report')} ({error})"
         ) from None
-    _check_addresses()
     try:
         return MiniRacer()  # loads the library
     except (LibNotFoundError, OSError) as error:
