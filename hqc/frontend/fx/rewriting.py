@@ -31,6 +31,22 @@ from hqc.frontend.fx.user_code import update_branches
 
 _MARK = "__hqc_call_of_{}__"
 _CACHED = functools._lru_cache_wrapper
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_NOT_IN_CALLS = frozenset(
+    {
+        "__init__",
+        "__new__",
+        "__init_subclass__",
+        "__class_getitem__",
+        "__repr__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__getstate__",
+        "__setstate__",
+        "__deepcopy__",
+    }
+)
+"""Special methods of modules that run before a call or beside it."""
 
 
 class Rewriter:
@@ -40,9 +56,15 @@ class Rewriter:
         self._patches = patches
         self._replacements = dict(replacements)
         self._visited: set[int] = set()
+        self._named: set[str] = set()  # in the code that is reached, names and texts
+        self._parts: set[str] = set()  # texts that may be a part of a name
+        self._unnamed: dict[str, list[Any]] = {}  # members of the classes that are reached, which no such code names
 
     def module(self, module: nn.Module) -> None:
-        """Swap the code of all methods of a module's class, and of what they call by name."""
+        """Swap the code of the methods of a module's class that a call can reach, and of what they call by name.
+
+        Base classes of libraries load, save and generate too; to rewrite all of that would take longer than the trace.
+        """
         for item in list(module.__dict__.values()):
             if isinstance(item, (FunctionType, types.MethodType, functools.partial)):
                 self.reach(item)
@@ -54,10 +76,24 @@ class Rewriter:
         self._visited.add(id(cls))
         for base in cls.__mro__:
             if _is_user_module(base.__module__):
-                for name, item in list(vars(base).items()):
-                    if isinstance(item, _CACHED):
-                        self._patches.attribute(base, name, _uncached(item))
+                for item in self._members(base, _NOT_IN_CALLS):
                     self.reach(item)
+
+    def _members(self, cls: type, unused: frozenset[str]) -> Iterator[Any]:
+        """The members of a class that the code reached so far names, and those that Python calls; the others when they are named.
+
+        `unused`: special methods that are not called while a trace runs.
+        """
+        for name, item in list(vars(cls).items()):
+            if isinstance(item, _CACHED):
+                self._patches.attribute(cls, name, _uncached(item))
+            if name in unused:
+                continue
+            special = name.startswith("__") and name.endswith("__")
+            if special or name == "forward" or name in self._named or any(_built(name, text) for text in self._parts):
+                yield item
+            else:
+                self._unnamed.setdefault(name, []).append(item)
 
     def reach(self, item: Any) -> None:
         """Swap the code of a function, method, property or descriptor, and of the functions that it names."""
@@ -79,7 +115,7 @@ class Rewriter:
                 pending.append(current.func)
             elif isinstance(current, type) and not issubclass(current, nn.Module) and _is_user_module(current.__module__):
                 self._visited.add(id(current))
-                pending.extend(list(vars(current).values()))
+                pending.extend(self._members(current, frozenset()))
 
     def _function(self, function: FunctionType) -> Iterator[Any]:
         """Swap one function's code; what it may call."""
@@ -87,8 +123,9 @@ class Rewriter:
         if wrapped is not None:
             yield wrapped
         code = function.__code__
-        if not is_user_file(code.co_filename):
+        if not is_user_file(code.co_filename) or _is_python_s(code.co_filename):
             return
+        yield from self._newly_named(code)
         for cell in function.__closure__ or ():
             try:
                 yield cell.cell_contents
@@ -112,6 +149,16 @@ class Rewriter:
         rewritten = rewritten_code(code)
         if rewritten is not None:
             self._patches.code(function, _filled(rewritten, self._replacements))
+
+    def _newly_named(self, code: CodeType) -> Iterator[Any]:
+        """Members of the classes that are reached, which `code` is the first to name."""
+        texts = _texts(code)
+        new = (_names(code) | texts) - self._named
+        parts = {text for text in texts - self._parts if len(text) > 3 and text.strip("_") != text}
+        self._named |= new
+        self._parts |= parts
+        for name in [name for name in self._unnamed if name in new or any(_built(name, text) for text in parts)]:
+            yield from self._unnamed.pop(name)
 
 
 def _uncached(cached: Any) -> Callable[..., Any]:
@@ -139,12 +186,32 @@ def _is_user_module(name: str) -> bool:
     return name.partition(".")[0] not in ("torch", "builtins", "numpy", "hqc", "typing", "abc", "functools")
 
 
+def _is_python_s(filename: str) -> bool:
+    """True for files of Python's own library; installed packages may be in folders inside of it."""
+    inside = filename.removeprefix(_STANDARD_LIBRARY)
+    return inside != filename and inside.partition(os.sep)[0] not in ("site-packages", "dist-packages")
+
+
 def _names(code: CodeType) -> set[str]:
     found = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             found |= _names(constant)
     return found
+
+
+def _texts(code: CodeType) -> set[str]:
+    """Texts in the code, by which `getattr` may read a member."""
+    found = {constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= _texts(constant)
+    return found
+
+
+def _built(name: str, text: str) -> bool:
+    """True where `name` may be built of `text`, as in `getattr(self, f"forward_{kind}")`."""
+    return name.startswith(text) or name.endswith(text)
 
 
 def _filled(code: CodeType, replacements: Mapping[str, Callable[..., Any]]) -> CodeType:

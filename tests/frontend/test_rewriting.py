@@ -1,0 +1,67 @@
+"""Which of the user's functions a trace rewrites: those that a call of the model can reach, and no other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hqc.frontend.fx import rewriting, trace
+
+
+class Base(nn.Module):
+    """As base classes of libraries, it does more than computing."""
+
+    def __init__(self, kind: str = "plain") -> None:
+        super().__init__()
+        self.kind, self.ready = kind, len(kind) > 0
+
+    def save(self, path: str) -> int:
+        logging.getLogger(path).info("saved")
+        return len(path) + exported(path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self, f"forward_{self.kind}")(x)
+
+    def forward_plain(self, x: Tensor) -> Tensor:
+        return x[: self.rows(x)]
+
+    @property
+    def least(self) -> int:
+        return int(2)
+
+    def rows(self, x: Tensor) -> int:
+        return halved(int(x.size(0))) + self.least
+
+
+def halved(size: int) -> int:
+    return int(size / 2)
+
+
+def exported(path: str) -> int:
+    return len(path)
+
+
+@pytest.fixture
+def rewritten(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    found: set[str] = set()
+
+    def noted(code: CodeType) -> Any:
+        found.add(code.co_name)
+        return original(code)
+
+    original = rewriting.rewritten_code
+    monkeypatch.setattr(rewriting, "rewritten_code", noted)
+    yield found
+
+
+def test_what_a_call_reaches_is_rewritten_and_nothing_else(rewritten: set[str]) -> None:
+    traced = trace(Base().eval(), torch.ones(8, 3))
+    assert {"forward", "forward_plain", "rows", "least", "halved"} <= rewritten
+    assert not {"save", "exported", "__init__", "info", "getLogger"} & rewritten
+    assert len(traced(torch.ones(6, 3))) == 5  # sizes stayed sizes in all of it
