@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from hqc.checked import checked
 from hqc.errors import PassError
 from hqc.near_names import near
 from hqc.passes.base import Pass
@@ -60,6 +61,7 @@ def register_pass(cls: P) -> P:
     return cls
 
 
+@checked
 def get_pass(name: str) -> type[Pass]:
     """The pass class called `name`; `PassError` suggests near names."""
     found = PASSES.get(name)

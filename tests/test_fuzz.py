@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import hqc
+import hqc.data
 from benchmarks.fuzz import kinds  # noqa: F401  (registers)
 from benchmarks.fuzz.cases import KINDS, Verdict, run_case
 from hqc import array_files
@@ -301,3 +302,17 @@ def test_weights_of_odd_kinds_are_named(tmp_path: Path) -> None:
         torch.save({"weight": odd, "bias": torch.zeros(3)}, tmp_path / "weights.pt")
         with pytest.raises(InputError, match=r"weight is a (sparse_coo|nested) tensor"):
             load_checkpoint(nn.Linear(3, 3), str(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: hqc.ir.verify(3), lambda: hqc.ir.check(memoryview(b"x")), lambda: hqc.ir.print_graph(set()),  # type: ignore[arg-type]
+        lambda: hqc.backends.onnx.audit(object()), lambda: hqc.backends.onnx.emit(np.zeros(3)), lambda: hqc.passes.get_pass(int),
+        lambda: hqc.data.input_specs(len), lambda: hqc.data.load_samples("x", [], shape="3"),
+        lambda: hqc.split_shared(nn.ReLU(), leaf_modules=3),
+    ],
+)  # fmt: skip
+def test_public_functions_refuse_other_kinds_by_name(call: Callable[[], object]) -> None:
+    with pytest.raises(InputError, match=r"^\w+ must be "):
+        call()

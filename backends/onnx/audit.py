@@ -9,6 +9,7 @@ from typing import Literal
 import onnx
 
 from hqc.backends.onnx.domain import DEQUANTIZE, DOMAIN, base_op
+from hqc.checked import checked
 from hqc.march import MarchSpec
 
 MAX_IR_VERSION = 7
@@ -57,6 +58,7 @@ def _rule(name: str, severity: Severity) -> Callable[[Check], Check]:
     return register
 
 
+@checked
 def audit(model: onnx.ModelProto, march: MarchSpec | None = None) -> list[Finding]:
     """Every rule that `model` breaks, in the order of the rules; `march` decides the rules that depend on the chip."""
     return [Finding(rule.name, rule.severity, message) for rule in RULES for message in rule.check(model, march)]

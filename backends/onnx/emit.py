@@ -11,6 +11,7 @@ from hqc.backends.onnx.builder import Builder, CustomOps
 from hqc.backends.onnx.flavours import FLAVOURS, FakeQuantWriter, writer
 from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.backends.onnx.skeleton import Skeleton
+from hqc.checked import checked
 from hqc.errors import ExportError, InputError
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait, Value
 from hqc.march import MarchSpec, get_spec
@@ -34,6 +35,7 @@ class Emission:
         return self.skeleton.complete()
 
 
+@checked
 def emit(graph: Graph, *, flavour: str = "horizon", opaque: OpaqueCalls | None = None) -> onnx.ModelProto:
     """The graph as an ONNX model, opset 11, checked by `onnx.checker`.
 

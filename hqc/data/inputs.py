@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.ir import Graph
 
@@ -52,6 +53,7 @@ class InputSpec:
         return height, width
 
 
+@checked
 def input_specs(inputs: Graph | Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     """Those of a graph, in its order; a sequence of specs as it is."""
     if not isinstance(inputs, Graph):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hqc.checked import checked
 from hqc.data.inputs import Array, InputSpec, batch_size, input_specs
 from hqc.data.preprocessing import Preprocessing
 from hqc.data.sources import ArrayFile, Chunk, FileFolder, Loader, Reading, Source, Together
@@ -151,6 +152,7 @@ def _joined(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
+@checked
 def load_samples(
     data: Place | DataSpec,
     inputs: Graph | Sequence[InputSpec],

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc.checked import checked
 from hqc.ir.graph import Graph, Node, Value
 from hqc.ir.lexer import quote, quote_name, quote_word
 from hqc.ir.op import Attr
@@ -15,6 +16,7 @@ from hqc.ir.sidecar import SCALE_LIMIT, ScaleTable, content_hash, prints_inline
 from hqc.ir.types import DType, Location, Observation, QuantParams, Reason, Request, Support
 
 
+@checked
 def print_graph(graph: Graph, *, locations: bool = True) -> str:
     """The text of `graph`. Equal graphs have equal texts but for `loc(...)`, which `locations=False` leaves out.
 

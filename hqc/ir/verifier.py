@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hqc.checked import checked
 from hqc.errors import VerificationError
 from hqc.ir import integer_rules  # noqa: F401  (adds its rules)
 from hqc.ir.graph import STAGES, Graph
@@ -18,6 +19,7 @@ def rules_of(stage: str) -> list[Rule]:
     return [rule for rule in RULES if rule.holds_in(stage)]
 
 
+@checked
 def check(graph: Graph, *, stage: str | None = None, march: MarchFacts | None = None) -> list[Violation]:
     """Every place where `graph` breaks a rule of `stage` (default: the graph's own).
 
@@ -37,6 +39,7 @@ def verify_constants(graph: Graph) -> None:
     _refuse(graph, [found for rule in RULES if rule.name in names for found in rule.violations(graph, None)], graph.stage)
 
 
+@checked
 def verify(graph: Graph, *, stage: str | None = None, march: MarchFacts | None = None) -> None:
     """`VerificationError` when `graph` breaks a rule of `stage` (default: the graph's own).
 

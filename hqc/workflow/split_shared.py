@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from hqc.checked import checked_but
 from hqc.errors import InputError
 from hqc.frontend.fx.copying import deep_copy
 from hqc.frontend.fx.tracer import trace
@@ -18,6 +19,7 @@ SPLIT_META = "hqc_split"
 """Key in `graph_module.meta`: the path of a module that was split -> the paths of its copies, in the order of the calls."""
 
 
+@checked_but("model")
 def split_shared(model: nn.Module, example_inputs: Any = None, *, leaf_modules: Sequence[Any] = ()) -> fx.GraphModule:
     """A copy of `model`, as its traced graph, in which every call of a layer with parameters has a layer of its own.
 
