@@ -1,6 +1,6 @@
 """Convolution kernels of the simulator beside float32 and int8 peers, layer by layer.
 
-    python -m benchmarks.bench_conv [--network resnet18|mobilenet_v2] [--engine blas|onednn|auto] [--threads N] [--rounds N]
+    python -m benchmarks.bench_conv [--network resnet18|resnet50|mobilenet_v2] [--engine blas|onednn|jit|auto] [--threads N] [--rounds N]
 
 Prints milliseconds per layer (batch 1, 224x224), our time over each peer's, and the ratios of the sums weighted by how often the
 network has the layer. Ours includes bias, requantization and ReLU; the peers' float32 convolutions include the bias only.
@@ -60,6 +60,27 @@ RESNET18 = [
 ]
 
 
+def _resnet50() -> list[Layer]:
+    """Distinct convolutions of ResNet-50 (He et al., table 1), strides in the 3x3 layers as torchvision has them."""
+    count: dict[Layer, int] = {Layer(3, 64, 7, 2, 224): 1}
+
+    def add(layer: Layer) -> None:
+        count[layer] = count.get(layer, 0) + 1
+
+    channels, size = 64, 56
+    for width, blocks, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for block in range(blocks):
+            stride = first_stride if block == 0 else 1
+            add(Layer(channels, width, 1, 1, size))
+            add(Layer(width, width, 3, stride, size))
+            if block == 0:
+                add(Layer(channels, 4 * width, 1, stride, size))
+            size //= stride
+            add(Layer(width, 4 * width, 1, 1, size))
+            channels = 4 * width
+    return [Layer(**{**layer.__dict__, "times": times}) for layer, times in count.items()]
+
+
 def _mobilenet_v2() -> list[Layer]:
     """Distinct convolutions of MobileNetV2 (Sandler et al., table 2)."""
     count: dict[Layer, int] = {Layer(3, 32, 3, 2, 224): 1}
@@ -84,7 +105,7 @@ def _mobilenet_v2() -> list[Layer]:
     return [Layer(**{**layer.__dict__, "times": times}) for layer, times in count.items()]
 
 
-NETWORKS = {"resnet18": lambda: RESNET18, "mobilenet_v2": _mobilenet_v2}
+NETWORKS = {"resnet18": lambda: RESNET18, "resnet50": _resnet50, "mobilenet_v2": _mobilenet_v2}
 
 
 class ConvBenchmark:
@@ -131,12 +152,12 @@ class ConvBenchmark:
         """Milliseconds of us and of every peer."""
         from hqc.backends.bpu.workers import exclusive_blas
 
-        def ours() -> None:
+        def with_blas() -> None:
             with exclusive_blas():
                 self.run()
 
         contenders = {
-            "ours": ours,
+            "ours": self.run if self.program.steps[-1].native is not None else with_blas,
             "eager f32": eager_conv(*self.arrays),
             "ort f32": onnxruntime_conv(*self.arrays),
             "ort s8s8": onnxruntime_conv(*self.arrays, integer=True),

@@ -23,17 +23,20 @@ from hqc.backends.bpu.engines.jit.vector import (
     load_i16,
     load_i32,
     load_i64,
+    multiply_floats,
     multiply_ints,
     round_half_even,
     shift_right,
     smaller_floats,
     smaller_ints,
     store_f32,
+    store_floats,
     store_i8,
     store_i16,
     store_i32,
     store_i64,
     store_ints,
+    to_floats,
     to_ints,
 )
 
@@ -215,8 +218,15 @@ def dequantize(d: int, tile: int, scratch: int) -> None:
         scale = load_f32(word(d, f.SCALE) + 4 * channel * per_channel)
         x = word(d, f.X) + (image * pixels * channels + channel) * item
         out = word(d, f.OUT) + 4 * (image * channels + channel) * pixels
-        for at in range(first, last):
+        at = first
+        if channels == 1:
+            scales = all_floats(scale)
+            while at + 16 <= last:
+                store_floats(out + 4 * at, multiply_floats(to_floats(load_items(x + at * item, 16, item)), scales))
+                at += 16
+        while at < last:
             store_f32(out + 4 * at, float_of(load_item(x + at * channels * item, item)) * scale)
+            at += 1
 
 
 def max_pool(d: int, tile: int, scratch: int) -> None:
