@@ -87,6 +87,26 @@ class Odd(nn.Module):
         return {name: head(x) for name, head in self.heads.items()}
 
 
+class Unnamed(nn.Module):
+    """A key that is no name, beside the name that it would get."""
+
+    def forward(self, x: torch.Tensor) -> dict[object, torch.Tensor]:
+        return {"": x * 2, "mul": x + 1, None: x - 1}
+
+
+def test_outputs_without_a_name_have_one_in_files(tmp_path: Path) -> None:
+    import onnx
+
+    x = torch.ones(1, 3, 4, 4)
+    compiled = hqc.compile(Unnamed(), x, march="bayes", calibration_data=[x])
+    for flavour in ("runnable", "qdq", "horizon"):
+        compiled.export(tmp_path / "net.onnx", flavour=flavour)
+        names = [output.name for output in onnx.load(tmp_path / "net.onnx").graph.output]
+        assert len(set(names)) == 3 and all(names)
+    assert list(compiled.simulate(x)) == ["", "mul", None]
+    assert hqc.ir.parse('input %x: f32[1]\n%y = relu(%x)\noutput %y as ""').output_names == ["y"]
+
+
 def test_module_names_of_any_kind_work_from_tracing_to_the_yaml(tmp_path: Path) -> None:
     import yaml
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import random
 import resource
 import sys
 import tempfile
@@ -26,7 +27,7 @@ def serve(connection: Connection) -> None:
     """Run the cases that come through `connection` until None comes."""
     import torch
 
-    from benchmarks.fuzz import kinds  # noqa: F401  (registers)
+    from benchmarks.fuzz.kinds import command_lines
     from hqc.backends.bpu.engines.report import engine_statuses
 
     engine_statuses()  # compiles kernels where no cache has them, which takes longer than a hang
@@ -39,6 +40,8 @@ def serve(connection: Connection) -> None:
             place = Path(folder) / str(number)
             place.mkdir()
             run_case(name, 0, place)
+        command_lines.write_models(random.Random(0), Path(folder))
+        command_lines.invoke(["compare", "net.py:Net", "--march", "bayes", "--activations", "int16"], Path(folder))()
         connection.send("ready")
         while (case := connection.recv()) is not None:
             reset_peak()

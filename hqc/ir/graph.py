@@ -442,9 +442,10 @@ class Graph:
         self._next_order = len(ordered) * _GAP
 
     def set_outputs(self, values: Sequence[Value], names: Sequence[str] | None = None) -> None:
-        """Declare what the graph returns; `names` are the user's names (default: the values' names)."""
+        """Declare what the graph returns; `names` are the user's names. An output without a name, or with an empty one, has its value's."""
         self._outputs = list(values)
-        self.output_names = list(names) if names is not None else [value.name for value in values]
+        own = [value.name for value in values]
+        self.output_names = own if names is None else [name or "".join(own[i : i + 1]) for i, name in enumerate(names)]
 
     # --- changing ------------------------------------------------------------------------------------------------
 

@@ -494,7 +494,7 @@ class _GraphLowering:
             if not isinstance(item, (Value, torch.Tensor)):
                 return item
             value = self.ctx.value(item)
-            base = name if user_names else next(given, value.name)
+            base = (name if user_names else next(given, value.name)) or value.name
             unique, count = base, 0
             while unique in names:
                 count += 1
