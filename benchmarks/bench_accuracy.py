@@ -76,6 +76,7 @@ def measure(name: str, marches: list[str], ways: list[str], folder: Path) -> dic
     start = time.perf_counter()
     outputs = onnxruntime_outputs(model, task.calibration, task.test)
     found["onnxruntime"] = Figure(sqnr(real, outputs), quality(name, outputs), time.perf_counter() - start)
+    print(f"{name}, onnxruntime: {found['onnxruntime'].sqnr:.1f} dB", flush=True)
     rule = {"int16": ("bayes", int16_on("bayes", model, task.calibration[0])), "int8": ("bayes", PLAIN)}
     asked = {f"{march} {way}": (march, WAYS[way]) for march in marches for way in ways}
     for column, (march, options) in (rule | asked).items():
@@ -84,6 +85,7 @@ def measure(name: str, marches: list[str], ways: list[str], folder: Path) -> dic
         seconds = time.perf_counter() - start
         outputs = np.concatenate([compiled.simulate(x) for x in task.test.split(64)])
         found[column] = Figure(sqnr(real, outputs), quality(name, outputs), seconds)
+        print(f"{name}, {column}: {found[column].sqnr:.1f} dB, {seconds:.0f} s", flush=True)
     return found
 
 
@@ -148,7 +150,6 @@ def main() -> None:
     rows = {}
     for name in options.names or NETWORKS:
         rows[name] = measure(name, options.march or ["bayes", "bernoulli"], options.way or list(WAYS), options.folder)
-        print(name, ", ".join(f"{way} {each.sqnr:.1f} dB {each.seconds:.0f} s" for way, each in rows[name].items()), flush=True)
     Console(width=200).print(table(rows))
 
 

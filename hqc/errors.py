@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hqc.language import in_force, said
+
 
 def printable(text: str, *, lines: bool = True) -> str:
     """`text` with everything escaped that a terminal would obey instead of showing (`\\x1b`); ends of lines and tabs stay with `lines`.
@@ -26,10 +28,16 @@ def first_line(error: BaseException) -> str:
 
 
 class HqcError(Exception):
-    """Base of every error that hqc raises on purpose; `str(error)` is the sentence for the user."""
+    """Base of every error that hqc raises on purpose; `str(error)` is the sentence for the user, in English.
+
+    Where another language is in force (`hqc.language`), a traceback shows the sentence in it too, as a note (from Python 3.11 on).
+    """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(printable(str(message)))
+        sentence = printable(str(message))
+        super().__init__(sentence)
+        if in_force() != "en":
+            self.__notes__ = [said(sentence)]
 
 
 class TraceError(HqcError):

@@ -35,7 +35,7 @@ def find_object(spec: str, kind: str = "the model") -> tuple[Any, ModuleType, st
         if not hasattr(found, part):
             known = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
             raise InputError(
-                f"{place} has no {name}{suggest(name, known)}; it defines {', '.join(known) or 'no class or function'}"
+                f"{place} has no {name}; it defines {', '.join(known) or 'no class or function'}{suggest(name, known)}"
             )
         found = getattr(found, part)
     return found, module, place

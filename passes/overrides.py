@@ -130,7 +130,7 @@ def _parse_kind(kind: Any, entries: Any, device: Device, where: str) -> list[Ove
 
     if kind not in KINDS:
         known = [*KINDS, *(() if "[" in where else _DEVICES)]
-        raise OverrideError(f"{where} has no key {kind!r}{suggest(str(kind), known)}; known: {', '.join(known)}")
+        raise OverrideError(f"{where} has no key {kind!r}; known: {', '.join(known)}{suggest(str(kind), known)}")
     if isinstance(entries, (str, type)) or not isinstance(entries, (Sequence, set, frozenset)):
         raise OverrideError(f"{where}[{kind!r}] must be a list, got {entries!r}")
     ordered = sorted(entries, key=str) if isinstance(entries, (set, frozenset)) else entries

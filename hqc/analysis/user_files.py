@@ -102,7 +102,7 @@ def _in_order(given: Sequence[GivenShape], model: Any) -> list[GivenShape]:
     by_name = {each.name: each for each in given}
     for name in by_name:
         if name not in names:
-            raise InputError(f"the model's forward has no input {name}{suggest(name, names)}; it takes {', '.join(names)}")
+            raise InputError(f"the model's forward has no input {name}; it takes {', '.join(names)}{suggest(name, names)}")
     wanted = names[: max(names.index(name) for name in by_name) + 1]
     missing = [name for name in wanted if name not in by_name]
     if missing:

@@ -13,8 +13,8 @@ from rich.logging import RichHandler
 import hqc
 from hqc.cli.console import console
 from hqc.cli.group import Group
-from hqc.cli.language import LANGUAGES
 from hqc.cli.options import FLAVOURS, MARCHES
+from hqc.language import LANGUAGES
 
 __all__ = ["FLAVOURS", "MARCHES", "main"]
 

@@ -17,6 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from hqc.cli.language import translated_renderable
 from hqc.errors import printable
 
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
@@ -41,17 +42,17 @@ def console(*, stderr: bool = False) -> Console:
 def say(text: str) -> None:
     """A line of prose on standard output, as it is."""
     out = console()
-    out.print(text, markup=False, soft_wrap=not out.is_terminal)
+    out.print(translated_renderable(text), markup=False, soft_wrap=not out.is_terminal)
 
 
 def show(table: Any) -> None:
     """A rich table (or anything rich can print) on standard output."""
-    console().print(table)
+    console().print(translated_renderable(table))
 
 
 def note(text: str, style: str = "yellow") -> None:
     """A line beside the result, on standard error."""
-    console(stderr=True).print(Text(text, style=style), soft_wrap=True)
+    console(stderr=True).print(Text(translated_renderable(text), style=style), soft_wrap=True)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")

@@ -25,6 +25,7 @@ import hqc
 from hqc.cli.console import console
 from hqc.cli.language import tr
 from hqc.errors import HqcError
+from hqc.language import said
 
 REFUSED, BUG, UNMET, INTERRUPTED = 1, 3, 4, 130
 _NO_MEMORY = ("can't allocate memory", "out of memory")
@@ -51,7 +52,7 @@ def complain(prefix: str, text: str) -> None:
 def explained(error: BaseException) -> int:
     """Say what `error` means for the user; returns the exit status."""
     if isinstance(error, HqcError):
-        complain(tr("error: "), str(error))
+        complain(tr("error: "), said(str(error)))
         return REFUSED
     if isinstance(error, KeyboardInterrupt):
         complain("", tr("interrupted"))

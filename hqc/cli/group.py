@@ -11,6 +11,7 @@ import click
 import hqc.cli.commands
 from hqc.cli.edge import explained
 from hqc.cli.language import Context, choose, tr, translated
+from hqc.language import use
 
 MODELS = (
     "MODEL: FILE.py:NAME or package.module:NAME, a class, a function or a module; with arguments, NAME(width=32). Or FILE.onnx, "
@@ -40,6 +41,13 @@ class Group(click.Group):
             found.epilog = MODELS
         found.context_class = Context
         return translated(found)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As click's; the language is that of the command line for as long as it runs."""
+        try:
+            return super().main(*args, **extra)
+        finally:
+            use(None)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

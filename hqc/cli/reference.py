@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 import hqc.cli.edge
-from hqc.cli import language, main
-from hqc.cli.language import key_of, tr
+from hqc.cli import main
+from hqc.cli.language import Context, key_of, tr
 from hqc.files import write_file
+from hqc.language import use
 
 INTRODUCTION = {
     "en": """# Command line
@@ -19,8 +20,9 @@ INTRODUCTION = {
 *[中文](cli.zh.md)*
 
 `hqc COMMAND MODEL [OPTIONS]`, or `python -m hqc`. Results go to standard output, remarks and progress to standard error. `--json` prints
-one JSON object. `hqc -v COMMAND` shows what the library logs, `hqc --lang zh COMMAND` is in Chinese (by itself where the locale is); what
-the library says of a model (errors, reasons, tables) is in English. Data and its options: [calibration data](calibration_data.md).
+one JSON object, in English in every language. `hqc -v COMMAND` shows what the library logs, `hqc --lang zh COMMAND` is in Chinese, with
+reasons, errors and tables (by itself where `HQC_LANG` or the locale says so). Data and its options:
+[calibration data](calibration_data.md).
 
 `MODEL` is `FILE.py:NAME` or `package.module:NAME`, where `NAME` is a class, a function or a module; with arguments, `NAME(width=32)`; a
 function may return `(model, example_inputs)`. `FILE.onnx`, `FILE.pt2` (an exported program) and `FILE.hqc` (a dump from before placement)
@@ -43,8 +45,8 @@ bash: `eval "$(_HQC_COMPLETE=bash_source hqc)"` in `~/.bashrc`; zsh: `eval "$(_H
 *[English](cli.md)*
 
 `hqc COMMAND MODEL [OPTIONS]`,或 `python -m hqc`。结果写到标准输出,说明和进度写到标准错误。`--json` 输出一个 JSON 对象。
-`hqc -v COMMAND` 显示库的日志,`hqc --lang zh COMMAND` 使用中文(系统区域为中文时自动);
-库对模型的说明(错误、原因、表格)是英文。数据及其选项见[校准数据](calibration_data.zh.md)。
+`--json` 在任何语言下都是英文。`hqc -v COMMAND` 显示库的日志,`hqc --lang zh COMMAND` 使用中文,包括原因、错误和表格
+(`HQC_LANG` 或系统区域为中文时自动)。数据及其选项见[校准数据](calibration_data.zh.md)。
 
 `MODEL` 是 `FILE.py:NAME` 或 `package.module:NAME`,`NAME` 是类、函数或模块;可带参数,如 `NAME(width=32)`;
 函数可以返回 `(model, example_inputs)`。`FILE.onnx`、`FILE.pt2`(导出的程序)和 `FILE.hqc`(放置之前的 dump)也是模型。
@@ -75,7 +77,7 @@ HEADS = {"en": ("option", "meaning", "default"), "zh": ("选项", "含义", "默
 
 def page(lang: str) -> str:
     """The page in one language."""
-    language.choose(["--lang", lang])
+    use(lang)
     try:
         statuses = (hqc.cli.edge.__doc__ or "").split("\n\n", 1)[1].strip()
         parts = [
@@ -90,11 +92,11 @@ def page(lang: str) -> str:
             parts += [f"## hqc {name}", tr(key_of(command.help)), *_options(command, lang)]
         return "\n\n".join(parts) + "\n"
     finally:
-        language.choose([])
+        use(None)
 
 
 def _options(command: click.Command, lang: str) -> Iterator[str]:
-    context = language.Context(command)
+    context = Context(command)
     arguments = [param.make_metavar(context) for param in command.params if isinstance(param, click.Argument)]
     if arguments:
         yield f"`hqc {command.name} {' '.join(arguments)}`"

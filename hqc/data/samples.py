@@ -215,7 +215,7 @@ def _by_name(places: Mapping[str, PathLike], specs: tuple[InputSpec, ...], readi
     names = [spec.name for spec in specs]
     for name in places:
         if name not in names:
-            raise InputError(f"the model has no input {name}{suggest(name, names)}; it takes {', '.join(names)}")
+            raise InputError(f"the model has no input {name}; it takes {', '.join(names)}{suggest(name, names)}")
     missing = [name for name in names if name not in places]
     if missing:
         raise InputError(f"there is data for {', '.join(places)}, and none for the input {missing[0]}")

@@ -306,9 +306,9 @@ class Reason:
     def __str__(self) -> str:
         text = f"accepted if {self.rule}" if self.condition else self.rule
         if self.actual:
-            text += f": {self.actual}"
+            text = f"{text}: {self.actual}"
         if self.limit:
-            text += f", limit {self.limit}"
+            text = f"{text}, limit {self.limit}"
         return printable(f"{text} ({self.hint})" if self.hint else text, lines=False)
 
 

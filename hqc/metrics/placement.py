@@ -17,6 +17,7 @@ from rich.text import Text
 from hqc.errors import InputError, printable
 from hqc.ir import Device, DType, Graph, Node, Reason, Trait, Value
 from hqc.ir.costs import macs
+from hqc.language import said
 from hqc.near_names import suggest
 from hqc.passes.partition import plural
 
@@ -149,14 +150,14 @@ class PlacementReport:
         return "\n".join([numbers, *self.unwritable])
 
     def __str__(self) -> str:
-        """A line per operation (where, op, device, source line, reasons), then the summary."""
+        """A line per operation (where, op, device, source line, reasons), then the summary, in the language in force."""
         cells = [(row.where, row.op, _device(row), row.source) for row in self.rows]
         widths = [max((len(each[column]) for each in cells), default=0) for column in range(4)]
         lines = []
         for row, each in zip(self.rows, cells, strict=True):
             start = "  ".join(text.ljust(width) for text, width in zip(each, widths, strict=True))
-            lines.append(f"{start}  {'; '.join(map(str, row.reasons)).replace(f' on {self.march}', '')}")
-        return printable("\n".join([*lines, self.summary()]))
+            lines.append(f"{start}  {said('; '.join(map(str, row.reasons)).replace(f' on {self.march}', ''))}")
+        return printable("\n".join([*lines, said(self.summary())]))
 
 
 def _device(row: NodePlacement) -> str:

@@ -56,7 +56,7 @@ def check_keywords(target: Any, arguments: dict[str, Any]) -> None:
         parts = [each for each in (target, observer) if each is not None]
         names = " with ".join(getattr(getattr(each, "target", each), "__name__", repr(each)) for each in parts)
         raise QConfigError(
-            f"{names} takes no keyword {unknown[0]!r}{suggest(unknown[0], known)}; it takes {', '.join(sorted(known))}"
+            f"{names} takes no keyword {unknown[0]!r}; it takes {', '.join(sorted(known))}{suggest(unknown[0], known)}"
         )
 
 

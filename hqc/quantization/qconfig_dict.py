@@ -41,7 +41,7 @@ class QConfigResolver:
         for key in entries:
             if key not in KEYS:
                 raise QConfigError(
-                    f"qconfig_dict has the unknown key {key!r}{suggest(str(key), KEYS[1:])}; known: {_listed(KEYS)}"
+                    f"qconfig_dict has the unknown key {key!r}; known: {_listed(KEYS)}{suggest(str(key), KEYS[1:])}"
                 )
         self._modules: dict[str, nn.Module] = dict(root.named_modules(remove_duplicate=False))
         self._global = _checked(entries.get(""), 'key ""')

@@ -30,5 +30,5 @@ def steps_of(effort: str, without: Sequence[str] = ()) -> tuple[Step, ...]:
     steps = get_args(Step)
     for name in without:
         if name not in steps:
-            raise InputError(f"without has the unknown step {name!r}{suggest(str(name), steps)}; there are {', '.join(steps)}")
+            raise InputError(f"without has the unknown step {name!r}; there are {', '.join(steps)}{suggest(str(name), steps)}")
     return tuple(step for step in STEPS[effort] if step not in without)  # type: ignore[index]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from hqc.ir import Graph, Observation
+from hqc.language import said
 from hqc.march import all_specs
 from hqc.march.spec import MarchSpec
 from hqc.metrics.placement import MarchComparison, PlacementReport, placement_report
@@ -59,9 +60,10 @@ class Explanation(Reported):
         return self.placement.device_of(name)
 
     def __str__(self) -> str:
+        """The report in the language in force (`hqc.language`)."""
         kinds = Counter(observation.dtype.value for observation in self.observers.values())
         found = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(kinds.items())) or "nothing"
-        return f"{self.placement}\nobserved: {found}\n{self.shown}"
+        return "\n".join((str(self.placement), said(f"observed: {found}"), said(self.shown)))
 
 
 def explain_graph(graph: Graph, options: CompileOptions) -> Explanation:

@@ -181,7 +181,7 @@ def test_a_model_file_may_have_the_name_of_a_module(name: str, folder: Path, mon
         (["syntax.py:Net"], r"syntax.py cannot be imported: .*syntax.py:3: "),
         (
             ["net.py:Detectr"],
-            r"net.py has no Detectr; did you mean Detector\?; it defines ConvBlock, SplitBlock, Head, Detector$",
+            r"net.py has no Detectr; it defines ConvBlock, SplitBlock, Head, Detector; did you mean Detector\?$",
         ),
         (["faulty.py:NUMBER"], "NUMBER in faulty.py is a int"),
         (["faulty.py:Raises"], r"Raises\(\) in faulty.py failed: faulty.py:16: RuntimeError: no weights here"),

@@ -94,7 +94,7 @@ def test_packages_factories_arguments_and_argparse(place: str, name: str, width:
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("shop.models.net:Nett", "shop.models.net has no Nett; did you mean Net"),
+        ("shop.models.net:Nett", "shop.models.net has no Nett; it defines .*; did you mean Net"),
         ("shop.modells.net:Net", "shop.modells.net cannot be imported: ModuleNotFoundError: No module named 'shop.modells'"),
         ("no_such_shop.net:Net", "there is no file no_such_shop.net and no module no_such_shop.net"),
         ("shop/models/nett.py:Net", "there is no file shop/models/nett.py"),
@@ -219,7 +219,7 @@ def test_integer_inputs_by_position_and_by_name() -> None:
 @pytest.mark.parametrize(
     ("shapes", "sentence"),
     [
-        (["id=1,5"], "forward has no input id; did you mean ids"),
+        (["id=1,5"], "forward has no input id; it takes .*; did you mean ids"),
         (["mask=1,5,1"], "--input says nothing of ids, which forward takes before mask"),
         (["ids=1,5", "1,5,1"], "give --input NAME=SIZES for each input"),
         (["1,5:integer"], "takes a type such as float32, int64 or bool behind the sizes, got integer"),

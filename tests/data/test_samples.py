@@ -227,7 +227,7 @@ def test_several_inputs_that_do_not_fit_together(folder: Path) -> None:
         ("reals.npz", "ids holds float32; input ids takes int64"),
         ({"image": "image.npy", "ids": "ids.npy"}, "the inputs have different numbers of samples: image 5, ids 4"),
         ({"image": "image.npy"}, "there is data for image, and none for the input ids"),
-        ({"img": "image.npy", "ids": "ids.npy"}, "the model has no input img; did you mean image"),
+        ({"img": "image.npy", "ids": "ids.npy"}, "the model has no input img; it takes .*; did you mean image"),
         ("mixed", "the model takes 2 inputs .*; give mixed a sub-folder for each"),
     ):
         with pytest.raises(InputError, match=sentence):

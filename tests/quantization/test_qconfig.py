@@ -204,7 +204,7 @@ def test_torch_style_qconfigs_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"module_nam": []}, "unknown key 'module_nam'; did you mean module_name"),
+        ({"module_nam": []}, "unknown key 'module_nam'; known: .*; did you mean module_name"),
         ({"object_type": []}, "unknown key 'object_type'.* known: '', 'module_type', 'module_name'"),
         ({"module_name": [("block.0.cnov", N)]}, "'block.0.cnov' matches no module of the model; did you mean block.0.conv"),
         ({"module_name": {"": N}}, "'' matches no module"),

@@ -71,7 +71,7 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputSh
     unknown = [name for name in shapes if name not in declared]
     if unknown:
         raise InputError(
-            f"{where} has no input {unknown[0]}{suggest(unknown[0], declared)}; its inputs: {', '.join(declared) or 'none'}"
+            f"{where} has no input {unknown[0]}; its inputs: {', '.join(declared) or 'none'}{suggest(unknown[0], declared)}"
         )
     inputs = {name: _input_type(where, item, shapes.get(name)) for name, item in declared.items()}
     return OnnxFile(where, model, opset, inputs, initializers)
