@@ -187,6 +187,7 @@ def test_language_and_theme_switch(browser: Any, file: Path) -> None:
         page.select_option("#language", "zh")
         assert "个算子在 CPU 上" in page.locator("#figures").inner_text()
         assert "源代码行" in page.locator("#operation").inner_text() and chosen(page) == "stage.0.conv1"
+        assert "在限制之内" in page.locator("#operation").inner_text(), "reasons too"
         assert page.locator('.tabulator-col[tabulator-field="op"]').first.inner_text().startswith("类型")
         back = "getComputedStyle(document.body).backgroundColor"
         light = page.evaluate(back)

@@ -17,6 +17,7 @@ from hqc.analysis.report.subjects import page_of
 from hqc.distribution import install_command
 from hqc.errors import InputError
 from hqc.files import write_file
+from hqc.language import in_force, said
 
 if TYPE_CHECKING:
     from hqc.workflow.compile import Compiled
@@ -54,8 +55,24 @@ def render(data: dict[str, Any]) -> str:
         scripts="\n".join(_read("page", name) for name in SCRIPTS),
         libraries=_libraries(),
         words=_read("page", "words.json"),
-        data=_packed(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)),
+        data=_packed(
+            json.dumps(
+                data | {"chinese": _chinese(data), "language": in_force()},
+                ensure_ascii=False,
+                separators=(",", ":"),
+                allow_nan=False,
+            )
+        ),
     )
+
+
+def _chinese(data: dict[str, Any]) -> dict[str, str]:
+    """The Chinese of what the page quotes from the library: reasons, changes, remarks, advice, warnings."""
+    quoted = [*data["advice"], *data["warnings"], *(remark["text"] for remark in data["remarks"])]
+    for row in data["operations"]:
+        quoted += [*row["why"], row["change"]]
+    translated = {text: said(text, "zh") for text in quoted}
+    return {text: chinese for text, chinese in translated.items() if text != chinese}
 
 
 def notebook_html(subject: Compiled | LoadedModel | Explanation, height: int = 720) -> str:

@@ -8,6 +8,8 @@ async function unpacked(id) {
 class Report {
   constructor(data) {
     this.data = data;
+    words.chinese = data.chinese;
+    if (data.language === "zh") words.language = "zh";
     this.chosen = null;
     this.picture = new GraphPicture(document.getElementById("picture"), data.picture, data.operations, (found) => this.select(found, "picture"));
     this.panel = new OperationPanel(document.getElementById("operation"), data, {
@@ -124,13 +126,13 @@ class Report {
 
   lists() {
     const { measured } = this.data;
-    const notes = [...this.data.warnings];
+    const notes = this.data.warnings.map((text) => words.said(text));
     if (!measured) notes.push(words.of("not_measured"));
     else if (!measured.real) notes.push(words.of("random_data"));
     document.getElementById("warnings").replaceChildren(...notes.map((text) => element("li", {}, text)));
     document.getElementById("advice-section").hidden = !this.data.advice.length;
-    document.getElementById("advice").replaceChildren(...this.data.advice.map((text) => element("li", {}, text)));
-    const remarks = this.data.remarks.map((each) => element("li", { class: each.severity }, each.text));
+    document.getElementById("advice").replaceChildren(...this.data.advice.map((text) => element("li", {}, words.said(text))));
+    const remarks = this.data.remarks.map((each) => element("li", { class: each.severity }, words.said(each.text)));
     document.getElementById("remarks").replaceChildren(...(remarks.length ? remarks : [element("li", {}, words.of("none"))]));
     document.getElementById("made").textContent = words.of("made", this.data.version);
   }

@@ -22,7 +22,7 @@ class OperationPanel {
     const each = this.data.operations[index];
     const on = this.data.chips.map((chip, i) => `${chip.march} ${each.chips[i] || "–"}`).join(", ");
     const rows = [
-      ["device", placed(each)], ["why", each.why.join("\n")], ["change", each.change], ["on_chips", on], ["op", each.op], ["module", each.module],
+      ["device", placed(each)], ["why", each.why.map((text) => words.said(text)).join("\n")], ["change", words.said(each.change)], ["on_chips", on], ["op", each.op], ["module", each.module],
       ["source", each.source], ["origin", each.origin.join(", ")], ["result", each.types.join("\n")], ["grid", each.quant.join("\n")],
       ["macs", each.macs ? grouped(each.macs) : ""], ["parameters", each.parameter_bytes ? `${grouped(each.parameter_bytes)} B` : ""],
       ["time", this.time(each)], [each.error && each.error.view !== "simulator" ? "error_fake" : "error", this.error(each.error)], ["own", this.own(each.own)],

@@ -22,7 +22,7 @@ function operationTable(holder, operations, chips, onSelect) {
   columns.push(column("scale", (each) => each.scale, { ...number, width: 100, formatter: (cell) => short(cell.getValue()) }));
   chips.forEach((chip, index) =>
     columns.push({ title: chip.march, field: `chip${index}`, accessor: (each) => each.chips[index], width: 96, headerFilter: "input" }));
-  columns.push(column("why", (each) => each.why.join("; "), { minWidth: 260, headerFilter: "input" }));
+  columns.push(column("why", (each) => each.why.map((text) => words.said(text)).join("; "), { minWidth: 260, headerFilter: "input" }));
   columns.push(column("source", (each) => each.source, { width: 150, headerFilter: "input", cssClass: "code" }));
   const rows = operations.map((each, id) => {
     const row = { id };

@@ -9,6 +9,13 @@ const words = {
     return WORDS[key][this.language].replace(/\{(\d)\}/g, (_, index) => parts[Number(index)]);
   },
 
+  chinese: {},
+
+  /** A sentence of the library. */
+  said(text) {
+    return this.language === "zh" ? (this.chinese[text] ?? text) : text;
+  },
+
   /** Show the language in every element that has words of its own. */
   apply() {
     document.documentElement.lang = this.language === "zh" ? "zh-CN" : "en";
