@@ -96,6 +96,9 @@ def counted(description: str) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar on standard error, where that is a terminal; the yielded function takes (done, total or None)."""
     err = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    if not err.is_terminal:  # the oldest rich that may be installed ends even a disabled bar with an empty line
+        yield lambda done, total: None
+        return
+    with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -138,7 +138,9 @@ def read_constant(cursor: Cursor, type: TensorType | None) -> npt.NDArray[Any]:
     try:
         exact = np.array(nested)
         with np.errstate(over="ignore"):
-            array = np.array(nested, dtype.numpy)
+            # NumPy 1 wraps integers that do not fit, with a warning of its own; they are compared below
+            whole = exact.dtype.kind == "i" and not dtype.is_float
+            array = exact.astype(dtype.numpy) if whole else np.array(nested, dtype.numpy)
     except (ValueError, OverflowError, TypeError) as error:
         cursor.fail(f"these elements do not make an array of {dtype.value}: {error}", start)
     if not dtype.is_float and array.size and not (array == exact).all():

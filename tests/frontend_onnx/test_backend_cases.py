@@ -59,7 +59,8 @@ def test_node_tests_are_lowered_right_or_refused_in_one_sentence(part: int) -> N
                     got.astype(np.float64), want.astype(np.float64), rtol=1e-3, atol=1e-5, err_msg=case.name
                 )
         counts["right"] += 1
-    assert counts["right"] >= 130, counts
+    version = tuple(int(part) for part in onnx.__version__.split(".")[:2])
+    assert counts["right"] >= (130 if version >= (1, 17) else 110), counts  # older packages have fewer cases
     assert not [sentence for sentence in sentences if "\n" in sentence]
 
 

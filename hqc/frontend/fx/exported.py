@@ -169,7 +169,7 @@ def _ordinary(node: fx.Node, overload: Any, args: tuple[Any, ...], kwargs: dict[
     for argument in schema.arguments:
         if argument.has_default_value() and argument.name in bound and bound[argument.name] == argument.default_value:
             del bound[argument.name]
-    if name == "batch_norm" and bound.get("training"):
+    if name == "_native_batch_norm_legit_functional" or (name == "batch_norm" and bound.get("training")):
         raise InputError(
             f"{node.name}: the program was exported in training mode; call eval() on the model and export it again"
         )
