@@ -50,7 +50,7 @@ def _are_equal(first: Node, second: Node) -> bool:
         or first.request != second.request
     ):
         return False
-    if len(first.origin) > 1 or len(second.origin) > 1 or first.origin == second.origin:
+    if any(len(each.origin) > 1 or (each.origin or (each.name,)) != (each.name,) for each in (first, second)):
         return False  # a step of one call, or what was joined already
     return all(a is b or _same_constant(a, b) for a, b in zip(first.inputs, second.inputs, strict=True))
 

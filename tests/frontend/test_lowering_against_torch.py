@@ -131,7 +131,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
     "neg": (lambda x: -x, "neg"),
     "floor_ceil_round": (lambda x: torch.floor(x) + x.ceil() + torch.round(x), "floor ceil add round add"),
     "sign_erf": (lambda x: torch.sign(x) + torch.erf(x), "sign erf add"),
-    "square": (lambda x: x**2 + torch.square(x) + x.pow(2), "pow_scalar pow_scalar add pow_scalar add"),
+    "square": (lambda x: x**2 + torch.square(x) + x.pow(2), "pow_scalar mul add pow_scalar add"),
     "scalar_power": (lambda x: 2.0**x, "pow"),
     "add_scalar": (lambda x: x + 3, "add"),
     "radd_scalar": (lambda x: 3 + x, "add"),

@@ -9,6 +9,10 @@ from onnx_harness import run_lowered, session
 
 from hqc.errors import HqcError
 from hqc.frontend.onnx import lower_onnx
+from hqc.ir import Graph
+from hqc.march import get_spec
+from hqc.passes import PassContext
+from hqc.passes.pipeline_text import parse_passes
 
 RNG = np.random.default_rng(0)
 NORM = """m = ReduceMean<axes = [-1]>(x)  d = Sub(x, m)  s = Pow(d, two)  v = ReduceMean<axes = [-1]>(s)
@@ -23,7 +27,13 @@ CONSTANTS = {
 }  # fmt: skip
 
 
-def ops(text: str, shape: str = "1,6,6", result: str = "N") -> list[str]:
+def run_passes(graph: Graph, names: str) -> Graph:
+    for item in parse_passes(names):
+        item.run(graph, PassContext(get_spec("bayes")))
+    return graph
+
+
+def ops(text: str, shape: str = "1,6,6", result: str = "N", passes: str = "") -> list[str]:
     """The ops that a model from x to y becomes, which compute what onnxruntime computes."""
     proto = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : 13]>\nnet (float[{shape}] x) => (float[{result}] y) {{ {text} }}'
@@ -36,7 +46,7 @@ def ops(text: str, shape: str = "1,6,6", result: str = "N") -> list[str]:
     x = RNG.random([int(size) for size in shape.split(",")]).astype(np.float32)
     (got,), (want,) = run_lowered(lowered, {"x": x}), session(proto).run(None, {"x": x})
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    return [node.op.name for node in lowered.graph.nodes]
+    return [node.op.name for node in (run_passes(lowered.graph, passes) if passes else lowered.graph).nodes]
 
 
 @pytest.mark.parametrize(
@@ -46,16 +56,6 @@ def ops(text: str, shape: str = "1,6,6", result: str = "N") -> list[str]:
         ("p = MatMul(x, w)  y = Add(b, p)", ["linear"]),
         ("p = MatMul(x, w)  y = Add(p, col)", ["linear", "add"]),  # one number per row is no bias
         ("p = MatMul(x, w)  q = Add(p, b)  y = Mul(p, q)", ["linear", "add", "mul"]),
-        (f"{NORM}  a = Mul(n, g)  y = Add(a, b)", ["layer_norm"]),
-        (f"{NORM}  a = Mul(g, n)  y = Add(b, a)", ["layer_norm"]),
-        (f"{NORM}  y = Mul(n, g)", ["layer_norm"]),
-        (f"{NORM}  y = Identity(n)", ["layer_norm", "identity"]),
-        (f"{NORM}  y = Mul(n, col)", ["layer_norm", "mul"]),
-        (f"{NORM}  y = Add(n, s)", ["mean", "sub", "pow_scalar", "mean", "add", "sqrt", "div", "add"]),
-        (NORM.replace("Sub(x, m)", "Sub(x, b)") + " y = Identity(n)", ["sub", "pow_scalar", "mean", "add", "sqrt", "div", "identity"]),
-        ("n = ReduceL2<axes = [1]>(x)  c = Clip(n, eps)  y = Div(x, c)", ["lp_normalize"]),
-        ("n = ReduceL1<axes = [1, 2]>(x)  c = Max(n, eps)  s = Shape(x)  e = Expand(c, s)  y = Div(x, e)", ["lp_normalize"]),
-        ("n = ReduceL2<axes = [1]>(x)  y = Div(x, n)", ["reduce_l2", "div"]),
         ("m = ReduceMean<axes = [1]>(x)  p = Mul(m, two)  y = Div(p, h)", ["mean", "mul"]),
         ("p = Mul(x, h)  t = Transpose<perm = [0,2,1]>(x)  q = Mul(t, h)  y = MatMul(p, q)", ["transpose", "matmul", "mul"]),
         ("p = Mul(x, h)  t = Transpose<perm = [0,2,1]>(x)  q = Mul(t, two)  y = MatMul(p, q)", ["mul", "transpose", "mul", "matmul"]),
@@ -73,13 +73,32 @@ def test_spellings(text: str, found: list[str]) -> None:
     assert ops(text) == found
 
 
-def test_attention_and_norms_keep_the_name_of_the_last_node() -> None:
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"{NORM}  a = Mul(n, g)  y = Add(a, b)", ["layer_norm"]),
+        (f"{NORM}  a = Mul(g, n)  y = Add(b, a)", ["layer_norm"]),
+        (f"{NORM}  y = Mul(n, g)", ["layer_norm"]),
+        (f"{NORM}  y = Identity(n)", ["layer_norm"]),
+        (f"{NORM}  y = Mul(n, col)", ["layer_norm", "mul"]),
+        (f"{NORM}  y = Add(n, s)", ["mean", "sub", "pow_scalar", "mean", "add", "sqrt", "div", "add"]),
+        (NORM.replace("Sub(x, m)", "Sub(x, b)") + " y = Identity(n)", ["add", "pow_scalar", "mean", "add", "sqrt", "div"]),
+        ("n = ReduceL2<axes = [1]>(x)  c = Clip(n, eps)  y = Div(x, c)", ["lp_normalize"]),
+        ("n = ReduceL1<axes = [1, 2]>(x)  c = Max(n, eps)  s = Shape(x)  e = Expand(c, s)  y = Div(x, e)", ["lp_normalize"]),
+        ("n = ReduceL2<axes = [1]>(x)  y = Div(x, n)", ["reduce_l2", "div"]),
+    ],
+)  # fmt: skip
+def test_norms_are_read_by_canonicalize(text: str, found: list[str]) -> None:
+    assert ops(text, passes="canonicalize") == found
+
+
+def test_a_norm_keeps_the_name_of_the_last_node() -> None:
     proto = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : 13]>\nnet (float[1,6,6] x) => (float[1,6,6] y) {{ {NORM} a = Mul(n, g) y = Add(a, b) }}'
     )
     for name in ("two", "eps", "g", "b"):
         proto.graph.initializer.append(onnx.numpy_helper.from_array(CONSTANTS[name], name))
-    (node,) = lower_onnx(proto).graph.nodes
+    (node,) = run_passes(lower_onnx(proto).graph, "canonicalize").nodes
     assert node.name == "y" and node.attributes["normalized_ndim"] == 1 and abs(node.attributes["eps"] - 1e-5) < 1e-9
 
 

@@ -58,9 +58,44 @@ IMAGES: dict[str, list[Spelling]] = {
         lambda n, y: torch.maximum(n.conv(y), torch.zeros(())),
     ],
     "relu6": [
-        lambda n, y: F.relu6(n.conv(y)), lambda n, y: n.conv(y).clamp(0, 6), lambda n, y: F.hardtanh(n.conv(y), 0, 6),
+        lambda n, y: F.relu(n.conv(y)).clamp(max=6), lambda n, y: torch.minimum(F.relu(n.conv(y)), torch.tensor(6.0)),
+        lambda n, y: n.conv(y).clamp_max(6).clamp_min(0), lambda n, y: F.relu6(n.conv(y)),
+        lambda n, y: n.conv(y).clamp(0, 6), lambda n, y: F.hardtanh(n.conv(y), 0, 6),
     ],
-    "silu": [lambda n, y: F.silu(y), lambda n, y: y * torch.sigmoid(y), lambda n, y: y.sigmoid().mul(y)],
+    "relu by comparison": [
+        lambda n, y: F.relu(y), lambda n, y: F.threshold(y, 0.0, 0.0), lambda n, y: torch.where(y > 0, y, torch.zeros(())),
+    ],
+    "leaky": [
+        lambda n, y: F.leaky_relu(y, 0.1), lambda n, y: torch.maximum(y, y * 0.1), lambda n, y: torch.where(y > 0, y, y * 0.1),
+    ],
+    "silu": [
+        lambda n, y: F.silu(y), lambda n, y: y * torch.sigmoid(y), lambda n, y: y.sigmoid().mul(y), lambda n, y: y / (1 + torch.exp(-y)),
+    ],
+    "sigmoid": [lambda n, y: torch.sigmoid(y), lambda n, y: 1 / (1 + torch.exp(-y)), lambda n, y: F.sigmoid(y)],
+    "softplus": [lambda n, y: F.softplus(y), lambda n, y: torch.log(1 + torch.exp(y)), lambda n, y: torch.log1p(torch.exp(y))],
+    "square": [lambda n, y: torch.square(y), lambda n, y: y * y],
+    "root": [lambda n, y: torch.sqrt(y.abs() + 1), lambda n, y: (y.abs() + 1) ** 0.5],
+    "one over a root": [
+        lambda n, y: torch.rsqrt(y.abs() + 1), lambda n, y: (y.abs() + 1) ** -0.5, lambda n, y: 1 / torch.sqrt(y.abs() + 1),
+        lambda n, y: torch.sqrt(y.abs() + 1).reciprocal(),
+    ],
+    "one over": [lambda n, y: 1 / (y.abs() + 1), lambda n, y: (y.abs() + 1).reciprocal(), lambda n, y: (y.abs() + 1) ** -1],
+    "largest of an image": [
+        lambda n, y: y * F.adaptive_max_pool2d(y, 1), lambda n, y: y * F.max_pool2d(y, 8), lambda n, y: y * y.amax((2, 3), keepdim=True),
+        lambda n, y: y * y.flatten(2).max(2)[0].view(1, 8, 1, 1),
+    ],
+    "mean over channels": [
+        lambda n, y: y * y.mean(1, keepdim=True), lambda n, y: y * y.mean(1)[:, None], lambda n, y: y.mean(1).unsqueeze(1) * y,
+    ],
+    "padding": [lambda n, y: F.pad(y, (1, 1, 1, 1))[:, :, :8, :8], lambda n, y: nn.ZeroPad2d(1)(y)[:, :, :8, :8]],
+    "upsample": [
+        lambda n, y: F.interpolate(y, scale_factor=2)[:, :, :8, :8], lambda n, y: F.interpolate(y, size=(16, 16))[:, :, :8, :8],
+        lambda n, y: nn.UpsamplingNearest2d(scale_factor=2)(y)[:, :, :8, :8],
+    ],
+    "softmax by hand": [
+        lambda n, y: (lambda e: e / e.sum(1, keepdim=True))(torch.exp(y - y.amax(1, keepdim=True))),
+        lambda n, y: (lambda e: e / torch.sum(e, 1, True))((y - torch.max(y, 1, keepdim=True)[0]).exp()),
+    ],
     "hardswish": [
         lambda n, y: F.hardswish(y), lambda n, y: y * F.relu6(y + 3) / 6, lambda n, y: y * (F.relu6(3 + y) * (1 / 6)),
         lambda n, y: y * F.hardsigmoid(y), lambda n, y: y / 6 * (y + 3).clamp(0, 6), lambda n, y: y * F.hardtanh(y + 3, 0, 6).div(6.0),
@@ -94,6 +129,10 @@ IMAGES: dict[str, list[Spelling]] = {
         lambda n, y: torch.sigmoid(n.conv(F.adaptive_avg_pool2d(y, 1))) * y,
         lambda n, y: y * torch.sigmoid(n.conv(y.mean((-1, -2))[..., None, None])),
         lambda n, y: y * torch.sigmoid(n.conv(y.mean((2, 3)).view(-1, 8, 1, 1))),
+        lambda n, y: y * torch.sigmoid(n.conv(F.avg_pool2d(y, 8))),
+        lambda n, y: y * torch.sigmoid(n.conv(y.mean(3, keepdim=True).mean(2, keepdim=True))),
+        lambda n, y: y * torch.sigmoid(n.conv(y.mean(3).mean(2).view(-1, 8, 1, 1))),
+        lambda n, y: y * torch.sigmoid(n.conv(y.flatten(2).mean(2)[..., None, None])),
     ],
     "cat": [
         lambda n, y: torch.cat((y, n.conv(y)), 1)[:, 4:12], lambda n, y: torch.hstack((y, n.conv(y))).narrow(1, 4, 8),
@@ -128,13 +167,37 @@ MATRICES: dict[str, list[Spelling]] = {
     ],
     "two tensors": [lambda n, x: n.layer(x) @ x.T @ x, lambda n, x: torch.einsum("bi,ci->bc", n.layer(x), x) @ x],
     "residual": [lambda n, x: n.layer(x) + x, lambda n, x: torch.add(x, n.layer(x))],
-    "norm": [lambda n, x: F.layer_norm(x, (16,), n.vector, n.vector), lambda n, x: F.layer_norm(x, [x.shape[-1]], n.vector, n.vector)],
+    "norm": [
+        lambda n, x: F.layer_norm(x, (16,), n.vector, n.vector), lambda n, x: F.layer_norm(x, [x.shape[-1]], n.vector, n.vector),
+        lambda n, x: (x - x.mean(-1, True)) / torch.sqrt(x.var(-1, False, True) + 1e-5) * n.vector + n.vector,
+        lambda n, x: (lambda d: d / torch.sqrt((d * d).mean(-1, keepdim=True) + 1e-5) * n.vector + n.vector)(x - x.mean(-1, True)),
+        lambda n, x: (lambda d: d * torch.rsqrt(d.pow(2).mean(-1, keepdim=True) + 1e-5) * n.vector + n.vector)(x - x.mean(-1, True)),
+    ],
+    "normalized": [
+        lambda n, x: F.normalize(x), lambda n, x: x / x.norm(dim=1, keepdim=True).clamp(min=1e-12),
+        lambda n, x: x / x.norm(2, 1, True).clamp_min(1e-12).expand_as(x),
+        lambda n, x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12),
+    ],
     "attention": [
         lambda n, x: F.scaled_dot_product_attention(*(y[None, None] for y in (n.layer(x), x, x)))[0, 0],
         lambda n, x: _attention(*(y[None, None] for y in (n.layer(x), x, x)))[0, 0],
     ],
 }  # fmt: skip
 """Blocks on matrices."""
+
+DIFFERENT = {
+    "x ** 2 and x * x": "a power is a look-up table on the chips, a product another operation; the logs list both",
+    "x - y and x + (-y)": "Sub is on the CPU on bernoulli2 and Neg on every march, Add is not",
+    "-x and x * -1": "Neg is on the CPU in every table, a product with a constant is a convolution",
+    "1 - x and -x + 1": "as above",
+    "a mean and a sum divided by the count": "ReduceSum has rows of its own, and its eight bits another range",
+    "a sum weighted by constants and a convolution": "a product and a ReduceSum, each with its rows",
+    "a linear layer between permutes and a 1x1 convolution": "it is exported as a product of matrices, around which bernoulli2 reshapes",
+    "upsampling by repeat_interleave": "it is exported as Gather or Tile, not as Resize",
+    "a hand-written softmax and softmax": "the pieces run on the BPU of bayes-e, softmax on request alone (logs)",
+    "x.var() and its steps": "one call of torch is placed as a whole, a file has four nodes",
+}
+"""Spellings that look alike and keep their own plans, and why."""
 
 
 class Net(nn.Module):
@@ -155,7 +218,14 @@ class Net(nn.Module):
 
 def plan(model: Any, example: Tensor | None, march: str) -> Counter[tuple[str, str]]:
     """What computes, and where. A quotient by a constant is a product, and a mean is a pool."""
-    same = {"div": "mul", "sub": "add", "mean": "adaptive_avg_pool2d", "gain_pool2d": "adaptive_avg_pool2d"}
+    same = {
+        "div": "mul",
+        "sub": "add",
+        "mean": "adaptive_avg_pool2d",
+        "gain_pool2d": "adaptive_avg_pool2d",
+        "avg_pool2d": "adaptive_avg_pool2d",
+        "max_pool2d": "adaptive_max_pool2d",
+    }  # a window that is the whole map
     graph = hqc.explain(model, example, march=march).graph
     return Counter(
         (same.get(node.op.name, node.op.name), str(node.device and node.device.value))

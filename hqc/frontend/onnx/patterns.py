@@ -7,7 +7,6 @@ does for every front end (SiLU, hardswish, GELU) is not here.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -97,107 +96,6 @@ def bias(graph: Graph, node: Node) -> bool:
             _spell(graph, node, "linear", [layer.operand("x"), layer.operand("weight"), flat])
             return True
     return False
-
-
-@_reads("add", "mul", "div")
-def layer_norm(graph: Graph, node: Node) -> bool:
-    """`(x - mean) / sqrt(mean((x - mean)^2) + eps)`, times a weight, plus a bias, over the last axes (before opset 17)."""
-    weight: Value | None = None
-    offset: Value | None = None
-    core: Value | None = node.result
-    if node.op.name == "add":
-        found = [(a, b) for a, b in _either(node) if _constant(b) is not None and a.producer is not None]
-        if len(found) != 1:
-            return False
-        core, offset = found[0]
-    scaled = _maker(core, "mul", alone=core is not node.result)
-    if scaled is not None:
-        found = [(a, b) for a, b in _either(scaled) if _constant(b) is not None]
-        if len(found) != 1:
-            return False
-        core, weight = found[0]
-    quotient = _maker(core, "div", alone=core is not node.result)
-    matched = None if quotient is None else _normalized(quotient)
-    if quotient is None or matched is None:
-        return False
-    x, axes, eps = matched
-    shape = x.shape or ()
-    normalized = shape[len(shape) - len(axes) :]
-    if _is_read_on(node, quotient, normalized) or any(
-        value is not None and (value.shape or ()) != normalized for value in (weight, offset)
-    ):
-        return False
-    _spell(graph, node, "layer_norm", [x, weight, offset], normalized_ndim=len(axes), eps=eps)
-    return True
-
-
-def _is_read_on(node: Node, quotient: Node, normalized: tuple[int, ...]) -> bool:
-    """True where a weight or bias follows, whose node will read the whole."""
-    users = node.result.users
-    following = users[0] if len(users) == 1 else None
-    if following is None or node.op.name == "add":
-        return False
-    wanted = ("mul", "add") if node is quotient else ("add",)
-    constants = [value.shape for value in following.operands if _constant(value) is not None]
-    return following.op.name in wanted and constants == [normalized]
-
-
-def _normalized(quotient: Node) -> tuple[Value, tuple[int, ...], float] | None:
-    """x, the axes and eps of `(x - mean) / sqrt(variance + eps)` over the last axes."""
-    top, bottom = quotient.operands
-    centred, root = _maker(top, "sub", alone=False), _maker(bottom, "sqrt")
-    shifted = None if root is None else _maker(root.operands[0], "add")
-    if centred is None or shifted is None:
-        return None
-    x, mean = centred.operands
-    average = _maker(mean, "mean", alone=False)
-    found = [(a, _scalar(b)) for a, b in _either(shifted) if _scalar(b) is not None]
-    if average is None or average.operands[0] is not x or len(found) != 1:
-        return None
-    variance, eps = found[0]
-    spread = _maker(variance, "mean")
-    square = None if spread is None else _square_of(spread.operands[0])
-    if spread is None or square is not centred.result or eps is None:
-        return None
-    axes = tuple(average.attributes["axes"])
-    rank = len(x.shape or ())
-    last = axes == tuple(range(rank - len(axes), rank)) and tuple(spread.attributes["axes"]) == axes
-    return (x, axes, eps) if last and average.attributes["keepdims"] and spread.attributes["keepdims"] else None
-
-
-def _square_of(value: Value) -> Value | None:
-    power, product = _maker(value, "pow_scalar"), _maker(value, "mul")
-    if power is not None and power.attributes["exponent"] == 2.0:
-        return power.operands[0]
-    if product is not None and product.operands[0] is product.operands[1]:
-        return product.operands[0]
-    return None
-
-
-@_reads("div")
-def lp_normalize(graph: Graph, node: Node) -> bool:
-    """`x / max(norm(x), eps)`, the norm spread over the shape of `x` or not."""
-    x, size = node.operands
-    spread = _maker(size, "expand")
-    size = size if spread is None else spread.operands[0]
-    norm, eps = _at_least(size)
-    if norm is None or norm.operands[0] is not x or not norm.attributes["keepdims"] or node.result.shape != x.shape:
-        return False
-    axes = tuple(norm.attributes["axes"]) or tuple(range(len(x.shape or ())))
-    _spell(graph, node, "lp_normalize", [x], axes=axes, p=1 if norm.op.name == "reduce_l1" else 2, eps=eps)
-    return True
-
-
-def _at_least(value: Value) -> tuple[Node | None, float]:
-    """The norm behind a bound from below, and the bound."""
-    clamp, largest = _maker(value, "clamp"), _maker(value, "maximum")
-    if clamp is not None and clamp.attributes["max"] in (None, math.inf):
-        found, bound = clamp.operands[0], clamp.attributes["min"]
-    elif largest is not None and _scalar(largest.operands[1]) is not None:
-        found, bound = largest.operands[0], _scalar(largest.operands[1])
-    else:
-        return None, 0.0
-    return _maker(found, "reduce_l1") or _maker(found, "reduce_l2"), float(bound or 0.0)
 
 
 @_reads("div")
