@@ -17,7 +17,7 @@ from hqc.passes.rewrite import absorb_origin, drop_unused, morph, only_user
 _WHERE, _GREATER, _GREATER_EQUAL = get_op("where"), get_op("greater"), get_op("greater_equal")
 _POW, _SQRT, _RSQRT, _RECIPROCAL = get_op("pow_scalar"), get_op("sqrt"), get_op("rsqrt"), get_op("reciprocal")
 _EXP, _LOG, _LOG1P, _NEG, _THRESHOLD = (get_op(name) for name in ("exp", "log", "log1p", "neg", "threshold"))
-_LEAKY, _SILU, _SOFTPLUS = get_op("leaky_relu"), get_op("silu"), get_op("softplus")
+_LEAKY, _SILU, _SOFTPLUS, _SIGMOID = get_op("leaky_relu"), get_op("silu"), get_op("softplus"), get_op("sigmoid")
 _NORMS = (get_op("reduce_l1"), get_op("reduce_l2"))
 
 
@@ -62,29 +62,6 @@ def _become(
 
 
 # --- bounds ------------------------------------------------------------------------------------------------------------------
-
-
-def _bounds(node: Node) -> tuple[float, float]:
-    if node.op is activation.relu:
-        return 0.0, math.inf
-    low, high = node.attributes["min"], node.attributes["max"]
-    return -math.inf if low is None else low, math.inf if high is None else high
-
-
-@rule(activation.clamp, activation.relu)
-def join_bounds(graph: Graph, node: Node) -> bool:
-    """A clamp (or `relu`) of a clamp (or `relu`) that nothing else reads is one clamp, where their ranges overlap."""
-    inner = _made_alone(graph, node.inputs[0], node, activation.clamp, activation.relu)
-    if inner is None or own_scale(node):
-        return False
-    (a, b), (c, d) = _bounds(node), _bounds(inner)
-    low, high = max(a, c), min(b, d)
-    if not low < high:
-        return False
-    if (low, high) == (0.0, math.inf):
-        return _become(graph, node, activation.relu, inner.inputs, [inner])
-    ends = {"min": None if low == -math.inf else low, "max": None if high == math.inf else high}
-    return _become(graph, node, activation.clamp, inner.inputs, [inner], **ends)
 
 
 @rule(elementwise.maximum, elementwise.minimum)
@@ -185,7 +162,7 @@ def _logistic(graph: Graph, value: Value | None, reader: Node) -> tuple[Value, l
 def spelled_out_sigmoid(graph: Graph, node: Node) -> bool:
     """`1 / (1 + exp(-x))` is `sigmoid` (the last bits may differ; it never overflows)."""
     found = None if own_scale(node) else _logistic(graph, node.inputs[0], node)
-    return found is not None and _become(graph, node, activation.sigmoid, [found[0]], found[1])
+    return found is not None and _become(graph, node, _SIGMOID, [found[0]], found[1])
 
 
 @rule(elementwise.div)

@@ -58,9 +58,7 @@ IMAGES: dict[str, list[Spelling]] = {
         lambda n, y: torch.maximum(n.conv(y), torch.zeros(())),
     ],
     "relu6": [
-        lambda n, y: F.relu(n.conv(y)).clamp(max=6), lambda n, y: torch.minimum(F.relu(n.conv(y)), torch.tensor(6.0)),
-        lambda n, y: n.conv(y).clamp_max(6).clamp_min(0), lambda n, y: F.relu6(n.conv(y)),
-        lambda n, y: n.conv(y).clamp(0, 6), lambda n, y: F.hardtanh(n.conv(y), 0, 6),
+        lambda n, y: F.relu6(n.conv(y)), lambda n, y: n.conv(y).clamp(0, 6), lambda n, y: F.hardtanh(n.conv(y), 0, 6),
     ],
     "relu by comparison": [
         lambda n, y: F.relu(y), lambda n, y: F.threshold(y, 0.0, 0.0), lambda n, y: torch.where(y > 0, y, torch.zeros(())),
@@ -186,6 +184,7 @@ MATRICES: dict[str, list[Spelling]] = {
 """Blocks on matrices."""
 
 DIFFERENT = {
+    "relu6 and relu, then a bound": "two calls of torch, of which the convolution takes in the first",
     "x ** 2 and x * x": "a power is a look-up table on the chips, a product another operation; the logs list both",
     "x - y and x + (-y)": "Sub is on the CPU on bernoulli2 and Neg on every march, Add is not",
     "-x and x * -1": "Neg is on the CPU in every table, a product with a constant is a convolution",
