@@ -351,7 +351,10 @@ def test_cast(dtype: DType) -> None:
 
 REDUCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "mean": torch.mean, "sum": torch.sum, "reduce_max": torch.amax, "reduce_min": torch.amin,
-    "reduce_l2": lambda x, dims, keepdim: torch.linalg.vector_norm(x, 2, dims, keepdim), "reduce_log_sum_exp": torch.logsumexp,
+    "reduce_l1": lambda x, dims, keepdim: torch.linalg.vector_norm(x, 1, dims, keepdim),
+    "reduce_l2": lambda x, dims, keepdim: torch.linalg.vector_norm(x, 2, dims, keepdim),
+    "reduce_sum_square": lambda x, dims, keepdim: (x * x).sum(dims, keepdim),
+    "reduce_log_sum": lambda x, dims, keepdim: x.sum(dims, keepdim).log(), "reduce_log_sum_exp": torch.logsumexp,
 }  # fmt: skip
 
 
@@ -392,6 +395,9 @@ def test_normalizations_keep_the_type() -> None:
     last = zeros((5,))
     agree("layer_norm", [x, last, last], lambda: F.layer_norm(x, (5,), last, last))
     agree("prelu", [x, c], lambda: F.prelu(x, c))
+    agree("lp_normalize", [x], lambda: F.normalize(x, dim=(1, 3)), axes=(1, 3))
+    with pytest.raises(ShapeError, match="order 3"):
+        infer("lp_normalize", [x], axes=(1,), p=3)
 
 
 def test_every_one_input_function_keeps_the_type() -> None:
