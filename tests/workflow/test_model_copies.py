@@ -70,3 +70,11 @@ def test_such_models_go_the_whole_way(tmp_path: Path) -> None:
         trained.eval()(x)
     assert convert_fx(trained)(x).shape == (1, 4, 16, 16)
     assert torch.equal(model.stages["4"].weight, weight)
+
+
+def test_a_memo_holds_no_number_of_an_object_that_is_gone():
+    """Else the next object at its address is taken for copied: deep networks lost their parts now and then."""
+    inner: list[object] = []
+    thing, memo = {"inner": inner}, {}
+    deep_copy(thing, memo)
+    assert set(memo) == {id(memo), id(thing), id(inner)}

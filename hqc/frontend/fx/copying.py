@@ -25,7 +25,10 @@ def deep_copy(thing: _T, memo: dict[int, Any] | None = None) -> _T:
     except Exception:
         attempt = {**memo, **{id(item): item for item in _not_copied(thing, memo)}}
         result = copy.deepcopy(thing, attempt)
+    # What a copy keeps alive is listed under the id of its memo, which another object has as soon as this memo is gone.
+    kept = attempt.pop(id(attempt), [])
     memo.update(attempt)
+    memo.setdefault(id(memo), []).extend(kept)
     return result
 
 
