@@ -50,8 +50,14 @@ def require_faithful(prepared: ObservedGraphModule, arguments: Sequence[Any]) ->
         _remark(prepared, f"the float model fails on the example inputs ({type(error).__name__}: {_first_line(error)})")
         return
     updated = buffer_updates(prepared.graph, prepared).buffers.values()
-    with quantizing(prepared, ()), unchanged_buffers(prepared, set(updated)):
-        found = _outputs(prepared, arguments)
+    try:
+        with quantizing(prepared, ()), unchanged_buffers(prepared, set(updated)):
+            found = _outputs(prepared, arguments)
+    except Exception as error:  # calls of the user's own objects are in the graph as they are
+        raise TraceError(
+            f"the graph that was traced from the model fails where the model runs ({type(error).__name__}: {_first_line(error)}); keep the "
+            "module that holds this code as it is with leaf_modules, and please report it"
+        ) from error
     if len(found) != len(expected):
         raise TraceError(f"the model returns {len(expected)} tensors, and the graph that was traced from it {len(found)}")
     differing = _differing(expected, found)

@@ -12,6 +12,7 @@ import hqc
 from hqc.errors import TraceError
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.quantization import prepare_qat_fx
+from hqc.workflow.faithful import require_faithful
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -74,6 +75,16 @@ def test_code_that_does_something_else_when_traced_is_refused_with_the_modules_a
         TraceError, match=r"output \w+ .* differs .* part between the modules second and third; .* leaf_modules"
     ):
         way(OtherWhenTraced())
+
+
+def test_a_graph_that_fails_where_the_model_runs_is_one_sentence(monkeypatch):
+    def fails(x, *args, **kwargs):
+        raise KeyError("row")
+
+    traced = prepare_net(Net())
+    monkeypatch.setattr(type(traced.get_submodule("second")), "forward", fails)
+    with pytest.raises(TraceError, match=r"fails where the model runs .KeyError: 'row'.*leaf_modules"):
+        require_faithful(traced, (X,))
 
 
 def test_the_cure_works():
