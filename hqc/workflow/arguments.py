@@ -51,6 +51,12 @@ def from_meta(inputs: tuple[Any, ...], device: torch.device | str = "cpu") -> tu
     return tuple(pytree.tree_map_only(torch.Tensor, lambda x: torch.zeros(x.shape, dtype=x.dtype, device=device), list(inputs)))
 
 
+def on_device_of(model: nn.Module, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """Arguments of forward where the model's parameters and buffers are."""
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    return tuple(pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments)))
+
+
 def input_names(traced: fx.GraphModule) -> list[str]:
     """Names of forward's arguments, in order: the user's own where Python cannot spell them."""
     placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]

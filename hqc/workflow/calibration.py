@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from hqc.checked import checked
 from hqc.data import DataSpec, InputSpec, Preprocessing, load_samples
@@ -31,7 +30,7 @@ from hqc.quantization.merging import (
 from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
 from hqc.structures import map_structure, named_leaves
-from hqc.workflow.arguments import as_tuple, bind, input_names, tensors_of
+from hqc.workflow.arguments import as_tuple, bind, input_names, on_device_of, tensors_of
 from hqc.workflow.kept_batches import KeptBatches
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.workers import in_workers
@@ -171,8 +170,7 @@ def _observed_alone(blank: ObservedGraphModule, portion: tuple[int, list[tuple[A
 
 
 def _run(prepared: ObservedGraphModule, arguments: tuple[Any, ...], count: int) -> None:
-    device = next((tensor.device for tensor in (*prepared.parameters(), *prepared.buffers())), torch.device("cpu"))
-    moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments))
+    moved = on_device_of(prepared, arguments)
     try:
         prepared(*moved)
     except HqcError:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from hqc.errors import TraceError
+from hqc.errors import FAULTS, TraceError, first_line
 from hqc.frontend.fx import trace
 from hqc.frontend.fx.copying import deep_copy
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.passes.base import Remark
 from hqc.quantization.switches import quantizing
 from hqc.structures import leaves
-from hqc.workflow.arguments import from_meta
+from hqc.workflow.arguments import from_meta, on_device_of
 from hqc.workflow.prepared import ObservedGraphModule
 
 Array = npt.NDArray[Any]
@@ -40,22 +40,22 @@ def require_faithful(prepared: ObservedGraphModule, arguments: Sequence[Any]) ->
     A model that cannot be compared is left with a remark: one that fails on these inputs, that draws other random numbers in each run, or
     whose own outputs jump when its inputs change by a millionth.
     """
-    arguments = _at_hand(prepared, arguments)
+    arguments = on_device_of(prepared, arguments)
     if any(leaf.is_meta for leaf in leaves(arguments) if isinstance(leaf, Tensor)):
         return
     model = _float_copy(prepared)
     try:
         expected = _outputs(model, arguments)
-    except Exception as error:  # the user's code, which may raise anything on inputs that are only examples
-        _remark(prepared, f"the float model fails on the example inputs ({type(error).__name__}: {_first_line(error)})")
+    except FAULTS as error:  # the user's code, which may raise anything on inputs that are only examples
+        _remark(prepared, f"the float model fails on the example inputs ({type(error).__name__}: {first_line(error)})")
         return
     updated = buffer_updates(prepared.graph, prepared).buffers.values()
     try:
         with quantizing(prepared, ()), unchanged_buffers(prepared, set(updated)):
             found = _outputs(prepared, arguments)
-    except Exception as error:  # calls of the user's own objects are in the graph as they are
+    except FAULTS as error:  # calls of the user's own objects are in the graph as they are
         raise TraceError(
-            f"the graph that was traced from the model fails where the model runs ({type(error).__name__}: {_first_line(error)}); keep the "
+            f"the graph that was traced from the model fails where the model runs ({type(error).__name__}: {first_line(error)}); keep the "
             "module that holds this code as it is with leaf_modules, and please report it"
         ) from error
     if len(found) != len(expected):
@@ -90,12 +90,6 @@ def one_sample(prepared: ObservedGraphModule, batch: Sequence[Any]) -> tuple[Any
         return tuple(batch)
     sizes = iter(wanted)
     return tuple(pytree.tree_map_only(Tensor, lambda tensor: tensor[: len(next(sizes))], list(batch)))
-
-
-def _at_hand(prepared: ObservedGraphModule, arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """The arguments on the device of the model."""
-    device = next((each.device for each in (*prepared.parameters(), *prepared.buffers())), torch.device("cpu"))
-    return tuple(pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), list(arguments)))
 
 
 def _float_copy(prepared: ObservedGraphModule) -> nn.Module:
@@ -206,7 +200,3 @@ def _module_results(model: nn.Module, arguments: Sequence[Any]) -> dict[str, Arr
 def _remark(prepared: ObservedGraphModule, why: str) -> None:
     message = f"the traced graph could not be compared with the model: {why}"
     prepared.preparation.remarks.append(Remark("trace", message))
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")[:200]

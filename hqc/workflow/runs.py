@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+
+from hqc.workflow.arguments import on_device_of
 
 
 class Run(fx.Interpreter):
@@ -33,9 +34,7 @@ class Run(fx.Interpreter):
     def _begin(self, module: fx.GraphModule, arguments: Sequence[Any]) -> None:
         super().__init__(module, garbage_collect_values=False)
         self._in_place: set[fx.Node] = set()
-        device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
-        moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), list(arguments))
-        self.args_iter = iter(moved)
+        self.args_iter = iter(on_device_of(module, arguments))
 
     def step(self, node: fx.Node) -> None:
         """Compute one node whose operands are there."""
