@@ -140,6 +140,14 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
         return Any
 
 
+def whole_number(text: str) -> int | None:
+    """The number that `text` spells in decimal digits; None for anything else, and for more digits than a size or a count has.
+
+    Python refuses to read numbers of some thousand digits with an error of its own.
+    """
+    return int(text) if text.isdecimal() and len(text) < 19 else None
+
+
 def _axes(value: Any, least: int | None) -> bool:
     """True for what is no array or tensor, and for those of `least` axes or more."""
     axes = getattr(value, "ndim", None)

@@ -182,3 +182,22 @@ def test_a_layer_refuses_what_is_no_tensor_by_name(layer: nn.Module) -> None:
         with pytest.raises((LoweringError, InputError)) as caught:
             hqc.lower(nn.Sequential(layer), (odd,) if isinstance(odd, (tuple, list)) else odd)
         assert str(caught.value)
+
+
+def test_numbers_of_any_length_in_texts_are_refused_in_a_sentence() -> None:
+    """Python reads no number of more than 4,300 digits, and none of "²"."""
+    from hqc.checked import whole_number
+    from hqc.data import Preprocessing
+
+    assert [whole_number(text) for text in ("0", "007", "", "-1", "1.5", "²", "9" * 5000, "9" * 19)] == [0, 7, *[None] * 6]
+    for odd in ("9" * 5000, "letterbox:" + "9" * 5000, "letterbox:256", "0", "²", "stretch:3"):
+        with pytest.raises(InputError, match="resize is "):
+            Preprocessing(resize=odd)
+    assert Preprocessing(resize="letterbox:").resize_plan == ("letterbox", 114)
+    graph = hqc.ir.parse("input %x: f32[1,4]\noutput %x")
+    x = graph.value("x")
+    name = graph.unique_name("x")
+    first = graph.add_node("relu", [x], name=name)
+    graph.rename(first.result, "x_" + "9" * 5000)
+    graph.rename(first.result, "short")
+    assert graph.unique_name("x") == name

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rich import box
 from rich.table import Table
 
-from hqc.checked import checked
+from hqc.checked import checked, whole_number
 from hqc.errors import HqcError, InputError
 from hqc.files import read_text, write_file
 from hqc.structures import children, map_structure
@@ -322,7 +322,9 @@ class _State:
                 raise InputError(
                     f"{path} is an evaluation of another model, metric or set of variants; give another file, or delete it"
                 )
-            if not all(key.isdecimal() and isinstance(part["size"], int) and part["found"] for key, part in parts.items()):
+            if not all(
+                whole_number(key) is not None and isinstance(part["size"], int) and part["found"] for key, part in parts.items()
+            ):
                 raise ValueError("a batch without its parts")
             return parts
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -124,8 +124,16 @@ def _drawn(sizes: Sequence[int], dtype: torch.dtype, generator: torch.Generator)
     return torch.randint(0, 2, sizes, generator=generator).to(dtype)
 
 
+MOST_RANDOM = 10_000
+"""Batches of random inputs; they show structure and speed only."""
+
+
 def random_batches(inputs: Any, count: int) -> list[tuple[torch.Tensor, ...]]:
     """`count` batches of random reals in [0, 1), fixed seed; integer inputs are the example's own, which are valid indices."""
+    if count > MOST_RANDOM:
+        raise InputError(
+            f"{count} batches of random inputs: at most {MOST_RANDOM:,} are drawn, for they say nothing of accuracy; give data instead"
+        )
     example = as_tuple(inputs) or ()
     generator = torch.Generator().manual_seed(1)
 

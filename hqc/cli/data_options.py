@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hqc.checked import whole_number
 from hqc.data.arrays import raw_dtype
 from hqc.data.preprocessing import Preprocessing
 from hqc.errors import InputError
@@ -41,10 +42,10 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
         """The sizes as a tuple."""
         if isinstance(value, tuple):
             return value
-        parts = value.replace("x", ",").split(",")
-        if not all(part.strip().isdecimal() and int(part) for part in parts):
+        sizes = [whole_number(part.strip()) for part in value.replace("x", ",").split(",")]
+        if not all(sizes):
             self.fail(f"{value!r} is not a list of sizes such as 3,224,224", param, ctx)
-        return tuple(int(part) for part in parts)
+        return tuple(filter(None, sizes))
 
 
 WHERE = (

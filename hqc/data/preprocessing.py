@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from hqc.checked import whole_number
 from hqc.data.colors import Image, nv12_to_yuv444, rgb_to_gray, rgb_to_yuv444, yuv444_to_nv12, yuv444_to_rgb
 from hqc.data.inputs import InputSpec
 from hqc.errors import InputError
@@ -80,13 +81,14 @@ class Preprocessing:
     def resize_plan(self) -> tuple[str, int]:
         """The way (stretch, crop, letterbox, none) and its number: the shorter side before a crop (0: it fits), the fill of a letterbox."""
         way, _, number = self.resize.partition(":")
-        if way.isdecimal() and not number and int(way):
-            return "crop", int(way)
-        if way not in RESIZES or (number and not (way == "letterbox" and number.isdecimal() and int(number) < 256)):
+        if not number and (shorter := whole_number(way)):
+            return "crop", shorter
+        grey = whole_number(number) if number else 114
+        if way not in RESIZES or (number and way != "letterbox") or grey is None or grey > 255:
             raise InputError(
                 f"resize is {', '.join(RESIZES)}, letterbox:GREY or the length of the shorter side, got {self.resize}"
             )
-        return way, int(number or 114) if way == "letterbox" else 0
+        return way, grey if way == "letterbox" else 0
 
     @property
     def pixel_range(self) -> float:

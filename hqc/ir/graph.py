@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc import arithmetic
+from hqc.checked import whole_number
 from hqc.errors import PassError, ShapeError
 from hqc.ir.op import OpDef, Trait, get_op
 from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Request, Shape, Sizes, Support, TensorType
@@ -338,8 +339,8 @@ class Graph:
         del self._values[name]
         self._parameters.pop(name, None)
         base, _, number = name.rpartition("_")
-        if base in self._suffix and number.isdecimal():
-            self._suffix[base] = min(self._suffix[base], int(number) - 1)
+        if base in self._suffix and (counted := whole_number(number)) is not None:
+            self._suffix[base] = min(self._suffix[base], counted - 1)
 
     def _new_value(self, name: str, type: TensorType, producer: Node | None, array: npt.NDArray[Any] | None) -> Value:
         if name in self._values:

@@ -214,6 +214,8 @@ def test_integer_inputs_by_position_and_by_name() -> None:
     ids, mask = example_inputs(["ids=2,5:int32", "mask=2,5,1"], None, model)
     assert ids.dtype == torch.int32 and mask.shape == (2, 5, 1)
     assert all(torch.equal(batch[0], ids) and not torch.equal(batch[1], mask) for batch in random_batches((ids, mask), 2))
+    with pytest.raises(InputError, match="batches of random inputs: at most 10,000 are drawn"):
+        random_batches(["no tensor"], 10**20)
 
 
 @pytest.mark.parametrize(
