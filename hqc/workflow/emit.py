@@ -22,6 +22,7 @@ from hqc.frontend.fx.lowering import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.training import training_argument
 from hqc.frontend.fx.updates import TRAINING_ONLY_META, detach_tensors, update_in_training, writing_method
+from hqc.frontend.fx.views import written_node
 from hqc.frontend.fx.weights import WeightArgument, weight_argument
 from hqc.ir import Device, Node, Trait, Value
 from hqc.march.spec import MarchSpec
@@ -187,6 +188,10 @@ class _Emitter:
         new = self.graph.create_node(op, target, args, kwargs, old.name, old.type)
         new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
         self.env[old] = new
+        if (
+            written_node(new, self.tree.root) is not None
+        ):  # into what is computed from parameters alone: it is read by who shares it
+            self.kept.add(new)
         return new
 
     def _update(self, old: fx.Node) -> None:

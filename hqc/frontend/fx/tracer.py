@@ -11,7 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType, FunctionType
+from types import BuiltinFunctionType, FrameType, FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -223,6 +223,7 @@ class HqcTracer(fx.Tracer):
         self._rewriter: Rewriter | None = None
         self._parameter_proxies: dict[str, fx.Proxy] = {}
         self._tensor_paths: dict[int, str] = {}
+        self._versions: dict[str, int] = {}  # of tensors that forward makes of constants, by path: how often each was written
         self.known = KnownValues(nn.Module())
         self.called_classes: dict[type, None] = {}
         self.called_paths: set[str] = set()
@@ -531,7 +532,20 @@ class HqcTracer(fx.Tracer):
         """Stock arguments, but for tensors that `torch.vmap` and its kin wrapped: those mean nothing outside of them."""
         if isinstance(a, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(a):
             raise TraceError(f"{user_source(self._stop)}: inside torch.vmap or torch.func, tensors meet a traced tensor")
-        return super().create_arg(a)
+        return self._constant(a) if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter) else super().create_arg(a)
+
+    def _constant(self, tensor: torch.Tensor) -> Any:
+        """Stock `get_attr` of a tensor; one that forward makes of constants is kept as it is now, for forward may go on writing it."""
+        version = 0 if tensor.is_inference() else tensor._version
+        if self._versions.get(self.tensor_attrs.get(tensor, ""), version) != version:
+            del self.tensor_attrs[tensor]
+        known = tensor in self.tensor_attrs
+        node = super().create_arg(tensor)
+        path = self.tensor_attrs.get(tensor)
+        if path is not None and not known:
+            self._versions[path] = version
+            setattr(self.root, path, tensor.detach().clone())
+        return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return RecordingProxy(node, self)
@@ -543,6 +557,9 @@ class HqcTracer(fx.Tracer):
             target = getattr(target, RECORDED, target)
         if kind in ("call_function", "call_method"):
             self._refuse_write_into_constant(target, args)
+        if isinstance(target, BuiltinFunctionType) and isinstance(kwargs.get("out"), fx.Proxy):
+            computed = self.create_proxy(kind, target, args, {name: each for name, each in kwargs.items() if name != "out"})
+            return self.create_proxy("call_method", "copy_", (kwargs["out"], computed), {})
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         if target is operator.getitem or target is getattr:
             found = self._constant_entry(proxy.node)
