@@ -30,6 +30,7 @@ KINDS = (
     "linear",
     "sum",
     "lut",
+    "prelu",
     "matmul",
     "split",
 )
@@ -104,6 +105,9 @@ class Draft:
             self.node("int_sum", [x, self.rows()], axes=axes, keepdims=bool(rng.random() < 0.5))
         elif kind == "lut":
             self.node("int_lut", [x, rng.integers(-128, 128, 256).astype(np.int8)])
+        elif kind == "prelu" and rank > 1:
+            channels = shape[1] if rng.random() < 0.7 else 1
+            self.node("int_prelu", [x, integers(rng, (channels,), INT16), self.rows(), self.rows()])
         elif kind == "matmul" and rank > 1 and shape[-2] < 40:
             turned = (*range(rank - 2), rank - 1, rank - 2)
             self.node("transpose", [x], perm=turned)
@@ -228,3 +232,28 @@ def test_sums_over_any_axes_are_native(shape, axes, dtype):
     program = compile(graph, engine="jit", threads=2)
     assert program.steps[0].native is not None
     np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine="blas").run(inputs)["y"])
+
+
+@pytest.mark.parametrize("image", [False, True])
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("dtype", [INT8, INT16])
+def test_prelu_is_native_over_many_tiles_in_either_order_of_memory(dtype, channels, image):
+    rng = np.random.default_rng(6)
+    graph = Graph("bent", "bayes")
+    x = value = graph.add_input("x", TensorType(INT8, (3, 5, 65, 64)))
+    if image:
+        value = graph.add_node("max_pool2d", [x], {"kernel": (1, 1), "stride": (1, 1)}, name="pool").result
+    constants = [
+        integers(rng, (channels,), INT16),
+        requant(rng, (), "multiply"),
+        requant(rng, (channels,), "multiply", low=-25, high=-8),
+    ]
+    parameters = [graph.add_parameter(f"p{index}", array) for index, array in enumerate(constants)]
+    graph.set_outputs([graph.add_node("int_prelu", [value, *parameters], {"dtype": dtype}, name="y").result])
+    for node in graph.nodes:
+        node.device = Device.BPU
+    graph.stage = "integer"
+    inputs = {"x": integers(rng, (3, 5, 65, 64))}
+    program = compile(graph, engine="jit", threads=2)
+    assert all(step.native is not None for step in program.steps)
+    np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine="reference").run(inputs)["y"])

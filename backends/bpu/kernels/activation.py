@@ -48,29 +48,34 @@ def int_lut(node: Node, context: KernelContext) -> Run:
     return look_up(context, constant(node, "table"), operand(node, 0).type.dtype, shape_of(node.result))
 
 
-@kernel("int_prelu")
-def int_prelu(node: Node, context: KernelContext) -> Run:
-    """All results of an 8-bit operand fit a table per channel; a 16-bit operand is computed."""
-    x = operand(node, 0)
+def prelu_results(node: Node, q: Array) -> Array:
+    """What `int_prelu` makes of integers `q[..., C]`, or of anything that broadcasts with a channel's parameters on the last axis."""
     weight = constant(node, "weight").astype(np.int64).reshape(-1)
     mode, dtype = node.attributes["mode"], node.attributes["dtype"]
     positive = parameters(constant(node, "requant_positive"), mode)
     negative = parameters(constant(node, "requant_negative"), mode)
     low, high = result_bounds(node.attributes)
-    shape = shape_of(node.result)
+    q = q.astype(np.int64)
+    part = arithmetic.requantize(np.maximum(q, 0), positive, dtype.bits)
+    part = part + arithmetic.requantize(weight * np.minimum(q, 0), negative, dtype.bits)
+    result: Array = np.clip(part, low, high).astype(dtype.numpy)
+    return result
 
-    def compute(q: Array) -> Array:
-        """`q[..., C]` or anything broadcasting with the per-channel parameters on the last axis."""
-        q = q.astype(np.int64)
-        part = arithmetic.requantize(np.maximum(q, 0), positive, dtype.bits)
-        part = part + arithmetic.requantize(weight * np.minimum(q, 0), negative, dtype.bits)
-        return np.clip(part, low, high).astype(dtype.numpy)
 
-    channels = max(weight.size, positive.multiplier.size, negative.multiplier.size)
+def prelu_table(node: Node) -> Array:
+    """Results of an int8 operand from -128 to 127: `[256, C]`, of one channel where all have the same parameters."""
+    return prelu_results(node, np.arange(-128, 128)[:, None])
+
+
+@kernel("int_prelu")
+def int_prelu(node: Node, context: KernelContext) -> Run:
+    """All results of an 8-bit operand fit a table per channel; a 16-bit operand is computed."""
+    x = operand(node, 0)
     if x.type.dtype is DType.INT8:
-        table = np.broadcast_to(compute(np.arange(-128, 128)[:, None]), (256, channels))
+        table = prelu_table(node)
+        channels = table.shape[1]
         if channels == 1:
-            return look_up(context, table[:, 0], x.type.dtype, shape)
+            return look_up(context, table[:, 0], x.type.dtype, shape_of(node.result))
         by_byte = np.ascontiguousarray(np.roll(table, -128, axis=0)).reshape(-1)
 
         def run_by_channel(operands: Sequence[Any]) -> Array:
@@ -80,6 +85,6 @@ def int_prelu(node: Node, context: KernelContext) -> Run:
         return run_by_channel
 
     def run(operands: Sequence[Any]) -> Array:
-        return np.moveaxis(compute(np.moveaxis(operands[0], 1, -1)), -1, 1)
+        return np.moveaxis(prelu_results(node, np.moveaxis(operands[0], 1, -1)), -1, 1)
 
     return run

@@ -164,6 +164,22 @@ def look_up(d: int, tile: int, scratch: int) -> None:
         copy_item(out + at * item, middle + load_item(x + at * x_item, x_item) * item, item)
 
 
+def look_up_by_channel(d: int, tile: int, scratch: int) -> None:
+    """`table[c, x + 128]` of int8, where CHANNELS follow each other every COLUMNS elements."""
+    x, out, table, item = word(d, f.X), word(d, f.OUT), word(d, f.TABLE), word(d, f.ITEM)
+    channels, run = word(d, f.CHANNELS), word(d, f.COLUMNS)
+    first = tile * word(d, f.BLOCK)
+    channel, left = first // run % channels, run - first % run
+    middle = table + (256 * channel + 128) * item
+    for at in range(first, min(first + word(d, f.BLOCK), word(d, f.SIZE))):
+        copy_item(out + at * item, middle + load_i8(x + at) * item, item)
+        left -= 1
+        if left == 0:
+            channel, left, middle = channel + 1, run, middle + 256 * item
+            if channel == channels:
+                channel, middle = 0, table + 128 * item
+
+
 @inlined
 def _quantized(address: int, scale: int, low: int, high: int) -> int:
     return to_ints(smaller_floats(larger_floats(round_half_even(divide_floats(load_floats(address), scale)), low), high))

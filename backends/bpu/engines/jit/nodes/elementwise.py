@@ -15,6 +15,7 @@ from hqc.backends.bpu.engines.jit.problems import address_of
 from hqc.backends.bpu.engines.jit.requantization import Finish
 from hqc.backends.bpu.epilogue import Epilogue, result_bounds
 from hqc.backends.bpu.kernels import constant, operand, shape_of
+from hqc.backends.bpu.kernels.activation import prelu_table
 from hqc.backends.bpu.kernels.elementwise import product_range, sum_range
 from hqc.backends.bpu.ranges import Range
 from hqc.ir import DType, Node, Value
@@ -135,3 +136,16 @@ def int_lut(node: Node, context: NativeContext, products: list[str]) -> NativeSt
         return None
     words = {f.TABLE: address_of(table), f.LOW: x.type.dtype.qmin, f.ITEM_X: item_size(x), f.ITEM: table.itemsize}
     return _flat(node, "look_up", words, (table,), 0.6)
+
+
+@native("int_prelu")
+def int_prelu(node: Node, context: NativeContext, products: list[str]) -> NativeStep | None:
+    x = operand(node, 0)
+    if not is_one_of(x, DType.INT8) or not is_one_of(node.result, *SMALL):
+        return None
+    table = np.ascontiguousarray(prelu_table(node).T)
+    words = {f.TABLE: address_of(table), f.ITEM: item_size(node.result)}
+    if len(table) == 1:
+        return _flat(node, "look_up", words | {f.LOW: x.type.dtype.qmin, f.ITEM_X: 1}, (table,), 0.6)
+    run = math.prod(context.layouts.shape(x)[context.layouts.axis(x, 1) + 1 :])
+    return _flat(node, "look_up_by_channel", words | {f.CHANNELS: len(table), f.COLUMNS: run}, (table,), 0.8)
