@@ -31,9 +31,11 @@ class Canonicalize(Pass):
         nodes = list(graph.nodes)
         while nodes:  # each sweep visits what the sweep before it changed, and the users of that
             touched: dict[Node, None] = {}
+            bereft: dict[Node, None] = {}  # whose reader is gone: those that are left may be the only ones now
             for node in nodes:
-                if node.graph is graph and not self.keeps(node) and _rewrite(graph, node, touched):
+                if node.graph is graph and not self.keeps(node) and _rewrite(graph, node, touched, bereft):
                     changed = True
+            touched.update(dict.fromkeys(user for producer in bereft for user in producer.users))
             nodes = sorted((node for node in touched if node.graph is graph), key=lambda node: node._order)
         changed |= graph.remove_dead_code()
         return PassResult(changed)
@@ -42,9 +44,10 @@ class Canonicalize(Pass):
         return self.training and node.op.has(Trait.TRAINING)
 
 
-def _rewrite(graph: Graph, node: Node, touched: dict[Node, None]) -> bool:
-    """Apply rules to a node until none changes it; notes the nodes that may have become rewritable."""
+def _rewrite(graph: Graph, node: Node, touched: dict[Node, None], bereft: dict[Node, None]) -> bool:
+    """Apply rules to a node until none changes it; notes the nodes that may have become rewritable, and who lost a reader."""
     changed = False
+    producers = node.producers
     while node.graph is graph:
         uses = [use for value in node.results for use in value._uses.values()]
         if not (fold_constant(graph, node) or any(rule(graph, node) for rule in rules_of(node.op))):
@@ -53,4 +56,7 @@ def _rewrite(graph: Graph, node: Node, touched: dict[Node, None]) -> bool:
         touched.update(dict.fromkeys(user for user, _ in uses))
     if changed and node.graph is graph:
         touched.update(dict.fromkeys(node.producers))
+    elif changed:
+        touched.update(dict.fromkeys(producers))
+        bereft.update(dict.fromkeys(producers))
     return changed

@@ -367,6 +367,10 @@ def programs(draw: st.DrawFn) -> str:
             lines.append(f"{name} = {op}({source}) {_UNARY[op]}")
             if op == "transpose":  # and back, so that shapes agree
                 lines.append(f"%t{index} = transpose({name}) {{perm=[0,2,1]}}")
+                if rng.random() < 0.4:  # the whole way twice
+                    lines.append(f"%m{index} = transpose({source}) {{perm=[0,2,1]}}")
+                    lines.append(f"%s{index} = transpose(%m{index}) {{perm=[0,2,1]}}")
+                    data.append(f"%s{index}")
                 name = f"%t{index}"
         else:
             a, b = rng.choice(data), rng.choice([*data, *fixed])
@@ -514,6 +518,19 @@ def test_what_is_computed_twice_is_computed_once() -> None:
         "g = mul(e, f)",
     ]
     assert next(node for node in graph.nodes if node.name == "a").origin == ("b", "a"), "both names stay the user's"
+
+
+def test_what_one_operation_of_two_read_is_rewritten_for_the_one_that_is_left() -> None:
+    graph = canonical(
+        f"""{X4}
+        %q = transpose(%x) {{perm=[1,0,2,3]}} from(q)
+        %k = transpose(%x) {{perm=[1,0,2,3]}} from(k)
+        %q_back = transpose(%q) {{perm=[1,0,2,3]}} from(q_back)
+        %k_back = transpose(%k) {{perm=[1,0,2,3]}} from(k_back)
+        %y = mul(%q_back, %k_back) from(y)
+        output %y"""
+    )
+    assert body_of(graph) == ["y = mul(x, x)"], "attention over q = k, batch second"
 
 
 @pytest.mark.parametrize("lines", [("dropout(%x) {p=0.5}",) * 2, ("conv2d(%x, @w)",) * 2, ("sub(%x, @half)", "add(%x, @half)")])
