@@ -11,7 +11,9 @@ from hqc.backends.onnx.registry import Emitter, emitter
 from hqc.ir import DType, Node
 
 _REDUCE = (DType.FLOAT32, DType.FLOAT64, DType.INT32, DType.INT64)
-_ARG = (DType.FLOAT32, DType.FLOAT64, DType.INT8, DType.UINT8, DType.INT32, DType.INT64)
+# onnxruntime 1.18 has ArgMin of neither 8-bit type.
+_ARG_MIN = (DType.FLOAT32, DType.FLOAT64, DType.INT32, DType.INT64)
+_ARG_MAX = (DType.INT8, DType.UINT8, *_ARG_MIN)
 
 
 def reduction(onnx_op: str) -> Emitter:
@@ -41,18 +43,18 @@ emitter("reduce_log_sum")(reduction("ReduceLogSum"))
 emitter("reduce_log_sum_exp")(reduction("ReduceLogSumExp"))
 
 
-def _arg(onnx_op: str) -> Emitter:
+def _arg(onnx_op: str, dtypes: tuple[DType, ...]) -> Emitter:
     """Ties go to the lowest index, ONNX's and torch's rule."""
 
     def emit(node: Node, b: Builder) -> str:
-        x, _ = widen(b, b.operand(node, 0), type_of(node), *_ARG)
+        x, _ = widen(b, b.operand(node, 0), type_of(node), *dtypes)
         return b(onnx_op, x, axis=node.attributes["axis"], keepdims=int(node.attributes["keepdims"]))
 
     return emit
 
 
-emitter("argmax")(_arg("ArgMax"))
-emitter("argmin")(_arg("ArgMin"))
+emitter("argmax")(_arg("ArgMax", _ARG_MAX))
+emitter("argmin")(_arg("ArgMin", _ARG_MIN))
 
 
 def along_last(b: Builder, x: str, axis: int, shape: tuple[int, ...], body: Callable[[str], str]) -> str:
