@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hqc.frontend.fx.context import LoweringContext, Operand
-from hqc.frontend.fx.lowerings.conv import emit_conv1d, emit_conv2d, emit_conv_transpose2d, output_padding_for
+from hqc.frontend.fx.lowerings.conv import emit_conv, emit_conv_transpose, output_padding_for
 from hqc.frontend.fx.registry import find_function, lower_functional, lower_module
 from hqc.ir import QuantParams, Value
 from hqc.nn.qat.conv import Conv1d, Conv2d
@@ -66,17 +66,12 @@ def _emit_layer(
     fused: dict[str, Any],
     output_size: Any = None,
 ) -> Value:
-    if isinstance(module, Conv2d):
-        return emit_conv2d(
-            ctx, x, weight, bias, module.stride, module.padding, module.dilation, module.groups, module.padding_mode, **fused
-        )
-    if isinstance(module, Conv1d):
-        return emit_conv1d(
-            ctx, x, weight, bias, module.stride, module.padding, module.dilation, module.groups, module.padding_mode, **fused
-        )
+    if isinstance(module, (Conv1d, Conv2d)):
+        m, axes = module, len(module.kernel_size)
+        return emit_conv(ctx, x, weight, bias, m.stride, m.padding, m.dilation, m.groups, m.padding_mode, axes=axes, **fused)
     if isinstance(module, ConvTranspose2d):
         extra = module.output_padding if output_size is None else output_padding_for(ctx, module, x, output_size)
-        return emit_conv_transpose2d(
+        return emit_conv_transpose(
             ctx, x, weight, bias, module.stride, module.padding, extra, module.groups, module.dilation, **fused
         )
     assert isinstance(module, Linear)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,205 +16,100 @@ from hqc.frontend.fx.registry import lower_function, lower_module
 from hqc.ir import QuantParams, Value
 
 
-def emit_conv2d(
+def emit_conv(
     ctx: LoweringContext,
     x: Value,
     weight: Operand,
-    bias: Operand | None,
+    bias: Operand | None = None,
     stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
     padding_mode: str = "zeros",
     *,
+    axes: int = 2,
     residual: Value | None = None,
     activation: str = "none",
     half_step: bool = False,
     quant: QuantParams | None = None,
 ) -> Value:
-    """A conv2d node with torch's arguments; `residual` and `activation` as fusion makes them, `half_step` as planned."""
-    shape = ctx.shape(x)
-    if shape is not None and len(shape) == 3:
-        if residual is not None:
+    """A conv2d node with torch's arguments, of images (`axes` 2) or rows (1), which the IR has as images of height 1.
+
+    `residual` and `activation` as fusion makes them, `half_step` as planned.
+    """
+
+    def convolve(images: Value, what: str | None) -> Value:
+        if what is not None and residual is not None:
             raise ctx.cannot("an image without a batch has a residual")
+        pads = _pads(ctx, weight, padding, _sizes(dilation, axes, 1), axes)
+        if padding_mode != "zeros" and any(pads):
+            before, after = pads[:2][-axes:], pads[2:][-axes:]
+            images = emit_pad(ctx, images, (0, 0, *before), (0, 0, *after), padding_mode, what="pad")
+            pads = (0, 0, 0, 0)
+        return ctx.emit(
+            "conv2d",
+            images,
+            weight,
+            bias,
+            residual,
+            what=what,
+            stride=_sizes(stride, axes, 1),
+            padding=pads,
+            dilation=_sizes(dilation, axes, 1),
+            groups=groups,
+            activation=activation,
+            half_step=half_step,
+            quant=quant,
+        )
 
-        def convolve(image: Value, what: str | None) -> Value:
-            return _conv2d(ctx, image, weight, bias, stride, padding, dilation, groups, padding_mode, activation, what=what)
-
-        return batched(ctx, x, 4, convolve)
-    return _conv2d(
-        ctx,
-        x,
-        weight,
-        bias,
-        stride,
-        padding,
-        dilation,
-        groups,
-        padding_mode,
-        activation,
-        residual=residual,
-        half_step=half_step,
-        quant=quant,
-    )
+    return batched(ctx, x, axes + 2, convolve)
 
 
-def _conv2d(
-    ctx: LoweringContext,
-    x: Value,
-    weight: Operand,
-    bias: Operand | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    padding_mode: str,
-    activation: str,
-    *,
-    residual: Value | None = None,
-    half_step: bool = False,
-    quant: QuantParams | None = None,
-    what: str | None = None,
-) -> Value:
-    pads = _pads(ctx, weight, padding, pair(dilation), pair(stride))
-    if padding_mode != "zeros" and any(pads):
-        top, left, bottom, right = pads
-        x = emit_pad(ctx, x, (0, 0, top, left), (0, 0, bottom, right), padding_mode, what="pad")
-        pads = (0, 0, 0, 0)
-    return ctx.emit(
-        "conv2d",
-        x,
-        weight,
-        bias,
-        residual,
-        stride=pair(stride),
-        padding=pads,
-        dilation=pair(dilation),
-        groups=groups,
-        activation=activation,
-        half_step=half_step,
-        quant=quant,
-        what=what,
-    )
+def _sizes(value: Any, axes: int, of_rows: int) -> tuple[int, int]:
+    """(height, width) of torch's argument; the height of rows is `of_rows`."""
+    return pair(value) if axes == 2 else (of_rows, single(value))
 
 
 def _pads(
-    ctx: LoweringContext, weight: Operand, padding: Any, dilation: tuple[int, int], stride: tuple[int, int]
+    ctx: LoweringContext, weight: Operand, padding: Any, dilation: tuple[int, int], axes: int
 ) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right."""
     if padding == "valid":
         return 0, 0, 0, 0
     if padding == "same":
         assert isinstance(weight, (torch.Tensor, Value))
-        totals = [dilation[i] * (ctx.size(weight, 2 + i) - 1) for i in range(2)]
-        return totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2
-    height, width = pair(padding)
+        taps = [1] * (2 - axes) + [ctx.size(weight, 2 + axis) for axis in range(axes)]
+        height, width = (dilation[axis] * (taps[axis] - 1) for axis in range(2))
+        return height // 2, width // 2, height - height // 2, width - width // 2
+    height, width = _sizes(padding, axes, 0)
     return height, width, height, width
 
 
-@lower_module(nn.Conv2d)
-def conv2d_module(ctx: LoweringContext, module: nn.Conv2d, input: Value) -> Value:
-    return emit_conv2d(
-        ctx,
-        input,
-        module.weight,
-        module.bias,
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.groups,
-        module.padding_mode,
-    )
-
-
-@lower_function(torch.conv2d)
-def conv2d(
-    ctx: LoweringContext,
-    input: Value,
-    weight: Operand,
-    bias: Operand | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Value:
-    return emit_conv2d(ctx, input, weight, bias, stride, padding, dilation, groups)
-
-
-@lower_module(nn.Conv1d)
-def conv1d_module(ctx: LoweringContext, module: nn.Conv1d, input: Value) -> Value:
+@lower_module(nn.Conv1d, nn.Conv2d)
+def conv_module(ctx: LoweringContext, module: nn.Conv1d | nn.Conv2d, input: Value) -> Value:
     m = module
-    return emit_conv1d(ctx, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups, m.padding_mode)
+    axes = len(m.kernel_size)
+    return emit_conv(ctx, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups, m.padding_mode, axes=axes)
 
 
-@lower_function(torch.conv1d)
-def conv1d(
-    ctx: LoweringContext,
-    input: Value,
-    weight: Operand,
-    bias: Operand | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Value:
-    return emit_conv1d(ctx, input, weight, bias, stride, padding, dilation, groups)
+def _function(axes: int) -> Callable[..., Value]:
+    def convolve(
+        ctx: LoweringContext,
+        input: Value,
+        weight: Operand,
+        bias: Operand | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Value:
+        return emit_conv(ctx, input, weight, bias, stride, padding, dilation, groups, axes=axes)
+
+    return convolve
 
 
-def emit_conv1d(
-    ctx: LoweringContext,
-    x: Value,
-    weight: Operand,
-    bias: Operand | None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    padding_mode: str = "zeros",
-    **fused: Any,
-) -> Value:
-    """A convolution of rows, which the IR has as one of images of height 1."""
-
-    def convolve(rows: Value, what: str | None) -> Value:
-        before, after = _row_pads(ctx, weight, padding, single(dilation))
-        if padding_mode != "zeros" and (before or after):
-            rows = emit_pad(ctx, rows, (0, 0, before), (0, 0, after), padding_mode, what="pad")
-            before = after = 0
-        return ctx.emit(
-            "conv2d",
-            rows,
-            weight,
-            bias,
-            fused.get("residual"),
-            what=what,
-            stride=(1, single(stride)),
-            padding=(0, before, 0, after),
-            dilation=(1, single(dilation)),
-            groups=groups,
-            activation=fused.get("activation", "none"),
-            half_step=fused.get("half_step", False),
-            quant=fused.get("quant"),
-        )
-
-    return batched(ctx, x, 3, convolve)
-
-
-def _row_pads(ctx: LoweringContext, weight: Operand, padding: Any, dilation: int) -> tuple[int, int]:
-    if padding == "valid":
-        return 0, 0
-    if padding == "same":
-        assert isinstance(weight, (torch.Tensor, Value))
-        total = dilation * (ctx.size(weight, 2) - 1)
-        return total // 2, total - total // 2
-    return single(padding), single(padding)
-
-
-@lower_module(nn.ConvTranspose2d)
-def conv_transpose2d_module(ctx: LoweringContext, module: nn.ConvTranspose2d, input: Value, output_size: Any = None) -> Value:
-    m = module
-    extra = m.output_padding
-    if output_size is not None:
-        extra = output_padding_for(ctx, m, input, output_size)
-    return emit_conv_transpose2d(ctx, input, m.weight, m.bias, m.stride, m.padding, extra, m.groups, m.dilation)
+lower_function(torch.conv1d)(_function(1))
+lower_function(torch.conv2d)(_function(2))
 
 
 def output_padding_for(ctx: LoweringContext, module: Any, input: Value, output_size: Any) -> tuple[int, ...]:
@@ -236,8 +132,7 @@ def output_padding_for(ctx: LoweringContext, module: Any, input: Value, output_s
     return tuple(extra)
 
 
-@lower_function(torch.conv_transpose2d)
-def emit_conv_transpose2d(
+def emit_conv_transpose(
     ctx: LoweringContext,
     input: Value,
     weight: Operand,
@@ -248,72 +143,63 @@ def emit_conv_transpose2d(
     groups: int = 1,
     dilation: Any = 1,
     *,
+    axes: int = 2,
     residual: Value | None = None,
     activation: str = "none",
     half_step: bool = False,
     quant: QuantParams | None = None,
 ) -> Value:
-    """A conv_transpose2d node with torch's arguments."""
+    """A conv_transpose2d node with torch's arguments; `axes` and what fusion adds as for `emit_conv`."""
 
-    def convolve(image: Value, what: str | None) -> Value:
+    def convolve(images: Value, what: str | None) -> Value:
         return ctx.emit(
             "conv_transpose2d",
-            image,
+            images,
             weight,
             bias,
             residual,
             what=what,
-            stride=pair(stride),
-            padding=pair(padding) * 2,
-            output_padding=pair(output_padding),
-            dilation=pair(dilation),
+            stride=_sizes(stride, axes, 1),
+            padding=_sizes(padding, axes, 0) * 2,
+            output_padding=_sizes(output_padding, axes, 0),
+            dilation=_sizes(dilation, axes, 1),
             groups=groups,
             activation=activation,
             half_step=half_step,
             quant=quant,
         )
 
-    return batched(ctx, input, 4, convolve)
+    return batched(ctx, input, axes + 2, convolve)
 
 
-@lower_module(nn.ConvTranspose1d)
-def conv_transpose1d_module(ctx: LoweringContext, module: nn.ConvTranspose1d, input: Value, output_size: Any = None) -> Value:
-    m = module
-    extra = m.output_padding
-    if output_size is not None:
-        extra = output_padding_for(ctx, m, input, output_size)
-    return conv_transpose1d(ctx, input, m.weight, m.bias, m.stride, m.padding, extra, m.groups, m.dilation)
-
-
-@lower_function(torch.conv_transpose1d)
-def conv_transpose1d(
-    ctx: LoweringContext,
-    input: Value,
-    weight: Operand,
-    bias: Operand | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
+@lower_module(nn.ConvTranspose1d, nn.ConvTranspose2d)
+def conv_transpose_module(
+    ctx: LoweringContext, module: nn.ConvTranspose1d | nn.ConvTranspose2d, input: Value, output_size: Any = None
 ) -> Value:
-    """A transposed convolution of rows, which the IR has as one of images of height 1."""
+    m, axes = module, len(module.kernel_size)
+    extra = m.output_padding if output_size is None else output_padding_for(ctx, m, input, output_size)
+    return emit_conv_transpose(ctx, input, m.weight, m.bias, m.stride, m.padding, extra, m.groups, m.dilation, axes=axes)
 
-    def convolve(rows: Value, what: str | None) -> Value:
-        return ctx.emit(
-            "conv_transpose2d",
-            rows,
-            weight,
-            bias,
-            what=what,
-            stride=(1, single(stride)),
-            padding=(0, single(padding)) * 2,
-            output_padding=(0, single(output_padding)),
-            dilation=(1, single(dilation)),
-            groups=groups,
-        )
 
-    return batched(ctx, input, 3, convolve)
+def _transposed_function(axes: int) -> Callable[..., Value]:
+    def convolve(
+        ctx: LoweringContext,
+        input: Value,
+        weight: Operand,
+        bias: Operand | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Value:
+        return emit_conv_transpose(ctx, input, weight, bias, stride, padding, output_padding, groups, dilation, axes=axes)
+
+    return convolve
+
+
+lower_function(torch.conv_transpose1d)(_transposed_function(1))
+lower_function(torch.conv_transpose2d)(_transposed_function(2))
 
 
 @lower_module(nn.Linear)
