@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hqc import file_sets
 from hqc.errors import HqcError, InputError, printable
@@ -176,6 +176,15 @@ def path_text(path: object, *, error: type[HqcError] = InputError, verb: str = "
     except UnicodeEncodeError:
         raise error(f"cannot {verb} {_shown(text)}: the name is not valid Unicode") from None
     return text
+
+
+def opened_or_path(file: Any, verb: Literal["read", "write"]) -> Any:
+    """A path as text, a file that is open to `verb` as it is; `InputError` for anything else."""
+    if isinstance(file, (str, os.PathLike)):
+        return path_text(file, verb=verb)
+    if not callable(getattr(file, verb, None)):
+        raise InputError(f"a file is named by a path or open to {verb}, got a {type(file).__name__}")
+    return file
 
 
 def read_text(path: PathLike, *, what: str = "text") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.nn.functional.boxes import batched_nms_with_padding, nms, nms_rotated
 from hqc.nn.functional.colours import (
     bgr2centered_gray,
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 
+@numeric
 def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> tuple[Tensor, Tensor]:
     """Values and indices, as `torch.sort`; equal values keep their order."""
     del stable

@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 500
+"""Characters of a name that anybody may have misspelled."""
+
 
 def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Up to `count` known names that resemble `name`, best first; a name that contains it or ends with it counts as near."""
+    if len(name) > LONGEST:
+        return []  # comparing takes the product of the lengths
     unique = sorted(set(known))
     found = difflib.get_close_matches(name, unique, n=count, cutoff=0.6)
     last = name.rpartition(".")[2]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.errors import InputError
 from hqc.nn.quantized.functional import quantize
 from hqc.quantization.dtypes import QuantDType, qinfo
@@ -21,6 +22,7 @@ _JOINING = {"cat", "stack"}
 """Functions whose results stay on a grid that all their operands share."""
 
 
+@numeric
 class QTensor(Tensor):
     """Real values on the grid of `scale`. Made from real values, which are rounded to it, or from integers.
 

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from hqc.checked import explained
 from hqc.errors import printable
 from hqc.ir import Graph, Node
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hqc.passes.qconfigs import QConfigTable
 
 
+@explained
 @dataclass(frozen=True)
 class Remark:
     """Something the user may want to know: what a pass did to which node, and why."""
@@ -41,6 +43,7 @@ class Remark:
         return printable(f"[{self.pass_name}] {where}{self.message}")
 
 
+@explained
 @dataclass(frozen=True)
 class PassResult:
     """`changed`: the graph differs from before. `remarks`: in program order."""
@@ -49,6 +52,7 @@ class PassResult:
     remarks: tuple[Remark, ...] = ()
 
 
+@explained
 @dataclass
 class PassContext:
     """What every pass may read.
@@ -82,6 +86,7 @@ class PassContext:
         return config is not None and config.activation_dtype is None
 
 
+@explained
 @dataclass(frozen=True)
 class Pass(ABC):
     """Base of all passes. `requires`: the stage a graph must have reached; `establishes`: the stage it has afterwards."""

@@ -8,7 +8,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.errors import HqcError, PassError, VerificationError
 from hqc.ir import STAGES, Graph
 from hqc.ir.snapshot import Snapshot
@@ -18,6 +18,7 @@ from hqc.passes.pipeline_text import format_pass, parse_passes
 from hqc.passes.registry import suggest
 
 
+@explained
 @dataclass(frozen=True)
 class PassTiming:
     """Wall time of one pass, without verification and dumps, and the number of nodes it left."""
@@ -28,6 +29,7 @@ class PassTiming:
     changed: bool
 
 
+@explained
 @dataclass(frozen=True)
 class PipelineReport:
     """What a pipeline run has to say: remarks in the order they were made, and one timing per pass."""
@@ -50,6 +52,7 @@ class PipelineReport:
         return tuple(remark for remark in self.remarks if remark.severity == "warning")
 
 
+@explained
 class PassPipeline:
     """An editable list of passes.
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hqc.checked import explained
 from hqc.errors import PassError
 from hqc.ir import Device, DType, Graph, Reason, Request, Support, Trait
 from hqc.passes.steps import divided
@@ -52,6 +53,7 @@ class PlanChange:
         return f"{self.name}: {self.before} -> {self.after}" + (f" ({why})" if why else "")
 
 
+@explained
 @dataclass(frozen=True)
 class Plan:
     """Devices decided at prepare time: frozen, picklable, comparable, and free of graphs and tensors.

@@ -36,6 +36,7 @@ CASES = {
     "commands": 20,
     "data-file": 30,
     "models": 12,
+    "surface": 40,
 }
 """Cases of a kind; 10 of others."""
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hqc.backends.bpu.profile import ProfileRow, Timer
 from hqc.backends.bpu.workers import exclusive_blas
+from hqc.checked import explained
 from hqc.errors import InputError
 from hqc.ir import Graph, Node, Value
 from hqc.ir.costs import macs
@@ -43,6 +44,7 @@ def kernel_step(node: Node, run: Callable[[Sequence[Any]], Any], native: NativeS
     return Step((node,), tuple(node.inputs), tuple(node.results), run, device, native)
 
 
+@explained
 class Program:
     """An executable model for the shapes it was compiled for. Make one with `hqc.backends.bpu.compile`."""
 

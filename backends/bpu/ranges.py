@@ -6,18 +6,21 @@ float32 product and a split one (see `proof.py`). Every op's card says what its 
 
 from __future__ import annotations
 
+from hqc.checked import explained
 from hqc.ir import Graph, Node, Value
 from hqc.ir.op import Range
 
 __all__ = ["Range", "ValueRanges", "dtype_range"]
 
 
+@explained
 def dtype_range(value: Value) -> Range:
     """Bounds of the value's integer type (0..1 for truth values)."""
     dtype = value.type.dtype
     return (0, 1) if dtype.numpy.kind == "b" else (dtype.qmin, dtype.qmax)
 
 
+@explained
 class ValueRanges:
     """Bounds of the integer values of one graph."""
 

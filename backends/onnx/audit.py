@@ -9,7 +9,7 @@ from typing import Literal
 import onnx
 
 from hqc.backends.onnx.domain import DEQUANTIZE, DOMAIN, base_op
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.march import MarchSpec
 
 MAX_IR_VERSION = 7
@@ -22,6 +22,7 @@ OWN_RULES = ("bpu-conv",)
 _CONVOLUTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
+@explained
 @dataclass(frozen=True)
 class Finding:
     """A broken rule. An `error` makes the file unreadable for hb_mapper; a `warning` may be meant (a model for another tool)."""

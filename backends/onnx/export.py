@@ -18,13 +18,14 @@ from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.backends.onnx.parts import TracedReference, differing_parts
 from hqc.backends.onnx.skeleton import Skeleton
 from hqc.backends.onnx.verify import Arrays, OutputComparison, Reference
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.data.preprocessing import Preprocessing
 from hqc.errors import ExportError
 from hqc.files import Contents, check_file_target, write_files
 from hqc.ir import Graph
 
 
+@explained
 @dataclass(frozen=True)
 class ExportReport:
     """What was written and how it compares.

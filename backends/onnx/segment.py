@@ -9,9 +9,11 @@ import onnx
 from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.opaque import OpaqueCalls
 from hqc.backends.onnx.skeleton import Skeleton
+from hqc.checked import checked
 from hqc.ir import Node, Value
 
 
+@checked
 def emit_segment(
     nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], *, opaque: OpaqueCalls | None = None
 ) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 
 from hqc.backends.onnx.skeleton import Skeleton
+from hqc.checked import explained
 from hqc.errors import ExportError, InputError
 from hqc.ir import DType, Graph, QuantParams, Value
 
@@ -26,6 +27,7 @@ FAIL_SHARE = 0.01
 FAIL_STEPS = 2.0
 
 
+@explained
 @dataclass(frozen=True)
 class OutputComparison:
     """One output of the file beside the reference.

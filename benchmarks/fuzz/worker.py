@@ -19,7 +19,7 @@ DATA = 24 << 30
 """No case may take the machine down; an allocation beyond this fails with MemoryError, a raw error (what is only reserved is free)."""
 
 
-WARMED = ("names", "numeric", "models", "arguments", "commands")
+WARMED = ("names", "numeric", "models", "arguments", "commands", "surface")
 """Kinds of which one case runs before any is timed: kernels are compiled where no cache has them, and libraries imported."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.errors import InputError
 from hqc.ir import Graph
 
@@ -19,6 +19,7 @@ Shape = tuple["int | None", ...]
 _TO_NCHW = {4: (0, 3, 1, 2), 3: (2, 0, 1)}
 
 
+@explained
 @dataclass(frozen=True)
 class InputSpec:
     """One input of a model. `shape`: with the batch, None for a size that is not known; `dtype`: NumPy's.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.data.inputs import Array, InputSpec, batch_size, input_specs
 from hqc.data.preprocessing import Preprocessing
 from hqc.data.sources import ArrayFile, Chunk, FileFolder, Loader, Reading, Source, Together
@@ -24,6 +24,7 @@ PathLike = str | os.PathLike[str]
 Place = PathLike | Mapping[str, PathLike] | Sequence[PathLike]
 
 
+@explained
 @dataclass(frozen=True)
 class DataSpec:
     """What data to use, before it is known which model it is for. `hqc.compile` and the commands take it.
@@ -46,6 +47,7 @@ class DataSpec:
             raise InputError(f"samples must be at least 1, got {self.samples}")
 
 
+@explained
 @dataclass
 class Samples:
     """Data for a model, read as it is asked for.

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from hqc.checked import explained
 from hqc.errors import InputError
 from hqc.frontend.fx.tracer import wrap as _wrap
 
 __all__ = ["replace_torch_op", "wrap"]
 
 
+@explained
 def wrap(skip_compile: bool | Callable[..., Any] = False) -> Any:
     """Decorator, `@wrap()` or `@wrap`: calls of the function on traced tensors become one node, which runs as it is, on the CPU.
 
@@ -22,6 +24,7 @@ def wrap(skip_compile: bool | Callable[..., Any] = False) -> Any:
     return _wrap(skip_compile) if callable(skip_compile) else _wrap
 
 
+@explained
 def replace_torch_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: the function stands in for `torch.<name>` from now on, in eager calls and in traces."""
     original = getattr(torch, name, None)

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc import arithmetic
-from hqc.checked import whole_number
-from hqc.errors import PassError, ShapeError
+from hqc.checked import explained, whole_number
+from hqc.errors import InputError, PassError, ShapeError
 from hqc.ir.op import OpDef, Trait, get_op
 from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Request, Shape, Sizes, Support, TensorType
+from hqc.near_names import suggest
 
 if TYPE_CHECKING:
     import networkx
@@ -28,6 +29,7 @@ _GAP = 1 << 20
 _NOWHERE = Location()
 
 
+@explained
 class Value:
     """A named tensor: graph input, parameter or node result. Created by `Graph` only."""
 
@@ -97,6 +99,7 @@ class Value:
         return f"<Value {self.name}: {self.type}>"
 
 
+@explained
 class Node:
     """One operation. Operands change through `set_input`; everything else is plain data."""
 
@@ -241,6 +244,7 @@ class Node:
         return f"<Node {self.results[0].name if self.results else '?'} = {self.op.name}>"
 
 
+@explained
 class Graph:
     """A program: inputs, parameters, ordered nodes, outputs, the march it is for and the stage it has reached."""
 
@@ -303,8 +307,11 @@ class Graph:
         return dict(self._values)
 
     def value(self, name: str) -> Value:
-        """The value called `name`; `KeyError` when there is none."""
-        return self._values[name]
+        """The value called `name`; `InputError` when there is none."""
+        found = self._values.get(name)
+        if found is None:
+            raise InputError(f"the graph {self.name} has no value called {name}{suggest(name, self._values)}")
+        return found
 
     def is_output(self, value: Value) -> bool:
         for output in self._outputs:  # noqa: SIM110  (asked for every value, and there are few outputs)

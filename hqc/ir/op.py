@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hqc.errors import EmptyResultError, ShapeError
+from hqc.checked import explained
+from hqc.errors import EmptyResultError, InputError, ShapeError
 from hqc.ir.types import LARGEST_SIZE, DType, TensorType
 from hqc.registry import Registry
 
@@ -74,6 +75,7 @@ class Trait(enum.Enum):
     __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code, and passes ask traits all the time
 
 
+@explained
 @dataclass(frozen=True)
 class Operand:
     """One operand of a declaration; `variadic` takes all that remain, `optional` may be absent (None)."""
@@ -83,6 +85,7 @@ class Operand:
     variadic: bool = False
 
 
+@explained
 @dataclass(frozen=True)
 class Attr:
     """A typed attribute.
@@ -101,7 +104,7 @@ class Attr:
 
     def check(self, value: Any) -> str:
         """What is wrong with a value of the right kind, "" when nothing is."""
-        if value == self.default:
+        if value is self.default or (type(value) is type(self.default) and value == self.default):
             return ""
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
@@ -187,6 +190,7 @@ def _optional_ints(value: Any) -> tuple[int, ...] | None:
     return None if value is None else _ints(value)
 
 
+@explained
 @dataclass(frozen=True, eq=False)
 class OpDef:
     """Declaration of an op.
@@ -255,8 +259,11 @@ class OpDef:
         return trait in self.traits
 
     def operand_index(self, name: str) -> int:
-        """Position of the operand called `name`; `KeyError` when there is none."""
-        return self._positions[name]
+        """Position of the operand called `name`; `InputError` when there is none."""
+        found = self._positions.get(name)
+        if found is None:
+            raise InputError(f"{self.name} has no operand {name}; it has {', '.join(self._positions)}")
+        return found
 
     def complete_attributes(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """`given` checked against the declaration, coerced, and with defaults; `ShapeError` names what is wrong."""
@@ -359,6 +366,7 @@ def _computing(function: ScalarFunction) -> Compute:
     return lambda arrays, attributes: function(arrays[0].astype(np.float64), attributes)
 
 
+@explained
 def get_op(name: str) -> OpDef:
     """The declaration called `name`; `RegistryError` when there is none."""
     return OPS[name]

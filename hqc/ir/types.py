@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.arithmetic import ROUNDINGS
+from hqc.checked import explained
 from hqc.errors import printable
 
 _NUMPY = {
@@ -80,6 +81,7 @@ LARGEST_SIZE = 1 << 40
 """Of one axis. Arithmetic on sizes, in floats too, is exact below."""
 
 
+@explained
 @dataclass(frozen=True)
 class TensorType:
     """dtype and sizes of a value.
@@ -143,6 +145,7 @@ class TensorType:
         return f"{self.dtype.value}[{','.join('?' if size is None else str(size) for size in self.sizes)}]"
 
 
+@explained
 class QuantParams:
     """Symmetric quantization of a real-valued tensor: `real = scale * integer`, zero point 0.
 
@@ -168,7 +171,10 @@ class QuantParams:
         fixed: bool = False,
         rounding: str = "half_even",
     ) -> None:
-        array = np.array(scale, dtype=np.float32)
+        try:
+            array = np.array(scale, dtype=np.float32)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError("a scale is a number, or one number for each channel") from None
         if axis is None and array.ndim == 1 and array.size == 1:
             array = array.reshape(())
         if array.ndim != (0 if axis is None else 1):
@@ -230,6 +236,7 @@ def _rebuild_quant(scale: Any, dtype: DType, axis: int | None, fixed: bool, roun
 GROUP_POLICIES = ("union", "operand")
 
 
+@explained
 @dataclass(frozen=True)
 class Observation:
     """What training must observe at a value, before its scale is known.
@@ -262,6 +269,7 @@ class Device(enum.Enum):
     BPU = "bpu"
 
 
+@explained
 @dataclass(frozen=True)
 class Location:
     """Where a node comes from in the user's program.
@@ -286,6 +294,7 @@ class Location:
         return printable(f"{self.path} ({self.source})" if self.source else self.path, lines=False)
 
 
+@explained
 @dataclass(frozen=True)
 class Reason:
     """One answer of a support rule.
@@ -312,6 +321,7 @@ class Reason:
         return printable(f"{text} ({self.hint})" if self.hint else text, lines=False)
 
 
+@explained
 @dataclass(frozen=True)
 class Support:
     """Verdict of the support analysis. Reasons of a refusal say why not; of an acceptance, on what condition or rule."""
@@ -320,6 +330,7 @@ class Support:
     reasons: tuple[Reason, ...] = ()
 
 
+@explained
 @dataclass(frozen=True)
 class Request:
     """A user's wish about a node: device, the override entry that expressed it, and the activation dtype for opt-in ops."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hqc.checked import checked
-from hqc.errors import VerificationError
+from hqc.checked import checked, shown
+from hqc.errors import InputError, VerificationError
 from hqc.ir import integer_rules  # noqa: F401  (adds its rules)
 from hqc.ir.graph import STAGES, Graph
 from hqc.ir.rules import RULES, MarchFacts, Rule, Violation
@@ -26,6 +26,8 @@ def check(graph: Graph, *, stage: str | None = None, march: MarchFacts | None = 
     All other rules take a sound structure for granted and are left out when `STRUCTURE` is broken. Without a `march`, rules
     that depend on one are checked as far as traits tell.
     """
+    if march is not None and not hasattr(march, "keeps_scale"):
+        raise InputError(f"march must be facts about a march, such as get_spec('bayes'), or None, got {shown(march)}")
     rules = rules_of(graph.stage if stage is None else stage)
     violations = [found for rule in rules if rule.name in STRUCTURE for found in rule.violations(graph, march)]
     if not violations:
@@ -51,6 +53,6 @@ def verify(graph: Graph, *, stage: str | None = None, march: MarchFacts | None =
 def _refuse(graph: Graph, violations: list[Violation], stage: str) -> None:
     if not violations:
         return
-    shown = "\n  ".join(map(str, violations[:_SHOWN]))
+    listed = "\n  ".join(map(str, violations[:_SHOWN]))
     more = f"\n  and {len(violations) - _SHOWN} more" if len(violations) > _SHOWN else ""
-    raise VerificationError(f"{graph.name} is not a valid {stage} graph: {shown}{more}")
+    raise VerificationError(f"{graph.name} is not a valid {stage} graph: {listed}{more}")

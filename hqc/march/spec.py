@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hqc.checked import explained
 from hqc.ir import DType, Node, Trait
 
 if TYPE_CHECKING:
     from hqc.march.rules import NodeRule, OpRules
 
 
+@explained
 @dataclass(frozen=True)
 class MarchSpec:
     """One chip family.

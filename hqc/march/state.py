@@ -7,7 +7,7 @@ import functools
 import importlib
 from typing import Any
 
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.errors import AbsentNameError, MarchError
 from hqc.march.spec import MarchSpec
 from hqc.near_names import suggest
@@ -60,6 +60,7 @@ def _resolve(march: March | str) -> March:
     raise MarchError(f"unknown march {march!r}{suggest(wanted, names) or known}")
 
 
+@explained
 def get_spec(march: March | str) -> MarchSpec:
     """The description of a march given as `March`, by name, or by the name of its chip (`x3`); `MarchError` for an unknown one."""
     return _spec_of(_resolve(march))

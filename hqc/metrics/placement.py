@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hqc.checked import explained
 from hqc.errors import InputError, printable
 from hqc.ir import Device, DType, Graph, Node, Reason, Trait, Value
 from hqc.ir.costs import macs
@@ -77,6 +78,7 @@ class Totals:
         return self.bpu_macs / total if total else 1.0
 
 
+@explained
 @dataclass(frozen=True)
 class PlacementReport:
     """Placement of one graph on one march, in program order. `unwritable`: a sentence for each operation that no file can hold."""

@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hqc.checked import numeric
 
+
+@numeric
 class _Function(nn.Module):
     """The torch function `function` of one tensor."""
 
@@ -46,6 +49,7 @@ Sqrt = _module("Sqrt", torch.sqrt, "`sqrt(x)`.")
 Tan = _module("Tan", torch.tan, "`tan(x)`.")
 
 
+@numeric
 class HardLog(nn.Module):
     """`log(x)` of what is at least `eps`."""
 
@@ -57,6 +61,7 @@ class HardLog(nn.Module):
         return torch.log(torch.clamp(input, min=self.eps))
 
 
+@numeric
 class Pow(nn.Module):
     """`x ** exponent`."""
 
@@ -64,6 +69,7 @@ class Pow(nn.Module):
         return torch.pow(data, exponent)
 
 
+@numeric
 class Div(nn.Module):
     """`x / y`."""
 

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hqc.checked import numeric
 from hqc.errors import InputError
 from hqc.nn.functional.boxes import batched_nms_with_padding, decode
 from hqc.nn.functional.point_pillars import point_pillars_scatter
 
 
+@numeric
 class AnchorGenerator(nn.Module):
     """Anchors of feature maps, one `[1, A * 4, H, W]` a map, as corners; A = scales x ratios, ratios first.
 
@@ -55,6 +57,7 @@ class AnchorGenerator(nn.Module):
         return (shapes[:, :, None, None] + centres).reshape(1, -1, height, width)
 
 
+@numeric
 class MultiScaleRoIAlign(nn.Module):
     """Features of regions, each from the level of the pyramid that fits its size (Lin et al., "Feature Pyramid Networks", CVPR 2017).
 
@@ -123,6 +126,7 @@ class MultiScaleRoIAlign(nn.Module):
         return F.avg_pool2d(sampled, self.sampling_ratio)
 
 
+@numeric
 class DetectionPostProcess(nn.Module):
     """Scores and regression results of several levels to boxes: filter, decode, suppress.
 
@@ -183,6 +187,7 @@ class DetectionPostProcess(nn.Module):
         return boxes[large], scores[kept][large], classes[kept][large] + offset
 
 
+@numeric
 class DetectionPostProcessV1(DetectionPostProcess):
     """As `DetectionPostProcess`, with the arguments of the older version; scores are compared after `exp` overflow is cut off."""
 
@@ -220,6 +225,7 @@ class DetectionPostProcessV1(DetectionPostProcess):
         )
 
 
+@numeric
 class RcnnPostProcess(nn.Module):
     """The second stage: per region the best class, its box, suppression.
 
@@ -265,6 +271,7 @@ class RcnnPostProcess(nn.Module):
         return results
 
 
+@numeric
 class PointPillarsScatter(nn.Module):
     """`hqc.nn.functional.point_pillars_scatter` onto a canvas of `output_shape`."""
 

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hqc.checked import numeric
 from hqc.errors import InputError
 
 
+@numeric
 class Interpolate(nn.Module):
     """`F.interpolate` with these arguments."""
 
@@ -41,6 +43,7 @@ class Interpolate(nn.Module):
         return f"size={self.size}, scale_factor={self.scale_factor}, mode={self.mode}, align_corners={self.align_corners}"
 
 
+@numeric
 class GridSample(nn.Module):
     """`F.grid_sample` with these arguments: `[N,C,H,W]` and a grid `[N,H',W',2]` in -1..1 -> `[N,C,H',W']`."""
 
@@ -55,6 +58,7 @@ class GridSample(nn.Module):
         return f"mode={self.mode}, padding_mode={self.padding_mode}, align_corners={self.align_corners}"
 
 
+@numeric
 class LayerNorm(nn.Module):
     """`nn.LayerNorm`; with `dim` over that one axis instead of the last ones, e.g. `dim=1` for the channels of an image.
 
@@ -90,6 +94,7 @@ class LayerNorm(nn.Module):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, dim={self.dim}"
 
 
+@numeric
 class RMSNorm(nn.Module):
     """Division by the root of the mean of squares over the last axes, `normalized_shape`, times a weight."""
 
@@ -116,6 +121,7 @@ class RMSNorm(nn.Module):
         return f"{self.normalized_shape}, eps={self.eps}"
 
 
+@numeric
 class BgrToYuv444(nn.Module):
     """BGR images (RGB with `channel_reversal`) as YUV444 of studio swing."""
 
@@ -129,6 +135,7 @@ class BgrToYuv444(nn.Module):
         return bgr_to_yuv444(input, self.channel_reversal)
 
 
+@numeric
 class Correlation(nn.Module):
     """Correlation of patches of two feature maps (Fischer et al., "FlowNet", ICCV 2015).
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hqc.checked import numeric
 from hqc.errors import QConfigError
 
 
+@numeric
 class QuantStub(nn.Module):
     """The value becomes quantized here. `scale` fixes its scale (e.g. 1/128 for images); None: calibration finds it.
 
@@ -35,6 +37,7 @@ class QuantStub(nn.Module):
         return "" if self.scale is None else f"scale={self.scale:g}"
 
 
+@numeric
 class DeQuantStub(nn.Module):
     """The value becomes real here. `qconfig` is accepted for symmetry and means nothing. A graph leaf."""
 
@@ -49,6 +52,7 @@ class DeQuantStub(nn.Module):
         return x
 
 
+@numeric
 class QuantWrapper(nn.Module):
     """`module` between a QuantStub and a DeQuantStub."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.ir import QuantParams
 from hqc.quantization import torch_arithmetic
 from hqc.quantization.dtypes import IR_DTYPES
@@ -16,6 +17,7 @@ from hqc.quantization.observers.histogram import CalibObserver
 from hqc.quantization.state import FakeQuantState
 
 
+@numeric
 class CalibFakeQuantize(FakeQuantizeBase):
     """Hands its input on unchanged and lets the observer see it; the model computes what the float model computes.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hqc.arithmetic import bounds
+from hqc.checked import checked
 from hqc.errors import QConfigError
 from hqc.ir import DType
 
@@ -52,9 +53,10 @@ class QuantInfo(NamedTuple):
     max: int
 
 
+@checked
 def qinfo(dtype: Any) -> QuantInfo:
     """Bits and range of a quantized dtype (qint8, qint16, qint32, or torch's names of them); `QConfigError` for another."""
-    wide = dtype in ("qint32", "int32", torch.qint32, torch.int32)
+    wide = isinstance(dtype, (str, torch.dtype)) and dtype in ("qint32", "int32", torch.qint32, torch.int32)
     name, bits = ("qint32", 32) if wide else (dtype_name(dtype), BITS[dtype_name(dtype)])
     return QuantInfo(QuantDType(name), bits, *bounds(bits))
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from hqc.checked import explained
 from hqc.errors import QConfigError
 from hqc.near_names import suggest
 
@@ -37,6 +38,7 @@ class Factory:
         return f"{name}({', '.join(f'{key}={value!r}' for key, value in self.arguments.items())})"
 
 
+@explained
 class WithArgs:
     """Gives a class the constructor-with-arguments `Cls.with_args(...)`."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hqc.arithmetic import ROUNDINGS
+from hqc.checked import numeric
 from hqc.errors import CalibrationError, QConfigError
 from hqc.lazy import lazily
 from hqc.quantization import torch_arithmetic
@@ -42,6 +43,7 @@ class ScaleInfo(NamedTuple):
     fixed: bool
 
 
+@numeric
 class FakeQuantizeBase(Stateful, WithArgs, nn.Module):
     """Common part of all fake quants: the observer, the two switches, the scale's buffers and their persistence.
 
@@ -298,6 +300,7 @@ class FakeQuantizeBase(Stateful, WithArgs, nn.Module):
         self._quantizes, self._observes = bool(self.fake_quant_enabled.item()), bool(self.observer_enabled.item())
 
 
+@numeric
 class FakeQuantize(FakeQuantizeBase):
     """Statistics decide the scale; the gradient passes straight through where the value does not saturate.
 
@@ -399,6 +402,7 @@ def describe(fake_quant: FakeQuantizeBase, scale: Tensor) -> str:
     return f"{text}, power_of_two=True" if fake_quant.power_of_two else text
 
 
+@numeric
 class BoundaryFakeQuantize(nn.Module):
     """A fake quant on a value that enters the BPU from the CPU; prints under the name users know."""
 

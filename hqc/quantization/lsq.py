@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hqc.arithmetic import FLOAT32_EPS, bounds
+from hqc.checked import numeric
 from hqc.errors import CalibrationError, QConfigError
 from hqc.quantization import torch_arithmetic
 from hqc.quantization.exporting import exporting
@@ -41,6 +42,7 @@ class _LearnedFakeQuantize(torch.autograd.Function):
         return passed, to_scale.sum_to_size(ctx.scale_shape).mul_(ctx.gradient_scale), None, None, None, None
 
 
+@numeric
 class LearnedScaleFakeQuantize(FakeQuantizeBase):
     """Fake quant whose `scale` is a parameter with the gradient scaled by 1 / sqrt(N Qp).
 
@@ -195,6 +197,7 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
         return describe(self, self.scale.detach())
 
 
+@numeric
 class PACTFakeQuantize(LearnedScaleFakeQuantize):
     """The clip is learned (Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018).
 

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from hqc.absent import absent
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.near_names import suggest
 
@@ -26,6 +27,7 @@ MODES = (QATMode.FuseBN, QATMode.WithBN, QATMode.WithBNReverseFold)
 _mode = QATMode.FuseBN
 
 
+@checked
 def set_qat_mode(mode: str) -> None:
     """Choose the mode (a member of QATMode) before fusing and preparing."""
     global _mode

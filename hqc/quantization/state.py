@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import enum
 
+from hqc.checked import explained
 
+
+@explained
 class Stateful:
     """What `set_fake_quantize` reaches: fake quants, and models that have none yet."""
 

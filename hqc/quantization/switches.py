@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hqc.checked import checked
+from hqc.checked import checked, shown
 from hqc.errors import InputError
 from hqc.quantization.fake_quantize import FakeQuantizeBase
 from hqc.quantization.state import FakeQuantState, Stateful
@@ -22,9 +22,9 @@ def set_fake_quantize(model: nn.Module, state: Any) -> None:
     """
     try:
         state = FakeQuantState(state)
-    except ValueError:
+    except (ValueError, TypeError, RuntimeError):  # an array compares itself with the states
         known = ", ".join(f"FakeQuantState.{member.name}" for member in FakeQuantState)
-        raise InputError(f"set_fake_quantize needs one of {known}, got {state!r}") from None
+        raise InputError(f"set_fake_quantize needs one of {known}, got {shown(state)}") from None
     if not isinstance(model, nn.Module):
         raise InputError(f"set_fake_quantize needs a prepared model, got {type(model).__name__}")
     for module in model.modules():

@@ -18,6 +18,7 @@ from hqc.analysis.picture import draw
 from hqc.backends import onnx
 from hqc.checked import checked
 from hqc.errors import ExportError, InputError
+from hqc.files import path_text
 from hqc.march import get_spec
 from hqc.workflow.arguments import as_tuple
 from hqc.workflow.convert import QuantizedGraphModule
@@ -72,7 +73,7 @@ def check_model(
 def compile_model(module: nn.Module, example_inputs: Any, hbm: str | os.PathLike[str], *args: Any, **kwargs: Any) -> int:
     """Write the files for hb_mapper beside `hbm` and raise `VendorCompilerError` with the command to run on them."""
     del args, kwargs
-    _to_the_vendor("compile_model", module, example_inputs, Path(hbm))
+    _to_the_vendor("compile_model", module, example_inputs, target_of(hbm))
     return 1
 
 
@@ -80,7 +81,7 @@ def compile_model(module: nn.Module, example_inputs: Any, hbm: str | os.PathLike
 def export_hbir(module: nn.Module, example_inputs: Any, hbir: str | os.PathLike[str], march: Any = None) -> int:
     """Write the files for hb_mapper beside `hbir` and raise `VendorCompilerError` with the command to run on them."""
     del march
-    _to_the_vendor("export_hbir", module, example_inputs, Path(hbir))
+    _to_the_vendor("export_hbir", module, example_inputs, target_of(hbir))
     return 1
 
 
@@ -95,8 +96,13 @@ def perf_model(
 ) -> dict[str, Any]:
     """Write the files for hb_mapper into `out_dir` and raise `VendorCompilerError` with the command to run on them."""
     del args, kwargs
-    _to_the_vendor("perf_model", module, example_inputs, Path(out_dir) / (name or "model"))
+    _to_the_vendor("perf_model", module, example_inputs, target_of(out_dir) / (name or "model"))
     return {}
+
+
+def target_of(path: object) -> Path:
+    """`path` as one that can be written to; `InputError` for anything else."""
+    return Path(path_text(path, verb="write"))
 
 
 def _to_the_vendor(call: str, module: nn.Module, example_inputs: Any, target: Path) -> None:
@@ -117,7 +123,7 @@ def visualize_model(
     `.svg` is drawn (it needs the extra `report`), `.onnx` is for Netron, `.dot` and `.json` are as `hqc draw` writes them. `show`: print
     the path.
     """
-    path = Path(save_path or "model.onnx")
+    path = target_of("model.onnx" if save_path is None else save_path)
     path = path if path.suffix else path.with_suffix(".onnx")
     model = compiled_model(module, example_inputs)
     draw(model.graph, path, opaque=model.deployment.opaque)

@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from hqc.checked import checked
 from hqc.errors import InputError
 
 
+@checked
 def pytree_convert(
     input: Any,
     convert_type: type | tuple[type, ...],
@@ -32,6 +34,7 @@ def pytree_convert(
     return pytree.tree_map(convert, input)
 
 
+@checked
 def tensor_struct_repr(data: Any) -> str:
     """The structure with a tensor's dtype and shape in its place, such as `{'boxes': float32[1, 4]}`."""
     if isinstance(data, Tensor):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from hqc.checked import explained
 from hqc.errors import InputError
 from hqc.files import write_file
 
@@ -19,6 +20,7 @@ _MAGIC = 0xCED7230A
 _LENGTH = (1 << 29) - 1
 
 
+@explained
 class MXRecordIO:
     """Records one after the other. `flag`: "r" or "w"."""
 
@@ -90,6 +92,7 @@ class MXRecordIO:
         self.close()
 
 
+@explained
 class MXIndexedRecordIO(MXRecordIO):
     """Records by key. `idx_path`: the index; `key_type`: what keys are."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from hqc.errors import InputError
+from hqc.errors import FAULTS, HqcError, InputError, first_line
 from hqc.frontend.fx.examples import positional_inputs
 from hqc.frontend.fx.locations import NAME_META
 from hqc.frontend.fx.tensors import is_data, plain_tensor
@@ -18,6 +19,19 @@ from hqc.structures import leaves
 from hqc.workflow.binding import as_numpy, bind_structure, by_name, like_sequence
 
 CONSTANTS = (bool, int, float, str, type(None))
+
+
+@contextmanager
+def given_to(arguments: Any) -> Iterator[None]:
+    """Inside, a model runs on `arguments`: what it raises is an `InputError` with their shapes."""
+    try:
+        with torch.no_grad():
+            yield
+    except HqcError:
+        raise
+    except FAULTS as error:
+        shapes = [list(tensor.shape) for tensor in tensors_of(arguments)]
+        raise InputError(f"the model cannot take inputs of the shapes {shapes}: {first_line(error)}") from error
 
 
 def as_tuple(inputs: Any) -> tuple[Any, ...] | None:

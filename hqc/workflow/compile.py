@@ -16,17 +16,17 @@ import numpy.typing as npt
 import torch
 from torch.utils import _pytree as pytree
 
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.data import DataSpec, Preprocessing
 from hqc.data.samples import PathLike
-from hqc.errors import FAULTS, HqcError, InputError, first_line
+from hqc.errors import InputError
 from hqc.files import path_text
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.ir import Value
 from hqc.march import March
 from hqc.passes.base import Remark
 from hqc.quantization.merging import of_first_rank
-from hqc.workflow.arguments import as_float32_inputs, tensors_of
+from hqc.workflow.arguments import as_float32_inputs, given_to, tensors_of
 from hqc.workflow.calibration import Observed, Progress, observe
 from hqc.workflow.deploy import deploy, with_calls, without_calls
 from hqc.workflow.deployed import Deployed, samples_to_verify
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
+@explained
 class Compiled(Deployed):
     """A compiled model. `deployment`: what the back ends take."""
 
@@ -107,14 +108,8 @@ class Compiled(Deployed):
         """The fake-quantized torch model's outputs as NumPy arrays: what training sees."""
         device = next((p.device for p in self._prepared.parameters()), torch.device("cpu"))
         arguments = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), self.runner.arguments(inputs))
-        try:
-            with torch.no_grad():
-                return as_arrays(self._prepared(*arguments))
-        except HqcError:
-            raise
-        except FAULTS as error:
-            shapes = [list(tensor.shape) for tensor in tensors_of(arguments)]
-            raise InputError(f"the model cannot take inputs of the shapes {shapes}: {first_line(error)}") from error
+        with given_to(arguments):
+            return as_arrays(self._prepared(*arguments))
 
     def profile(self, *inputs: Any) -> list[ProfileRow]:
         """Time, MACs and bytes per node of one simulated run."""

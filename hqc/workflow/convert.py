@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.errors import InputError
 from hqc.frontend.fx.copying import deep_copy
 from hqc.quantization.state import FakeQuantState
@@ -27,6 +27,7 @@ from hqc.workflow.saving import saved_model
 from hqc.workflow.traced import packed, simulate
 
 
+@explained
 class QuantizedGraphModule(GraphModuleWithAttr, nn.Module):
     """The converted model. It runs on the CPU whatever device its inputs are on, and returns tensors on that device.
 

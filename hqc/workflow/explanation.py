@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from hqc.checked import explained
 from hqc.ir import Graph, Observation
 from hqc.language import said
 from hqc.march import all_specs
@@ -24,6 +25,7 @@ FORMS = {
 }
 
 
+@explained
 @dataclass(frozen=True)
 class Explanation(Reported):
     """What `hqc.explain` returns; printing it shows the report. `graph`: the planned IR. `remarks`: what the passes had to say.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.backends import bpu
-from hqc.checked import checked
+from hqc.checked import checked, explained
 from hqc.errors import InputError, ShapeError
 from hqc.ir import Value
 from hqc.structures import map_structure
@@ -37,6 +37,7 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
     return LoadedModel(read_model(path))
 
 
+@explained
 class LoadedModel(Deployed):
     """A compiled model without its torch half: what it computes, where, and its files. The same bits as the `Compiled` it was.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from hqc.checked import explained
 from hqc.frontend.fx.copying import deep_copy
 from hqc.passes.base import Remark
 from hqc.passes.plan import Plan
@@ -49,6 +50,7 @@ class GraphModuleWithAttr:
     """What prepared and converted models are both kinds of: they keep the attributes of the user's model."""
 
 
+@explained
 class ObservedGraphModule(GraphModuleWithAttr, fx.GraphModule):
     """What `prepare_*_fx` returns. `preparation` holds the plan; everything else is an ordinary GraphModule."""
 

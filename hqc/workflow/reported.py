@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from hqc.checked import checked
+from hqc.checked import checked, explained
 
 
+@explained
 class Reported:
     """Mixin of compiled models, saved models and explanations."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from hqc.checked import explained
 from hqc.errors import CompileError
 from hqc.ir import Graph, Node, Value
 from hqc.passes.base import Pass, PassContext, PassResult
@@ -16,6 +17,7 @@ from hqc.passes.registry import register_pass
 __all__ = ["IntegerLowering", "LowerToInteger", "accepts", "lowering_of", "lowers"]
 
 
+@explained
 @register_pass
 @dataclass(frozen=True)
 class LowerToInteger(Pass):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hqc.checked import explained
 from hqc.ir import Node, OpDef, QuantParams, Reason, Trait
 from hqc.march.spec import MarchSpec
 from hqc.registry import Registry
@@ -19,6 +20,7 @@ Accepts = Callable[[Node, MarchSpec], "Reason | None"]
 ResultQuant = Callable[[Node, MarchSpec], "QuantParams | None"]
 
 
+@explained
 @dataclass(frozen=True)
 class IntegerLowering:
     """How one op becomes integer ops.
@@ -38,6 +40,7 @@ class IntegerLowering:
 LOWERINGS: Registry[str | Trait, IntegerLowering] = Registry("integer lowering", families="hqc.passes.lower_to_integer")
 
 
+@explained
 def lowers(
     *ops: str | Trait,
     accumulator_scale: AccumulatorScale | None = None,
@@ -48,6 +51,7 @@ def lowers(
     return LOWERINGS.register(*ops, make=lambda function: IntegerLowering(function, accumulator_scale, result_quant, accepts))
 
 
+@explained
 def lowering_of(op: OpDef) -> IntegerLowering | None:
     """The integer lowering of an op, or None when the integer stage cannot express it."""
     own = LOWERINGS.get(op.name)
@@ -56,6 +60,7 @@ def lowering_of(op: OpDef) -> IntegerLowering | None:
     return next((entry for key, entry in LOWERINGS.items() if isinstance(key, Trait) and op.has(key)), None)
 
 
+@explained
 def accepts(node: Node, march: MarchSpec) -> Reason | None:
     """Why the integer stage cannot express `node` on a march, whatever its scales will be; None when it can."""
     if node.op.has(Trait.REMOVED) or node.op.has(Trait.BOUNDARY) or node.op.has(Trait.INTEGER):

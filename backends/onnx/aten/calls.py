@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc.checked import explained
 from hqc.ir import DType, TensorType
 
 
+@explained
 @dataclass(frozen=True, eq=False)
 class Tensor:
     """A tensor of a `CallGraph`: an input, a result, or a constant where `array` is given."""
@@ -21,6 +23,7 @@ class Tensor:
     array: npt.NDArray[Any] | None = None
 
 
+@explained
 @dataclass(frozen=True, eq=False)
 class Call:
     """One aten operation. `target`: name and overload, `topk.default`. `arguments`: all of the schema's, by name, defaults filled
@@ -53,6 +56,7 @@ class Call:
         return self.results[0].type.dtype
 
 
+@explained
 @dataclass(frozen=True)
 class CallGraph:
     """Calls in program order, from `inputs` to `outputs`."""

@@ -22,6 +22,7 @@ import onnx
 from hqc.backends.onnx.aten.calls import Call, CallGraph, Tensor
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder
 from hqc.backends.onnx.registry import get_emitter
+from hqc.checked import checked
 from hqc.errors import ExportError, ShapeError
 from hqc.ir import DType, Graph, TensorType, Value
 from hqc.ir.types import Shape
@@ -40,6 +41,7 @@ def aten(*targets: str) -> Callable[[AtenEmitter], AtenEmitter]:
     return _EMITTERS.register(*targets)
 
 
+@checked
 def knows(target: str) -> bool:
     """True when the aten overload has an emitter."""
     return target in _EMITTERS
@@ -50,6 +52,7 @@ def known_targets() -> list[str]:
     return sorted(_EMITTERS)
 
 
+@checked
 def write_calls(graph: CallGraph) -> onnx.ModelProto:
     """The calls as a model of standard ops; `NoFormError` names the aten operation that cannot be written."""
     writer = CallWriter(graph.name)

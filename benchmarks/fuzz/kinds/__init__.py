@@ -13,6 +13,7 @@ from benchmarks.fuzz.kinds import (
     numeric,
     onnx_files,
     parameter_files,
+    surface,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "numeric",
     "onnx_files",
     "parameter_files",
+    "surface",
 ]

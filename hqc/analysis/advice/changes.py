@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hqc.checked import explained
 from hqc.ir import Device, DType, Graph, Node
 from hqc.passes.overrides import KINDS, Kind, Override
 from hqc.workflow.options import CompileOptions
@@ -17,6 +18,7 @@ def names_in(node: Node) -> tuple[str, ...]:
     return node.origin or (node.name,)
 
 
+@explained
 @dataclass(frozen=True)
 class Change(ABC):
     """One edit. `nodes`: traced names of the operations that it is about."""
@@ -37,6 +39,7 @@ class Change(ABC):
         """What to do, in one sentence without its subject."""
 
 
+@explained
 @dataclass(frozen=True)
 class Drop(Change):
     """Take an entry out of the `hybrid_dict`."""
@@ -51,6 +54,7 @@ class Drop(Change):
         return f"drop the entry {self.entry.source}"
 
 
+@explained
 @dataclass(frozen=True)
 class DropThresholds(Change):
     """Keep small blocks on the BPU."""
@@ -63,6 +67,7 @@ class DropThresholds(Change):
         return "do without min_macs and min_nodes"
 
 
+@explained
 @dataclass(frozen=True)
 class Place(Change):
     """Ask for a device in the `hybrid_dict`. `kind`: how operations are named there; `dtype`: of activations, with the BPU."""
@@ -86,6 +91,7 @@ class Place(Change):
         return f"{where} with hybrid_dict={asked}"
 
 
+@explained
 @dataclass(frozen=True)
 class Replace(Change):
     """Another operation of one input, or the same one with other settings, in the model. `spelled`: as users write it; `window`: height

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hqc.checked import checked, explained
 from hqc.ir import Device, Graph, Trait
 from hqc.ir.costs import macs
 from hqc.metrics.placement import crossings
@@ -13,6 +14,7 @@ EQUAL_MACS = 0.01
 """Share of the BPU's multiply-accumulates below which moving them does not count: neither as a gain nor as a loss."""
 
 
+@explained
 @dataclass(frozen=True)
 class Outcome:
     """`bpu_macs`, `macs`: multiply-accumulates on the BPU and in all, those of unknown shape left out. `crossings`, `bytes`: what moves
@@ -36,6 +38,7 @@ class Outcome:
         )
 
 
+@checked
 def worth(before: Outcome, after: Outcome) -> tuple[int, int, int] | None:
     """What a change brings, as a key that ranks (larger is better): multiply-accumulates to the BPU, crossings and bytes saved.
 

@@ -10,6 +10,7 @@ from typing import Any
 from hqc.analysis.advice.candidates import Target, drops, to_bpu, to_cpu
 from hqc.analysis.advice.changes import Change, Place, Replace, hybrid_dict_of, names_in
 from hqc.analysis.advice.outcome import EQUAL_MACS, Outcome, more_than_the_sum, worth
+from hqc.checked import checked, explained
 from hqc.errors import HqcError, InputError
 from hqc.ir import Device, Graph, Trait
 from hqc.metrics.placement import placement_report
@@ -23,6 +24,7 @@ LEAST = 16
 """Trials of networks however large."""
 
 
+@explained
 @dataclass(frozen=True)
 class Advice:
     """One change, or two that go together.
@@ -65,6 +67,7 @@ class Advice:
         return f"{self.change}{along} ({work}{moves}, {size})"
 
 
+@explained
 @dataclass(frozen=True)
 class AdviceReport:
     """The best changes, best first. `singles`, `pairs`: how many changes and pairs of changes were planned. `complete`: all there are
@@ -80,6 +83,7 @@ class AdviceReport:
         return "\n".join(f"{number}. {step}" for number, step in enumerate(self.steps, start=1))
 
 
+@checked
 def advise(explanation: Explanation, *, limit: int = 3, effort: int | None = EFFORT) -> AdviceReport:
     """The most useful changes to what `hqc.explain` shows, each with what the plan costs once it is made.
 

@@ -17,10 +17,12 @@ from hqc.analysis.compare.distances import Distance
 from hqc.analysis.compare.operations import OperationName
 from hqc.analysis.compare.outputs import STYLE
 from hqc.analysis.compare.own_error import OwnError
+from hqc.checked import explained
 from hqc.errors import InputError
 from hqc.near_names import suggest
 
 
+@explained
 @dataclass(frozen=True)
 class OperationComparison:
     """One operation. `distances`: by pair of views, the first is the reference; a view without this operation has no entries.
@@ -40,6 +42,7 @@ class OperationComparison:
         return self.distances.get((reference, view))
 
 
+@explained
 @dataclass(frozen=True)
 class OutputComparison:
     """One output of the model; `distances` as for operations."""
@@ -48,6 +51,7 @@ class OutputComparison:
     distances: dict[tuple[str, str], Distance]
 
 
+@explained
 @dataclass(frozen=True)
 class Comparison:
     """Models beside each other, operation by operation, in program order. `views`: what was compared. `samples`: over how much data.

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc.checked import explained
+
 Array = npt.NDArray[Any]
 
 
@@ -19,6 +21,7 @@ def decibels(signal: float, noise: float) -> float:
     return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
 
+@explained
 @dataclass(frozen=True)
 class Distance:
     """A second array beside a first. `cosine`: of the angle between them (1 where both are zero). `sqnr`: dB. `max_error`: the

@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from torch import fx, nn
 
+from hqc.checked import explained
 from hqc.ir import Device, DType, Graph, Node, QuantParams, Trait
 from hqc.nn.stubs import DeQuantStub
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize, FakeQuantizeBase, fake_quant_of
@@ -15,6 +16,7 @@ from hqc.quantization.off_grid import OffGridFakeQuantize
 from hqc.workflow.prepared import ObservedGraphModule
 
 
+@explained
 @dataclass(frozen=True)
 class OperationName:
     """What an operation is called. `name`: of its value in the IR, and of its last node in an exported file. `module`: path of the

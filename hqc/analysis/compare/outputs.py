@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from torch.utils import _pytree as pytree
 
+from hqc.checked import checked, numeric, shown
+from hqc.errors import InputError
 from hqc.workflow.calibration import as_arguments
 from hqc.workflow.compile import Compiled
 from hqc.workflow.runner import arrays_of, as_arrays
@@ -24,12 +26,14 @@ RUNS = 5
 STYLE: dict[str, Any] = {"title_justify": "left", "box": box.SIMPLE_HEAD, "pad_edge": False}
 
 
+@numeric
 def sqnr(expected: Any, actual: Any) -> float:
     """Signal to quantization noise ratio in dB: `10 log10(sum(e^2) / sum((e - a)^2))`; infinite when equal."""
     expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
     return _decibels(float((expected**2).sum()), float(((expected - actual) ** 2).sum()))
 
 
+@checked
 def random_inputs(compiled: Compiled, batch: int, seed: int = 0) -> list[torch.Tensor]:
     """Inputs of the compiled shapes with another batch size: reals uniform in [0, 1), integers 0 or 1, which are valid as indices."""
     generator = torch.Generator().manual_seed(seed)
@@ -55,6 +59,7 @@ class OutputQuality:
     largest_steps: float = 0.0
 
 
+@checked
 def output_quality(
     compiled: Compiled,
     batches: Iterable[Mapping[str, Any]],
@@ -71,6 +76,8 @@ def output_quality(
     signal, noise = np.zeros(len(names)), np.zeros((len(names), 2))
     reach, difference, samples = np.zeros(len(names)), np.zeros(len(names)), 0
     for number, batch in enumerate(batches, start=1):
+        if not isinstance(batch, Mapping):
+            raise InputError(f"batches holds arrays by input name, got {shown(batch)}")
         arguments = as_arguments(compiled.prepared.preparation.inputs or (), batch)
         floats = _floats(model, arguments)
         integers, fakes = (arrays_of(run(*arguments)) for run in (compiled.simulate, compiled.fake_quant))
@@ -106,6 +113,7 @@ def _decibels(signal: float, noise: float) -> float:
     return float("inf") if noise == 0 else 10.0 * float(np.log10(max(signal, 1e-300) / noise))
 
 
+@checked
 def compare_outputs(found: Sequence[OutputQuality], title: str) -> Table:
     """The table of `output_quality`."""
     table = Table(title=title, **STYLE)
@@ -146,6 +154,7 @@ class Timing:
         return table
 
 
+@checked
 def time_simulator(compiled: Compiled, progress: Callable[[int, int | None], None] | None = None) -> Timing:
     """Simulator and eager float32 PyTorch on random input of the compiled shapes. `progress`: gets `(runs done, all)`."""
     inputs = random_inputs(compiled, compiled.graph.inputs[0].shape[0] if compiled.graph.inputs[0].shape else 1)

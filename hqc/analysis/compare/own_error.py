@@ -14,6 +14,7 @@ from hqc.analysis.compare.distances import NoiseSum
 from hqc.analysis.compare.float_run import FloatRun
 from hqc.analysis.compare.operations import Operation
 from hqc.arithmetic import bounds
+from hqc.checked import explained
 from hqc.ir import Trait, get_op
 from hqc.workflow.runner import arrays_of
 
@@ -21,6 +22,7 @@ Array = npt.NDArray[Any]
 CAUSES = ("clipping", "activation rounding", "weight rounding")
 
 
+@explained
 @dataclass(frozen=True)
 class OwnError:
     """An operation fed with float inputs. `sqnr`: its result against float, dB. `clipped`: share of its values beyond the grid.

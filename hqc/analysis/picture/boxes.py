@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hqc.checked import checked, explained
 from hqc.errors import InputError
 from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.ir.costs import stored_bytes
@@ -16,6 +17,7 @@ COMFORTABLE = 150
 """Boxes that a reader takes in at once: a picture of a larger network starts with its modules folded."""
 
 
+@explained
 @dataclass(frozen=True)
 class Box:
     """One box of the picture. `kind`: `bpu`, `cpu`, `boundary`, `input` or `output`. `name`: of the IR node or value.
@@ -32,6 +34,7 @@ class Box:
     groups: tuple[int, ...] = ()
 
 
+@explained
 @dataclass(frozen=True)
 class Group:
     """The operations of one module that run on one device in one subgraph: what a folded module shows as one box.
@@ -53,6 +56,7 @@ class Group:
         return f"{self.size} operations"
 
 
+@explained
 @dataclass(frozen=True)
 class Picture:
     """`edges`: pairs of indices into `boxes`, from producer to user, in program order, each with the type that travels."""
@@ -99,6 +103,7 @@ class Picture:
         return self.folded_at(1) if deepest else frozenset()
 
 
+@checked
 def picture_of(graph: Graph) -> Picture:
     """The picture of a partitioned graph. `InputError` while its nodes have no devices."""
     modules = {row.name: row.module for row in placement_report(graph).rows}

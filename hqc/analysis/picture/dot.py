@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hqc.analysis.picture.boxes import Box, Group, Picture
+from hqc.checked import checked
 
 HEADER = (
     'digraph g { rankdir=TB; bgcolor="transparent"; nodesep=0.2; ranksep=0.35; splines=true; newrank=true; '
@@ -44,6 +45,7 @@ def statements(picture: Picture) -> Statements:
     return Statements(boxes, groups, {number: _cluster(number) for number in subgraphs})
 
 
+@checked
 def dot_text(picture: Picture, folded: Iterable[str] = ()) -> str:
     """The whole picture, with some modules folded."""
     pieces = statements(picture)

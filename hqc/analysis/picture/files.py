@@ -14,7 +14,7 @@ from hqc.analysis.picture.dot import SHADES, dot_text
 from hqc.analysis.picture.layout import laid_out
 from hqc.checked import checked
 from hqc.errors import InputError, printable
-from hqc.files import write_file
+from hqc.files import path_text, write_file
 from hqc.ir import Graph, Node, Trait
 from hqc.ir.printer import quant_text
 from hqc.metrics.placement import placement_report
@@ -37,7 +37,7 @@ def draw(graph: Graph, path: str | os.PathLike[str], *, depth: int | None = None
     `.json`: for model-explorer. `.onnx`: for Netron, with device, subgraph, reasons and scales as metadata of every node; `opaque`:
     callables of operations that only torch can run. `InputError` for another suffix and for a graph without devices.
     """
-    path = Path(path)
+    path = Path(path_text(path, verb="write"))
     writers: dict[str, Callable[[], bytes]] = {
         ".svg": lambda: svg(graph, depth=depth).encode(),
         ".dot": lambda: _dot(graph, depth).encode(),
@@ -50,6 +50,7 @@ def draw(graph: Graph, path: str | os.PathLike[str], *, depth: int | None = None
     return write_file(path, writer())
 
 
+@checked
 def svg(graph: Graph, *, depth: int | None = None) -> str:
     """The picture of a partitioned graph as SVG text, as `draw` writes it."""
     picture = picture_of(graph)
@@ -70,6 +71,7 @@ def _dot(graph: Graph, depth: int | None) -> str:
 # --- model-explorer ---------------------------------------------------------------------------------------------------------
 
 
+@checked
 def model_explorer(graph: Graph) -> dict[str, Any]:
     """The graph as a collection that model-explorer opens: modules are its layers, devices its colours."""
     places = {row.name: row for row in placement_report(graph).rows}
@@ -112,6 +114,7 @@ def _explorer_edge(value: Any, index: str) -> dict[str, str]:
 # --- Netron -----------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def onnx_with_devices(graph: Graph, *, opaque: OpaqueCalls | None = None) -> onnx.ModelProto:
     """The graph's operations in ONNX, each ONNX node with `device`, `subgraph`, `why`, `module`, `source` and `scale` as metadata.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hqc.analysis.report.structure import Progress
 from hqc.analysis.report.subjects import page_of
+from hqc.checked import checked
 from hqc.distribution import install_command
 from hqc.errors import InputError
 from hqc.files import write_file
@@ -28,6 +29,7 @@ LIBRARIES = ("viz.js", "d3.min.js", "plot.min.js", "tabulator.min.js")
 SCRIPTS = ("words.js", "picture.js", "table.js", "operation.js", "passes.js", "main.js")
 
 
+@checked
 def write_report(
     subject: Compiled | LoadedModel | Explanation,
     path: str | os.PathLike[str],
@@ -39,6 +41,7 @@ def write_report(
     return write_file(path, render(page_of(subject, measure=measure, progress=progress)).encode())
 
 
+@checked
 def render(data: dict[str, Any]) -> str:
     """The page that shows `data` (of `collect`)."""
     try:
@@ -75,6 +78,7 @@ def _chinese(data: dict[str, Any]) -> dict[str, str]:
     return {text: chinese for text, chinese in translated.items() if text != chinese}
 
 
+@checked
 def notebook_html(subject: Compiled | LoadedModel | Explanation, height: int = 720) -> str:
     """The page in a frame, for a notebook cell: its styles and scripts stay its own, and nothing is run for it."""
     page = render(page_of(subject, measure=False))

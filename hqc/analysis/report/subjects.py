@@ -10,6 +10,7 @@ from hqc.analysis.report.measure import times
 from hqc.analysis.report.structure import Progress, Steps, chips_of, owners_of, structure
 from hqc.analysis.report.trace import PassTrace
 from hqc.backends.onnx.verify import sample_arrays
+from hqc.checked import checked
 from hqc.workflow.explanation import Explanation, compare_marches
 from hqc.workflow.loaded import LoadedModel
 from hqc.workflow.pipelines import explain_pipeline
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 RUNS = 3
 
 
+@checked
 def page_of(
     subject: Compiled | LoadedModel | Explanation, *, measure: bool, progress: Progress | None = None
 ) -> dict[str, Any]:

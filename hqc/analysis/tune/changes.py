@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hqc.analysis.compare.comparison import OperationComparison
+from hqc.checked import explained
 from hqc.ir import Device, DType, Graph, Node, Trait
 from hqc.march.spec import MarchSpec
 from hqc.quantization.qconfig import QConfig, get_default_qconfig
@@ -19,6 +20,7 @@ LONGEST_TAIL = 4
 """Operations behind the last layer of a segment that may go to the CPU together."""
 
 
+@explained
 @dataclass(frozen=True)
 class Change:
     """One change. `nodes`: traced names of what is placed, or given another dtype. `module`: the operation's path where it is a module's

@@ -11,6 +11,7 @@ import torch
 
 from hqc.analysis.compare.distances import decibels
 from hqc.analysis.tune.changes import Change, with_changes
+from hqc.checked import explained
 from hqc.errors import HqcError
 from hqc.quantization.switches import quantizing
 from hqc.workflow.compile import Compiled
@@ -23,6 +24,7 @@ Metric = Callable[[Model], float]
 """Gets a model as a function from inputs (tensors or arrays, as for forward) to NumPy outputs, and returns its score; larger is better."""
 
 
+@explained
 @dataclass(frozen=True)
 class Measured:
     """The score of a configuration, and what it costs: multiply-accumulates on the CPU, values that cross between the devices and

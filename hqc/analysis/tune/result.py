@@ -13,10 +13,12 @@ from rich.text import Text
 from hqc.analysis.compare.outputs import STYLE
 from hqc.analysis.tune.changes import Change
 from hqc.analysis.tune.measure import Measured
+from hqc.checked import explained
 from hqc.files import write_file
 from hqc.workflow.compile import Compiled
 
 
+@explained
 @dataclass(frozen=True)
 class Sensitivity:
     """What quantizing one operation alone leaves of the score."""
@@ -26,6 +28,7 @@ class Sensitivity:
     cause: str
 
 
+@explained
 @dataclass(frozen=True)
 class Step:
     """A change that was kept. `before`, `after`: the model without it, and with it and all before it."""
@@ -59,6 +62,7 @@ class Step:
         return f"{self.change}: {before.score:.4g} -> {after.score:.4g}, a gain of {self.gain:.3g}{cost}"
 
 
+@explained
 @dataclass(frozen=True)
 class TuneResult:
     """`real`: score of the float model; `as_it_was`, `as_it_is`: the simulator without and with the changes, and what it costs.

@@ -20,6 +20,7 @@ from hqc.analysis.tune.changes import Change, Kind, candidates, tails_of, with_c
 from hqc.analysis.tune.measure import Alone, Fidelity, Measure, Measured, Metric, alone, measured
 from hqc.analysis.tune.result import Sensitivity, Step, TuneResult
 from hqc.analysis.tune.target import Target
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.files import write_file
 from hqc.quantization.qconfig import get_default_qconfig
@@ -33,6 +34,7 @@ GAIN = 0.05
 KINDS: tuple[Kind, ...] = ("observer", "int32", "int16", "cpu")
 
 
+@checked
 def tune(
     model: nn.Module,
     example_inputs: Any,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from hqc.checked import explained
 from hqc.errors import InputError
 
 _FORM = re.compile(
@@ -12,6 +13,7 @@ _FORM = re.compile(
 )
 
 
+@explained
 @dataclass(frozen=True)
 class Target:
     """A score of at least `number`, or of at least `number` times the float model's (`of_float`). Larger scores are better."""

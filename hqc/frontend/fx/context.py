@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
-from hqc.errors import LoweringError
+from hqc.checked import explained
+from hqc.errors import InputError, LoweringError
 from hqc.frontend.fx.locations import ORIGIN_META, Locator, value_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, Size, reshape_target, sizes_of
 from hqc.ir import DType, Graph, QuantParams, TensorType, Value
@@ -39,6 +40,7 @@ def to_torch_dtype(dtype: DType) -> torch.dtype:
     return _IR_DTYPES[dtype]
 
 
+@explained
 class LoweringContext:
     """State of one lowering; `node` is the FX node being lowered.
 
@@ -49,7 +51,10 @@ class LoweringContext:
     def __init__(self, root: nn.Module, graph: Graph, fx_graph: fx.Graph) -> None:
         self.root = root
         self.graph = graph
-        self.node: fx.Node = next(iter(fx_graph.nodes))
+        first = next(iter(fx_graph.nodes), None)
+        if first is None:
+            raise InputError("fx_graph has no nodes: nothing was traced")
+        self.node: fx.Node = first
         self.warnings: list[str] = []
         self._locator = Locator(root)
         self._reserved = {node.name for node in fx_graph.nodes if node.op != "get_attr"}

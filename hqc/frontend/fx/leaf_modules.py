@@ -7,6 +7,7 @@ from types import FunctionType
 
 from torch import nn
 
+from hqc.checked import explained
 from hqc.errors import InputError
 from hqc.frontend.fx.torch_ao import DEQUANT_STUBS, FUNCTIONALS, QUANT_STUBS
 
@@ -14,6 +15,7 @@ LeafSpec = type[nn.Module] | str | nn.Module
 _HARMLESS_OVERRIDES = {"__init__", "__repr__", "extra_repr", "reset_parameters", "_load_from_state_dict"}
 
 
+@explained
 def leaf_paths(model: nn.Module, leaf_modules: Sequence[LeafSpec]) -> list[type[nn.Module] | str]:
     """`leaf_modules` with instances replaced by their paths in `model`, so that they hold for a copy of it too."""
     if isinstance(leaf_modules, (str, type, nn.Module)) or not isinstance(leaf_modules, Iterable):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hqc.checked import explained
 from hqc.errors import FAULTS, EmptyResultError, HqcError, InputError, LoweringError, ShapeError, first_line
 from hqc.frontend.fx.aliases import Aliases
 from hqc.frontend.fx.assumptions import check_assumption
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 _ASSERTIONS = {torch._assert, check_assumption}
 
 
+@explained
 @dataclass
 class OutputRef:
     """Place of a tensor in `LoweredModel.outputs`: its index in `graph.outputs`."""
@@ -58,6 +60,7 @@ class ValueName:
     shape: Shape | None = None
 
 
+@explained
 @dataclass
 class LoweredModel:
     """A lowered model.
@@ -82,6 +85,7 @@ class LoweredModel:
     updates: frozenset[str] = frozenset()
 
 
+@explained
 def lower(
     model: nn.Module,
     example_inputs: ExampleInputs = None,
@@ -99,6 +103,7 @@ def lower(
     return lower_graph_module(traced, example_inputs, name=name, march=march).graph
 
 
+@explained
 def lower_graph_module(
     gm: fx.GraphModule, example_inputs: ExampleInputs = None, *, name: str | None = None, march: str | None = None
 ) -> LoweredModel:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hqc.checked import explained
 from hqc.errors import InputError
 from hqc.frontend.fx.copying import deep_copy
 from hqc.frontend.fx.exported import module_of
@@ -18,6 +19,7 @@ _RESERVED = frozenset({*dir(fx.GraphModule), "meta", "preparation"} - {*dir(nn.M
 _CONVERTED = (torch.float16, torch.bfloat16, torch.float64)
 
 
+@explained
 def as_traceable(model: Any) -> tuple[nn.Module, list[str]]:
     """The module to trace, and what should be said about it.
 

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hqc.checked import explained
 from hqc.registry import Registry
 
 Handler = Callable[..., Any]
@@ -66,21 +67,25 @@ _IN_PLACE_OPERATORS = {
 }
 
 
+@explained
 def lower_module(*classes: type[nn.Module], alias: Alias = Alias.NONE) -> Callable[[_H], _H]:
     """Register `handler(ctx, module, *args)` for module classes, and subclasses that keep their forward."""
     return _register(_MODULES, classes, alias)
 
 
+@explained
 def lower_function(*functions: Callable[..., Any], alias: Alias = Alias.NONE) -> Callable[[_H], _H]:
     """Register `handler(ctx, *args)` for functions (`torch.x`, `F.x`, `operator.x`)."""
     return _register(_FUNCTIONS, functions, alias)
 
 
+@explained
 def lower_method(*names: str, alias: Alias = Alias.NONE) -> Callable[[_H], _H]:
     """Register `handler(ctx, tensor, *args)` for tensor methods."""
     return _register(_METHODS, names, alias)
 
 
+@explained
 def lower_functional(*names: str, cls: type[nn.Module] | None = None) -> Callable[[_H], _H]:
     """Register `handler(ctx, module, *args)` for methods of FloatFunctional modules; of every class, or of `cls` alone."""
     return _register(_FUNCTIONALS, [(cls, name) for name in names], Alias.NONE)

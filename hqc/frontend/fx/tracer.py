@@ -19,6 +19,7 @@ from torch import fx, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from hqc.checked import explained
 from hqc.errors import FAULTS, InputError, TraceError
 from hqc.frontend.fx.assumptions import (
     ASSUMPTIONS_META,
@@ -57,6 +58,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _SPECIALIZED = (bool, int, float, str, type(None))
 
 
+@explained
 def trace(
     model: nn.Module,
     example_inputs: Any = None,
@@ -179,6 +181,7 @@ def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphMod
     return tracer, traced, names
 
 
+@explained
 def wrap(function: _F) -> _F:
     """Decorator: calls of `function` on traced tensors become one node, which runs as it is, on the CPU."""
 
@@ -188,6 +191,7 @@ def wrap(function: _F) -> _F:
 class HqcTracer(fx.Tracer):
     """Stock FX tracing with hqc's leaves, and with locations on every node."""
 
+    @explained
     def __init__(
         self,
         leaf_modules: Sequence[LeafSpec] = (),

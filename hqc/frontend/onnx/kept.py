@@ -11,9 +11,12 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from hqc.checked import explained
+
 Array = npt.NDArray[Any]
 
 
+@explained
 @dataclass(frozen=True)
 class KeptNode:
     """`node`: as in the file. `opsets`: domain to version. `inputs`: the names it reads that are computed, those that its subgraphs

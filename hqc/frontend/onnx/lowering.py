@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import shape_inference
 
+from hqc.checked import checked, explained
 from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
@@ -21,6 +22,7 @@ from hqc.frontend.onnx.registry import LOWERINGS
 from hqc.ir import Graph, TensorType
 
 
+@explained
 @dataclass
 class LoweredOnnx:
     """A lowered file. `opaque`: for each opaque node's id the ONNX node that it stands for. `shapes`: of everything that the file names,
@@ -33,6 +35,7 @@ class LoweredOnnx:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@checked
 def lower_onnx(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputShapes | None = None) -> LoweredOnnx:
     """Lower an ONNX file (opset 7 to 21) to the IR, at stage `lowered`.
 

@@ -15,6 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.files import path_text, settle
 from hqc.ir import DType, TensorType
@@ -49,6 +50,7 @@ class OnnxFile:
         return self.model.graph
 
 
+@checked
 def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputShapes | None = None) -> OnnxFile:
     """Read a file or take a loaded model; `shapes` fixes the shapes of inputs.
 
@@ -110,6 +112,7 @@ def as_ir(where: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+@checked
 def load_model(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
     """How messages call a file or model, and the model; `InputError` for what is no ONNX file, or lacks its external data."""
     if isinstance(source, onnx.ModelProto):

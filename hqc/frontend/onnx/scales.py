@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hqc.checked import checked, explained
 from hqc.frontend.onnx.patterns import read_patterns
 from hqc.ir import Graph, QuantParams, Value
 
 
+@checked
 def is_quantized(graph: Graph) -> bool:
     """True for the graph of a file with quantized activations."""
     return any(node.op.name == "quantize" for node in graph.nodes)
 
 
+@explained
 @dataclass(frozen=True)
 class FileScales:
     """The grids of a quantized file by name: of `values`, and of `weights` (parameters)."""
@@ -21,6 +24,7 @@ class FileScales:
     weights: dict[str, QuantParams] = field(default_factory=dict)
 
 
+@checked
 def take_scales(graph: Graph) -> FileScales:
     """Take the file's quantize nodes, and the grids of its parameters, out of `graph`, in place.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hqc.checked import explained
 from hqc.march.facts import Facts
 from hqc.registry import Registry
 
@@ -21,6 +22,7 @@ class State(enum.Enum):
     UNKNOWN = "shapes are not known yet"
 
 
+@explained
 @dataclass(frozen=True)
 class Outcome:
     """Whether a rule holds for a node; `actual` and `limit` are the numbers of a broken one."""
@@ -34,6 +36,7 @@ HOLDS = Outcome(State.HOLDS)
 UNKNOWN = Outcome(State.UNKNOWN)
 
 
+@explained
 def broken(actual: object, limit: object = "") -> Outcome:
     return Outcome(State.BROKEN, str(actual), str(limit))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from hqc.checked import explained
 from hqc.ir.types import Shape
 from hqc.march.facts import Facts, absorbed_flatten
 from hqc.march.predicates.base import HOLDS, UNKNOWN, Condition, Numbers, Outcome, broken, condition, measure
@@ -18,6 +19,7 @@ def _matches(pattern: str, shape: Shape, batch: int) -> bool:
     )
 
 
+@explained
 def product_forms(words: str, kind: str) -> Condition:
     """The condition that operands have one of the forms `A*B` in `words`; `kind`: which operands are constant."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from hqc.checked import explained
+from hqc.errors import InputError
 from hqc.ir import Trait
 from hqc.march.facts import Facts
 from hqc.march.predicates.base import HOLDS, NOTES, UNKNOWN, Condition, Numbers, Outcome, broken, condition, measure
@@ -41,8 +43,11 @@ def _keepdims(facts: Facts) -> Outcome:
     return HOLDS if facts.node.attributes["keepdims"] else broken("keepdims=False", "keepdims=True, then flatten")
 
 
+@explained
 def named_axes(words: str) -> Condition:
     """The condition that a 4-D reduction runs over axes named in `words` (N, C, H, W) only."""
+    if not set(words.split(",")) <= set("NCHW"):
+        raise InputError(f"axes are named by the letters N, C, H and W with commas between them, got {words}")
     allowed = {"NCHW".index(letter) for letter in words.split(",")}
 
     def check(facts: Facts) -> Outcome:

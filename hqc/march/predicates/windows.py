@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from hqc.checked import explained
 from hqc.ir import Trait
 from hqc.march.facts import Facts
 from hqc.march.predicates.base import HOLDS, UNKNOWN, Numbers, Outcome, broken, condition, measure
 
 
+@explained
 def kernel(facts: Facts) -> tuple[int, int] | None:
     """Window of a convolution or pool; an adaptive pool's is the quotient of its sizes."""
     attributes = facts.node.attributes

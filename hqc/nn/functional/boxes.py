@@ -9,9 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.errors import InputError
 
 
+@numeric
 def box_iou(first: Tensor, second: Tensor, offset: float = 0.0) -> Tensor:
     """Intersection over union, `[N,4]` and `[M,4]` -> `[N,M]`. `offset` 1 counts the last pixel of a box as inside."""
     corner = torch.maximum(first[:, None, :2], second[None, :, :2])
@@ -33,12 +35,14 @@ def _suppress(overlaps: Tensor, order: Tensor, iou_threshold: float) -> Tensor:
     return torch.tensor(kept, dtype=torch.int64, device=order.device)
 
 
+@numeric
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Non-maximum suppression: int64 indices of the boxes that stay, best first. Ties go to the lower index."""
     order = torch.sort(scores, descending=True, stable=True).indices
     return _suppress(box_iou(boxes, boxes), order, iou_threshold)
 
 
+@numeric
 def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """As `nms`, for boxes `[N,5]`: centre x, y, width, height, angle in radians (counter-clockwise)."""
     if boxes.dim() != 2 or boxes.shape[1] != 5:
@@ -51,6 +55,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return _suppress(overlaps.to(boxes.device), order, iou_threshold)
 
 
+@numeric
 def batched_nms_with_padding(
     boxes: Tensor,
     scores: Tensor,
@@ -84,6 +89,7 @@ def batched_nms_with_padding(
     return kept[torch.arange(post_nms_top_n, device=kept.device) % max(len(kept), 1)] if len(kept) else kept
 
 
+@numeric
 def decode(anchors: Tensor, deltas: Tensor, clip_size: tuple[int, int] | None = None) -> Tensor:
     """Boxes from anchors `[..., 4]` and regression results (dx, dy, dw, dh) of the same shape; clipped to an image (height, width)."""
     sizes = anchors[..., 2:] - anchors[..., :2]
@@ -97,6 +103,7 @@ def decode(anchors: Tensor, deltas: Tensor, clip_size: tuple[int, int] | None = 
     return boxes.clamp(min=0.0).minimum(limits)
 
 
+@numeric
 def get_top_n(tensors: Tensor | list[Tensor], indices: Tensor, n: int, order: bool = False) -> Any:
     """The first `n` rows, by `indices`, of each tensor; with `order` the indices are sorted first, so that rows keep their place."""
     chosen = indices[:n]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.errors import InputError
 
 _KR, _KB = 0.299, 0.114
@@ -39,37 +40,44 @@ def _mix(matrix: Tensor, images: Tensor) -> Tensor:
     return torch.einsum("oc,...chw->...ohw", matrix.to(images.device, images.dtype), images)
 
 
+@numeric
 def rgb2bgr(input: Tensor) -> Tensor:
     """The channels in the other order; the dtype stays."""
     return input.flip(-3)
 
 
+@numeric
 def bgr2rgb(input: Tensor) -> Tensor:
     """The channels in the other order; the dtype stays."""
     return input.flip(-3)
 
 
+@numeric
 def rgb2yuv(input: Tensor, swing: str = "studio") -> Tensor:
     """YUV444 with U and V around 128."""
     matrix, offset = _matrix(swing)
     return _mix(matrix, _images(input)) + torch.tensor([offset, 128.0, 128.0], device=input.device).view(3, 1, 1)
 
 
+@numeric
 def bgr2yuv(input: Tensor, swing: str = "studio") -> Tensor:
     """YUV444 with U and V around 128."""
     return rgb2yuv(bgr2rgb(input), swing)
 
 
+@numeric
 def rgb2centered_yuv(input: Tensor, swing: str = "studio") -> Tensor:
     """YUV444 around 0: the form in which the BPU takes camera images."""
     return rgb2yuv(input, swing) - 128.0
 
 
+@numeric
 def bgr2centered_yuv(input: Tensor, swing: str = "studio") -> Tensor:
     """YUV444 around 0: the form in which the BPU takes camera images."""
     return rgb2centered_yuv(bgr2rgb(input), swing)
 
 
+@numeric
 def centered_yuv2rgb(
     input: Tensor, swing: str = "studio", mean: object = 128.0, std: object = 128.0, q_scale: object = 1.0
 ) -> Tensor:
@@ -88,6 +96,7 @@ def centered_yuv2rgb(
     return (normal / scale).round().clamp(-128, 127) * scale
 
 
+@numeric
 def centered_yuv2bgr(
     input: Tensor, swing: str = "studio", mean: object = 128.0, std: object = 128.0, q_scale: object = 1.0
 ) -> Tensor:
@@ -98,21 +107,25 @@ def centered_yuv2bgr(
     return centered_yuv2rgb(input, swing, *swapped).flip(-3)
 
 
+@numeric
 def rgb2gray(input: Tensor) -> Tensor:
     """Luma of the full range, `[N,1,H,W]`."""
     return _mix(_matrix("full")[0][:1], _images(input))
 
 
+@numeric
 def bgr2gray(input: Tensor) -> Tensor:
     """Luma of the full range, `[N,1,H,W]`."""
     return rgb2gray(bgr2rgb(input))
 
 
+@numeric
 def rgb2centered_gray(input: Tensor) -> Tensor:
     """Luma around 0, `[N,1,H,W]`."""
     return rgb2gray(input) - 128.0
 
 
+@numeric
 def bgr2centered_gray(input: Tensor) -> Tensor:
     """Luma around 0, `[N,1,H,W]`."""
     return bgr2gray(input) - 128.0

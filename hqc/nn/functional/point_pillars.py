@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.errors import InputError
 
 
+@numeric
 def voxelization(
     points: Tensor, voxel_size: Sequence[float], pc_range: Sequence[float], max_points: int, max_voxels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,6 +48,7 @@ def voxelization(
     return voxels, coordinates, counts[:kept].clamp(max=max_points)
 
 
+@numeric
 def point_pillars_preprocess(
     points_list: Sequence[Tensor],
     pc_range: Any,
@@ -78,6 +81,7 @@ def point_pillars_preprocess(
     return torch.cat(features).permute(2, 1, 0).unsqueeze(0).contiguous(), torch.cat(coordinates)
 
 
+@numeric
 def point_pillars_scatter(voxel_features: Tensor, coords: Tensor, output_shape: Sequence[int]) -> Tensor:
     """The features of pillars at their places: `[V, C]` (or `[V, C, 1, 1]`, `[1, C, 1, V]`), (sample, z, y, x) -> `[N,C,H,W]`.
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hqc.checked import numeric
 from hqc.errors import InputError, QConfigError
 from hqc.quantization.fake_quantize import FakeQuantizeBase, fake_quant_of, make_fake_quant, make_weight_fake_quant
 from hqc.quantization.torch_arithmetic import fake_quantize_bias, half_step_bias
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from hqc.march.spec import MarchSpec
 
 
+@numeric
 class QATLayer(nn.Module):
     """Mixin in front of a float layer class: fake-quantized weight, optional residual and activation, fake-quantized result.
 
@@ -197,6 +199,7 @@ class QATLayer(nn.Module):
         return self._finish(y + residual[0] if residual else y)
 
 
+@numeric
 class ResidualCalls:
     """For classes with an add: stand in a FloatFunctional's place, whose operand `conv_position` was this layer's result."""
 

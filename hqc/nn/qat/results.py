@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hqc.checked import numeric, shown
 from hqc.errors import InputError, QConfigError
 from hqc.nn.layers import Interpolate as FloatInterpolate
 from hqc.nn.quantized.float_functional import FloatFunctional as PlainFunctional
@@ -23,11 +24,14 @@ def _own_fake_quant(module: nn.Module, qconfig: Any) -> None:
 
     if qconfig is None:
         raise QConfigError(f"{type(module).__name__} needs a qconfig, for example get_default_qat_qconfig()")
+    if not hasattr(qconfig, "activation"):
+        raise QConfigError(f"{type(module).__name__} needs a QConfig, such as get_default_qat_qconfig(), got {shown(qconfig)}")
     fake_quant = None if qconfig.activation is None else make_fake_quant(qconfig.activation, get_spec(get_march()))
     module.register_module("activation_post_process", fake_quant)
     module.qconfig = qconfig
 
 
+@numeric
 class ObservedResult(nn.Module):
     """Mixin in front of a float layer class. `qconfig`: its activation entry makes `activation_post_process`."""
 
@@ -105,6 +109,7 @@ class UpsamplingNearest2d(ObservedResult, nn.UpsamplingNearest2d):
     float_class = nn.UpsamplingNearest2d
 
 
+@numeric
 class FloatFunctional(PlainFunctional):
     """A FloatFunctional whose results go through the fake quant of its qconfig."""
 
@@ -119,6 +124,7 @@ class FloatFunctional(PlainFunctional):
         return cls(getattr(mod, "qconfig", None) if qconfig is None else qconfig)
 
 
+@numeric
 class SegmentLUT(nn.Module):
     """A function of one input that the chip computes by a table; in training, the function itself and a fake quant behind it.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hqc.checked import numeric
 from hqc.nn.stubs import DeQuantStub
 
 __all__ = ["DeQuantStub", "QuantStub"]
 
 
+@numeric
 class QuantStub(nn.Module):
     """The value is put on its grid here, by the fake quant `activation_post_process`."""
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hqc.checked import numeric
 from hqc.errors import InputError
 
 
+@numeric
 class FloatFunctional(nn.Module):
     """Each method is the torch function of its name, followed by `activation_post_process`. Use one instance per call.
 

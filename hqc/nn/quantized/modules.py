@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hqc.checked import numeric
 from hqc.errors import InputError
 
 
+@numeric
 class QuantizedModule(nn.Module):
     """One part. Buffers, where the operation has them: `weight` (integers), `weight_scale`, `bias`, `scale`, `zero_point`.
 

@@ -8,11 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hqc.checked import numeric
 from hqc.errors import CalibrationError, QConfigError
 from hqc.quantization.dtypes import BITS, check_range, check_symmetric, dtype_name
 from hqc.quantization.factory import WithArgs
 
 
+@numeric
 class ObserverBase(WithArgs, nn.Module):
     """Watches a stream of tensors in a few kB of buffers; `scale()` is the float32 scale `[1]` or `[C]` of what it saw.
 

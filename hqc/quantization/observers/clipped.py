@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.errors import QConfigError
 from hqc.quantization.observers.moving_average import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
 
@@ -30,6 +31,7 @@ class _Limited:
         return low.clamp(min=self.xmin), high.clamp(max=self.xmax)
 
 
+@numeric
 class ClipObserver(_Limited, MovingAverageMinMaxObserver):
     """Per tensor; values outside [`xmin`, `xmax`] saturate."""
 
@@ -38,6 +40,7 @@ class ClipObserver(_Limited, MovingAverageMinMaxObserver):
         self._set_limits(xmin, xmax)
 
 
+@numeric
 class PerChannelClipObserver(_Limited, MovingAveragePerChannelMinMaxObserver):
     """Per channel; values outside [`xmin`, `xmax`] saturate."""
 
@@ -64,6 +67,7 @@ class _Deviations:
         return (mean - reach).maximum(rows.amin(1)), (mean + reach).minimum(rows.amax(1))
 
 
+@numeric
 class ClipStdObserver(_Deviations, MovingAverageMinMaxObserver):
     """Per tensor: `std_scale` standard deviations around the mean."""
 
@@ -72,6 +76,7 @@ class ClipStdObserver(_Deviations, MovingAverageMinMaxObserver):
         self._set_scale(std_scale)
 
 
+@numeric
 class PerChannelClipStdObserver(_Deviations, MovingAveragePerChannelMinMaxObserver):
     """Per channel: `std_scale` standard deviations around the mean."""
 

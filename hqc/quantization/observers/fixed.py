@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.errors import CalibrationError, QConfigError
 from hqc.quantization.observers.base import ObserverBase
 
 
+@numeric
 class FixedScaleObserver(ObserverBase):
     """A scale that the user fixed: no data changes it. A fake quant with this observer never observes."""
 
@@ -59,6 +61,7 @@ class FixedScaleObserver(ObserverBase):
         return f"scale={self.fixed_scale}"
 
 
+@numeric
 class NoopObserver(ObserverBase):
     """Takes no statistics: the weights of a calibration model."""
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hqc import arithmetic
+from hqc.checked import numeric
 from hqc.errors import QConfigError
 from hqc.quantization import torch_arithmetic
 from hqc.quantization.observers.base import ObserverBase, checked_constant
@@ -27,6 +28,7 @@ _HIGHEST_EXPONENT = 127  # of an edge that float32 holds; what lies above it cou
 _LARGEST = float(torch.finfo(torch.float32).max)
 
 
+@numeric
 class HistogramObserver(ObserverBase):
     """Base of observers that choose a clip from a histogram of |x| (the BPU quantizes symmetrically).
 
@@ -211,6 +213,7 @@ def power_of_two_clips(largest: float, bits: int) -> npt.NDArray[np.float64]:
     return np.asarray(scales[arithmetic.power_of_two_scale(scales) == scales] * reach)
 
 
+@numeric
 class SearchingObserver(HistogramObserver):
     """Base of observers that weigh errors: of several clips, the one with the smallest cost; the widest wins ties.
 
@@ -249,6 +252,7 @@ class SearchingObserver(HistogramObserver):
         return np.concatenate([[largest * (last + 0.5) / last], self.clips(histogram, edges, largest)])
 
 
+@numeric
 class PercentileObserver(HistogramObserver):
     """Clips so that `percentile` % of the magnitudes fit."""
 
@@ -260,6 +264,7 @@ class PercentileObserver(HistogramObserver):
         return min(percentile_clip(histogram, edges, largest, self.percentile), largest)
 
 
+@numeric
 class MSEObserver(SearchingObserver):
     """Clips at the one of 100 evenly spaced candidates (every `stride`-th) with the smallest squared error."""
 
@@ -275,6 +280,7 @@ class MSEObserver(SearchingObserver):
         return np.asarray(largest * np.arange(100, 0, -self.stride) / 100.0)
 
 
+@numeric
 class MixObserver(SearchingObserver):
     """Chooses for this tensor the percentile with the smallest squared (L2) error; `chosen` is that percentile.
 

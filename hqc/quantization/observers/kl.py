@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hqc.checked import numeric
 from hqc.errors import QConfigError
 from hqc.quantization.observers.histogram import BINS, SearchingObserver
 
@@ -15,6 +16,7 @@ IMPOSSIBLE = 1e-12
 """Probability of a bin that no quantized value falls into."""
 
 
+@numeric
 class KLObserver(SearchingObserver):
     """Tries clips on `bins` evenly spaced thresholds and takes the one with the smallest divergence; the widest wins ties."""
 

@@ -9,10 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.quantization import torch_arithmetic
 from hqc.quantization.observers.base import ObserverBase
 
 
+@numeric
 class MinMaxObserver(ObserverBase):
     """Range of all data so far.
 
@@ -112,6 +114,7 @@ class MinMaxObserver(ObserverBase):
         return f"min_val={self.min_val}, max_val={self.max_val}"
 
 
+@numeric
 class PerChannelMinMaxObserver(MinMaxObserver):
     """Range of each slice along `ch_axis`; an all-zero channel takes the largest channel's scale.
 

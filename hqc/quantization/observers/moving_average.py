@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.quantization.observers.base import checked_constant
 from hqc.quantization.observers.minmax import MinMaxObserver, PerChannelMinMaxObserver
 
@@ -25,6 +26,7 @@ class _MovingAverage(MinMaxObserver):
         self.max_val.lerp_(high, self.averaging_constant)
 
 
+@numeric
 class MovingAverageMinMaxObserver(_MovingAverage):
     """Per tensor, for activations. `averaging_constant` 0 freezes the range that calibration found."""
 
@@ -33,6 +35,7 @@ class MovingAverageMinMaxObserver(_MovingAverage):
         self._set_constant(averaging_constant)
 
 
+@numeric
 class MovingAveragePerChannelMinMaxObserver(_MovingAverage, PerChannelMinMaxObserver):
     """Per channel, for weights: by default the range of the weights as they are."""
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hqc.checked import numeric
 from hqc.errors import QConfigError
 from hqc.quantization.observers.histogram import HistogramObserver, MixObserver, PercentileObserver
 from hqc.quantization.observers.kl import KLObserver
@@ -17,6 +18,7 @@ from hqc.quantization.observers.moving_average import MovingAveragePerChannelMin
 _BINS = 512  # a channel of a weight has few values
 
 
+@numeric
 class _PerChannelHistogram(MovingAveragePerChannelMinMaxObserver):
     """The reach of each channel is what `chooser`, an observer per tensor, makes of that channel's histogram.
 
@@ -51,6 +53,7 @@ class _PerChannelHistogram(MovingAveragePerChannelMinMaxObserver):
         return min(self.chooser[0].clip(histogram.astype(np.float64), edges, largest), largest)
 
 
+@numeric
 class PerChannelPercentileObserver(_PerChannelHistogram):
     """Per channel: `percentile` % of the magnitudes fit."""
 
@@ -59,6 +62,7 @@ class PerChannelPercentileObserver(_PerChannelHistogram):
         self.chooser.append(PercentileObserver(percentile, dtype=self.dtype))
 
 
+@numeric
 class PerChannelKLObserver(_PerChannelHistogram):
     """Per channel: the smallest divergence."""
 
@@ -67,6 +71,7 @@ class PerChannelKLObserver(_PerChannelHistogram):
         self.chooser.append(KLObserver(bins, dtype=self.dtype))
 
 
+@numeric
 class PerChannelMixObserver(_PerChannelHistogram):
     """Per channel: the percentile with the smallest squared error."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hqc.arithmetic import bounds
+from hqc.checked import numeric
 from hqc.errors import CalibrationError
 from hqc.quantization import torch_arithmetic
 from hqc.quantization.observers.base import ObserverBase
@@ -16,6 +17,7 @@ SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75, 0.7)
 """Ranges that are tried, as shares of a channel's largest weight."""
 
 
+@numeric
 class PerChannelMSEObserver(ObserverBase):
     """Per slice along `ch_axis` the scale with the smallest squared rounding error of the tensor seen last.
 

@@ -6,20 +6,21 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.ir import Node, Trait
 from hqc.quantization.fake_quantize import FakeQuantizeBase, fake_quant_of
 from hqc.utils.quant_profiler.tables import show, table
-from hqc.workflow.arguments import as_tuple
+from hqc.workflow.arguments import as_tuple, given_to
 from hqc.workflow.deferred import refuse_waiting
 from hqc.workflow.explain import explain_model
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.prepared import ObservedGraphModule
 
 
+@checked
 def check_unfused_operations(
     model: nn.Module, example_inputs: Any, print_tabulate: bool = True, out_dir: str | os.PathLike[str] | None = None
 ) -> list[list[str]]:
@@ -58,6 +59,7 @@ def _chain(node: Node) -> list[str]:
         names.append(node.name)
 
 
+@checked
 def get_module_called_count(
     model: nn.Module,
     example_inputs: Any,
@@ -77,8 +79,9 @@ def get_module_called_count(
         if name in counts:
             handles.append(module.register_forward_hook(lambda *_, name=name: counts.__setitem__(name, counts[name] + 1)))
     try:
-        with torch.no_grad():
-            model(*(as_tuple(example_inputs) or ()))
+        arguments = as_tuple(example_inputs) or ()
+        with given_to(arguments):
+            model(*arguments)
     finally:
         for handle in handles:
             handle.remove()
@@ -91,6 +94,7 @@ def get_module_called_count(
 QCONFIG_HEADER = ("Module Name", "Module Type", "Output dtype", "Observer", "Scale")
 
 
+@checked
 def check_qconfig(
     model: nn.Module,
     example_inputs: Any,

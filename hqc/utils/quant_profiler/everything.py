@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from hqc.absent import absent
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.files import make_parent, write_file
 from hqc.utils.quant_profiler.checks import check_qconfig, check_unfused_operations, get_module_called_count
@@ -28,6 +29,7 @@ set_preserve_qat_mode: Any = absent(
 )
 
 
+@checked
 def model_profiler(
     model1: nn.Module,
     model2: nn.Module,

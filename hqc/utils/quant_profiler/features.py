@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from hqc import arithmetic
+from hqc.checked import checked
 from hqc.utils.quant_profiler.stages import features
 from hqc.utils.quant_profiler.tables import show, table
 
 HEADER = ("Module Index", "Module Name", "Module Type", "Input/Output/Attr", "Min", "Max", "Mean", "Var", "Scale")
 
 
+@checked
 def get_raw_features(
     model: nn.Module,
     example_inputs: Any,
@@ -57,6 +59,7 @@ def get_raw_features(
     return rows
 
 
+@checked
 def profile_featuremap(
     featuremap: Sequence[dict[str, Any]],
     with_tensorboard: bool = False,

@@ -23,6 +23,7 @@ def integers(model: nn.Module, example_inputs: Any) -> dict[str, Array]:
     return found.run_all(arrays)
 
 
+@checked
 def script_profile(
     model: nn.Module,
     example_inputs: Any,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hqc.analysis.compare.distances import DistanceSum
+from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.utils.quant_profiler.stages import Array, features
 from hqc.utils.quant_profiler.tables import show, table
@@ -48,6 +49,7 @@ def similarity_function(name: str | Callable[[Any, Any], Any]) -> Callable[[Arra
     return FUNCTIONS[name]
 
 
+@checked
 def featuremap_similarity(
     model1: nn.Module,
     model2: nn.Module,

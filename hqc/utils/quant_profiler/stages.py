@@ -15,7 +15,7 @@ from hqc.analysis.compare.operations import Operation, operations_of
 from hqc.analysis.compare.views import FakeQuantView, FloatView, OtherFakeQuantView, SimulatorView
 from hqc.errors import InputError
 from hqc.frontend.fx import trace
-from hqc.workflow.arguments import as_tuple
+from hqc.workflow.arguments import as_tuple, given_to
 from hqc.workflow.convert import QuantizedGraphModule
 from hqc.workflow.deferred import refuse_waiting
 from hqc.workflow.model_copy import copy_model
@@ -95,7 +95,8 @@ def _feature(operation: Operation, data: Array, model: nn.Module) -> Feature:
 
 def _traced(model: nn.Module, arguments: tuple[Any, ...]) -> dict[str, Feature]:
     module = trace(copy_model(model).eval(), arguments).eval()
-    run = Run(module, arguments)
+    with given_to(arguments):
+        run = Run(module, arguments)
     found = {}
     for node, value in run.values.items():
         if isinstance(value, torch.Tensor) and node.op in ("call_module", "call_function", "call_method"):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hqc.files import make_parent, write_file
+from hqc.files import make_parent, path_text, write_file
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -25,7 +25,7 @@ def show(text: str, out_dir: str | os.PathLike[str] | None, name: str, *, printe
     """Print a text, and write it to `name` in `out_dir` (the current folder by default)."""
     if printed:
         sys.stdout.write(text)
-    path = Path(out_dir or ".") / name
+    path = Path("." if out_dir is None else path_text(out_dir, verb="write")) / name
     make_parent(path)
     write_file(path, text.encode())
 

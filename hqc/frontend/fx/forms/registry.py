@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hqc.checked import explained
 from hqc.errors import HqcError
 from hqc.ir import Node
 from hqc.registry import Registry
@@ -14,6 +15,7 @@ from hqc.registry import Registry
 Attributes = Mapping[str, Any]
 
 
+@explained
 class TorchForm:
     """`function(*operands, **attributes)` computes the node; operands as in `node.inputs`, None where one is absent.
 
@@ -47,11 +49,13 @@ def plain_form(name: str, function: Callable[..., Any]) -> None:
     torch_form_of(name)(lambda attributes: TorchForm(function))
 
 
+@explained
 def has_torch_form(op_name: str) -> bool:
     """True when `torch_form` knows the op."""
     return op_name in _FORMS
 
 
+@explained
 def torch_form(node: Node) -> TorchForm:
     """The torch form of a node; `HqcError` for an op of the quantized world or an opaque one."""
     maker = _FORMS.get(node.op.name)
