@@ -174,8 +174,12 @@ class _Reader:
             raise UntraceableError(f"it writes in place with {target}")
         with torch.no_grad():
             self.real[node] = target(*args, **kwargs)
-        if depends:
-            self._append(node, target)
+        if not depends or _is_empty(self.real[node]):
+            return
+        if target._schema.name == "aten::slice_scatter" and _is_empty(args[1]):  # a write into a part without elements
+            self.symbols[node] = self._symbol(node.args[0])
+            return
+        self._append(node, target)
 
     def _is_in_use(self, written: Any) -> bool:
         """False for a copy that the operation has made of its constants, and that no call has read yet."""
@@ -246,6 +250,10 @@ class _Reader:
             array = real.detach().contiguous().numpy()
             self.constants[id(real)] = aten.Tensor(f"constant_{len(self.constants)}", _type(real), array)
         return self.constants[id(real)]
+
+
+def _is_empty(result: Any) -> bool:
+    return isinstance(result, Tensor) and result.numel() == 0
 
 
 def _storage(tensor: Tensor) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from hqc import arithmetic
+from hqc.frontend.fx.calls import UsersInterpreter
 from hqc.structures import map_structure
 from hqc.workflow.runner import Runner, arrays_of, as_arrays
 
@@ -48,7 +49,7 @@ class ModelReference:
         )
 
 
-class _Recorder(fx.Interpreter):
+class _Recorder(UsersInterpreter):
     def __init__(self, model: fx.GraphModule) -> None:
         super().__init__(model)
         self.found: dict[str, Array] = {}

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from hqc.frontend.fx.calls import UsersInterpreter
 from hqc.workflow.arguments import on_device_of
 
 
-class Run(fx.Interpreter):
+class Run(UsersInterpreter):
     """A batch's values of every node. A call that changes an operand in place gets a copy, so that values stay as they were made."""
 
     def __init__(self, module: fx.GraphModule, arguments: Sequence[Any]) -> None:

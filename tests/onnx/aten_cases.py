@@ -44,6 +44,15 @@ def cleared_bias(y: Tensor) -> Tensor:
     return y + bias[:, None, None] + mask
 
 
+def written_into_parts_without_elements(y: Tensor) -> Tensor:
+    """Shifted windows over an input that is no larger than one window: two of the three parts are empty."""
+    mask, copied = y.new_zeros(6, 6), y.clone()
+    for index, part in enumerate((slice(0, -6), slice(-6, -6), slice(-6, None))):
+        mask[part] = index
+        copied[:, :, part] = y[:, :, part] * 2
+    return copied + mask.masked_fill(mask != 0, -100.0)
+
+
 def written_into_a_copy_of_a_constant(y: Tensor) -> Tensor:
     copied = MEMORY.clone()
     copied[:, :4].copy_(y[:, :4])
@@ -151,6 +160,7 @@ LAYOUT: dict[str, Case] = {
 INDEXING: dict[str, Case] = {
     "cleared_bias": cleared_bias,
     "written_into_a_copy_of_a_constant": written_into_a_copy_of_a_constant,
+    "written_into_parts_without_elements": written_into_parts_without_elements,
     "written_into_what_it_makes": written_into_what_it_makes,
     "gather": lambda y: y.gather(1, y.argmax(1, keepdim=True)),
     "take_along_dim": lambda y: y.take_along_dim(y.argmax(1, keepdim=True), 1),

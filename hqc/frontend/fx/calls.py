@@ -105,6 +105,14 @@ def method_on_clone(name: str, first: torch.Tensor, *args: Any, **kwargs: Any) -
     return getattr(first.clone(), name)(*args, **kwargs)
 
 
+class UsersInterpreter(fx.Interpreter):
+    """Runs a graph, and calls functions with lists and dicts of Python's own."""
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = as_users_write(super().fetch_args_kwargs_from_env(n))
+        return args, kwargs
+
+
 def as_users_write(arguments: Any) -> Any:
     """Arguments of an FX node with lists and dicts of Python's own: a graph's are not for functions that change what they get."""
     if isinstance(arguments, immutable_collections.immutable_list):

@@ -133,7 +133,7 @@ class KnownValues:
         if unknown is not None:
             self.reasons[node] = self.reasons.get(unknown, "")
             return UNKNOWN
-        args, kwargs = as_users_write(fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
         try:
             return self._call(node, args, kwargs)
         except FAULTS as error:  # whatever torch or the user's code raises: lowering says what is wrong with the call
@@ -162,6 +162,7 @@ class KnownValues:
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
+        args, kwargs = as_users_write((args, kwargs))
         if node.op == "get_attr":
             for found in _along(self.root, str(target)):
                 target = found
