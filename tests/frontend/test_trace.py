@@ -164,7 +164,7 @@ UNTRACEABLE = {
     "return x + int(x[0])": "user_net.py:3: Python needs the value of `getitem` (getitem), computed at user_net.py:3, which is known "
     "only when the model runs",
     "return self.missing(x)": "user_net.py:3: the model raised AttributeError while it was traced: 'Model' object has no",
-    "return nn.ReLU()(x)": "user_net.py:3: a module is called that is not a submodule of Model",
+    "return nn.Linear(2, 2)(x)": "user_net.py:3: a module is called that is not a submodule of Model",
 }
 
 
@@ -175,6 +175,34 @@ def test_untraceable_code_is_explained_with_its_line(code: str) -> None:
     message = str(caught.value)
     assert message.startswith(UNTRACEABLE[code])
     assert "\n" not in message
+
+
+def test_modules_without_state_that_forward_makes_are_traced_through() -> None:
+    code = "return nn.Softmax(dim=-1)(nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=2))(x))"
+    gm, x = trace(_function(code)), torch.randn(1, 2, 4, 4)
+    assert names(gm) == ["x", "relu", "interpolate", "softmax", "output"]
+    assert torch.equal(gm(x), _function(code)(x))
+
+
+MASKS = {
+    "method": "mask = x.new_ones(4).long()\nmask[1:3] = 2\nif (mask == 2).sum() == 2:\n    x = -x\nreturn x",
+    "through a view": "mask = x.new_zeros(2, 4)\nrow = mask[0]\nrow.add_(3.0)\nif mask.sum() == 12:\n    x = -x\nreturn x",
+    "asked before": "mask = x.new_zeros(4)\nif mask.any():\n    return x\nmask.fill_(1)\nreturn -x if mask.all() else x",
+    "written later": "mask = x.new_zeros(4)\ntotal = mask.sum()\nmask.fill_(1)\nreturn x if total > 0 else -x",
+}
+
+
+@pytest.mark.parametrize("code", MASKS.values(), ids=MASKS)
+def test_branches_on_constants_that_are_written_in_place_are_known(code: str) -> None:
+    x = torch.randn(2, 4)
+    gm = trace(_function(code), (x,))
+    assert torch.equal(gm(x), -x)
+
+
+def test_a_branch_on_a_mask_that_data_is_written_into_is_refused() -> None:
+    code = "mask = x.new_zeros(4)\nmask[0] = x[0, 0]\nreturn x if mask.any() else -x"
+    with pytest.raises(TraceError, match="a branch tests the value of `any_1`"):
+        trace(_function(code), (torch.randn(2, 4),))
 
 
 def test_branch_error_offers_the_ways_out() -> None:

@@ -24,6 +24,7 @@ class _Unknown:
         return "unknown"
 
 
+_OF_ANOTHERS_TYPE = ("new_zeros", "new_ones", "new_full", "new_tensor", "zeros_like", "ones_like", "full_like")
 _LARGEST = 1 << 20  # elements of what is computed while tracing
 UNKNOWN = _Unknown()
 """The value of a node that depends on data, or of any node of a trace without example inputs."""
@@ -38,6 +39,9 @@ class KnownValues:
         self.reasons: dict[fx.Node, str] = {}
         self._values: dict[fx.Node, Any] = {}
         self._pending: list[fx.Node] = []
+        self._places: dict[fx.Node, int] = {}  # in program order
+        self._written: dict[int, list[fx.Node]] = {}  # by memory
+        self._unsorted: list[fx.Node] = []  # calls that write, of which it is not known yet into which memory
         self._mode: Any = None
         self._active = False
 
@@ -48,8 +52,11 @@ class KnownValues:
 
     def record(self, node: fx.Node) -> None:
         """A node was added to the graph."""
+        self._places.setdefault(node, len(self._places))
         if self._active and node not in self._values:
             self._pending.append(node)
+            if _writes(node):
+                self._unsorted.append(node)
 
     def of(self, node: fx.Node) -> Any:
         """The value of `node`, or UNKNOWN."""
@@ -72,34 +79,76 @@ class KnownValues:
         paused, self.paused = self.paused, True
         try:
             with _real_tensors(), torch.no_grad():
-                return self._real(node, {})
+                return self._real(node, len(self._places))
         finally:
             self.paused = paused
 
-    def _real(self, node: fx.Node, seen: dict[fx.Node, Any]) -> Any:
-        if node not in seen:
-            seen[node] = UNKNOWN
-            value = self._values.get(node, UNKNOWN)
-            seen[node] = value if is_plain(value) else self._recomputed(node, seen)
-        return seen[node]
-
-    def _recomputed(self, node: fx.Node, seen: dict[fx.Node, Any]) -> Any:
-        fake = self._values.get(node, UNKNOWN)
-        if isinstance(fake, torch.Tensor) and fake.numel() > _LARGEST:
+    def _real(self, node: fx.Node, at: int) -> Any:
+        """What `node` holds just before the call at place `at`: the calls that make it and that write into its memory, done again."""
+        program = self._program(node, at)
+        if program is None:
             return UNKNOWN
+        found: dict[fx.Node, Any] = {}
+        copies: dict[int, torch.Tensor] = {}
+        for each in sorted(program, key=self._places.__getitem__):
+            value = self._values.get(each, UNKNOWN)
+            if not is_plain(value) or _writes(each):
+                args, kwargs = fx.node.map_arg(
+                    (each.args, each.kwargs), lambda node: found[node] if node in found else self._like(node)
+                )
+                try:
+                    value = self._call(each, args, kwargs)
+                except FAULTS:  # whatever torch raises: the call is recorded, and lowering says what is wrong with it
+                    return UNKNOWN
+            if each.op == "get_attr" and isinstance(value, torch.Tensor):
+                value = copies.setdefault(id(value), value.clone())  # what the model holds is not written
+            found[each] = value
+        return found[node]
+
+    def _program(self, node: fx.Node, at: int) -> set[fx.Node] | None:
+        """The calls behind the value of `node` at place `at`; None where data, or what varies, has a part in it."""
+        program: set[fx.Node] = set()
+        pending = [node]
+        while pending:
+            each = pending.pop()
+            if each in program:
+                continue
+            value = self._values.get(each, UNKNOWN)
+            program.add(each)
+            if is_plain(value) and not _writes(each):
+                self._places.setdefault(each, -1)  # a number among the example inputs
+                continue
+            if not self._is_repeatable(each, value):
+                return None
+            pending.extend(operand for operand in each.all_input_nodes if operand is not _example(each))
+            pending.extend(writer for writer in self._writers(value) if self._places[writer] < at)
+        return program
+
+    def _like(self, node: fx.Node) -> Any:
+        """A real tensor of the shape and type of what `node` gives."""
+        fake = self._values[node]
+        return (
+            torch.zeros((), dtype=fake.dtype, device=fake.device).expand(fake.shape) if isinstance(fake, torch.Tensor) else fake
+        )
+
+    def _is_repeatable(self, node: fx.Node, fake: Any) -> bool:
+        if isinstance(fake, torch.Tensor) and fake.numel() > _LARGEST:
+            return False
         if node.op == "get_attr":
             found = self._call(node, (), {})
-            return UNKNOWN if isinstance(found, nn.Parameter) or not isinstance(found, torch.Tensor) else found
-        if node.op not in ("call_function", "call_method") or _may_vary(node):
-            return UNKNOWN
-        operands = {operand: self._real(operand, seen) for operand in node.all_input_nodes}
-        if any(value is UNKNOWN for value in operands.values()) or any(map(_is_written, operands)):
-            return UNKNOWN
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), operands.__getitem__)
-        try:
-            return self._call(node, args, kwargs)
-        except FAULTS:  # whatever torch raises: the call is recorded, and lowering says what is wrong with it
-            return UNKNOWN
+            return isinstance(found, torch.Tensor) and not isinstance(found, nn.Parameter)
+        return node.op in ("call_function", "call_method") and not _varies(node)
+
+    def _writers(self, fake: Any) -> list[fx.Node]:
+        """The calls that write into the memory of a tensor."""
+        waiting, self._unsorted = self._unsorted, []
+        for node in waiting:
+            first = self._values.get(node.all_input_nodes[0], UNKNOWN)
+            if isinstance(first, torch.Tensor):
+                self._written.setdefault(first.untyped_storage()._cdata, []).append(node)
+            else:
+                self._unsorted.append(node)
+        return self._written.get(fake.untyped_storage()._cdata, []) if isinstance(fake, torch.Tensor) else []
 
     def early(self, node: fx.Node) -> Any:
         """The value of `node` if it takes no evaluation to know it, else UNKNOWN."""
@@ -146,9 +195,9 @@ class KnownValues:
     def _of_constants(self, node: fx.Node) -> Any:
         """What is computed from constants and could not be from fake ones, and what takes a number that is computed from such."""
         with _real_tensors():
-            seen: dict[fx.Node, Any] = {}
-            found = self._recomputed(node, seen)
-            numbers = {operand: _number(self._real(operand, seen)) for operand in node.all_input_nodes}
+            at = self._places[node]
+            found = self._real(node, at)
+            numbers = {operand: _number(self._real(operand, at)) for operand in node.all_input_nodes}
         if found is not UNKNOWN:
             return map_structure(found, lambda leaf: self._mode.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf)
         operands = {node: self._values[node] if number is None else number for node, number in numbers.items()}
@@ -187,16 +236,29 @@ def _real_tensors() -> Any:
     return unset_fake_temporarily()
 
 
-def _may_vary(node: fx.Node) -> bool:
-    """True for calls that write in place, or that may give other numbers at every call."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name == "setitem" or (name.endswith("_") and getattr(node.target, "__module__", "") != "_operator"):  # and_, not_
-        return True
-    return any(word in name for word in ("rand", "dropout", "normal", "bernoulli", "multinomial", "poisson", "empty"))
+def _example(node: fx.Node) -> fx.Node | None:
+    """The operand of which a call reads no more than shape and type, as `x.new_zeros(4)` does."""
+    return (
+        node.all_input_nodes[0]
+        if _name(node) in _OF_ANOTHERS_TYPE and node.args and isinstance(node.args[0], fx.Node)
+        else None
+    )
 
 
-def _is_written(node: fx.Node) -> bool:
-    return any(_may_vary(user) for user in node.users if user.all_input_nodes[:1] == [node])
+def _varies(node: fx.Node) -> bool:
+    """True for calls that may give other numbers at every call."""
+    return any(word in _name(node) for word in ("rand", "dropout", "normal", "bernoulli", "multinomial", "poisson", "empty"))
+
+
+def _writes(node: fx.Node) -> bool:
+    """True for calls that write into their first operand."""
+    name = _name(node)
+    in_place = name.endswith("_") and getattr(node.target, "__module__", "") != "_operator"  # and_, not_
+    return node.op in ("call_function", "call_method") and (name == "setitem" or in_place) and bool(node.all_input_nodes)
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _along(root: nn.Module, path: str) -> Iterator[Any]:

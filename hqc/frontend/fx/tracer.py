@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import logging
 import operator
 import sys
@@ -400,6 +401,8 @@ class HqcTracer(fx.Tracer):
         return declared or isinstance(m, self._leaf_types) or path in self._leaf_paths or id(m) in self._leaf_ids
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.submodule_paths is not None and m not in self.submodule_paths and not is_stub(m) and not _has_state(m):
+            return forward(*args, **kwargs)  # made in forward, as in `nn.Softmax(-1)(x)`: what it calls is recorded
         path = self.path_of_module(m)
         opened = self._opened(m, path, (*args, *kwargs.values()))
         if opened is None and not self.is_leaf_module(m, path):
@@ -664,6 +667,10 @@ def _forward_of(root: nn.Module) -> tuple[Any, bool]:
     raise InputError(
         f"{type(root).__name__}.forward was replaced by a {type(own).__name__}; replace it by a function or a method"
     )
+
+
+def _has_state(module: nn.Module) -> bool:
+    return any(True for _ in itertools.chain(module.parameters(), module.buffers()))
 
 
 def _first(node: fx.Node) -> Any:
