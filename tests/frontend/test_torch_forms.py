@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from hqc.backends.onnx import emit_segment
+from hqc.errors import HqcError
 from hqc.frontend.fx.forms import has_torch_form, torch_form
+from hqc.frontend.fx.from_ir import graph_module_of
 from hqc.ir import DType, Graph, TensorType, Trait, all_ops
 
 Rng = np.random.Generator
@@ -355,6 +357,37 @@ def test_form_computes_the_op(op: str) -> None:
             assert result.numpy().dtype == value.type.dtype.numpy, case
             scale = max(1.0, float(np.abs(reference).max())) if reference.dtype.kind == "f" and reference.size else 1.0
             np.testing.assert_allclose(result.numpy(), reference, rtol=1e-5, atol=3e-6 * scale, err_msg=case)
+
+
+@pytest.mark.parametrize("op", [op for op in CASES if op != "batch_norm"])  # whose constants have the shape [C] by definition
+def test_a_number_may_stand_wherever_the_op_takes_one(op: str) -> None:
+    """Files hold constants without axes in the place of any operand (found: TensorFlow's `Maximum(x, 1e-12)`)."""
+    operands, attributes = CASES[op](np.random.default_rng(zlib.crc32(op.encode())))
+    for index, array in enumerate(operands):
+        if array is None or array.dtype != np.float32 or sum(each is not None for each in operands) < 2:
+            continue
+        number = np.float32(array.reshape(-1)[0]) if array.size else np.float32(1)
+        graph, arrays = Graph("number"), []
+        for position, each in enumerate(operands):
+            arrays.append(None if each is None else np.array(number) if position == index else each)
+        values = [
+            None
+            if each is None
+            else graph.add_parameter("number", each)
+            if position == index
+            else graph.add_input(f"x{position}", TensorType(DType.from_numpy(each.dtype), each.shape))
+            for position, each in enumerate(arrays)
+        ]
+        try:
+            node = graph.add_node(op, values, attributes, name="y")
+        except HqcError:
+            continue  # the op takes no constant without axes there
+        graph.set_outputs(list(node.results))
+        tensors = [None if each is None else torch.from_numpy(each) for each in arrays]
+        got = graph_module_of(graph)(*(each for position, each in enumerate(tensors) if each is not None and position != index))
+        wanted = torch_form(node)(*tensors)
+        for ours, theirs in zip(*(each if isinstance(each, tuple) else (each,) for each in (got, wanted)), strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 def test_every_real_op_has_a_form() -> None:

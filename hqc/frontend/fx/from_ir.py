@@ -62,7 +62,7 @@ class _Writer:
             call = self.graph.create_node("call_module", path, tuple(map(self.read, operands)), name=self.name(node.name))
         else:
             form = torch_form(node)
-            args = tuple(None if value is None else self.read(value) for value in node.inputs)
+            args = tuple(None if value is None else self.read(value, number=form.numbers) for value in node.inputs)
             call = self.graph.create_node("call_function", form.function, args, form.attributes, name=self.name(node.name))
             call.meta[FORM_META] = (node.op.name, dict(node.attributes))
         call.meta.update({SOURCE_META: node.loc.source, MODULE_META: node.loc.module, LABEL_META: node.loc.label})
@@ -115,14 +115,17 @@ class _Writer:
 
     # --- operands ----------------------------------------------------------------------------------------------------------
 
-    def read(self, value: Value) -> Any:
-        """The node that holds `value`; a constant becomes a parameter or buffer when it is first read, a scalar a number."""
+    def read(self, value: Value, *, number: bool = False) -> Any:
+        """The node that holds `value`; a constant becomes a parameter or buffer when it is first read, a real scalar a buffer, or with
+        `number` a number."""
+        scalar = value.array is not None and value.array.ndim == 0 and value.type.dtype is DType.FLOAT32
+        if scalar and number:
+            assert value.array is not None
+            return value.array.item()
         if value.name not in self.made:
             assert value.array is not None
-            if value.array.ndim == 0 and value.type.dtype is DType.FLOAT32:
-                return value.array.item()
             path, tensor = self.name(value.name), _tensor(value.array)
-            if value.type.dtype.is_float:
+            if value.type.dtype.is_float and not scalar:
                 self.root.register_parameter(path, nn.Parameter(tensor))
             else:
                 self.root.register_buffer(path, tensor)

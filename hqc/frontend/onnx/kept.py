@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from hqc.checked import explained
+from hqc.ir import TensorType
 
 Array = npt.NDArray[Any]
 
@@ -43,9 +44,16 @@ class KeptNode:
 
     def model(self, arrays: Mapping[str, Array], opset: int | None = None) -> onnx.ModelProto:
         """The one node as a model for inputs of these shapes and types, constants inside; `opset`: the version it claims to be of."""
+        return self._model({name: (array.dtype, array.shape) for name, array in arrays.items()}, opset)
+
+    def typed_model(self, types: Mapping[str, TensorType]) -> onnx.ModelProto:
+        """The same for inputs of types that are known whole."""
+        return self._model({name: (type.dtype.numpy, type.shape or ()) for name, type in types.items()})
+
+    def _model(self, given: Mapping[str, tuple[Any, Sequence[int | None]]], opset: int | None = None) -> onnx.ModelProto:
         inputs = [
-            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name, array in arrays.items()
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+            for name, (dtype, shape) in given.items()
         ]
         outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in self.outputs]
         graph = onnx.helper.make_graph(self.nodes, "kept", inputs, outputs)

@@ -169,22 +169,24 @@ class _Walk:
             raise self.ctx.error(
                 f"cannot be kept as it is ({reason}): it reads the sequence {sequence}, and the IR has tensors alone"
             )
-        types = [self.inferred(name, reason) for name in outputs]
         read = {name: self.ctx.read(name) for name in names_read(node)}
         constants = {name: operand for name, operand in read.items() if isinstance(operand, np.ndarray)}
         operands = {name: operand for name, operand in read.items() if not isinstance(operand, np.ndarray)}
         opsets = {item.domain: item.version for item in self.file.model.opset_import}
+        kept = KeptNode(node, opsets, tuple(operands), constants, self.file.where)
+        alone = _types_in(kept.typed_model({name: value.type for name, value in operands.items()}))
+        types = [alone.get(name) or self.inferred(name, reason) for name in outputs]
         identifier = f"{node.op_type} {self.ctx.label}" if self.ctx.label != node.op_type else node.op_type
         while identifier in self.result.opaque:
             identifier += "'"
         results = self.ctx.emit_results("opaque", *operands.values(), names=outputs, types=types, id=identifier)
-        self.result.opaque[identifier] = KeptNode(node, opsets, tuple(operands), constants, self.file.where)
+        self.result.opaque[identifier] = kept
         self.result.warnings.append(f"{self.ctx.label}: {node.op_type} stays as it is, on the CPU, because {reason}")
         for name, value in zip(outputs, results, strict=True):
             self.ctx.env[name] = value
 
     def inferred(self, name: str, reason: str) -> TensorType:
-        """The type that ONNX's own inference finds for a result."""
+        """The type that ONNX's own inference finds for a result in the whole file, which may state it."""
         if self.types is None:
             self.types = _inferred_types(self.file)
         found = self.types.get(name)
@@ -208,6 +210,11 @@ def _inferred_types(file: OnnxFile) -> dict[str, TensorType]:
             item.type.tensor_type.shape.ClearField("dim")
             for size in type.shape:
                 item.type.tensor_type.shape.dim.add().dim_value = size
+    return _types_in(model)
+
+
+def _types_in(model: onnx.ModelProto) -> dict[str, TensorType]:
+    """The types that ONNX's shape inference knows whole, by name."""
     try:
         inferred = shape_inference.infer_shapes(model, data_prop=True)
     except (shape_inference.InferenceError, ValueError):

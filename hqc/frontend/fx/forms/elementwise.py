@@ -28,8 +28,10 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "logical_not": torch.logical_not,
     "where": torch.where,
 }
+_WITH_NUMBERS = {torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.where}
+"""What takes a number in every place; a comparison takes one in its second place only, an extremum in none."""
 for _name, _function in _FUNCTIONS.items():
-    plain_form(_name, _function)
+    plain_form(_name, _function, numbers=_function in _WITH_NUMBERS)
 
 
 def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -138,7 +138,9 @@ def layer_norm(
     normalized_ndim: int,
     eps: float,
 ) -> torch.Tensor:
-    return F.layer_norm(x, x.shape[x.ndim - normalized_ndim :], weight, bias, eps)
+    sizes = x.shape[x.ndim - normalized_ndim :]
+    weight, bias = (None if each is None else each.expand(sizes) for each in (weight, bias))  # ONNX broadcasts them
+    return F.layer_norm(x, sizes, weight, bias, eps)
 
 
 @torch_form_of("layer_norm")

@@ -20,8 +20,10 @@ class TorchForm:
     """`function(*operands, **attributes)` computes the node; operands as in `node.inputs`, None where one is absent.
 
     `function` is importable by its qualified name, `attributes` are plain Python objects: both may be written into an FX graph.
-    A node with several results gives a tuple.
+    A node with several results gives a tuple. `numbers`: `function` takes Python numbers for tensors without axes.
     """
+
+    numbers = False
 
     def __init__(self, function: Callable[..., Any], **attributes: Any) -> None:
         self.function = function
@@ -44,9 +46,15 @@ def torch_form_of(*names: str) -> Callable[[FormMaker], FormMaker]:
     return _FORMS.register(*names)
 
 
-def plain_form(name: str, function: Callable[..., Any]) -> None:
-    """Register a torch function of the operands alone."""
-    torch_form_of(name)(lambda attributes: TorchForm(function))
+def plain_form(name: str, function: Callable[..., Any], *, numbers: bool = False) -> None:
+    """Register a torch function of the operands alone; `numbers` as in `TorchForm`."""
+
+    def make(attributes: Attributes) -> TorchForm:
+        form = TorchForm(function)
+        form.numbers = numbers
+        return form
+
+    torch_form_of(name)(make)
 
 
 @explained
