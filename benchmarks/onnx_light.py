@@ -26,8 +26,8 @@ from rich.table import Table
 import hqc
 from benchmarks.onnx_zoo import TOLERANCE, error_of
 from benchmarks.zoo.whole_way import quiet
-from hqc.frontend.onnx import lower_onnx
 from hqc.analysis.compare.outputs import sqnr
+from hqc.frontend.onnx import lower_onnx
 from hqc.workflow.onnx_module import module_of
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -93,13 +93,21 @@ def main() -> None:
     logging.disable(logging.WARNING)
     onnxruntime.set_default_logger_severity(4)
     paths = [path for path in sorted(FOLDER.glob("*.onnx")) if not options.names or any(n in path.name for n in options.names)]
-    shown = Table("network", "import s", "error", "compile s", "CPU nodes", "simulator, dB", title="The onnx package's light models")
+    shown = Table(
+        "network", "import s", "error", "compile s", "CPU nodes", "simulator, dB", title="The onnx package's light models"
+    )
     found = []
     with tempfile.TemporaryDirectory() as folder, quiet():
         for path in paths:
             each = measure(path, Path(folder), options.march)
             found.append(each)
-            cells = (f"{each.import_s:.2f}", f"{each.error:.1e}", f"{each.compile_s:.1f}", str(each.cpu_nodes), f"{each.sqnr:.1f}")
+            cells = (
+                f"{each.import_s:.2f}",
+                f"{each.error:.1e}",
+                f"{each.compile_s:.1f}",
+                str(each.cpu_nodes),
+                f"{each.sqnr:.1f}",
+            )
             shown.add_row(each.name, *cells)
     Console(width=120).print(shown)
     exact = sum(each.error <= TOLERANCE for each in found)

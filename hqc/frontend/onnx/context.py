@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from hqc.errors import LoweringError
+from hqc.frontend.onnx.quantized_inputs import FileGrid
 from hqc.frontend.onnx.reader import OnnxFile, as_ir
 from hqc.ir import DType, Graph, Location, QuantParams, TensorType, Value
 
@@ -30,6 +31,7 @@ class OnnxContext:
         self.sequences: dict[str, list[Operand]] = {}
         self.node = onnx.NodeProto()
         self.on_grid: set[Value] = set()  # results of the file's own quantization, which its integers stand for
+        self.file_grids: dict[Value, FileGrid] = {}  # of those, as the file has it
         self._grids: dict[int, QuantParams] = {}  # of constants, by the id of their array
         self.warnings: list[str] = []
         self._parameters: dict[int, Value] = {}

@@ -14,12 +14,14 @@ from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.kept import KeptNode, names_read
+from hqc.frontend.onnx.ops.quantized import activation_quant, on_grid, put_on_grid
 from hqc.frontend.onnx.ops.sequences import MAKERS
 from hqc.frontend.onnx.patterns import read_patterns
+from hqc.frontend.onnx.quantized_inputs import KINDS, FileGrid, kind_of
 from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, line_of, read_model
 from hqc.frontend.onnx.recurrent import join_recurrent
 from hqc.frontend.onnx.registry import LOWERINGS
-from hqc.ir import Graph, TensorType
+from hqc.ir import Graph, TensorType, Value
 
 
 @explained
@@ -63,6 +65,8 @@ class _Walk:
             self.ctx.name_array(array, name)
         for name, type in self.file.inputs.items():
             env[name] = graph.add_input(name, type)
+            if name in self.file.grids:
+                env[name] = self.quantized_input(env[name], self.file.grids[name])
         self.nodes(self.file.graph)
         outputs = []
         for item in self.file.graph.output:
@@ -71,6 +75,10 @@ class _Walk:
             if item.name not in env:
                 raise InputError(f"{self.file.where}: nothing makes the output {item.name}")
             outputs.append(self.ctx.value(env[item.name]))
+            if kind_of(item) in KINDS and on_grid(self.ctx, outputs[-1]):
+                self.result.warnings.append(
+                    f"the output {item.name} is integers in the file; here it is the real numbers that those stand for"
+                )
         graph.set_outputs(outputs, [item.name for item in self.file.graph.output])
         for value in list(graph.parameters.values()):
             if not value.has_uses and not graph.is_output(value):
@@ -129,6 +137,19 @@ class _Walk:
             except Unexpressed as error:
                 reason = str(error)
         self.keep_opaque(node, reason)
+
+    def quantized_input(self, value: Operand, grid: FileGrid) -> Value:
+        """An input of integers as one of the real numbers that they stand for, on their grid."""
+        assert isinstance(value, Value)
+        self.ctx.node = grid.node
+        quant = activation_quant(self.ctx, grid.scale, grid.zero, grid.kind)
+        name = self.result.graph.unique_name(f"{value.name}_quantize")
+        node = self.result.graph.add_node("quantize", [value], {"dtype": quant.dtype}, name=name, origin=(name,))
+        put_on_grid(self.ctx, node.result, quant, grid)
+        self.result.warnings.append(
+            f"the input {value.name} takes real numbers, where the file has integers that stand for them: {grid}"
+        )
+        return node.result
 
     def moved_grid(self, node: onnx.NodeProto, array: Array) -> Array:
         """A constant that was transposed or named again is on the grid that it was on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.files import path_text, settle
+from hqc.frontend.onnx.quantized_inputs import FileGrid, quantized_inputs
 from hqc.ir import DType, TensorType
 from hqc.near_names import suggest
 
@@ -32,13 +33,15 @@ InputShapes = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
 
 @dataclass
 class OnnxFile:
-    """A model that passed the first checks. `inputs`: the real ones, initializers left out; `where`: how messages call the file."""
+    """A model that passed the first checks. `inputs`: the real ones, initializers left out, in which `grids` holds the grids of those that
+    are integers in the file and real numbers here; `where`: how messages call the file."""
 
     where: str
     model: onnx.ModelProto
     opset: int
     inputs: dict[str, TensorType]
     initializers: dict[str, npt.NDArray[Any]]
+    grids: dict[str, FileGrid] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
@@ -76,7 +79,9 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputSh
             f"{where} has no input {unknown[0]}; its inputs: {', '.join(declared) or 'none'}{suggest(unknown[0], declared)}"
         )
     inputs = {name: _input_type(where, item, shapes.get(name)) for name, item in declared.items()}
-    return OnnxFile(where, model, opset, inputs, initializers)
+    grids = quantized_inputs(graph, list(declared.values()), initializers)
+    inputs.update({name: inputs[name].with_dtype(DType.FLOAT32) for name in grids})
+    return OnnxFile(where, model, opset, inputs, initializers, grids)
 
 
 def _by_name(where: str, shapes: InputShapes | None, names: list[str]) -> Mapping[str, Sequence[int]]:

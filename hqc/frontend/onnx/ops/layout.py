@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from hqc.frontend.onnx.context import OnnxContext, Operand, Unexpressed
+from hqc.frontend.onnx.ops.quantized import real_number
 from hqc.frontend.onnx.registry import lowers_onnx
 from hqc.ir import DType, Value
 
@@ -127,6 +128,7 @@ def pad(ctx: OnnxContext) -> Value:
     if cut:
         columns = [tuple(column) for column in zip(*cut, strict=True)]
         x = ctx.emit("slice", x, what="cropped", axes=columns[0], starts=columns[1], ends=columns[2])
+    number = real_number(ctx, x, number)
     return ctx.emit("pad", x, pads=tuple(max(0, item) for item in pads), value=number, mode=mode)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from hqc import arithmetic
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.ops._windows import window
+from hqc.frontend.onnx.quantized_inputs import FileGrid
 from hqc.frontend.onnx.registry import lowers_onnx
-from hqc.ir import DType, QuantParams, Value
+from hqc.ir import DType, QuantParams, Trait, Value
 
 _BITS = {"int8": (DType.INT8, 128), "uint8": (DType.INT8, 128), "int16": (DType.INT16, 32768), "uint16": (DType.INT16, 32768)}
 
@@ -24,7 +25,7 @@ def quantize_linear(ctx: OnnxContext) -> Operand:
     kind = zero.dtype.name if isinstance(zero, np.ndarray) else ctx.type_name(ctx.node.output[0]) or "uint8"
     if scale is None or (zero is not None and not isinstance(zero, np.ndarray)):
         raise Unexpressed("its scale or zero point is computed at run time")
-    return _quantized(ctx, ctx.data(), activation_quant(ctx, scale, zero, kind), zero, kind)
+    return _quantized(ctx, ctx.data(), activation_quant(ctx, scale, zero, kind), FileGrid(scale, zero, kind, ctx.node))
 
 
 @lowers_onnx("DequantizeLinear")
@@ -37,7 +38,11 @@ def dequantize_linear(ctx: OnnxContext) -> Operand:
         return constant_on_grid(ctx, q, scale, zero, int(ctx.attribute("axis", 1)))
     if not on_grid(ctx, q):
         raise Unexpressed("what it reads was not quantized in this file")
-    return ctx.emit("identity", q)
+    if _is_moved(ctx, q):
+        return ctx.emit("identity", q)
+    # What several values were put together in (a cat of integers) has the grid that is stated here.
+    kind = "uint8" if zero is None else zero.dtype.name
+    return _on_stated_grid(ctx, q, activation_quant(ctx, scale, zero, kind), FileGrid(scale, zero, kind, ctx.node))
 
 
 def on_grid(ctx: OnnxContext, value: Value) -> bool:
@@ -45,19 +50,51 @@ def on_grid(ctx: OnnxContext, value: Value) -> bool:
     node = value.producer
     if value in ctx.on_grid or node is None:
         return value in ctx.on_grid
-    return node.keeps_scale and all(on_grid(ctx, operand) for operand in node.data_operands)
+    if node.keeps_scale:
+        return all(on_grid(ctx, operand) for operand in node.data_operands)
+    selects = node.op.has(Trait.SELECTS) and not node.op.has(Trait.INTEGER_RESULT)
+    return selects and all(not operand.is_parameter and on_grid(ctx, operand) for operand in node.operands)
 
 
-def _quantized(ctx: OnnxContext, x: Value, quant: QuantParams, zero: Array | None, kind: str) -> Value:
-    """`x` on a grid. One that starts at 0 is how tools write an activation that they took in: a ReLU goes before it."""
-    offset = 0 if zero is None else int(np.reshape(zero, -1)[0])
-    starts_at_zero = offset == (0 if kind.startswith("u") else -_BITS[kind][1])
-    if starts_at_zero and not never_negative(x):
-        x = ctx.emit("relu", x, what="clipped")
+def _is_moved(ctx: OnnxContext, value: Value) -> bool:
+    """True for a value that is `on_grid` by itself, False for one that was put together from several."""
+    node = value.producer
+    return value in ctx.file_grids or (node is not None and node.keeps_scale and _is_moved(ctx, node.operands[0]))
+
+
+def file_grid(ctx: OnnxContext, value: Value) -> FileGrid | None:
+    """The grid that the file states for a value that is `on_grid`; for one put together from several, that of the first."""
+    node = value.producer
+    if value in ctx.file_grids or node is None:
+        return ctx.file_grids.get(value)
+    return file_grid(ctx, node.operands[0])
+
+
+def _on_stated_grid(ctx: OnnxContext, x: Value, quant: QuantParams, grid: FileGrid) -> Value:
     result = ctx.emit("quantize", x, dtype=quant.dtype)
+    put_on_grid(ctx, result, quant, grid)
+    return result
+
+
+def put_on_grid(ctx: OnnxContext, result: Value, quant: QuantParams, grid: FileGrid) -> None:
+    """Note that `result`, of a quantize node, has this grid, which the file states as `grid`."""
     result.quant = quant
     ctx.on_grid.add(result)
-    return result
+    ctx.file_grids[result] = grid
+
+
+def real_number(ctx: OnnxContext, x: Value, number: float) -> float:
+    """What a number beside the integers of `x` stands for: itself beside reals."""
+    grid = file_grid(ctx, x) if on_grid(ctx, x) else None
+    return number if grid is None else (number - grid.offset) * float(grid.scale.reshape(-1)[0])
+
+
+def _quantized(ctx: OnnxContext, x: Value, quant: QuantParams, grid: FileGrid) -> Value:
+    """`x` on a grid. One that starts at 0 is how tools write an activation that they took in: a ReLU goes before it."""
+    starts_at_zero = grid.offset == (0 if grid.kind.startswith("u") else -_BITS[grid.kind][1])
+    if starts_at_zero and not never_negative(x):
+        x = ctx.emit("relu", x, what="clipped")
+    return _on_stated_grid(ctx, x, quant, grid)
 
 
 _NEVER_NEGATIVE = {"relu", "sigmoid", "softmax", "abs", "exp", "hardsigmoid", "softplus", "sqrt"}
@@ -136,7 +173,7 @@ def _result(ctx: OnnxContext, real: Value, scale: int, zero: int) -> Value:
     if step is None:
         raise ctx.error("has no scale for its result")
     kind = "uint8" if offset is None else offset.dtype.name
-    return _quantized(ctx, real, activation_quant(ctx, step, offset, kind), offset, kind)
+    return _quantized(ctx, real, activation_quant(ctx, step, offset, kind), FileGrid(step, offset, kind, ctx.node))
 
 
 @lowers_onnx("QLinearConv")
