@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class OnnxCall:
     def __init__(self, kept: KeptNode) -> None:
         self.kept = kept
         self._sessions: dict[tuple[Any, ...], Any] = {}
-        self._forms: dict[tuple[TensorType, ...], onnx.ModelProto | str] = {}
+        self._forms: dict[tuple[tuple[TensorType, bool], ...], onnx.ModelProto | str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"kept": self.kept, "_sessions": {}, "_forms": {}}
@@ -69,13 +70,21 @@ class OnnxCall:
 
     def form(self, node: Node) -> onnx.ModelProto:
         """The node in opset 11 for the operand types of `node`; `ExportError` says why it cannot be."""
-        key = tuple(value.type for value in node.operands)
+        key = tuple((value.type, value.is_parameter) for value in node.operands)
         if key not in self._forms:
-            self._forms[key] = self._written(key)
+            self._forms[key] = self._with_constants(node)._written([value.type for value in node.data_operands])
         found = self._forms[key]
         if isinstance(found, str):
             raise refusal(node, found)
         return found
+
+    def _with_constants(self, node: Node) -> OnnxCall:
+        """The call with what has become a constant in the graph taken in."""
+        fixed = {
+            name: value.array for name, value in zip(self.kept.inputs, node.operands, strict=True) if value.array is not None
+        }
+        rest = tuple(name for name in self.kept.inputs if name not in fixed)
+        return OnnxCall(replace(self.kept, inputs=rest, constants={**self.kept.constants, **fixed})) if fixed else self
 
     def _written(self, types: Sequence[TensorType]) -> onnx.ModelProto | str:
         node = self.kept.node
@@ -98,7 +107,10 @@ class OnnxCall:
         return f"{node.op_type} of opset {self.kept.opsets.get('', '?')} has no equal in opset {_OPSET}"
 
     def _as_it_is(self, feeds: Mapping[str, Array]) -> onnx.ModelProto | None:
-        return _typed(self.kept.model(feeds, _OPSET)) if all(map(_is_known, self.kept.nodes)) else None
+        model = self.kept.model(feeds, _OPSET)
+        for node in model.graph.node:
+            _forget_defaults(node, self.kept.opsets.get("", _OPSET))
+        return _typed(model) if all(map(_is_known, model.graph.node)) else None
 
     def _converted(self, feeds: Mapping[str, Array]) -> onnx.ModelProto | None:
         try:
@@ -127,6 +139,19 @@ def note_kept(graph: Graph, kept: Mapping[str, KeptNode]) -> dict[str, OnnxCall]
         if node.op.has(Trait.OPAQUE):
             note_form(node, calls[str(node.attributes["id"])].macs)
     return calls
+
+
+def _forget_defaults(node: onnx.NodeProto, opset: int) -> None:
+    """Drop the attributes that opset 11 lacks where they ask for what it does anyway (the `layout` 0 of an LSTM)."""
+    try:
+        old, new = (onnx.defs.get_schema(node.op_type, version, "") for version in (_OPSET, opset))
+    except onnx.defs.SchemaError:
+        return
+    for item in list(node.attribute):
+        if item.name in new.attributes and item.name not in old.attributes:
+            default = new.attributes[item.name].default_value
+            if default.type == item.type and onnx.helper.get_attribute_value(default) == onnx.helper.get_attribute_value(item):
+                node.attribute.remove(item)
 
 
 def _is_known(node: onnx.NodeProto) -> bool:

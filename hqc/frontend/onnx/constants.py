@@ -10,7 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from hqc.frontend.onnx.context import Array, OnnxContext
-from hqc.frontend.onnx.reader import LARGEST_TENSOR, array_of
+from hqc.frontend.onnx.reader import LARGEST_TENSOR, array_of, widened
 
 _GROWING = {"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad"}
 """Operators whose result may be far larger than their operands."""
@@ -33,7 +33,7 @@ def fold(ctx: OnnxContext) -> tuple[Array, ...] | None:
     arrays = tuple(np.asarray(item) for item in results)
     if any(array.dtype.kind not in "fiub" for array in arrays):
         return None
-    return tuple(array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array for array in arrays)
+    return tuple(map(widened, arrays))
 
 
 def branch_of(ctx: OnnxContext) -> onnx.GraphProto | None:

@@ -191,8 +191,9 @@ class _Walk:
                 f"cannot be kept as it is ({reason}): it reads the sequence {sequence}, and the IR has tensors alone"
             )
         read = {name: self.ctx.read(name) for name in names_read(node)}
-        constants = {name: operand for name, operand in read.items() if isinstance(operand, np.ndarray)}
-        operands = {name: operand for name, operand in read.items() if not isinstance(operand, np.ndarray)}
+        arrays = {name: operand if isinstance(operand, np.ndarray) else operand.array for name, operand in read.items()}
+        constants = {name: array for name, array in arrays.items() if array is not None}
+        operands = {name: self.ctx.value(operand) for name, operand in read.items() if name not in constants}
         opsets = {item.domain: item.version for item in self.file.model.opset_import}
         kept = KeptNode(node, opsets, tuple(operands), constants, self.file.where)
         alone = _types_in(kept.typed_model({name: value.type for name, value in operands.items()}))

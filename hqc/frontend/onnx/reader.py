@@ -101,9 +101,23 @@ def array_of(where: str, tensor: onnx.TensorProto) -> npt.NDArray[Any]:
         array = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
         raise InputError(f"{where}: the tensor {tensor.name} cannot be read: {line_of(error)}") from None
-    if array.dtype.name in ("float16", "bfloat16"):
-        array = array.astype(np.float32)
-    return as_ir(where, tensor.name, array)
+    return as_ir(where, tensor.name, widened(array))
+
+
+_BEFORE_ROUNDING = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715, 1 / 3, 1 / 6)
+"""The numbers of GELU, hardswish and hardsigmoid, which a conversion to half precision rounds."""
+
+
+def widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Half precision as float32. A single number that is one of those by which activations are told is that number, unrounded."""
+    if array.dtype.name not in ("float16", "bfloat16"):
+        return array
+    result = array.astype(np.float32)
+    if array.size == 1:
+        number = array.reshape(-1)[0]
+        known = next((each for each in _BEFORE_ROUNDING if array.dtype.type(each) == number), None)
+        result = result if known is None else np.full(array.shape, known, np.float32)
+    return result
 
 
 def as_ir(where: str, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -79,5 +79,8 @@ def cast(ctx: OnnxContext) -> Value:
 
 
 @lowers_onnx("CastLike")
-def cast_like(ctx: OnnxContext) -> Value:
-    return ctx.emit("cast", ctx.data(), dtype=ctx.data(1).type.dtype)
+def cast_like(ctx: OnnxContext) -> Operand:
+    """Of a constant: a constant, whatever the values of the other operand are."""
+    dtype = ctx.dtype(ctx.required(1))
+    x = ctx.required(0)
+    return x.astype(dtype.numpy) if isinstance(x, np.ndarray) else ctx.emit("cast", x, dtype=dtype)

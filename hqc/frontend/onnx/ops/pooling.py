@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,13 +93,19 @@ def resize(ctx: OnnxContext) -> Value:
             "round_prefer_floor" if whole and max(t // s for t, s in zip(target[2:], shape[2:], strict=True)) <= 2 else "floor",
         )
         halves = whole and coordinates in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round")
-        if not (floors or halves):
+        tensorflow = whole and coordinates == "tf_half_pixel_for_nn" and rounding == "floor" and _grows(shape[2:], target[2:])
+        if not (floors or halves or tensorflow):
             raise Unexpressed(f"nearest with {coordinates} and {rounding} picks other pixels than torch does")
     elif coordinates not in ("half_pixel", "pytorch_half_pixel", "align_corners") and list(target) != list(shape):
         raise Unexpressed(f"{mode} with {coordinates} coordinates is none of torch's")
     if mode == "bicubic" and not np.isclose(ctx.attribute("cubic_coeff_a", -0.75), -0.75):
         raise Unexpressed("its cubic coefficient is not torch's -0.75")
     return ctx.emit("resize2d", x, size=tuple(target[2:]), mode=mode, align_corners=corners and mode != "nearest")
+
+
+def _grows(sizes: Sequence[int], target: Sequence[int]) -> bool:
+    """True for factors of 1 along both axes, or more: (i + 1/2) / f lies in pixel i // f then."""
+    return all(t >= s for t, s in zip(target, sizes, strict=True))
 
 
 def _sizes_and_factors(ctx: OnnxContext) -> tuple[list[int] | None, list[float] | None]:
