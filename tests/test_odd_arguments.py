@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import hqc
 from benchmarks.fuzz.surface import NOT_CALLED, OTHERS_PROTOCOL, odd_call, surface
 from hqc.checked import checked, explained, numeric
 from hqc.errors import HqcError, InputError
@@ -98,3 +99,17 @@ def test_a_failed_call_says_which_argument_is_of_the_wrong_kind_and_other_errors
         Box({}).named("a", "break")
     with pytest.raises(TypeError, match="missing"):
         product(torch.zeros(2))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("index", [-1, 1 << 70, float("inf"), float("nan"), None, "0", 7])
+def test_a_refused_change_leaves_the_graph_as_it_was(index: object) -> None:
+    """An endless index was obeyed, operand by operand, and operands were let go before the new ones were looked at."""
+    graph = hqc.ir.parse("input %x: f32[1,4]\n%y = relu(%x)\n%z = add(%y, %x)\noutput %z")
+    before, add = str(graph), graph.value("z").producer
+    assert add is not None
+    with pytest.raises(InputError, match=r"^(add has no operand at the index|index must be)"):
+        add.set_input(index, graph.value("x"))  # type: ignore[arg-type]
+    for change in (lambda: add.set_input(0, "x"), lambda: add.set_inputs([graph.value("x"), 3])):  # type: ignore[arg-type, list-item]
+        with pytest.raises(InputError, match="an operand is a Value of a graph"):
+            change()
+    assert str(graph) == before and hqc.ir.check(graph) == []

@@ -8,6 +8,7 @@ nodes that were erased meanwhile.
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc import arithmetic
-from hqc.checked import explained, whole_number
+from hqc.checked import explained, shown, whole_number
 from hqc.errors import InputError, PassError, ShapeError
 from hqc.ir.op import OpDef, Trait, get_op
 from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Request, Shape, Sizes, Support, TensorType
@@ -190,6 +191,9 @@ class Node:
 
     def set_input(self, index: int, value: Value | None) -> None:
         """Make `value` the operand at `index`, extending with absent operands when needed."""
+        _require_values((value,))
+        if not isinstance(index, numbers.Integral) or not 0 <= index <= max(len(self._inputs), len(self.op.operands)):
+            raise InputError(f"{self.op.name} has no operand at the index {shown(index)}")
         while len(self._inputs) <= index:
             self._inputs.append(None)
         old = self._inputs[index]
@@ -205,10 +209,12 @@ class Node:
 
     def set_inputs(self, values: Sequence[Value | None]) -> None:
         """Make `values` the operands, all of them; absent ones at the end are left out."""
+        values = list(values)
+        _require_values(values)
         for index, value in enumerate(self._inputs):
             if value is not None:
                 del value._uses[(id(self), index)]
-        self._inputs = list(values)
+        self._inputs = values
         while self._inputs and self._inputs[-1] is None:
             self._inputs.pop()
         for index, value in enumerate(self._inputs):
@@ -242,6 +248,13 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.results[0].name if self.results else '?'} = {self.op.name}>"
+
+
+def _require_values(values: Iterable[Any]) -> None:
+    """Before anything of a graph changes: what is half changed is worse than an error."""
+    for value in values:
+        if value is not None and not isinstance(value, Value):
+            raise InputError(f"an operand is a Value of a graph, or None where it is absent, got {shown(value)}")
 
 
 @explained

@@ -66,18 +66,21 @@ class LoadedModel(Deployed):
         results = program.run(arrays)
         return _filled(self.deployment.outputs, [results[name] for name in program.output_names])
 
-    def run(self, tensors: Sequence[Array]) -> list[Array]:
-        """As `simulate`, from the tensors of the inputs in order to those of the outputs, without their structures."""
+    def _in_order(self, tensors: Sequence[Array]) -> dict[str, Array]:
         if len(tensors) != len(self.graph.inputs):
             raise InputError(f"the model takes {len(self.graph.inputs)} tensor(s), got {len(tensors)}")
-        arrays = {value.name: np.asarray(array) for value, array in zip(self.graph.inputs, tensors, strict=True)}
+        return {value.name: np.asarray(array) for value, array in zip(self.graph.inputs, tensors, strict=True)}
+
+    def run(self, tensors: Sequence[Array]) -> list[Array]:
+        """As `simulate`, from the tensors of the inputs in order to those of the outputs, without their structures."""
+        arrays = self._in_order(tensors)
         program = self._program(arrays)
         results = program.run(arrays)
         return [results[name] for name in program.output_names]
 
     def run_all(self, tensors: Sequence[Array]) -> dict[str, Array]:
         """As `run`; every value of the program by name, integers as the chip holds them."""
-        arrays = {value.name: np.asarray(array) for value, array in zip(self.graph.inputs, tensors, strict=True)}
+        arrays = self._in_order(tensors)
         return dict(self._program(arrays).run(arrays, keep=True))
 
     def profile(self, *inputs: Any) -> list[ProfileRow]:
@@ -87,7 +90,7 @@ class LoadedModel(Deployed):
 
     def profile_tensors(self, tensors: Sequence[Array]) -> list[ProfileRow]:
         """As `profile`, from the tensors of the inputs in order."""
-        arrays = {value.name: np.asarray(array) for value, array in zip(self.graph.inputs, tensors, strict=True)}
+        arrays = self._in_order(tensors)
         return self._program(arrays).profile(arrays)
 
     @checked
