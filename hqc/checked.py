@@ -20,7 +20,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, ParamSpec, TypeVar
 
 from hqc.errors import HqcError, InputError, first_line
@@ -134,7 +134,7 @@ def _refusal(
             place, annotation, value = found
             return InputError(f"{place} must be {described(annotation)}, got {shown(value)}")
     if error is not None and _is_about_operands(error) and not any(map(_is_stand_in, given.values())):
-        kinds = ", ".join(_kind_of(value) for name, value in given.items() if name not in ("self", "cls"))
+        kinds = ", ".join(_operands(given, signature))
         name = function.__qualname__.removesuffix(".__init__").removesuffix(".__new__")
         return InputError(f"{name} cannot be called on {kinds or 'nothing'}: {first_line(error)}")
     return None
@@ -162,6 +162,17 @@ def misfit(place: str, annotation: Any, value: Any) -> tuple[str, Any, Any] | No
     else:
         return None
     return next((found for pair in pairs if (found := misfit(*pair)) is not None), None)
+
+
+def _operands(given: dict[str, Any], signature: inspect.Signature) -> Iterator[str]:
+    for name, value in given.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            yield from (f"{key}={_kind_of(each)}" for key, each in value.items())
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            yield from map(_kind_of, value)
+        elif name not in ("self", "cls"):
+            yield _kind_of(value)
 
 
 def _is_about_operands(error: Exception) -> bool:

@@ -8,7 +8,6 @@ nodes that were erased meanwhile.
 from __future__ import annotations
 
 import copy
-import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc import arithmetic
-from hqc.checked import explained, shown, whole_number
+from hqc.checked import explained, shown, takes, whole_number
 from hqc.errors import InputError, PassError, ShapeError
 from hqc.ir.op import OpDef, Trait, get_op
 from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Request, Shape, Sizes, Support, TensorType
@@ -192,7 +191,7 @@ class Node:
     def set_input(self, index: int, value: Value | None) -> None:
         """Make `value` the operand at `index`, extending with absent operands when needed."""
         _require_values((value,))
-        if not isinstance(index, numbers.Integral) or not 0 <= index <= max(len(self._inputs), len(self.op.operands)):
+        if not takes(int, index) or not 0 <= index <= max(len(self._inputs), len(self.op.operands)):
             raise InputError(f"{self.op.name} has no operand at the index {shown(index)}")
         while len(self._inputs) <= index:
             self._inputs.append(None)

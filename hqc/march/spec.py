@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hqc.checked import explained
+from hqc.errors import MarchError
 from hqc.ir import DType, Node, Trait
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ class MarchSpec:
     final_flatten_on_cpu: bool = False  # [1,N,1,1] -> [1,N] behind the last convolution is the CPU's
     node_rules: tuple[NodeRule, ...] = field(default=(), repr=False, compare=False)  # context rules about single nodes
     rules: Mapping[str, OpRules] = field(default_factory=dict, repr=False, compare=False)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A march that is registered travels by its name: its rules are code."""
+        from hqc.march.state import get_spec
+
+        try:
+            known = get_spec(self.name)
+        except MarchError:
+            known = None
+        return (get_spec, (self.name,)) if known is self else super().__reduce_ex__(protocol)
 
     def keeps_scale(self, node: Node) -> bool:
         """True when the node's real result takes its first operand's quantization and owns no fake quant."""

@@ -32,6 +32,7 @@ from hqc.quantization.switches import set_fake_quantize
 from hqc.structures import map_structure, named_leaves
 from hqc.workflow.arguments import as_tuple, bind, input_names, on_device_of, tensors_of
 from hqc.workflow.kept_batches import KeptBatches
+from hqc.workflow.plain_torch import plain_torch
 from hqc.workflow.prepared import ObservedGraphModule
 from hqc.workflow.workers import in_workers
 
@@ -57,6 +58,7 @@ class Observed:
 
 
 @checked
+@plain_torch()
 def calibrate(prepared: nn.Module, data: Any, *, progress: Progress | bool = False, workers: int = 1) -> None:
     """Observe `data` and leave the model with fixed scales, fake quants on.
 

@@ -37,6 +37,7 @@ from hqc.workflow.improve import improve
 from hqc.workflow.kept_batches import KeptBatches
 from hqc.workflow.onnx_files import as_torch
 from hqc.workflow.options import CatPolicy, CompileOptions, ConflictPolicy, Edit, given_qconfig
+from hqc.workflow.plain_torch import plain_torch
 from hqc.workflow.planning import given_model
 from hqc.workflow.prepare import prepare
 from hqc.workflow.prepared import ObservedGraphModule
@@ -196,6 +197,7 @@ def _sample(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[st
 
 
 @checked
+@plain_torch()
 def compile(
     model: Any,
     example_inputs: Any = None,

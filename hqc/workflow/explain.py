@@ -12,6 +12,7 @@ from hqc.metrics.placement import MarchComparison
 from hqc.workflow.explanation import Explanation, compare_marches, explain_graph
 from hqc.workflow.onnx_files import as_torch, is_onnx, lower_file
 from hqc.workflow.options import CompileOptions, Edit, Form, given_qconfig
+from hqc.workflow.plain_torch import plain_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,6 +100,7 @@ def _float_graph(model: Any, example_inputs: Any) -> Graph:
     return lowered.graph
 
 
+@plain_torch()
 def explain_model(model: nn.Module, example_inputs: Any, options: CompileOptions) -> Explanation:
     """`explain` for options that are at hand."""
     from hqc.workflow.arguments import as_float32_inputs

@@ -26,6 +26,7 @@ from hqc.workflow.faithful import require_faithful
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.onnx_files import as_torch
 from hqc.workflow.options import CompileOptions, Edit, Form, custom_config
+from hqc.workflow.plain_torch import plain_torch
 from hqc.workflow.planning import PlannedModel, given_model, has_no_stubs, plan_model
 from hqc.workflow.prepared import ObservedGraphModule, Preparation, keep_module_tree
 from hqc.workflow.replan import emission_of
@@ -130,6 +131,7 @@ def _prepared(
     return prepared
 
 
+@plain_torch()
 def prepare(
     model: nn.Module, options: CompileOptions, example_inputs: Any = None, *, dump_dir: str | Path | None = None
 ) -> ObservedGraphModule:

@@ -13,6 +13,7 @@ from hqc.errors import InputError
 from hqc.frontend.fx.copying import deep_copy
 from hqc.frontend.fx.tracer import trace
 from hqc.workflow.model_copy import copy_model
+from hqc.workflow.plain_torch import plain_torch
 
 logger = logging.getLogger("hqc")
 SPLIT_META = "hqc_split"
@@ -20,6 +21,7 @@ SPLIT_META = "hqc_split"
 
 
 @checked_but("model")
+@plain_torch()
 def split_shared(model: nn.Module, example_inputs: Any = None, *, leaf_modules: Sequence[Any] = ()) -> fx.GraphModule:
     """A copy of `model`, as its traced graph, in which every call of a layer with parameters has a layer of its own.
 
