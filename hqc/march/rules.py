@@ -249,6 +249,19 @@ def _real_operands(facts: Facts) -> Outcome:
     return HOLDS
 
 
+def _single_precision(facts: Facts) -> Outcome:
+    # What was quantized comes back as float32: steps that the user computes in float64 (`x.double()`) stay in it.
+    for value in facts.node.operands:
+        if _is_other_float(value) and not value.is_parameter:
+            return broken(f"{value.name} is {value.type.dtype.value}", "f32")
+    other = next(filter(_is_other_float, facts.node.results), None)
+    return HOLDS if other is None else broken(f"the result is {other.type.dtype.value}", "f32")
+
+
+def _is_other_float(value: Value) -> bool:
+    return value.type.dtype.is_float and value.type.dtype is not DType.FLOAT32
+
+
 _CONSTANTS = ("weight", "bias", "mean", "var")
 
 
@@ -274,6 +287,7 @@ def _uniform_windows(facts: Facts) -> Outcome:
 
 EVERYWHERE = (
     Rule("operands are real numbers", _real_operands, "real-operands"),
+    Rule("numbers are float32", _single_precision, "float32"),
     Rule("weight and bias are constants", _constant_weights, "constant-weights"),
     Rule("the input size is a multiple of the output size, so that all windows are alike", _uniform_windows, "equal-windows"),
 )
@@ -431,7 +445,8 @@ class Checker:
 def _operand_key(value: Value | None) -> tuple[Any, ...] | None:
     if value is None:
         return None
-    return (value.type.dtype._value_, value.type.sizes, value.array is not None)
+    named = value.name if value.type.dtype is not DType.FLOAT32 else ""  # a reason says which operand it is
+    return (value.type.dtype._value_, value.type.sizes, value.array is not None, named)
 
 
 def able_text(marches: list[str]) -> str:

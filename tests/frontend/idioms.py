@@ -164,6 +164,62 @@ def checks_the_type(x: Tensor) -> Tensor:
 
 
 @idiom()
+def asks_jit_for_the_type(x: Tensor, skip: Tensor | None = None) -> Tensor:
+    if torch.jit.isinstance(x, list[Tensor]) or not torch.jit.isinstance(x, torch.Tensor):
+        raise TypeError
+    return x * 2 if skip is None else x
+
+
+class Backend:
+    """As libraries that work with several frameworks: the class that knows a tensor is looked for among the subclasses."""
+
+    def knows(self, x: Any) -> bool:
+        raise NotImplementedError
+
+
+class OfNumpy(Backend):
+    def knows(self, x: Any) -> bool:
+        return isinstance(x, np.ndarray)
+
+
+class OfTorch(Backend):
+    def knows(self, x: Any) -> bool:
+        return isinstance(x, torch.Tensor)
+
+    def flat(self, x: Any) -> Any:
+        return x.reshape(len(x), -1)
+
+
+def backend_of(x: Any) -> Any:
+    for kind in Backend.__subclasses__():
+        if kind().knows(x):
+            return kind()
+    raise RuntimeError(f"no framework has {type(x)}")
+
+
+@idiom()
+def class_found_among_subclasses(x: Tensor) -> Tensor:
+    return backend_of(x).flat(x)
+
+
+@idiom()
+class ModulesMadeInForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 1)
+        self.shortcut = functools.partial(self.smaller, planes=8)
+        self.acts = [nn.ReLU(), nn.Sequential(nn.Hardtanh(0, 6), nn.Identity())]
+
+    def smaller(self, x: Tensor, planes: int) -> Tensor:
+        out = nn.AvgPool2d(1, stride=2)(x)
+        return torch.cat([out, torch.zeros(out.size(0), planes - out.size(1), *out.shape[2:])], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.MaxPool2d(2)(self.acts[0](self.conv(x))) + self.shortcut(x)
+        return nn.Softmax(dim=1)(nn.UpsamplingNearest2d(scale_factor=2)(self.acts[1](y)))
+
+
+@idiom()
 def sizes_through_helpers(x: Tensor) -> Tensor:
     return F.pad(x, same_padding(x.shape[-2:], 3, 2))
 

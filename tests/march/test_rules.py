@@ -109,6 +109,7 @@ REFUSED = [
     ("bayes", binary("matmul", "1,2,4,8", "8,4"), "operands of equal rank", "2 and 4"),
     ("bayes", with_constant("prelu", "1,8,4,4", "8"), "PRelu runs on the CPU", ""),
     ("bayes", "input %x: i64[1,8]\ninput %z: i64[1,8]\n%y = add(%x, %z)\noutput %y", "operands are real numbers", "x is i64"),
+    ("bayes", "input %x: f64[1,8,4,4]\n%y = relu(%x)\noutput %y", "numbers are float32", "x is f64"),
     (
         "bayes",
         "input %x: f32[1,4,8,8]\ninput %w: f32[4,4,3,3]\n%y = conv2d(%x, %w)\noutput %y",

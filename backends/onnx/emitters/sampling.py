@@ -145,8 +145,8 @@ class _Axis:
 
 def gathered(b: Appender, x: str, dtype: DType, sampling: Sampling, columns: list[Tap], rows: list[Tap]) -> str:
     """The weighted sum of pixels of `x` `[N,C,H,W]`, whose type is `dtype`: `[N,C,H',W']` of the same type."""
-    n, channels, height, width = sampling.image
-    pixels = b("Reshape", b("Transpose", x, perm=[0, 2, 3, 1]), b.ints([n * height * width, channels]))
+    n, _, height, width = sampling.image
+    pixels = b("Reshape", b("Transpose", x, perm=[0, 2, 3, 1]), b.ints([n * height * width, -1]))
     first = None
     if n > 1:
         first = b("Reshape", b.ints([image * height * width for image in range(n)]), b.ints([n, 1, 1]))

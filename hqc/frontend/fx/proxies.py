@@ -401,10 +401,25 @@ def traced_isinstance(*args: Any) -> bool:
     proxy, kinds = args
     if builtins.isinstance(proxy, kinds):  # the caller asks about proxies
         return True
+    return builtins.isinstance(_of_its_kind(proxy), kinds)
+
+
+def isinstance_of_jit(original: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    """`torch.jit.isinstance`, which knows `List[Tensor]` too, of what a proxy stands for."""
+
+    @functools.wraps(original)
+    def function(obj: Any, target_type: Any) -> bool:
+        return original(_of_its_kind(obj) if isinstance(obj, fx.Proxy) else obj, target_type)
+
+    return function
+
+
+def _of_its_kind(proxy: Any) -> Any:
+    """The value of a proxy, or one of its kind; an argument of forward is taken for a tensor."""
     value = proxy.tracer.known.of(proxy.node)
-    if value is UNKNOWN:  # an argument of forward is taken for a tensor
-        value = torch.empty(0) if proxy.node.op == "placeholder" and not str(proxy.node.target).startswith("*") else proxy
-    return builtins.isinstance(value, kinds)
+    if value is not UNKNOWN:
+        return value
+    return torch.empty(0) if proxy.node.op == "placeholder" and not str(proxy.node.target).startswith("*") else proxy
 
 
 def traced_is(left: Any, right: Any) -> bool:

@@ -116,6 +116,8 @@ class Rewriter:
             elif isinstance(current, type) and not issubclass(current, nn.Module) and _is_user_module(current.__module__):
                 self._visited.add(id(current))
                 pending.extend(self._members(current, frozenset()))
+                if "__subclasses__" in self._named:  # a library that looks for the class that knows a tensor
+                    pending.extend(type.__subclasses__(current))
 
     def _function(self, function: FunctionType) -> Iterator[Any]:
         """Swap one function's code; what it may call."""

@@ -41,7 +41,15 @@ from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, type
 from hqc.frontend.fx.models import refuse_untraceable
 from hqc.frontend.fx.opened import opened_forward
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
-from hqc.frontend.fx.proxies import BUILTINS, RECORDED, RecordingProxy, record_factories, recorded, shape_slice_length
+from hqc.frontend.fx.proxies import (
+    BUILTINS,
+    RECORDED,
+    RecordingProxy,
+    isinstance_of_jit,
+    record_factories,
+    recorded,
+    shape_slice_length,
+)
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wrapped_calls
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
 from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
@@ -312,6 +320,7 @@ class HqcTracer(fx.Tracer):
         patches.attribute(nn.Module, "__call__", call)
         patches.attribute(nn.Module, "__getattr__", attribute)
         patches.attribute(nn.Module, "__setattr__", assign)
+        patches.attribute(torch.jit, "isinstance", isinstance_of_jit(torch.jit.isinstance))
         record_wrapped_calls(patches)
         record_factories(patches)
         open_autograd_functions(patches)
