@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hqc.checked import checked
@@ -17,6 +18,7 @@ from hqc.workflow.plain_torch import plain_torch
 if TYPE_CHECKING:
     from torch import nn
 
+    from hqc.frontend.onnx import FileScales
     from hqc.ir import Graph
     from hqc.workflow.prepared import ObservedGraphModule
 
@@ -59,7 +61,7 @@ def explain(
     if not isinstance(form, str):
         raise InputError(f"form must be ptq, qat or calibration, got {form!r:.80}")
     if is_onnx(model) and form == "ptq" and not given_qconfig(qconfig_dict) and not _asks_for_types(hybrid_dict):
-        return explain_graph(_float_graph(model, example_inputs), CompileOptions.of(march, **options))
+        return _explain_file(model, example_inputs, CompileOptions.of(march, **options))
     from hqc.quantization.qconfig import QConfig, get_default_calib_qconfig, get_default_qat_qconfig
     from hqc.workflow.planning import given_model, has_no_stubs
 
@@ -89,15 +91,28 @@ def _asks_for_types(hybrid_dict: Mapping[str, Any] | None) -> bool:
     return any("module_type" in each for each in (found, *inner))
 
 
-def _float_graph(model: Any, example_inputs: Any) -> Graph:
-    """The float graph of an ONNX file, whose kept nodes know what they cost."""
-    from hqc.frontend.onnx import take_scales
+def _explain_file(model: Any, example_inputs: Any, options: CompileOptions) -> Explanation:
+    """An ONNX file; one that is quantized as `hqc.compile` places it with the scales that it brings."""
+    graph, scales = _float_graph(model, example_inputs)
+    if scales is None:
+        return explain_graph(graph, options)
+    from hqc.workflow.quantized_file import placed_by_scales
+
+    options, remarks = placed_by_scales(graph, scales, options)
+    found = explain_graph(graph, options)
+    return replace(found, remarks=(*remarks, *found.remarks))
+
+
+def _float_graph(model: Any, example_inputs: Any) -> tuple[Graph, FileScales | None]:
+    """The float graph of an ONNX file, whose kept nodes know what they cost; and the scales of one that is quantized."""
+    from hqc.frontend.onnx import is_quantized, take_scales
     from hqc.workflow.onnx_call import note_kept
 
     lowered = lower_file(model, example_inputs)
-    take_scales(lowered.graph)
+    quantized = is_quantized(lowered.graph)
+    scales = take_scales(lowered.graph)
     note_kept(lowered.graph, lowered.opaque)
-    return lowered.graph
+    return lowered.graph, scales if quantized else None
 
 
 @plain_torch()
@@ -126,7 +141,7 @@ def compare(model: Any, example_inputs: Any = None, options: CompileOptions | No
     """The same model on every march."""
     specs = [get_spec(spec.name) for spec in all_specs()]
     if is_onnx(model):
-        return compare_marches(_float_graph(model, example_inputs), options, specs=specs)
+        return compare_marches(_float_graph(model, example_inputs)[0], options, specs=specs)
     from hqc.frontend.fx import lower_graph_module, trace
     from hqc.workflow.opaque_onnx import note_opaque
     from hqc.workflow.planning import given_model

@@ -34,21 +34,13 @@ def compile_quantized(lowered: LoweredOnnx, options: CompileOptions, *, dump_dir
     an error (`QuantizationError`).
     """
     found = take_scales(lowered.graph)
-    scales = usable_scales(found.values, options.spec)
     calls = note_kept(lowered.graph, lowered.opaque)
     lowered.graph.march = options.march
-    remarks = [Remark("onnx", sentence) for sentence in lowered.warnings]
     weights, said = usable_weights(lowered.graph, found.weights, options.spec)
+    remarks = [Remark("onnx", sentence) for sentence in lowered.warnings] + said
+    scales = FileScales(usable_scales(found.values, options.spec), weights)
+    options, graph, integer, said = _settled(lowered.graph, scales, options, dump_dir)
     remarks += said
-    while True:
-        planned = lowered.graph.clone()
-        report = prepare_pipeline(options).run(planned, options.context(), dump_dir=_folder(dump_dir, "prepare"))
-        try:
-            graph, integer, more = _deployed(lowered.graph, planned, FileScales(scales, weights), options, dump_dir)
-            break
-        except MissingScaleError as error:
-            options, said = _left_to_the_cpu(planned, options, error)
-            remarks += said
     outputs = tuple(TensorRef(index) for index in range(len(graph.outputs)))
     saved = SavedModel(
         graph,
@@ -56,9 +48,36 @@ def compile_quantized(lowered: LoweredOnnx, options: CompileOptions, *, dump_dir
         inputs=encoded(tuple(TensorRef(index) for index in range(len(graph.inputs)))),
         input_names=tuple(value.name for value in graph.inputs),
         outputs=encoded(outputs[0] if len(outputs) == 1 else outputs),
-        remarks=[*remarks, *report.remarks, *more],
+        remarks=remarks,
     )
     return FileModel(saved, calls)
+
+
+def placed_by_scales(graph: Graph, found: FileScales, options: CompileOptions) -> tuple[CompileOptions, list[Remark]]:
+    """The options with which a quantized file is compiled (what it brings no scale for is placed on the CPU), and why: what `explain`
+    shows. `graph`: its float graph, left as it is; `found`: the scales that were taken out of it.
+    """
+    model = graph.clone()
+    model.march = options.march
+    weights, _ = usable_weights(model, found.weights, options.spec)
+    settled, _, _, remarks = _settled(model, FileScales(usable_scales(found.values, options.spec), weights), options, None)
+    return settled, [remark for remark in remarks if remark.pass_name == "onnx"]
+
+
+def _settled(
+    model: Graph, scales: FileScales, options: CompileOptions, dump_dir: Path | None
+) -> tuple[CompileOptions, Graph, Graph, list[Remark]]:
+    """The options with which every value on the BPU has a scale, and the scaled and the integer graph by them."""
+    remarks: list[Remark] = []
+    while True:
+        planned = model.clone()
+        report = prepare_pipeline(options).run(planned, options.context(), dump_dir=_folder(dump_dir, "prepare"))
+        try:
+            graph, integer, more = _deployed(model, planned, scales, options, dump_dir)
+            return options, graph, integer, [*remarks, *report.remarks, *more]
+        except MissingScaleError as error:
+            options, said = _left_to_the_cpu(planned, options, error)
+            remarks += said
 
 
 def _deployed(

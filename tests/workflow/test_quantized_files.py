@@ -125,6 +125,11 @@ def test_what_the_file_leaves_in_float_runs_on_the_cpu() -> None:
         u=np.array(0.1, np.float32),
     )
     compiled = hqc.compile(proto, march="bayes")
+    explained = hqc.explain(proto, march="bayes")
+    assert {row.name: row.device for row in explained.placement.rows} == {
+        row.name: row.device for row in compiled.placement.rows
+    }
+    assert any("which brings no scale for it" in str(remark) for remark in explained.remarks)
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     wanted = session.run(None, {"x": X})[0]
     assert np.abs(compiled.simulate(X) - wanted).max() <= 0.15  # half a step of the output, and what the input loses
@@ -190,3 +195,26 @@ def test_the_command_line_takes_the_scales_of_a_quantized_file(quantized: dict[b
     assert (tmp_path / "cli.onnx").read_bytes() == (tmp_path / "library.onnx").read_bytes()
     tuned = CliRunner().invoke(main, ["compile", str(quantized[True]), "--march", "x5", "--effort", "good"])
     assert tuned.exit_code == 1 and "compiled without effort" in tuned.stderr
+
+
+def test_commands_take_the_scales_that_a_file_brings(quantized: dict[bool, Path], tmp_path: Path) -> None:
+    """What `hqc compile` writes is what the others run, evaluate, report and draw: no random inputs, and no float model."""
+    path, where = str(quantized[True]), ["--march", "bayes"]
+    np.savez(tmp_path / "data.npz", **{"input.1": X, "labels": np.zeros(1, np.int64)})
+    np.save(tmp_path / "x.npy", X)
+
+    def done(*arguments: str) -> str:
+        result = CliRunner().invoke(main, list(arguments))
+        assert result.exit_code == 0, result.output
+        assert "random" not in result.stderr
+        return result.stdout
+
+    done("run", path, *where, "--data", str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npz"))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npz")["scores:0"], hqc.compile(path, march="bayes").simulate(X))
+    assert '"integer"' in done("evaluate", path, *where, "--data", str(tmp_path / "data.npz"), "--json")
+    done("report", path, *where, "-o", str(tmp_path / "report.html"), "--no-measure")
+    done("draw", path, *where, "-o", str(tmp_path / "net.svg"))
+    refused = CliRunner().invoke(main, ["evaluate", path, *where])
+    assert refused.exit_code == 1 and "a quantized file, is evaluated on --data" in refused.stderr
+    refused = CliRunner().invoke(main, ["run", path, *where, "--min-sqnr", "20"])
+    assert refused.exit_code == 1 and "a quantized file has no float model" in refused.stderr

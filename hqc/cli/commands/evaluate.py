@@ -12,7 +12,7 @@ import click
 from hqc.cli.console import console, json_option, note, print_json, show
 from hqc.cli.data_options import data_spec, place_option, reading_of
 from hqc.cli.options import compile_options
-from hqc.cli.saved import compiled_or_loaded, is_saved, takes_saved_models
+from hqc.cli.saved import compiled_or_loaded, has_float_model, takes_saved_models
 
 if TYPE_CHECKING:
     from hqc.analysis.evaluate import Metric, Progress
@@ -56,9 +56,9 @@ def command(
         reading = reading_of(given)
         model = compiled_or_loaded(workers=workers, **given)
         spec = data_spec(data, reading)
-        if spec is None and is_saved(given["model"]):
+        if spec is None and not has_float_model(model):
             raise InputError(
-                "a saved model is evaluated on --data; it has no float model whose answers random inputs could carry"
+                "a saved model, or a quantized file, is evaluated on --data: it has no float model whose answers random inputs could carry"
             )
         batches = _random(model, batch, reading["samples"]) if spec is None else _labelled(spec, model, batch)
         with _line(first) as progress:

@@ -13,7 +13,7 @@ from hqc.cli.data_options import data_spec, place_option, reading_of
 from hqc.cli.edge import Unmet
 from hqc.cli.language import tr
 from hqc.cli.options import compile_options
-from hqc.cli.saved import compiled_or_loaded, is_saved, takes_saved_models
+from hqc.cli.saved import compiled_or_loaded, has_float_model, is_saved, takes_saved_models
 
 
 @takes_saved_models
@@ -29,7 +29,7 @@ from hqc.cli.saved import compiled_or_loaded, is_saved, takes_saved_models
 def command(data: tuple[str, ...], batch: int, min_sqnr: float | None, output: str | None, as_json: bool, **given: Any) -> None:
     """Simulate the deployed model and compare it with the float model, output by output.
 
-    A file of Compiled.save has no float model: its outputs are shown as they are.
+    A file of Compiled.save has no float model, nor has a quantized ONNX file without --calibration: outputs are shown as they are.
     """
     from hqc.errors import InputError
     from hqc.files import check_file_target
@@ -40,7 +40,11 @@ def command(data: tuple[str, ...], batch: int, min_sqnr: float | None, output: s
         raise InputError("a saved model has no float model that --min-sqnr could compare with; give the model itself")
     spec = data_spec(data or given["calibration"], reading_of(given))
     model = compiled_or_loaded(**given)
-    if is_saved(given["model"]):
+    if not has_float_model(model):
+        if min_sqnr is not None:
+            raise InputError(
+                "a quantized file has no float model that --min-sqnr could compare with; give the float model's file"
+            )
         answers = _run_saved(model, spec, batch, as_json)
         _write(output, answers)
         return
