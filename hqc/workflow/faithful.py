@@ -94,7 +94,15 @@ def one_sample(prepared: ObservedGraphModule, batch: Sequence[Any]) -> tuple[Any
 def _float_copy(prepared: ObservedGraphModule) -> nn.Module:
     """The float model with buffers and Python state of its own, for a run leaves no trace in what is remembered; weights are shared."""
     model = prepared.preparation.float_model
-    return deep_copy(model, {id(each): each for each in model.parameters()}).eval()
+    return _without_shortcut(deep_copy(model, {id(each): each for each in model.parameters()}).eval())
+
+
+def _without_shortcut(model: nn.Module) -> nn.Module:
+    """torch's encoder skips padded tokens in eval without gradients, and has zeros there; what is traced has what training computes."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+    return model
 
 
 def _outputs(model: nn.Module, arguments: Sequence[Any]) -> list[Array]:
@@ -108,7 +116,12 @@ def _outputs(model: nn.Module, arguments: Sequence[Any]) -> list[Array]:
 
 
 def _is_numeric(leaf: Any) -> bool:
-    return isinstance(leaf, (int, float)) or (isinstance(leaf, Tensor) and not leaf.is_complex())
+    return isinstance(leaf, (int, float)) or _is_real(leaf)
+
+
+def _is_real(result: Any) -> bool:
+    """A tensor of numbers that NumPy has too: not complex, nested or sparse."""
+    return isinstance(result, Tensor) and not result.is_complex() and not result.is_nested and result.layout is torch.strided
 
 
 def _cuda_devices(arguments: Sequence[Any]) -> list[int]:
@@ -138,7 +151,7 @@ def _jumps(prepared: ObservedGraphModule, expected: Sequence[Array], arguments: 
         near = pytree.tree_map_only(Tensor, nudged, list(arguments))
         if _differing(expected, _outputs(_float_copy(prepared), near)) is not None:
             return True
-        other = deep_copy(prepared.preparation.float_model)
+        other = _without_shortcut(deep_copy(prepared.preparation.float_model))
         with torch.no_grad():
             for parameter in other.parameters():
                 parameter.copy_(nudged(parameter))
@@ -205,7 +218,7 @@ def _module_results(model: nn.Module, arguments: Sequence[Any]) -> dict[str, Arr
     for name, module in model.named_modules():
 
         def keep(module: nn.Module, args: Any, result: Any, name: str = name) -> None:
-            if isinstance(result, Tensor) and not result.is_complex():
+            if _is_real(result):
                 found.setdefault(name, []).append(result.detach().cpu().float().numpy())
 
         if name:

@@ -131,3 +131,44 @@ def test_a_right_trace_leaves_no_remark_no_state_and_no_random_numbers_used(capl
     assert torch.equal(torch.rand(4), expected)
     assert prepared.training == model.training
     assert not any("compared" in str(remark) for remark in prepared.preparation.remarks)
+
+
+class Padded(nn.Module):
+    """In eval torch's encoder leaves padded tokens out and puts zeros there, which whoever mixes tokens reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        return self.encoder(tokens, src_key_padding_mask=padding).sum(1)
+
+
+def test_the_encoder_of_torch_with_padded_tokens_is_traced_right(caplog):
+    tokens = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    padding = torch.arange(5) >= torch.tensor([[5], [3]])
+    with caplog.at_level(logging.WARNING, "hqc"):
+        hqc.compile(Padded().eval(), (tokens, padding), march="bayes", calibration_data=[(tokens, padding)])
+    assert "compared" not in caplog.text
+
+
+class Nested(Net):
+    """A module that returns a tensor of unequal rows, in code that does something else when traced."""
+
+    class Rows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if isinstance(x, fx.Proxy) else torch.nested.nested_tensor([x[0], x[0, :, :4]])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = self.Rows()
+
+    def between(self, x: Tensor) -> Tensor:
+        rows = self.rows(x)
+        return x if isinstance(x, fx.Proxy) else x * 1.5 + rows.to_padded_tensor(0.0).mean()
+
+
+def test_results_without_a_shape_do_not_hinder_the_search_for_the_difference():
+    with pytest.raises(TraceError, match="between the modules second and third"):
+        hqc.compile(Nested().eval(), (X,), march="bayes", calibration_data=[X])
