@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
 def map_structure(structure: Any, function: Callable[[Any], Any]) -> Any:
@@ -86,3 +88,18 @@ def with_fields(structure: Any, values: dict[str, Any]) -> Any:
         if isinstance(result, dict) and name in result:
             dict.__setitem__(result, name, value)
     return result
+
+
+def reached(start: _T, onward: Callable[[_T], Iterable[_T]]) -> Iterator[_T]:
+    """`start` and all that `onward` leads to from it, each once, depth first. Models are deeper than Python's stack, and where ways part
+    and meet again a walk by recursion takes each of them.
+
+    `onward` is asked after its item was taken: who knows enough by then stops.
+    """
+    pending, seen = [start], {start}
+    while pending:
+        item = pending.pop()
+        yield item
+        further = [each for each in dict.fromkeys(onward(item)) if each not in seen]
+        seen.update(further)
+        pending.extend(reversed(further))

@@ -14,6 +14,7 @@ from hqc.passes.node_facts import is_quantize, is_real, on_bpu
 from hqc.passes.qconfigs import DEFAULT_TABLE, ActivationConfig
 from hqc.passes.registry import register_pass
 from hqc.passes.scale_groups import shared_scale_groups
+from hqc.structures import reached
 
 
 @register_pass
@@ -54,6 +55,10 @@ class PlaceObservers(Pass):
         return PassResult(changed)
 
 
+def _samples_at(node: Node, index: int) -> bool:
+    return node.op.has(Trait.SAMPLES) and index == node.op.operand_index("grid")
+
+
 class _Placer:
     def __init__(self, graph: Graph, context: PassContext) -> None:
         self.graph, self.context, self.march = graph, context, context.march
@@ -87,18 +92,18 @@ class _Placer:
 
     def holds_positions(self, value: Value) -> bool:
         """True where all that reads `value`, also behind nodes that keep its scale, reads positions in it."""
-        if not value.uses or self.graph.is_output(value):
-            return False
-        for user, index in value.uses:
-            if user.op.has(Trait.SAMPLES) and index == user.op.operand_index("grid"):
-                continue
-            if (
-                index > 0
-                or not (on_bpu(user) and self.march.keeps_scale(user))
-                or not all(map(self.holds_positions, user.results))
-            ):
+        for read in reached(value, lambda value: [result for user in self.other_readers(value) for result in user.results]):
+            if not read.uses or self.graph.is_output(read):
+                return False
+            if not all(on_bpu(user) and self.march.keeps_scale(user) for user in self.other_readers(read)):
+                return False
+            if any(index > 0 for user, index in read.uses if not _samples_at(user, index)):
                 return False
         return True
+
+    def other_readers(self, value: Value) -> list[Node]:
+        """Those that do not sample at the positions in `value`."""
+        return [user for user, index in value.uses if not _samples_at(user, index)]
 
     def observe_result(self, node: Node, value: Value) -> None:
         ends = not any(on_bpu(user) for user in node.users)

@@ -10,7 +10,7 @@ from torch import fx
 from hqc.frontend.fx.lowering import LoweredModel, ValueName
 from hqc.ir import Graph, Location, Node, Trait, Value
 from hqc.ir.types import Shape
-from hqc.structures import leaves, map_structure
+from hqc.structures import leaves, map_structure, reached
 
 
 def is_inserted_boundary(node: Node | None) -> bool:
@@ -131,12 +131,12 @@ class PlannedValues:
         """True when `fx_node` reads `value` behind its fake quant: for what the plan dropped, when a reader behind it does."""
         key = (fx_node, value.name)
         if key not in self._demands:
-            if self.passes_on(fx_node):
-                self._demands[key] = any(self.reads_quantized(user, value) for user in fx_node.users)
-            else:
-                boundaries = self.boundaries(fx_node).get(value.name, [])
-                self._demands[key] = any(boundary.op.name == "quantize" for boundary in boundaries)
+            readers = reached(fx_node, lambda reader: reader.users if self.passes_on(reader) else ())
+            self._demands[key] = any(self._quantizes(reader, value) for reader in readers if not self.passes_on(reader))
         return self._demands[key]
+
+    def _quantizes(self, reader: fx.Node, value: Value) -> bool:
+        return any(boundary.op.name == "quantize" for boundary in self.boundaries(reader).get(value.name, []))
 
 
 def _boundaries_before(node: Node) -> Iterator[Node]:

@@ -7,13 +7,14 @@ it is recorded in `graph_module.meta["hqc_assumptions"]`, and `check_assumption`
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
 from hqc.errors import ShapeError
+from hqc.structures import reached
 
 ASSUMPTIONS_META = "hqc_assumptions"
 """Key in `graph_module.meta` of the list of `Assumption`s of a trace."""
@@ -80,17 +81,24 @@ def is_size(node: fx.Node) -> bool:
 
 def depends_on_sizes(node: fx.Node) -> bool:
     """True where other sizes of the inputs may give another value: not for ranks, dtypes and devices."""
-    name = _read(node)
-    if name is not None and name in _RANK_READS | _TYPE_READS:
+    return any(_reads_sizes(each) for each in reached(node, _computed_from))
+
+
+def _reads_sizes(node: fx.Node) -> bool:
+    if _is_fixed(node):
         return False
-    if node.target is len and has_fixed_length(_operand(node)):
-        return False
-    if name is not None and name in _SIZE_READS:
-        return True
-    operands = node.all_input_nodes
-    if node.op in ("call_function", "call_method") and operands:
-        return any(depends_on_sizes(operand) for operand in operands)
-    return node.op == "call_module"
+    return _read(node) in _SIZE_READS or (node.op == "call_module")
+
+
+def _is_fixed(node: fx.Node) -> bool:
+    """True for what no size of the inputs changes."""
+    return _read(node) in _RANK_READS | _TYPE_READS or (node.target is len and has_fixed_length(_operand(node)))
+
+
+def _computed_from(node: fx.Node) -> Sequence[fx.Node]:
+    """What says whether `node` depends on sizes, where it does not say so itself."""
+    looks_behind = node.op in ("call_function", "call_method") and not _is_fixed(node) and _read(node) not in _SIZE_READS
+    return node.all_input_nodes if looks_behind else ()
 
 
 def has_fixed_length(node: fx.Node) -> bool:

@@ -688,10 +688,10 @@ def _first(node: fx.Node) -> Any:
 
 def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
     """Erase what was computed only for an assertion."""
-    if node.users or node.op == "placeholder" or node.target is operator.setitem:
-        return
-    operands = node.all_input_nodes
-    if node.graph is graph and not node._erased:
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node.users or node.op == "placeholder" or node.target is operator.setitem or node.graph is not graph or node._erased:
+            continue
+        pending.extend(reversed(node.all_input_nodes))
         graph.erase_node(node)
-        for operand in operands:
-            _erase_unread(graph, operand)

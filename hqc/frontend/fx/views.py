@@ -191,17 +191,20 @@ class _Functionalizer:
 
     def _refresh(self, tensor: _Tensor, reader: fx.Node) -> None:
         """Make `tensor.current` right again after writes to what shares its memory."""
-        log = tensor.root.log
+        log, views = tensor.root.log, []
         missed, tensor.seen = log[tensor.seen :], len(log)
+        while tensor.parent is not None and any(not _are_disjoint(tensor, write.tensor) for write in missed):
+            views.append(tensor)
+            tensor = tensor.parent
+            missed, tensor.seen = log[tensor.seen :], len(log)
         if tensor.parent is None:
             for write in missed:
                 tensor.current = self._put(tensor, write.tensor, write.value, reader)
                 tensor.replaced = True
-        elif any(not _are_disjoint(tensor, write.tensor) for write in missed):
-            self._refresh(tensor.parent, reader)
-            assert tensor.step is not None
-            tensor.current = self._again(tensor.step, tensor.parent.current, reader)
-            tensor.replaced = True
+        for view in reversed(views):
+            assert view.step is not None and view.parent is not None
+            view.current = self._again(view.step, view.parent.current, reader)
+            view.replaced = True
 
     def _put(self, base: _Tensor, written: _Tensor, value: fx.Node, reader: fx.Node) -> fx.Node:
         """The new value of `base`, of which the view `written` has the new value `value`."""

@@ -6,6 +6,9 @@ operator is the float operation between such values. The chips quantize symmetri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeGuard
+
 import numpy as np
 
 from hqc import arithmetic
@@ -13,7 +16,8 @@ from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.ops._windows import window
 from hqc.frontend.onnx.quantized_inputs import FileGrid
 from hqc.frontend.onnx.registry import lowers_onnx
-from hqc.ir import DType, QuantParams, Trait, Value
+from hqc.ir import DType, Node, QuantParams, Trait, Value
+from hqc.structures import reached
 
 _BITS = {"int8": (DType.INT8, 128), "uint8": (DType.INT8, 128), "int16": (DType.INT16, 32768), "uint16": (DType.INT16, 32768)}
 
@@ -47,27 +51,35 @@ def dequantize_linear(ctx: OnnxContext) -> Operand:
 
 def on_grid(ctx: OnnxContext, value: Value) -> bool:
     """True for what the file quantized, and for what only moves or picks elements of it."""
+    for each in reached(value, lambda value: () if value in ctx.on_grid else _elements_of(value) or ()):
+        if each not in ctx.on_grid and _elements_of(each) is None:
+            return False
+    return True
+
+
+def _elements_of(value: Value) -> Sequence[Value] | None:
+    """The values of which `value` has the elements, moved or picked; None where it has its own."""
     node = value.producer
-    if value in ctx.on_grid or node is None:
-        return value in ctx.on_grid
+    if node is None:
+        return None
     if node.keeps_scale:
-        return all(on_grid(ctx, operand) for operand in node.data_operands)
+        return node.data_operands
     selects = node.op.has(Trait.SELECTS) and not node.op.has(Trait.INTEGER_RESULT)
-    return selects and all(not operand.is_parameter and on_grid(ctx, operand) for operand in node.operands)
+    return node.operands if selects and not any(operand.is_parameter for operand in node.operands) else None
 
 
 def _is_moved(ctx: OnnxContext, value: Value) -> bool:
     """True for a value that is `on_grid` by itself, False for one that was put together from several."""
-    node = value.producer
-    return value in ctx.file_grids or (node is not None and node.keeps_scale and _is_moved(ctx, node.operands[0]))
+    while value not in ctx.file_grids and value.producer is not None and value.producer.keeps_scale:
+        value = value.producer.operands[0]
+    return value in ctx.file_grids
 
 
 def file_grid(ctx: OnnxContext, value: Value) -> FileGrid | None:
     """The grid that the file states for a value that is `on_grid`; for one put together from several, that of the first."""
-    node = value.producer
-    if value in ctx.file_grids or node is None:
-        return ctx.file_grids.get(value)
-    return file_grid(ctx, node.operands[0])
+    while value not in ctx.file_grids and value.producer is not None:
+        value = value.producer.operands[0]
+    return ctx.file_grids.get(value)
 
 
 def _on_stated_grid(ctx: OnnxContext, x: Value, quant: QuantParams, grid: FileGrid) -> Value:
@@ -102,15 +114,20 @@ _NEVER_NEGATIVE = {"relu", "sigmoid", "softmax", "abs", "exp", "hardsigmoid", "s
 
 def never_negative(x: Value) -> bool:
     """True for what is 0 or more as far as its producer tells; inputs of the model are taken for images."""
-    node = x.producer
-    if node is None or node.op.name in _NEVER_NEGATIVE:
-        return True
-    if node.op.name == "clamp":
-        least = node.attributes["min"]
-        return least is not None and least >= 0
-    if node.op.name in ("quantize", "identity") or node.keeps_scale:
-        return all(never_negative(value) for value in node.data_operands)
-    return False
+    for value in reached(x, lambda value: value.producer.data_operands if _keeps_sign(value.producer) else ()):
+        node = value.producer
+        if node is None or node.op.name in _NEVER_NEGATIVE or _keeps_sign(node):
+            continue
+        least = node.attributes["min"] if node.op.name == "clamp" else None
+        if least is None or least < 0:
+            return False
+    return True
+
+
+def _keeps_sign(node: Node | None) -> TypeGuard[Node]:
+    """True for what is negative only where its operands are."""
+    special = node is None or node.op.name in _NEVER_NEGATIVE or node.op.name == "clamp"
+    return not special and node is not None and (node.op.name in ("quantize", "identity") or node.keeps_scale)
 
 
 def activation_quant(ctx: OnnxContext, scale: Array, zero: Array | None, kind: str) -> QuantParams:
