@@ -85,7 +85,7 @@ def _stated(node: onnx.NodeProto, name: str, kind: str, constants: Mapping[str, 
     if not (node.op_type == "DequantizeLinear" or node.op_type.startswith(("QLinear", "QGemm"))):
         return None
     index = list(node.input).index(name)
-    rest = [*node.input[index + 1 : index + 3], ""]
+    rest = [*node.input[index + 1 : index + 3], "", ""]
     scale, zero = constants.get(rest[0]), constants.get(rest[1])
     if scale is None or scale.size != 1 or (rest[1] and zero is None):
         return None
