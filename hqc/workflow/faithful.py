@@ -6,7 +6,7 @@ constant) is found here, before anybody calibrates or trains, whatever the cause
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,9 +50,10 @@ def require_faithful(prepared: ObservedGraphModule, arguments: Sequence[Any]) ->
     except FAULTS as error:  # the user's code, which may raise anything on inputs that are only examples
         _remark(prepared, f"the float model fails on the example inputs ({type(error).__name__}: {first_line(error)})")
         return
-    updated = buffer_updates(prepared.graph, prepared).buffers.values()
+    updated = set(buffer_updates(prepared.graph, prepared).buffers.values())
     try:
-        with quantizing(prepared, ()), unchanged_buffers(prepared, set(updated)):
+        with quantizing(prepared, ()), unchanged_buffers(prepared, updated):
+            _take_state(prepared, updated)
             found = _outputs(prepared, arguments)
     except FAULTS as error:  # calls of the user's own objects are in the graph as they are
         raise TraceError(
@@ -74,6 +75,15 @@ def require_faithful(prepared: ObservedGraphModule, arguments: Sequence[Any]) ->
         f"{_where(prepared, model, arguments)}; hqc misread the model's code there: keep the module that holds it as it is with "
         "leaf_modules, and please report it"
     )
+
+
+def _take_state(prepared: ObservedGraphModule, names: Iterable[str]) -> None:
+    """Buffers that calibration has changed have the values of the float model, which saw no data."""
+    state = dict(prepared.preparation.float_model.named_buffers())
+    with torch.no_grad():
+        for name in names:
+            if name in state:
+                prepared.get_buffer(name).copy_(state[name])
 
 
 def one_sample(prepared: ObservedGraphModule, batch: Sequence[Any]) -> tuple[Any, ...]:

@@ -202,14 +202,54 @@ class Scaled(Net):
         return self.dequant(y) * (1 + self.count)
 
 
-def test_what_reads_a_changing_buffer_has_its_present_value_when_deployed() -> None:
+def test_what_reads_a_changing_buffer_has_the_value_of_a_first_call_when_deployed() -> None:
+    """The state it has then is a constant; what forward makes of it, before it is read, is part of the graph."""
     model = Scaled()
     model.count.fill_(2.0)
     compiled = hqc.compile(model, X, march="bayes", calibration_data=[X])
     with torch.no_grad():
-        expected = model.conv(X) * 3
+        expected = model.conv(X) * 4
     assert np.abs(compiled.simulate(X) - expected.numpy()).max() < 0.1
     assert float(model.count) == 2.0, "compile left the model as it was"
+
+
+class Centered(Net):
+    """Keeps what it computes of its input in a buffer, and reads it from there: no state at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("held", torch.zeros(1, 4, 1, 1))
+
+    def keep(self, mean: Tensor) -> None:
+        self.held.copy_(mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.quant(x))
+        self.keep(y.mean((2, 3), keepdim=True))
+        return self.dequant(y - self.held)
+
+
+class CenteredByAssignment(Centered):
+    def keep(self, mean: Tensor) -> None:
+        self.held = mean
+
+
+class CenteredByParts(Centered):
+    def keep(self, mean: Tensor) -> None:
+        self.held.zero_().add_(mean)
+        self.held[:, :2] = mean[:, :2]
+
+
+@pytest.mark.parametrize("network", [Centered, CenteredByAssignment, CenteredByParts])
+def test_a_buffer_that_is_written_and_then_read_is_computed_like_everything_else(network: type[Net], tmp_path: Path) -> None:
+    model, x = network().eval(), X[:1]
+    emitted = off(prepared(copy.deepcopy(model), example_inputs=(x,)))
+    expected = copy.deepcopy(model)(x)
+    torch.testing.assert_close(emitted.train()(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(emitted.held, emitted.conv(x).mean((2, 3), keepdim=True), rtol=1e-4, atol=1e-5)
+    compiled = hqc.compile(model, x, march="bayes", calibration_data=[x, x * 0.5])
+    assert np.abs(compiled.simulate(x) - expected.detach().numpy()).max() < 0.1
+    assert compiled.export(tmp_path / "centered.onnx", flavour="runnable").executed
 
 
 class Pointer(Net):

@@ -34,9 +34,12 @@ def positional_inputs(model: nn.Module, example_inputs: ExampleInputs) -> Exampl
         return example_inputs
     signature = inspect.signature(model.forward)
     own = signature.parameters
-    if not _names_arguments(signature, example_inputs) or not {*example_inputs} <= {*own}:
+    if not _names_arguments(signature, example_inputs) or not {*example_inputs} & {*own}:
         return example_inputs
-    by_name_only = [name for name in example_inputs if own[name].kind is inspect.Parameter.KEYWORD_ONLY]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+    if not takes_any and not {*example_inputs} <= {*own}:
+        return example_inputs
+    by_name_only = [name for name in example_inputs if name not in own or own[name].kind is inspect.Parameter.KEYWORD_ONLY]
     if by_name_only:
         raise InputError(
             f"forward takes {by_name_only[0]} by name only, and a deployed model has its inputs in an order; wrap the model in a module "

@@ -461,6 +461,9 @@ class _GraphLowering:
         result = self._static(function, args, kwargs)
         if isinstance(result, torch.Tensor):
             self.ctx.name_tensor(result, node.name)
+        if in_place and written is not None and result is self.env[written]:
+            self._assign(node, result, Alias.SAME)
+            return
         self._assign(node, result, Alias.VIEW if isinstance(result, torch.Tensor) and written is not None else Alias.NONE)
 
     def _static(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

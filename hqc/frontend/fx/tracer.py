@@ -56,7 +56,7 @@ from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
 from hqc.frontend.fx.state import unchanged_in_eval
 from hqc.frontend.fx.trace_errors import ProxyUse, explain, refuse_odd_keys
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
-from hqc.frontend.fx.updates import FROZEN_META, TRAINING_ONLY_META, buffer_updates
+from hqc.frontend.fx.updates import FROZEN_META, TRAINING_ONLY_META, buffer_updates, write_copies
 from hqc.frontend.fx.user_code import in_assertion, training_branches
 from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
 
@@ -179,6 +179,7 @@ def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphMod
         except FAULTS as error:
             raise explain(error, type(model).__name__, stop) from error
         refuse_odd_keys(graph)
+        write_copies(graph, model)
         functional = functionalize(graph, model, tracer.known, buffer_updates(graph, model).written)
         if any(map(needs_care, tracer.called_paths)):
             graph.set_codegen(CarefulCodeGen())

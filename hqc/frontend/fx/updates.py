@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hqc.frontend.fx.locations import SOURCE_META
+from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.views import is_view, written_node
 
 TRAINING_ONLY_META = "hqc_training_only"
@@ -28,11 +28,13 @@ FROZEN_META = "hqc_frozen_buffers"
 @dataclass(frozen=True)
 class BufferUpdates:
     """`nodes`: those that only serve updates; `written`: call that writes into a buffer -> the node whose value it has afterwards,
-    to who reads it in inference; `buffers`: call -> path of the buffer."""
+    to who reads it in inference; `buffers`: call -> path of the buffer; `state`: what holds a buffer or a part
+    of one -> its path."""
 
     nodes: frozenset[fx.Node] = frozenset()
     written: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
     buffers: Mapping[fx.Node, str] = field(default_factory=dict)
+    state: Mapping[fx.Node, str] = field(default_factory=dict)
 
     def skipped(self) -> frozenset[fx.Node]:
         """The nodes that inference does not need."""
@@ -77,7 +79,36 @@ def buffer_updates(graph: fx.Graph, root: nn.Module) -> BufferUpdates:
             continue
         if node in written or (node.users and all(user in nodes for user in node.users)):
             nodes.add(node)
-    return BufferUpdates(frozenset(nodes), written, paths)
+    return BufferUpdates(frozenset(nodes), written, paths, state)
+
+
+def write_copies(graph: fx.Graph, root: nn.Module) -> None:
+    """Let `graph` write copies of the buffers that inference writes and then reads, and put each back at its end.
+
+    What is read is then computed like everything else; only the state that is left behind is an update.
+    """
+    updates = buffer_updates(graph, root)
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    trained = {path for node, path in updates.buffers.items() if TRAINING_ONLY_META in node.meta}
+    for path in sorted(set(updates.buffers.values()) - trained):
+        writes = [node for node, written in updates.buffers.items() if written == path]
+        begin = min(map(position.__getitem__, writes))
+        held = [node for node, other in updates.state.items() if other == path]
+        if any(position[user] > begin and user not in updates.nodes for node in held for user in node.users):
+            _write_copy(graph, path, writes[-1])
+
+
+def _write_copy(graph: fx.Graph, path: str, last: fx.Node) -> None:
+    reads = [node for node in graph.nodes if node.op == "get_attr" and node.target == path]
+    with graph.inserting_after(reads[0]):
+        copied = graph.call_method("clone", (reads[0],))
+    for read in reads:
+        read.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+    with graph.inserting_before(next(node for node in graph.nodes if node.op == "output")):
+        buffer = graph.get_attr(path)
+        put_back = graph.call_method("copy_", (buffer, copied))
+    for node in (copied, put_back, buffer):
+        node.meta = {key: last.meta[key] for key in (SOURCE_META, MODULE_META, TYPES_META) if key in last.meta}
 
 
 def _first(node: fx.Node) -> fx.Node | None:
