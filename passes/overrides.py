@@ -94,8 +94,9 @@ class Override:
 def names_of(node: Node) -> tuple[str, ...]:
     """What a node may be called by `node_name`: traced names, values, and what the user's file calls the operations behind it."""
     locations = {} if node.graph is None else node.graph.locations
-    labels = (locations[name].label for name in node.origin if name in locations)
-    names = (*node.origin, *(value.name for value in node.results), node.loc.label, *labels)
+    parts = (node.loc, *(locations[name] for name in node.origin if name in locations))
+    labels = (name for loc in parts for name in (loc.label, *loc.also))
+    names = (*node.origin, *(value.name for value in node.results), *labels)
     return tuple(dict.fromkeys(filter(None, names)))
 
 

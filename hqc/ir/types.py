@@ -277,13 +277,14 @@ class Location:
     `path`: `module.path:op#k`, k counted inside the module, so that it survives edits elsewhere.
     `source`: `file.py:line` of the user's code (of an ONNX file, `file.onnx:node`), or empty. `module_type`: class names of the
     enclosing modules, outermost first, as `module.qualname` strings. `label`: what the user's file calls the operation, where it
-    names operations (ONNX).
+    names operations (ONNX); `also`: what it calls those that were read as one with it (not part of the text form, nor of equality).
     """
 
     path: str = ""
     source: str = ""
     module_type: tuple[str, ...] = ()
     label: str = ""
+    also: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def module(self) -> str:

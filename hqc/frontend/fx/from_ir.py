@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from hqc.errors import LoweringError
 from hqc.frontend.fx.forms import torch_form
-from hqc.frontend.fx.locations import FORM_META, LABEL_META, MODULE_META, NAME_META, OUTPUTS_META, SOURCE_META
+from hqc.frontend.fx.locations import ALSO_META, FORM_META, LABEL_META, MODULE_META, NAME_META, OUTPUTS_META, SOURCE_META
 from hqc.ir import DType, Graph, Node, Trait, Value
 
 OpaqueModule = Callable[[Node], nn.Module]
@@ -65,14 +65,15 @@ class _Writer:
             args = tuple(None if value is None else self.read(value, number=form.numbers) for value in node.inputs)
             call = self.graph.create_node("call_function", form.function, args, form.attributes, name=self.name(node.name))
             call.meta[FORM_META] = (node.op.name, dict(node.attributes))
-        call.meta.update({SOURCE_META: node.loc.source, MODULE_META: node.loc.module, LABEL_META: node.loc.label})
+        call.meta.update({SOURCE_META: node.loc.source, MODULE_META: node.loc.module})
+        call.meta.update({LABEL_META: node.loc.label, ALSO_META: node.loc.also})
         call.meta[NAME_META] = node.name
         if len(node.results) == 1:
             self.made[node.name] = call
             return
         for index, value in enumerate(node.results):
             part = self.graph.create_node("call_function", operator.getitem, (call, index), name=self.name(value.name))
-            part.meta.update({key: call.meta[key] for key in (SOURCE_META, MODULE_META, LABEL_META)})
+            part.meta.update({key: call.meta[key] for key in (SOURCE_META, MODULE_META, LABEL_META, ALSO_META)})
             part.meta[NAME_META] = value.name
             self.made[value.name] = part
 

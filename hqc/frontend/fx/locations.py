@@ -26,6 +26,7 @@ ORIGIN_META = "hqc_origin"
 NAME_META = "hqc_name"
 """Key in `node.meta` of what the user's file calls the value of a node, where FX cannot spell that (`/conv1/Conv_output_0`)."""
 LABEL_META = "hqc_label"
+ALSO_META = "hqc_also"
 """Key in `node.meta` of what the user's file calls the operation."""
 OUTPUTS_META = "hqc_outputs"
 """Key in the output node's `meta` of the names of what the model returns, where it returns a tuple of named tensors."""
@@ -123,7 +124,8 @@ class Locator:
         index = self._counts[key]
         self._counts[key] += 1
         label = str(node.meta.get(LABEL_META, ""))
-        return Location(f"{path}:{op}#{index}", self.source(node), self.module_types(node), label)
+        also = tuple(node.meta.get(ALSO_META, ()))
+        return Location(f"{path}:{op}#{index}", self.source(node), self.module_types(node), label, also)
 
 
 def value_name(node: fx.Node) -> str:

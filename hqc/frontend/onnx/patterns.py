@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,34 @@ _PATTERNS: dict[str, list[Pattern]] = {}
 def read_patterns(graph: Graph) -> None:
     """Read the patterns in `graph`, in place."""
     for node in list(graph.nodes):
-        if node.graph is graph:
-            any(pattern(graph, node) for pattern in _PATTERNS.get(node.op.name, ()))
+        patterns = _PATTERNS.get(node.op.name, ())
+        if not patterns or node.graph is not graph:
+            continue
+        name, around = node.name, _around(node)
+        if any(pattern(graph, node) for pattern in patterns):
+            _keep_names(graph, name, around)
     graph.remove_dead_code()
+
+
+def _around(node: Node) -> list[Node]:
+    """What a pattern that ends at `node` may be made of, `node` included: two steps back, and what reads the same values."""
+    found = {node: None}
+    for _ in range(2):
+        found.update(dict.fromkeys(source for each in list(found) for source in each.producers))
+    found.update(dict.fromkeys(user for value in node.data_operands for user in value.users))
+    return list(found)
+
+
+def _keep_names(graph: Graph, name: str, around: list[Node]) -> None:
+    """The operation called `name` can be called by the names of all that were read as one with it."""
+    new = graph.value(name).producer
+    assert new is not None
+    gone = [
+        each for each in around if each.graph is not graph or not any(r.has_uses or graph.is_output(r) for r in each.results)
+    ]
+    names = (label for each in gone for label in (each.loc.label, *each.loc.also))
+    also = tuple(dict.fromkeys(label for label in names if label and label != new.loc.label))
+    new.loc = replace(new.loc, also=(*new.loc.also, *also))
 
 
 def _reads(*ops: str) -> Callable[[Pattern], Pattern]:
