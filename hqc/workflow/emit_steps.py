@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,8 @@ class StepWriter:
         """Write the `nodes` of `old` but those that a later operation took in."""
         emitter, operands = self._emitter, Operands(self._emitter, old)
         members: dict[str, Any] = {}
-        for node in nodes:
-            if node.origin[-1] != old.name:
-                continue
+        own = [node for node in nodes if node.origin[-1] == old.name]
+        for node in own:
             if node.op.has(Trait.OPAQUE):
                 raise LoweringError(
                     f"{node.label} is a step inside one operation and cannot carry a fake quant of its own; let the operation run on the "
@@ -55,13 +55,15 @@ class StepWriter:
                     if emitter.observers.is_observed(value):
                         emitter.observed[value.name] = value
                     emitter.settle(value, new, old)
-        self._restore_shape(old, nodes[-1], members)
+        if own:
+            self._restore_shape(old, own[-1], members)
 
     def _restore_shape(self, old: fx.Node, last: Node, members: dict[str, Any]) -> None:
-        """The shape that readers of the call expect, where a rewrite dropped the last change of shape."""
+        """The shape that readers of the call expect, where a rewrite dropped the last change of shape; a later operation that took it
+        in reads what stands before it, and only calls that ask for sizes read this."""
         emitter = self._emitter
         own, now = emitter.values.shape(old), last.results[0].shape
-        if own is None or now is None or own == now or last.origin[-1] != old.name:
+        if own is None or now is None or own == now or math.prod(own) != math.prod(now):
             return
         shape = (0, *own[1:]) if own[:1] == now[:1] else own  # any batch
         name, form = emitter.free_name(f"{old.name}_in_shape"), TorchForm(reshape, shape=shape)

@@ -62,10 +62,31 @@ class SequenceFirstAttention(nn.Module):
         return self.norm(tokens + found)
 
 
+class SizesOfAttention(nn.Module):
+    """As window attention over einops: sizes are read of the product of five axes, which is reshaped behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.embed(x)
+        b, c, h, w = y.shape
+        maps = y.reshape(b, 2, c // 2, h, w)
+        values, rows = maps.permute(0, 1, 3, 4, 2), maps.mean(4).permute(0, 1, 3, 2)
+        weights = torch.einsum("b h i d, b h j d -> b h i j", rows, rows).softmax(-1)
+        found = torch.einsum("b h i j, b h j w d -> b h i w d", weights, values)
+        if tuple(found.shape[2:4]) != (h, w):
+            raise ValueError(found.shape)
+        b, heads, i, k, d = found.shape
+        return self.head(found.reshape(b * heads, i * k, d).permute(0, 2, 1).reshape(b, heads * d, i, k))
+
+
 NETWORKS = [
     (ZooEntry("warps_two_widths", WarpsTwoWidths, ((1, 3, 16, 16),)), "bayes"),
     (ZooEntry("double_precision_step", DoublePrecisionStep, ((1, 3, 16, 16),)), "bernoulli2"),
     (ZooEntry("sequence_first_attention", SequenceFirstAttention, ((1, 3, 16, 16),)), "bayes"),
+    (ZooEntry("sizes_of_attention", SizesOfAttention, ((1, 3, 8, 8),)), "bayes"),
 ]
 
 
