@@ -107,6 +107,8 @@ def _left_to_the_cpu(planned: Graph, options: CompileOptions, error: MissingScal
             source = planned.values.get(name.removesuffix("_quantize"))
             readers = makers[0].results[0].users if makers else ()
             makers = [*readers, *_readers_on_bpu(source)]
+        else:
+            makers = _behind_convolution(makers[0]) or makers
         for node in makers:
             moved.setdefault(node.origin[-1] if node.origin else node.name, node.label)
     if not options.hybrid or not moved:
@@ -117,6 +119,14 @@ def _left_to_the_cpu(planned: Graph, options: CompileOptions, error: MissingScal
         for label in moved.values()
     ]
     return replace(options, overrides=(*options.overrides, *entries)), said
+
+
+def _behind_convolution(node: Node) -> list[Node]:
+    """What reads a convolution on the BPU: with that on the CPU the convolution needs no scale, its sums leave the BPU as they are.
+
+    So it is in files with quantized inputs of layers alone (NNCF's, TensorRT's): what stands between two layers is in float there.
+    """
+    return _readers_on_bpu(node.result) if node.op.has(Trait.CONV_LIKE) and on_bpu(node) else []
 
 
 def _readers_on_bpu(value: Value | None) -> list[Node]:

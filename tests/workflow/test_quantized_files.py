@@ -144,6 +144,36 @@ def test_a_grid_that_starts_at_zero_is_a_relu() -> None:
     assert hqc.compile(proto, march="bayes").simulate(X).min() >= 0
 
 
+def test_layers_whose_inputs_alone_are_quantized_stay_on_the_bpu() -> None:
+    """As NNCF and TensorRT's tools write files: the activation between two layers is in float."""
+    proto = pairs(
+        f"""{CONV}  e = Sigmoid(c)  f = Mul(e, c)  g = QuantizeLinear(f, t, z)  h = DequantizeLinear(g, t, z)
+        w2 = DequantizeLinear(wq2, ws, wz)  y = Conv(h, w2)""",
+        wq2=np.random.default_rng(1).integers(-127, 128, (8, 8, 1, 1)).astype(np.int8),
+    )
+    compiled = hqc.compile(proto, march="bayes")
+    assert {row.op: row.device for row in compiled.placement.rows} == {"conv2d": "bpu", "silu": "cpu"}
+    wanted = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": X})[0]
+    assert np.abs(compiled.simulate(X) - wanted).max() <= 0.01 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("zero", [0, 100])
+def test_an_activation_quantized_per_channel_keeps_the_range_of_its_widest_channel(zero: int) -> None:
+    """As NNCF does in front of depthwise layers."""
+    proto = pairs(
+        f"""{CONV}  g = QuantizeLinear<axis = 1>(c, ps, pz)  h = DequantizeLinear<axis = 1>(g, ps, pz)
+        w2 = DequantizeLinear(wq2, ws, wz)  y = Conv(h, w2)""",
+        wq2=np.random.default_rng(1).integers(-127, 128, (8, 8, 1, 1)).astype(np.int8),
+        ps=np.linspace(0.01, 0.06, 8).astype(np.float32),
+        pz=np.full(8, zero, np.uint8),
+    )
+    compiled = hqc.compile(proto, march="bayes")
+    assert any("the range of the widest channel is kept" in str(remark) for remark in compiled.remarks)
+    quants = [value.quant for node in compiled.graph.nodes for value in node.results if value.quant is not None]
+    wanted = 0.06 * max(zero, 255 - zero) / 127.5
+    assert any(float(quant.scale) == pytest.approx(wanted) for quant in quants if not quant.per_channel)
+
+
 def test_scales_along_another_axis_are_found_again_and_said() -> None:
     proto = pairs(
         """w = DequantizeLinear<axis = 1>(wq, wps, wpz)  c = Conv<pads = [1,1,1,1]>(d, w)

@@ -36,6 +36,10 @@ class FileGrid:
     def offset(self) -> int:
         return 0 if self.zero is None else int(np.reshape(self.zero, -1)[0])
 
+    def has_offset(self, offset: int) -> bool:
+        """Whether `offset` stands for 0, in every channel."""
+        return offset == 0 if self.zero is None else bool((self.zero == offset).all())
+
     def __str__(self) -> str:
         return f"({self.kind} - {self.offset}) * {float(self.scale.reshape(-1)[0]):.6g}"
 

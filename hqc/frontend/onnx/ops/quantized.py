@@ -103,7 +103,7 @@ def real_number(ctx: OnnxContext, x: Value, number: float) -> float:
 
 def _quantized(ctx: OnnxContext, x: Value, quant: QuantParams, grid: FileGrid) -> Value:
     """`x` on a grid. One that starts at 0 is how tools write an activation that they took in: a ReLU goes before it."""
-    starts_at_zero = grid.offset == (0 if grid.kind.startswith("u") else -_BITS[grid.kind][1])
+    starts_at_zero = grid.has_offset(0 if grid.kind.startswith("u") else -_BITS[grid.kind][1])
     if starts_at_zero and not never_negative(x):
         x = ctx.emit("relu", x, what="clipped")
     return _on_stated_grid(ctx, x, quant, grid)
@@ -134,9 +134,19 @@ def activation_quant(ctx: OnnxContext, scale: Array, zero: Array | None, kind: s
     """The symmetric grid of an activation: the same one where the zero point is the middle, else one that holds the same range."""
     if kind not in _BITS:
         raise Unexpressed(f"the IR has no activations of {kind}")
-    if scale.size != 1:
-        raise ctx.error("quantizes an activation per channel; the chips have one scale per tensor: quantize it per tensor")
     dtype, half = _BITS[kind]
+    if scale.size != 1:
+        low = 0 if kind.startswith("u") else -half
+        offsets = np.zeros(1) if zero is None else np.reshape(zero, -1).astype(np.float64)
+        steps = scale.reshape(-1).astype(np.float64)
+        widest = arithmetic.scale_from_range(
+            float(((low - offsets) * steps).min()), float(((low + 2 * half - 1 - offsets) * steps).max()), dtype.bits
+        )
+        ctx.warn(
+            f"it quantizes an activation per channel; the chips have one scale per tensor, so the range of the widest channel is kept with "
+            f"the scale {float(widest):.4g} (the file's: {steps.min():.4g} to {steps.max():.4g})"
+        )
+        return QuantParams(widest, dtype)
     step, offset = float(scale.reshape(-1)[0]), 0 if zero is None else int(np.reshape(zero, -1)[0])
     middle = half if kind.startswith("u") else 0
     if offset == middle:
