@@ -96,6 +96,15 @@ class LayerOfParametersToo(Base):
 
 
 @kind
+class FlagSet(Base):
+    """A method with an underscore that writes no data."""
+
+    def body(self, y: Tensor) -> Tensor:
+        y = torch.relu(self.b(y)).requires_grad_()
+        return y + y * self.gamma
+
+
+@kind
 class ParameterFirst(Base):
     def body(self, y: Tensor) -> Tensor:
         return self.gamma * torch.relu(self.b(y)) + y

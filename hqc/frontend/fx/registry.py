@@ -145,8 +145,8 @@ def find_functional(module: nn.Module, name: str) -> Lowering | None:
 
 
 def is_in_place_name(name: str) -> bool:
-    """torch's rule: a trailing underscore writes into the first operand."""
-    return name.endswith("_") and not name.endswith("__")
+    """torch's rule: a trailing underscore writes into the first operand (`requires_grad_` sets a flag of it)."""
+    return name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
 
 
 def registered() -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ from hqc.frontend.fx.calls import inplace_position, set_item_of_copy
 from hqc.frontend.fx.known import UNKNOWN, KnownValues
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.proxies import IN_PLACE_META
+from hqc.frontend.fx.registry import is_in_place_name
 
 FUNCTIONAL_META = "hqc_functional"
 """Key in `graph_module.meta`: True when no read of shared memory after a write is left in the graph, a `SharedWrite` when there is
@@ -55,7 +56,6 @@ _RESHAPING_WRITES = {
     "resize_",
     "as_strided_",
     "set_",
-    "requires_grad_",
 }
 
 
@@ -434,7 +434,7 @@ def written_node(node: fx.Node, root: nn.Module) -> fx.Node | None:
         return None
     name = _name(node)
     in_place = node.target in (operator.setitem, "__setitem__") or bool(node.meta.get(IN_PLACE_META))
-    in_place = in_place or (name.endswith("_") and not name.endswith("__") and node.op != "call_module")
+    in_place = in_place or (is_in_place_name(name) and node.op != "call_module")
     if node.op == "call_module":
         in_place = getattr(root.get_submodule(str(node.target)), "inplace", False) is True
     elif node.op == "call_function" and not in_place:
