@@ -175,6 +175,10 @@ def compare_output(
     """
     if result.shape != expected.shape:
         raise ExportError(f"output {name} has shape {list(result.shape)}, the reference gives {list(expected.shape)}")
+    if step is not None and np.array_equal(result, expected):  # most of what is compared, and a fraction of the time
+        return OutputComparison(
+            name=name, elements=int(result.size), step=step, unequal=0, differing=0, over_one=0, max_steps=0.0
+        )
     wide, reference = result.astype(np.float64), expected.astype(np.float64)
     same = (wide == reference) | np.isnan(reference)
     if step is None:

@@ -28,6 +28,7 @@ from hqc.quantization.observers import (
     PerChannelMinMaxObserver,
     PerChannelMSEObserver,
 )
+from hqc.quantization.observers.histogram import BINS
 
 HISTOGRAMS = [PercentileObserver, KLObserver, MSEObserver, MixObserver, CalibObserver]
 
@@ -399,3 +400,14 @@ def test_the_largest_numbers_have_a_finite_scale(make: type[ObserverBase]) -> No
     scale = observe_all(make(), data).scale()
     assert torch.isfinite(scale).all()
     assert (scale > 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-32, 1e-10, 1.0, 1e10, 3.4e38])
+def test_bins_are_those_of_float64_for_ranges_of_any_size(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sample = (torch.rand(40_000, dtype=torch.float64, generator=generator) * scale).float()
+    observer = MSEObserver()
+    observer.observe(sample)
+    edges = observer.calib_bin_edges.double()
+    expected = (sample.double() / float(edges[1])).floor().clamp(max=BINS - 1).long().bincount(minlength=BINS)
+    assert torch.equal(observer.calib_hist, expected)

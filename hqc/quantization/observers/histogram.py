@@ -24,6 +24,8 @@ from hqc.quantization.observers.base import ObserverBase, checked_constant
 
 BINS = 2048  # at least 1024 of them are in use, 8 per step of an int8 grid
 _LOWEST_EXPONENT = -126
+_LOWEST_FLOAT32 = -100
+_PART = 1 << 15
 _HIGHEST_EXPONENT = 127  # of an edge that float32 holds; what lies above it counts in the last bin
 _LARGEST = float(torch.finfo(torch.float32).max)
 
@@ -92,10 +94,7 @@ class HistogramObserver(ObserverBase):
         if not math.isfinite(peak):
             raise self._not_finite()
         exponent = min(max(_exponent_above(peak), self._exponent()), _HIGHEST_EXPONENT)
-        # |x| * 2^k is exact for normal numbers, so equal values fall into equal bins in every batch
-        # (torch.ldexp of torch 2.4 makes the power in float32, which is infinite for small ranges)
-        index = (magnitude.double() * math.ldexp(1.0, 11 - exponent)).long().clamp_(max=BINS - 1)
-        counts = torch.bincount(index, minlength=BINS)
+        counts = _counts(magnitude, exponent)
         if self._synchronized():
             dist.all_reduce(counts)
         self._grow(exponent)
@@ -162,6 +161,21 @@ class HistogramObserver(ObserverBase):
 
     def extra_repr(self) -> str:
         return f"{type(self).__name__}() calib_bin_edges={self.calib_bin_edges} calib_hist={self.calib_hist}"
+
+
+def _counts(magnitude: Tensor, exponent: int) -> Tensor:
+    """How many elements fall into each of the bins of [0, 2^exponent); what lies above counts in the last one.
+
+    A product with a power of two is exact for normal numbers, so equal values fall into equal bins in every batch; ranges that are too
+    small for a factor in float32 are counted in float64. (torch.ldexp of torch 2.4 makes its power in float32.) On a CPU, parts that
+    stay in its cache take an eighth of the time.
+    """
+    wide = magnitude.dtype != torch.float32 or exponent < _LOWEST_FLOAT32
+    counts = torch.zeros(BINS, dtype=torch.int64, device=magnitude.device)
+    for part in magnitude.split(_PART if magnitude.device.type == "cpu" else max(magnitude.numel(), 1)):
+        index = ((part.double() if wide else part) * math.ldexp(1.0, 11 - exponent)).to(torch.int32).clamp_(max=BINS - 1)
+        counts += torch.bincount(index, minlength=BINS)
+    return counts
 
 
 def _exponent_above(peak: float) -> int:
