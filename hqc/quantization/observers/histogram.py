@@ -172,7 +172,7 @@ def _counts(magnitude: Tensor, exponent: int) -> Tensor:
     """
     wide = magnitude.dtype != torch.float32 or exponent < _LOWEST_FLOAT32
     counts = torch.zeros(BINS, dtype=torch.int64, device=magnitude.device)
-    for part in magnitude.split(_PART if magnitude.device.type == "cpu" else max(magnitude.numel(), 1)):
+    for part in torch.split(magnitude, _PART if magnitude.device.type == "cpu" else max(magnitude.numel(), 1)):
         index = ((part.double() if wide else part) * math.ldexp(1.0, 11 - exponent)).to(torch.int32).clamp_(max=BINS - 1)
         counts += torch.bincount(index, minlength=BINS)
     return counts
