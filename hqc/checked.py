@@ -108,7 +108,17 @@ def _watched(function: Callable[_P, _R], numeric: bool) -> Callable[_P, _R]:
     return call
 
 
-_TORCHS = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, OverflowError, MemoryError)
+_TORCHS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    IndexError,
+    NotImplementedError,
+    OverflowError,
+    ZeroDivisionError,
+    UnicodeDecodeError,
+    MemoryError,
+)
 """What torch and NumPy raise about operands. Subclasses are signals of other machinery: tracing, export, memory."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hqc.checked import explained, whole_number
+from hqc.checked import numeric, whole_number
 from hqc.data.colors import Image, nv12_to_yuv444, rgb_to_gray, rgb_to_yuv444, yuv444_to_nv12, yuv444_to_rgb
 from hqc.data.inputs import InputSpec
 from hqc.errors import InputError
@@ -26,7 +26,7 @@ Layout = Literal["NCHW", "NHWC"]
 RESIZES = ("stretch", "crop", "letterbox", "none")
 
 
-@explained
+@numeric
 @dataclass(frozen=True)
 class Preprocessing:
     """The model sees `(pixel - mean) / std`, or `(pixel - mean) * scale`, per channel; pixels run from 0 to `value_range`.

@@ -48,6 +48,9 @@ def render(data: dict[str, Any]) -> str:
         import jinja2
     except ImportError:
         raise InputError(f"the HTML report needs jinja2; install it with: {install_command('report')}") from None
+    missing = [name for name in ("name", "march") if name not in data]
+    if missing:
+        raise InputError(f"data is what page_of gives; it has no entry {missing[0]}")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hqc.analysis.report", "page"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
