@@ -220,6 +220,12 @@ class ModulesMadeInForward(nn.Module):
 
 
 @idiom()
+def types_by_name(x: Tensor) -> Tensor:
+    grid = torch.arange(x.shape[-1]).type(x.type()) + torch.arange(12).type(x.type())
+    return (x * 2).type(x.type()).type(torch.FloatTensor) + grid
+
+
+@idiom()
 def sizes_through_helpers(x: Tensor) -> Tensor:
     return F.pad(x, same_padding(x.shape[-2:], 3, 2))
 

@@ -574,6 +574,10 @@ class HqcTracer(fx.Tracer):
             target = getattr(target, RECORDED, target)
         if kind in ("call_function", "call_method"):
             self._refuse_write_into_constant(target, args)
+        if kind == "call_method" and target == "type" and len(args) == 1 and not kwargs:
+            held = self.known.of(args[0].node)
+            if isinstance(held, torch.Tensor):  # `grid.type(x.type())`: the name of a type, which C++ takes no proxy of
+                return torch.empty(0, dtype=held.dtype, device="cuda" if held.is_cuda else "cpu").type()
         if isinstance(target, BuiltinFunctionType) and isinstance(kwargs.get("out"), fx.Proxy):
             computed = self.create_proxy(kind, target, args, {name: each for name, each in kwargs.items() if name != "out"})
             return self.create_proxy("call_method", "copy_", (kwargs["out"], computed), {})

@@ -62,9 +62,12 @@ def move(ctx: LoweringContext, input: Value, *args: Any, **kwargs: Any) -> Value
 
 @lower_method("type", alias=Alias.VIEW)
 def type_(ctx: LoweringContext, input: Value | torch.Tensor, dtype: Any) -> Value | torch.Tensor:
-    if not isinstance(dtype, torch.dtype):
+    if isinstance(dtype, str):  # "torch.cuda.FloatTensor", which x.type() returns
+        dtype = getattr(torch, dtype.rpartition(".")[2], dtype)
+    kind = getattr(dtype, "dtype", dtype)
+    if not isinstance(kind, torch.dtype):
         raise ctx.cannot(f"type {dtype!r}")
-    return _to(ctx, input, dtype)
+    return _to(ctx, input, kind)
 
 
 @lower_method("type_as", alias=Alias.VIEW)
