@@ -101,3 +101,17 @@ def test_a_recurrent_layer_of_a_new_opset_is_written_where_it_is_what_opset_11_h
     if layout == 0:
         module, _ = module_of(proto)
         assert module is not None
+
+
+def test_a_layer_norm_of_tensorflow_is_one_operation() -> None:
+    """tf2onnx writes the means as global pools, and the whole as one product and one sum with the input."""
+    proto = model("""(float[1,6,8] x) => (float[1,6,8] y) <float eps = {0.001}> {
+        m = GlobalAveragePool(x)  n = Neg(m)  d = Sub(x, m)  s = Mul(d, d)  v = GlobalAveragePool(s)  e = Add(v, eps)
+        r = Sqrt(e)  i = Reciprocal(r)  g = Mul(i, gamma)  p = Mul(x, g)  q = Mul(n, g)  b = Add(q, beta)  y = Add(p, b)
+    }""")
+    random = np.random.default_rng(0)
+    for name in ("gamma", "beta"):
+        proto.graph.initializer.append(numpy_helper.from_array(random.standard_normal((1, 1, 8)).astype(np.float32), name))
+    lowered, x = lower_onnx(proto), random.standard_normal((1, 6, 8)).astype(np.float32)
+    assert [node.op.name for node in lowered.graph.nodes] == ["layer_norm"]
+    np.testing.assert_allclose(run_lowered(lowered, {"x": x})[0], session(proto).run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)

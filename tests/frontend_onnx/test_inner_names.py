@@ -21,6 +21,9 @@ PATTERNS = {
     "scaled attention": "q = Mul(x, half)  t = Transpose<perm = [0, 1, 3, 2]>(x)  k = Mul(t, half)  y = MatMul(q, k)",
     "a layer norm": """m = ReduceMean<axes = [-1]>(x)  d = Sub(x, m)  s = Pow(d, two)  v2 = ReduceMean<axes = [-1]>(s)  e = Add(v2, eps)
         r = Sqrt(e)  n = Div(d, r)  g = Mul(n, v)  y = Add(g, v)""",
+    "a layer norm of TensorFlow": """f = Reshape(x, rows)  m = GlobalAveragePool(f)  n = Neg(m)  d = Sub(f, m)  s = Mul(d, d)
+        v2 = GlobalAveragePool(s)  e = Add(v2, eps)  r = Sqrt(e)  i = Reciprocal(r)  g = Mul(i, v3)  p = Mul(f, g)  q = Mul(n, g)
+        b = Add(q, v3)  z = Add(p, b)  y = Reshape(z, image)""",
     "chunks": "a = Slice(x, i0, i2, i1)  b = Slice(x, i2, i4, i1)  y = Concat<axis = 1>(b, a)",
 }
 
@@ -33,6 +36,7 @@ def named(body: str) -> onnx.ModelProto:
     arrays = {name: np.array(number, np.float32) for name, number in numbers.items()}
     random = np.random.default_rng(0)
     arrays |= {"w": random.standard_normal((8, 8)).astype(np.float32), "v": random.standard_normal(8).astype(np.float32)}
+    arrays |= {"v3": arrays["v"][None, None], "rows": np.array([1, 32, 8]), "image": np.array([1, 4, 8, 8])}
     arrays |= {f"i{number}": np.array([number], np.int64) for number in (0, 1, 2, 4)}
     read = {name for node in proto.graph.node for name in node.input}
     proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items() if name in read)

@@ -27,28 +27,27 @@ def read_patterns(graph: Graph) -> None:
         patterns = _PATTERNS.get(node.op.name, ())
         if not patterns or node.graph is not graph:
             continue
-        name, around = node.name, _around(node)
+        name, sources = node.name, node.producers
+        beside = [user for value in node.data_operands for user in value.users]
         if any(pattern(graph, node) for pattern in patterns):
-            _keep_names(graph, name, around)
+            _keep_names(graph, name, node, sources, beside)
     graph.remove_dead_code()
 
 
-def _around(node: Node) -> list[Node]:
-    """What a pattern that ends at `node` may be made of, `node` included: two steps back, and what reads the same values."""
-    found = {node: None}
-    for _ in range(2):
-        found.update(dict.fromkeys(source for each in list(found) for source in each.producers))
-    found.update(dict.fromkeys(user for value in node.data_operands for user in value.users))
-    return list(found)
-
-
-def _keep_names(graph: Graph, name: str, around: list[Node]) -> None:
-    """The operation called `name` can be called by the names of all that were read as one with it."""
+def _keep_names(graph: Graph, name: str, node: Node, sources: list[Node], beside: list[Node]) -> None:
+    """The operation called `name` can be called by the names of all that were read as one with it: `node`, what only it read (behind
+    `sources`), and what went of `beside`."""
     new = graph.value(name).producer
     assert new is not None
-    gone = [
-        each for each in around if each.graph is not graph or not any(r.has_uses or graph.is_output(r) for r in each.results)
-    ]
+    gone = {node: None, **{each: None for each in beside if each.graph is not graph}}
+    waiting = list(sources)
+    while waiting:
+        each = waiting.pop()
+        read = each.graph is graph and any(user not in gone for user in each.users)
+        if each in gone or each is new or read or any(graph.is_output(result) for result in each.results):
+            continue
+        gone[each] = None
+        waiting += each.producers
     names = (label for each in gone for label in (each.loc.label, *each.loc.also))
     also = tuple(dict.fromkeys(label for label in names if label and label != new.loc.label))
     new.loc = replace(new.loc, also=(*new.loc.also, *also))
@@ -122,6 +121,73 @@ def bias(graph: Graph, node: Node) -> bool:
             _spell(graph, node, "linear", [layer.operand("x"), layer.operand("weight"), flat])
             return True
     return False
+
+
+@_reads("add")
+def normalization_of_tensorflow(graph: Graph, node: Node) -> bool:
+    """`x * s + (beta - mean * s)` with `s = gamma / sqrt(variance + eps)`, as TensorFlow writes a layer norm over the last axis."""
+    for scaled, rest in _either(node):
+        product, shift = _maker(scaled, "mul"), _maker(rest, "add")
+        if product is None or shift is None:
+            continue
+        for (x, gain), (minus, beta) in itertools.product(_either(product), _either(shift)):
+            found = _of_tensorflow(x, gain, minus)
+            size = x.shape[-1] if x.shape else None
+            if found is None or _constant(beta) is None or node.result.shape != x.shape:
+                continue
+            vectors = [_constant(value) for value in (found[0], beta)]
+            if any(array is None or array.size != size or array.shape[-1:] != (size,) for array in vectors):
+                continue
+            flat = [
+                graph.add_parameter(graph.unique_name(f"{value.name}_vector"), array.reshape(-1))
+                for value, array in zip((found[0], beta), vectors, strict=True)
+                if array is not None
+            ]
+            _spell(graph, node, "layer_norm", [x, *flat], normalized_ndim=1, eps=found[1])
+            return True
+    return False
+
+
+def _of_tensorflow(x: Value, gain: Value, minus: Value) -> tuple[Value, float] | None:
+    """gamma and eps where `gain` is `gamma / sqrt(variance + eps)` and `minus` is `-mean * gain`, of `x` over its last axis."""
+    made, negative = _maker(gain, "mul", alone=False), _maker(minus, "mul")
+    if made is None or negative is None or gain not in negative.operands:
+        return None
+    opposite = next((value for value in negative.operands if value is not gain), None)
+    neg = _maker(opposite, "neg")
+    if neg is None or _mean_over_last(neg.operands[0]) is not x:
+        return None
+    for inverse, gamma in _either(made):
+        reciprocal = _maker(inverse, "reciprocal")
+        root = _maker(inverse, "rsqrt") if reciprocal is None else _maker(reciprocal.operands[0], "sqrt")
+        total = None if root is None else _maker(root.operands[0], "add")
+        for variance, eps in () if total is None else _either(total):
+            number, square = _scalar(eps), _mean_over_last(variance)
+            power = None if square is None else _maker(square, "mul")
+            centred = None if power is None or power.operands[0] is not power.operands[1] else power.operands[0].producer
+            differs = centred is None or centred.op.name != "sub" or centred.operands != [x, neg.operands[0]]
+            if number is not None and not differs:
+                return gamma, number
+    return None
+
+
+def _mean_over_last(value: Value) -> Value | None:
+    """What `value` is the mean of over the last axis, which stays; TensorFlow's exporter writes it as a global pool of rows."""
+    node = value.producer
+    if node is None:
+        return None
+    if node.op.name == "mean":
+        x, a = node.operands[0], node.attributes
+        rank = len(x.shape or ())
+        return x if a["keepdims"] and [axis % max(1, rank) for axis in a["axes"]] == [rank - 1] else None
+    pool = _maker(value if node.op.name != "reshape" else node.operands[0], "adaptive_avg_pool2d")
+    image = None if pool is None else _maker(pool.operands[0], "reshape")
+    if pool is None or image is None or node.op.name != "reshape" or len(image.operands[0].shape or ()) != 3:
+        return None
+    x = image.operands[0]
+    batch, channels, length = x.shape or ()
+    rows = tuple(pool.attributes["output_size"]) == (1, 1) and image.result.shape == (batch, channels, 1, length)
+    return x if rows and value.shape == (batch, channels, 1) else None
 
 
 @_reads("div")
