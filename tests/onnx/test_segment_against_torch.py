@@ -458,6 +458,22 @@ def test_reductions(axes: tuple[int, ...], keepdims: bool) -> None:
     close(run_op("reduce_log_sum_exp", [x], attributes)[0], t(x).logsumexp(dims, keepdims), 5e-6)
 
 
+@pytest.mark.parametrize(
+    ("op", "wanted"),
+    [
+        ("sum", -0.5),
+        ("mean", -0.5),
+        ("reduce_max", -0.5),
+        ("reduce_l1", 0.5),
+        ("reduce_l2", 0.5),
+        ("reduce_sum_square", 0.25),
+        ("reduce_log_sum_exp", -0.5),
+    ],
+)
+def test_reductions_of_a_number_without_axes(op: str, wanted: float) -> None:
+    close(run_op(op, [np.array(-0.5, np.float32)], {"axes": (), "keepdims": False})[0], torch.tensor(wanted))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.int16])
 def test_arg_reductions_take_the_first_of_ties(dtype: type) -> None:
     x = np.random.default_rng(0).integers(0, 3, (2, 7, 5)).astype(dtype)

@@ -23,9 +23,9 @@ def reduction(onnx_op: str) -> Emitter:
         dtype = type_of(node)
         x, wide = widen(b, b.operand(node, 0), dtype, *_REDUCE)
         rank = len(shapes(node)[0])
+        if rank == 0:  # nothing to reduce, but a norm is not its operand
+            return cast_to(b, b(onnx_op, b("Reshape", x, b.ints([1])), axes=[0], keepdims=0), wide, node.result.type.dtype)
         axes = sorted(axis % rank for axis in node.attributes["axes"])
-        if rank == 0:
-            return b("Identity", b.operand(node, 0))
         options: dict[str, Any] = {"axes": axes} if axes else {}
         return cast_to(b, b(onnx_op, x, keepdims=int(node.attributes["keepdims"]), **options), wide, node.result.type.dtype)
 
