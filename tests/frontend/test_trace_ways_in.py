@@ -259,3 +259,15 @@ def test_patches_are_gone_after_a_trace() -> None:
         torch.autocast.__init__,
         Steered.forward.__code__,
     )
+
+
+class TakesMore(nn.Module):
+    def forward(self, x: torch.Tensor, **more: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+def test_inputs_that_only_keywords_take_are_named() -> None:
+    x = torch.randn(1, 4)
+    with pytest.raises(InputError, match="forward takes other by name only"):
+        hqc.explain(TakesMore(), {"x": x, "other": x}, march="bayes")
+    assert [row.name for row in hqc.explain(TakesMore(), {"x": x}, march="bayes").placement.rows] == ["mul"]
