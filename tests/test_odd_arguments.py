@@ -101,6 +101,12 @@ def test_a_failed_call_says_which_argument_is_of_the_wrong_kind_and_other_errors
         product(torch.zeros(2))  # type: ignore[call-arg]
 
 
+def test_one_tensor_is_no_list_of_tensors() -> None:
+    """Its rows were put together again, for as long as there were any."""
+    with pytest.raises(InputError, match="cat takes a list of tensors, got one tensor"):
+        hqc.nn.quantized.FloatFunctional().cat(torch.zeros(2, 3))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("index", [-1, 1 << 70, float("inf"), float("nan"), None, "0", 7])
 def test_a_refused_change_leaves_the_graph_as_it_was(index: object) -> None:
     """An endless index was obeyed, operand by operand, and operands were let go before the new ones were looked at."""

@@ -66,6 +66,9 @@ class FloatFunctional(nn.Module):
         return self._result(torch.mul(x, y))
 
     def cat(self, x: Sequence[Tensor], dim: int = 0) -> Tensor:
+        given: object = x
+        if isinstance(given, Tensor):
+            raise InputError("cat takes a list of tensors, got one tensor")
         return self._result(torch.cat(tuple(x), dim=dim))
 
     def sum(self, x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
