@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from onnx_harness import run_lowered, session
 
 import hqc
+from hqc.errors import LoweringError
 from hqc.frontend.onnx import KeptNode, lower_onnx
 from hqc.ir import DType, Graph, TensorType
 from hqc.workflow.onnx_call import OnnxCall
@@ -115,3 +116,11 @@ def test_a_layer_norm_of_tensorflow_is_one_operation() -> None:
     lowered, x = lower_onnx(proto), random.standard_normal((1, 6, 8)).astype(np.float32)
     assert [node.op.name for node in lowered.graph.nodes] == ["layer_norm"]
     np.testing.assert_allclose(run_lowered(lowered, {"x": x})[0], session(proto).run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_detector_that_ends_in_its_own_suppression_is_told_to_be_cut() -> None:
+    proto = model("""(float[1,4,4] boxes, float[1,2,4] scores) => (int64[n,3] y) <int64 most = {10}, float overlap = {0.5}> {
+        y = NonMaxSuppression(boxes, scores, most, overlap)
+    }""")
+    with pytest.raises(LoweringError, match="whose size depends on the data; a deployed graph needs static shapes: cut it off"):
+        lower_onnx(proto)

@@ -192,8 +192,8 @@ def constant_of_shape(ctx: OnnxContext) -> Operand:
     raise Unexpressed("its shape is computed at run time")
 
 
-@lowers_onnx("NonZero")
-def non_zero(ctx: OnnxContext) -> Value:
+@lowers_onnx("NonZero", "NonMaxSuppression", "Unique")
+def of_unknown_size(ctx: OnnxContext) -> Value:
     raise ctx.error("has a result whose size depends on the data; a deployed graph needs static shapes: cut it off the model")
 
 
