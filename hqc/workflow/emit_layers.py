@@ -88,7 +88,7 @@ def _anchor(node: Node, conv: fx.Node, members: Iterable[fx.Node], values: Plann
         for member in members
         if member is not conv
         and (
-            any(values.value(operand) is added for operand in member.all_input_nodes)
+            any(values.ever_holds(operand, added) for operand in member.all_input_nodes)
             or (added.producer is not None and member.name in added.producer.origin)  # a step inside the addition
         )
     )

@@ -66,6 +66,11 @@ class PlannedValues:
         held = self.held(fx_node)
         return held if isinstance(held, Value) else None
 
+    def ever_holds(self, fx_node: fx.Node, value: Value) -> bool:
+        """True where `fx_node` holds `value` now, or once a call has written into it in place."""
+        writers = (self.fx_nodes[writer] for writer, names in self._lowered.writes.items() if fx_node.name in names)
+        return any(self.value(holder) is value for holder in (fx_node, *writers))
+
     def shape(self, fx_node: fx.Node) -> Shape | None:
         """The shape of the tensor that `fx_node` holds in the model, where it holds one: rewrites may have changed that of its value."""
         named = self._names.get(fx_node.name)

@@ -82,11 +82,25 @@ class SizesOfAttention(nn.Module):
         return self.head(found.reshape(b * heads, i * k, d).permute(0, 2, 1).reshape(b, heads * d, i, k))
 
 
+class PreActivatedInPlace(nn.Module):
+    """As pre-activated residual blocks: the activation writes into the tensor that the sum adds, a result of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.active = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.entry(x)
+        return self.active(self.second(self.active(self.first(self.active(x)))) + x)
+
+
 NETWORKS = [
     (ZooEntry("warps_two_widths", WarpsTwoWidths, ((1, 3, 16, 16),)), "bayes"),
     (ZooEntry("double_precision_step", DoublePrecisionStep, ((1, 3, 16, 16),)), "bernoulli2"),
     (ZooEntry("sequence_first_attention", SequenceFirstAttention, ((1, 3, 16, 16),)), "bayes"),
     (ZooEntry("sizes_of_attention", SizesOfAttention, ((1, 3, 8, 8),)), "bayes"),
+    (ZooEntry("pre_activated_in_place", PreActivatedInPlace, ((1, 3, 12, 12),)), "bayes"),
 ]
 
 
