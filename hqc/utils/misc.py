@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from hqc.checked import checked
+from hqc.checked import checked, numeric
 from hqc.errors import InputError
 
 
@@ -34,7 +34,7 @@ def pytree_convert(
     return pytree.tree_map(convert, input)
 
 
-@checked
+@numeric
 def tensor_struct_repr(data: Any) -> str:
     """The structure with a tensor's dtype and shape in its place, such as `{'boxes': float32[1, 4]}`."""
     if isinstance(data, Tensor):
