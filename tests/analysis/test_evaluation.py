@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,18 @@ def test_workers_give_the_numbers_of_one_process(
     monkeypatch.setattr("hqc.workflow.workers.PATIENCE", 0.0)
     alone, shared = (evaluate(compiled, iter(data()), margins, workers=workers, variants=variants) for workers in (1, 2))
     assert alone == shared and set(alone.values["integer"]) == {"margin", "score"}
-    sent = _without_torch(compiled, margins, variants or VARIANTS)
-    assert (sent is None) == (variants is None)
+
+
+@pytest.mark.parametrize("engine", ["jit", "blas", "onednn"])
+def test_torch_does_not_travel_where_neither_variant_nor_engine_needs_it(
+    engine: str, compiled: hqc.Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever engine this machine has: its answer is forced."""
+    with monkeypatch.context() as forced:
+        forced.setattr("hqc.backends.bpu.engines.get_engine", lambda name: SimpleNamespace(name=engine))
+        assert _without_torch(compiled, margins, VARIANTS) is None
+        sent = _without_torch(compiled, margins, ["integer"])
+    assert (sent is None) == (engine == "onednn")
     if sent is not None:
         (loaded, *_), convert = sent()
         for index, (inputs, labels) in enumerate(data()):

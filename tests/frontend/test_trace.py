@@ -14,8 +14,9 @@ from torch import fx, nn
 from torch.ao.nn.quantized import FloatFunctional
 from torch.ao.quantization import DeQuantStub, QuantStub
 
+import hqc
 import hqc.frontend.fx
-from hqc.errors import InputError, TraceError
+from hqc.errors import InputError, LoweringError, TraceError
 from hqc.frontend.fx import proxies, trace
 
 
@@ -379,3 +380,18 @@ def test_functions_that_a_model_holds_are_nodes_of_torchs_own(name: str) -> None
     targets = [node.target for node in trace(Holder(), (x,)).graph.nodes if node.op == "call_function"]
     stock = [node.target for node in fx.symbolic_trace(Holder()).graph.nodes if node.op == "call_function"]
     assert targets == stock
+
+
+def test_a_sparse_tensor_that_is_written_has_no_memory_to_look_for() -> None:
+    """Beside a branch on a mask that forward fills: the search for who wrote the mask met the sparse tensor (found by the fuzzer)."""
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x.to_sparse()
+            rows.mul_(2.0)
+            mask = x.new_ones(3)
+            mask[0] = 0.0
+            return x * 2.0 if mask.sum() > 1.0 else rows.to_dense()
+
+    with pytest.raises(LoweringError, match="to_sparse returns a sparse_coo tensor"):
+        hqc.explain(Net(), (torch.randn(1, 3),), march="bayes")

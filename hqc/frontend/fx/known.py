@@ -144,11 +144,13 @@ class KnownValues:
         waiting, self._unsorted = self._unsorted, []
         for node in waiting:
             first = self._values.get(node.all_input_nodes[0], UNKNOWN)
-            if isinstance(first, torch.Tensor):
-                self._written.setdefault(first.untyped_storage()._cdata, []).append(node)
+            memory = _memory(first)
+            if memory is not None:
+                self._written.setdefault(memory, []).append(node)
             else:
                 self._unsorted.append(node)
-        return self._written.get(fake.untyped_storage()._cdata, []) if isinstance(fake, torch.Tensor) else []
+        memory = _memory(fake)
+        return [] if memory is None else self._written.get(memory, [])
 
     def early(self, node: fx.Node) -> Any:
         """The value of `node` if it takes no evaluation to know it, else UNKNOWN."""
@@ -271,3 +273,16 @@ def _along(root: nn.Module, path: str) -> Iterator[Any]:
 def is_plain(value: Any) -> bool:
     """True for a value that Python code may branch on: no tensor in it, and known."""
     return value is not UNKNOWN and not any(isinstance(leaf, torch.Tensor) for leaf in leaves(value))
+
+
+def storage_of(value: Any) -> torch.UntypedStorage | None:
+    """The memory that tensors may share; None for what is no tensor, and for one without memory of its own (a sparse one)."""
+    try:
+        return value.untyped_storage() if isinstance(value, torch.Tensor) else None
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _memory(value: Any) -> int | None:
+    storage = storage_of(value)
+    return None if storage is None else storage._cdata

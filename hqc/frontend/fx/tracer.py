@@ -35,7 +35,7 @@ from hqc.frontend.fx.codegen import CarefulCodeGen, needs_care
 from hqc.frontend.fx.examples import argument_examples
 from hqc.frontend.fx.exported import is_aten, module_of, plain
 from hqc.frontend.fx.exported_trace import exported_trace
-from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
+from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain, storage_of
 from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_functional, is_library_module, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, types_along, user_source
 from hqc.frontend.fx.models import refuse_untraceable
@@ -608,9 +608,10 @@ class HqcTracer(fx.Tracer):
 
     def _buffer_behind(self, view: torch.Tensor) -> str | None:
         """The buffer of the model whose memory `view` is in."""
-        memory = view.untyped_storage().data_ptr()
+        memory = storage_of(view)
         for name, buffer in self.root.named_buffers():
-            if memory and name not in self._state and buffer.untyped_storage().data_ptr() == memory:
+            held = storage_of(buffer) if name not in self._state else None
+            if memory is not None and held is not None and memory.data_ptr() and held.data_ptr() == memory.data_ptr():
                 return str(name)
         return None
 

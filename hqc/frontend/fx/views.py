@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import is_size
 from hqc.frontend.fx.calls import inplace_position, set_item_of_copy
-from hqc.frontend.fx.known import UNKNOWN, KnownValues
+from hqc.frontend.fx.known import UNKNOWN, KnownValues, storage_of
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.registry import is_in_place_name
@@ -338,7 +338,8 @@ class _Functionalizer:
             return "same" if isinstance(module, _SAME_MODULES) or name == "dropout" else "view"
         found, before = self.known.of(node), self.known.of(base)
         if isinstance(found, torch.Tensor) and isinstance(before, torch.Tensor):
-            if found.untyped_storage()._cdata != before.untyped_storage()._cdata:
+            memory, other = storage_of(found), storage_of(before)
+            if memory is None or other is None or memory._cdata != other._cdata:
                 return "none"
             return "same" if found is before else "view"
         return self._unknown_sharing() if may_share else "none"
