@@ -196,27 +196,33 @@ def test_a_product_of_activations_that_is_wrong_here_is_left_to_numpy(answer, mo
         check.trusted_activations.cache_clear()
 
 
-@pytest.mark.parametrize("small", [(1, 1, 65, 64), (3, 1, 1, 1), (1, 5, 1, 1), (3, 5, 1, 64), (64,), (5, 65, 1)])
-@pytest.mark.parametrize("op", ["int_add", "int_mul", "int_div"])
-@pytest.mark.parametrize("image", [False, True])
-def test_a_smaller_operand_is_spread_over_many_tiles(op, small, image):
-    """Rows of one operand for all, elements for a row, with rows longer than a tile; beside a convolution the channels are last."""
+def assert_native_on_many_tiles(op, constants, attributes, *, image, oracle):
+    """One op on more elements than a tile has; beside a pool, as beside a convolution, the channels are last in memory."""
     rng = np.random.default_rng(5)
-    graph = Graph("spread", "bayes")
+    graph = Graph("tiles", "bayes")
     x = value = graph.add_input("x", TensorType(INT8, (3, 5, 65, 64)))
     if image:
         value = graph.add_node("max_pool2d", [x], {"kernel": (1, 1), "stride": (1, 1)}, name="pool").result
-    other = graph.add_parameter("small", integers(rng, small))
-    extra = [] if op == "int_div" else [graph.add_parameter("rows", requant(rng, (), "multiply", high=-4))]
-    attributes = {"ratio": 3.7} if op == "int_div" else {}
-    graph.set_outputs([graph.add_node(op, [value, other, *extra], attributes, name="y").result])
+    parameters = [graph.add_parameter(f"p{index}", array) for index, array in enumerate(constants)]
+    graph.set_outputs([graph.add_node(op, [value, *parameters], attributes, name="y").result])
     for node in graph.nodes:
         node.device = Device.BPU
     graph.stage = "integer"
     inputs = {"x": integers(rng, (3, 5, 65, 64))}
     program = compile(graph, engine="jit", threads=2)
     assert all(step.native is not None for step in program.steps)
-    np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine="blas").run(inputs)["y"])
+    np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine=oracle).run(inputs)["y"])
+
+
+@pytest.mark.parametrize("small", [(1, 1, 65, 64), (3, 1, 1, 1), (1, 5, 1, 1), (3, 5, 1, 64), (64,), (5, 65, 1)])
+@pytest.mark.parametrize("op", ["int_add", "int_mul", "int_div"])
+@pytest.mark.parametrize("image", [False, True])
+def test_a_smaller_operand_is_spread_over_many_tiles(op, small, image):
+    """Rows of one operand for all, elements for a row, with rows longer than a tile."""
+    rng = np.random.default_rng(5)
+    extra = [] if op == "int_div" else [requant(rng, (), "multiply", high=-4)]
+    attributes = {"ratio": 3.7} if op == "int_div" else {}
+    assert_native_on_many_tiles(op, [integers(rng, small), *extra], attributes, image=image, oracle="blas")
 
 
 @pytest.mark.parametrize("dtype", [INT8, INT16])
@@ -239,21 +245,9 @@ def test_sums_over_any_axes_are_native(shape, axes, dtype):
 @pytest.mark.parametrize("dtype", [INT8, INT16])
 def test_prelu_is_native_over_many_tiles_in_either_order_of_memory(dtype, channels, image):
     rng = np.random.default_rng(6)
-    graph = Graph("bent", "bayes")
-    x = value = graph.add_input("x", TensorType(INT8, (3, 5, 65, 64)))
-    if image:
-        value = graph.add_node("max_pool2d", [x], {"kernel": (1, 1), "stride": (1, 1)}, name="pool").result
     constants = [
         integers(rng, (channels,), INT16),
         requant(rng, (), "multiply"),
         requant(rng, (channels,), "multiply", low=-25, high=-8),
     ]
-    parameters = [graph.add_parameter(f"p{index}", array) for index, array in enumerate(constants)]
-    graph.set_outputs([graph.add_node("int_prelu", [value, *parameters], {"dtype": dtype}, name="y").result])
-    for node in graph.nodes:
-        node.device = Device.BPU
-    graph.stage = "integer"
-    inputs = {"x": integers(rng, (3, 5, 65, 64))}
-    program = compile(graph, engine="jit", threads=2)
-    assert all(step.native is not None for step in program.steps)
-    np.testing.assert_array_equal(program.run(inputs)["y"], compile(graph, engine="reference").run(inputs)["y"])
+    assert_native_on_many_tiles("int_prelu", constants, {"dtype": dtype}, image=image, oracle="reference")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from hqc.ir import QuantParams, Value
 
 def emit_conv(
     ctx: LoweringContext,
-    x: Value,
+    input: Value,
     weight: Operand,
     bias: Operand | None = None,
     stride: Any = 1,
@@ -62,7 +62,7 @@ def emit_conv(
             quant=quant,
         )
 
-    return batched(ctx, x, axes + 2, convolve)
+    return batched(ctx, input, axes + 2, convolve)
 
 
 def _sizes(value: Any, axes: int, of_rows: int) -> tuple[int, int]:
@@ -92,24 +92,8 @@ def conv_module(ctx: LoweringContext, module: nn.Conv1d | nn.Conv2d, input: Valu
     return emit_conv(ctx, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups, m.padding_mode, axes=axes)
 
 
-def _function(axes: int) -> Callable[..., Value]:
-    def convolve(
-        ctx: LoweringContext,
-        input: Value,
-        weight: Operand,
-        bias: Operand | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Value:
-        return emit_conv(ctx, input, weight, bias, stride, padding, dilation, groups, axes=axes)
-
-    return convolve
-
-
-lower_function(torch.conv1d)(_function(1))
-lower_function(torch.conv2d)(_function(2))
+lower_function(torch.conv1d)(partial(emit_conv, axes=1))
+lower_function(torch.conv2d)(emit_conv)
 
 
 def output_padding_for(ctx: LoweringContext, module: Any, input: Value, output_size: Any) -> tuple[int, ...]:
@@ -181,25 +165,8 @@ def conv_transpose_module(
     return emit_conv_transpose(ctx, input, m.weight, m.bias, m.stride, m.padding, extra, m.groups, m.dilation, axes=axes)
 
 
-def _transposed_function(axes: int) -> Callable[..., Value]:
-    def convolve(
-        ctx: LoweringContext,
-        input: Value,
-        weight: Operand,
-        bias: Operand | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Value:
-        return emit_conv_transpose(ctx, input, weight, bias, stride, padding, output_padding, groups, dilation, axes=axes)
-
-    return convolve
-
-
-lower_function(torch.conv_transpose1d)(_transposed_function(1))
-lower_function(torch.conv_transpose2d)(_transposed_function(2))
+lower_function(torch.conv_transpose1d)(partial(emit_conv_transpose, axes=1))
+lower_function(torch.conv_transpose2d)(emit_conv_transpose)
 
 
 @lower_module(nn.Linear)
