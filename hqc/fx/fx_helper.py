@@ -10,7 +10,7 @@ import torch
 
 from hqc.checked import explained
 from hqc.errors import InputError
-from hqc.frontend.fx.tracer import wrap as _wrap
+from hqc.frontend.fx.tracing import wrap as _wrap
 
 __all__ = ["replace_torch_op", "wrap"]
 

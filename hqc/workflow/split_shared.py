@@ -11,7 +11,7 @@ from torch import fx, nn
 from hqc.checked import checked_but
 from hqc.errors import InputError
 from hqc.frontend.fx.copying import deep_copy
-from hqc.frontend.fx.tracer import trace
+from hqc.frontend.fx.tracing import trace
 from hqc.workflow.model_copy import copy_model
 from hqc.workflow.plain_torch import plain_torch
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import hqc.jit
 from hqc.errors import CalibrationError, ExportError, InputError
-from hqc.frontend.fx.tracer import wrap
+from hqc.frontend.fx.tracing import wrap
 from hqc.march import March, set_march
 from hqc.nn.quantized.modules import Conv2d, DeQuantize, Quantize
 from hqc.quantization import (

@@ -15,7 +15,7 @@ from lowering_harness import Function, compare, run_graph
 from torch import fx
 
 from hqc.errors import HqcError, LoweringError
-from hqc.frontend.fx import calls, lower_graph_module, trace
+from hqc.frontend.fx import in_place, lower_graph_module, trace
 
 
 def run_both(function: Any, x: torch.Tensor, *, shapes: bool = True) -> tuple[fx.GraphModule, Any, Any]:
@@ -277,7 +277,7 @@ def test_the_signature_of_a_function_is_read_once(monkeypatch: pytest.MonkeyPatc
             x = torch.clamp(x + 1, 0, 6).relu_()
         return x
 
-    calls.inplace_position.cache_clear()
-    monkeypatch.setattr(calls.inspect, "signature", counting)
+    in_place.inplace_position.cache_clear()
+    monkeypatch.setattr(in_place.inspect, "signature", counting)
     trace(Function(long), torch.ones(2, 3))
     assert len([function for function in asked if function is torch.clamp]) <= 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +11,8 @@ from torch import fx, nn
 from torch.fx import immutable_collections
 
 from hqc.frontend.fx.copying import deep_copy
-from hqc.frontend.fx.registry import is_in_place_name, plain_function
+from hqc.frontend.fx.in_place import inplace_position, is_in_place_name
+from hqc.frontend.fx.registry import plain_function
 from hqc.structures import leaves
 
 
@@ -85,16 +84,6 @@ def written_out_of_place(node: fx.Node) -> tuple[str, Any, tuple[Any, ...], dict
             return op, name[:-1], args, kwargs
         return "call_function", method_on_clone, (name, *args), kwargs
     return op, target, args, kwargs
-
-
-@functools.lru_cache(1024)
-def inplace_position(function: Any) -> int | None:
-    """Where `function` takes the argument `inplace`. Kept, because torch's signatures are parsed from text at every question."""
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return None
-    return names.index("inplace") if "inplace" in names else None
 
 
 def call_on_clone(function: Callable[..., Any], first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

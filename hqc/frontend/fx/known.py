@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from hqc.errors import FAULTS, first_line
 from hqc.frontend.fx.calls import as_users_write
+from hqc.frontend.fx.in_place import writes_first_operand
 from hqc.structures import leaves, map_structure
 
 
@@ -254,9 +255,8 @@ def _varies(node: fx.Node) -> bool:
 
 def _writes(node: fx.Node) -> bool:
     """True for calls that write into their first operand."""
-    name = _name(node)
-    in_place = name.endswith("_") and getattr(node.target, "__module__", "") != "_operator"  # and_, not_
-    return node.op in ("call_function", "call_method") and (name == "setitem" or in_place) and bool(node.all_input_nodes)
+    called = node.op in ("call_function", "call_method")
+    return called and writes_first_operand(node.target) and bool(node.all_input_nodes)
 
 
 def _name(node: fx.Node) -> str:

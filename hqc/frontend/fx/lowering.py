@@ -23,16 +23,17 @@ from hqc.frontend.fx.calls import FrozenModule, as_users_write, call_functional,
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.draws import is_draw, unread_draws
 from hqc.frontend.fx.examples import ExampleInputs
+from hqc.frontend.fx.in_place import writes_first_operand
 from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
 from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque, trial, tried
 from hqc.frontend.fx.proxies import IN_PLACE_META
-from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module, is_in_place_name
+from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module
 from hqc.frontend.fx.retrace import WARNINGS_META
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
-from hqc.frontend.fx.tracer import trace
+from hqc.frontend.fx.tracing import trace
 from hqc.frontend.fx.training import IDENTITY_META
 from hqc.frontend.fx.updates import buffer_updates
 from hqc.frontend.fx.views import FUNCTIONAL_META, SharedWrite
@@ -245,7 +246,7 @@ class _GraphLowering:
                 call = out_of_place(function) if in_place else function
                 self._lower(lowering, name, call, (), args, kwargs, in_place)
             else:
-                self._static_call(node, function, args, kwargs, in_place or is_in_place_name(name))
+                self._static_call(node, function, args, kwargs, in_place or writes_first_operand(function))
 
     def _node_of_form(self, operands: tuple[Any, ...], op: str, attributes: Mapping[str, Any]) -> Any:
         """The IR node whose torch form this call is."""
@@ -270,7 +271,7 @@ class _GraphLowering:
                 return
         if not _has_value((args, kwargs)):
             method = functools.partial(call_method, name)
-            self._static_call(node, method, args, kwargs, isinstance(receiver, torch.Tensor) and is_in_place_name(name))
+            self._static_call(node, method, args, kwargs, isinstance(receiver, torch.Tensor) and writes_first_operand(name))
             return
         lowering, in_place = find_method(name)
         call = functools.partial(call_method, name)

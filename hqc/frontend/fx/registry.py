@@ -16,7 +16,6 @@ In-place forms (`relu_`, `x += y`, `inplace=True`) need no lowering of their own
 from __future__ import annotations
 
 import enum
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from hqc.checked import explained
+from hqc.frontend.fx.in_place import PLAIN_OPERATORS, is_in_place_name, writes_first_operand
 from hqc.registry import Registry
 
 Handler = Callable[..., Any]
@@ -53,18 +53,6 @@ _MODULES: Registry[type, Lowering] = Registry("lowering of a module", families=_
 _FUNCTIONS: Registry[Any, Lowering] = Registry("lowering of a function", families=_FAMILIES)
 _METHODS: Registry[str, Lowering] = Registry("lowering of a tensor method", families=_FAMILIES)
 _FUNCTIONALS: Registry[tuple[type | None, str], Lowering] = Registry("lowering of a functional module", families=_FAMILIES)
-
-_IN_PLACE_OPERATORS = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    operator.ifloordiv: operator.floordiv,
-    operator.ipow: operator.pow,
-    operator.imatmul: operator.matmul,
-    operator.iand: operator.and_,
-    operator.ior: operator.or_,
-}
 
 
 @explained
@@ -105,20 +93,19 @@ def find_module(module: nn.Module) -> Lowering | None:
 
 
 def find_function(function: Any) -> tuple[Lowering | None, bool]:
-    """The lowering of a function, and whether the function is an in-place form of what was registered."""
-    if function in _FUNCTIONS:
-        return _FUNCTIONS[function], False
-    plain = plain_function(function)
-    return _FUNCTIONS.get(plain), plain is not None
+    """The lowering of a function, or of what it is an in-place form of; and whether the function writes into its first operand."""
+    name = getattr(function, "__name__", "")
+    if function not in _FUNCTIONS and function == getattr(torch._C._VariableFunctions, name, None):
+        function = getattr(torch, name, function)  # what torch's own Python code calls
+    plain = function if function in _FUNCTIONS else plain_function(function)
+    return _FUNCTIONS.get(plain), writes_first_operand(function)
 
 
 def plain_function(function: Any) -> Any:
     """The function that an in-place function (`operator.iadd`, `torch.relu_`) is a form of; None for others."""
-    if function in _IN_PLACE_OPERATORS:
-        return _IN_PLACE_OPERATORS[function]
+    if function in PLAIN_OPERATORS:
+        return PLAIN_OPERATORS[function]
     name = getattr(function, "__name__", "")
-    if function == getattr(torch._C._VariableFunctions, name, None) and getattr(torch, name, None) in _FUNCTIONS:
-        return _FUNCTIONS[getattr(torch, name)], False  # what torch's own Python code calls
     if name.endswith("_") and not name.startswith("_"):
         for home in (torch, functional):
             plain = getattr(home, name[:-1], None)
@@ -131,7 +118,7 @@ def find_method(name: str) -> tuple[Lowering | None, bool]:
     """The lowering of a tensor method, by its name or by the torch function of that name; and whether it is in place."""
     found = _METHODS.get(name) or _FUNCTIONS.get(getattr(torch, name, None))
     if found is not None or not is_in_place_name(name):
-        return found, is_in_place_name(name)
+        return found, writes_first_operand(name)
     plain = name[:-1]
     return _METHODS.get(plain) or _FUNCTIONS.get(getattr(torch, plain, None)), True
 
@@ -142,11 +129,6 @@ def find_functional(module: nn.Module, name: str) -> Lowering | None:
         if (base, name) in _FUNCTIONALS:
             return _FUNCTIONALS[base, name]
     return _FUNCTIONALS.get((None, name))
-
-
-def is_in_place_name(name: str) -> bool:
-    """torch's rule: a trailing underscore writes into the first operand (`requires_grad_` sets a flag of it)."""
-    return name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
 
 
 def registered() -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Tracing a torch model into an FX GraphModule whose leaves are the ops that lowering knows."""
+"""The tracer: stock FX tracing whose leaves are the ops that lowering knows, and with a location on every node."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import contextlib
 import functools
 import inspect
 import itertools
-import logging
 import operator
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FrameType, FunctionType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -21,9 +20,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from hqc.checked import explained
-from hqc.errors import FAULTS, InputError, TraceError
+from hqc.errors import InputError, TraceError
 from hqc.frontend.fx.assumptions import (
-    ASSUMPTIONS_META,
     Assumption,
     assumption,
     depends_on_sizes,
@@ -31,14 +29,11 @@ from hqc.frontend.fx.assumptions import (
     is_size,
 )
 from hqc.frontend.fx.autograd_functions import open_autograd_functions
-from hqc.frontend.fx.codegen import CarefulCodeGen, needs_care
-from hqc.frontend.fx.examples import argument_examples
-from hqc.frontend.fx.exported import is_aten, module_of, plain
-from hqc.frontend.fx.exported_trace import exported_trace
-from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain, storage_of
+from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
+from hqc.frontend.fx.in_place import writes_first_operand
+from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_functional, is_library_module, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, types_along, user_source
-from hqc.frontend.fx.models import refuse_untraceable
 from hqc.frontend.fx.opened import opened_forward
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
 from hqc.frontend.fx.proxies import (
@@ -47,155 +42,18 @@ from hqc.frontend.fx.proxies import (
     RecordingProxy,
     isinstance_of_jit,
     record_factories,
-    recorded,
     shape_slice_length,
 )
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wrapped_calls
-from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
 from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
-from hqc.frontend.fx.state import unchanged_in_eval
-from hqc.frontend.fx.trace_errors import ProxyUse, explain, refuse_odd_keys
+from hqc.frontend.fx.trace_errors import ProxyUse
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
-from hqc.frontend.fx.updates import FROZEN_META, TRAINING_ONLY_META, buffer_updates, write_copies
-from hqc.frontend.fx.user_code import in_assertion, training_branches
-from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
+from hqc.frontend.fx.updates import TRAINING_ONLY_META
+from hqc.frontend.fx.user_code import in_assertion
 
-logger = logging.getLogger(__name__)
 _WEIGHT_HOOKS = (WeightNorm, SpectralNorm)
 """Forward pre-hooks of torch.nn.utils that compute a module's weight, of the style before parametrizations."""
-_F = TypeVar("_F", bound=Callable[..., Any])
 _SPECIALIZED = (bool, int, float, str, type(None))
-
-
-@explained
-def trace(
-    model: nn.Module,
-    example_inputs: Any = None,
-    *,
-    leaf_modules: Sequence[LeafSpec] = (),
-    concrete_args: Mapping[str, Any] | None = None,
-    symbolic_args: Sequence[str] = (),
-) -> fx.GraphModule:
-    """Trace `model` in eval mode. The model is left as it was: modes, attributes and buffers are restored.
-
-    `example_inputs` (a tensor, a tuple of positional inputs, or a dict by name): shapes and dtypes become known while tracing,
-    without running the model, so that code may branch on sizes, loop over splits and so on. Names and order of the nodes are
-    the same without them. Sizes stay calls; what was assumed of a size is in `result.meta["hqc_assumptions"]`.
-
-    Leaves are the modules of torch.nn (and subclasses that change nothing but their constructor), quantization stubs,
-    modules of a class with `_hqc_leaf = True`, and those named in `leaf_modules` by class, path or instance. Methods of
-    FloatFunctional modules (torch.ao's, and classes with `_hqc_functional = True`) are traced as get_attr + call_method.
-
-    Arguments of `forward` with a None, bool, number or string default keep it as a constant (as do those of
-    `concrete_args`, with the value given there) unless named in `symbolic_args` or given in `example_inputs`.
-
-    The result shares its submodules, parameters and buffers with `model` and has the same tree; node names are stock FX
-    names. Each `node.meta` has `hqc_source` (`file.py:line`), `hqc_module` (path) and `hqc_module_types`;
-    `result.meta["hqc_warnings"]` lists what should be known, such as branches on `self.training`.
-
-    Assertions about traced tensors are taken as true and leave no nodes.
-
-    Where proxies cannot go through the Python code and there are example inputs, the graph is what `torch.export` makes of it, over the
-    same tree; a warning says so, and sizes are constants (see `exported_trace`).
-
-    One trace runs at a time; what it patches works as before in other threads. Raises `TraceError` with the user's line when
-    the Python code cannot be traced, `InputError` for example inputs that `forward` does not take.
-    """
-    if isinstance(model, torch.export.ExportedProgram):
-        model = module_of(model)
-    refuse_untraceable(model)
-    if isinstance(model, fx.GraphModule):
-        return retrace(plain(model) if is_aten(model.graph) else model)
-    constants = dict(concrete_args or {})
-    examples = argument_examples(model, example_inputs, optional=constants)
-    tracer = HqcTracer(
-        leaf_modules=leaf_modules,
-        concrete_args=constants,
-        symbolic_args=(*symbolic_args, *(name for name in examples or () if name not in constants)),
-        examples=examples,
-    )
-    with TRACE_LOCK:
-        try:
-            tracer, traced, frozen = _traced_with_updates(model, tracer)
-        except TraceError as refusal:
-            if leaf_modules:
-                raise
-            return exported_trace(model, examples, constants, refusal)
-    adopt_tree(traced, model)
-    traced.training = model.training
-    updates = buffer_updates(traced.graph, model)
-    warnings = [f"forward changes the buffer {name} at every call; the graph keeps its present value" for name in frozen]
-    warnings += updates.sentences()
-    taken = {node.meta.get(TRAINING_ONLY_META) for node in updates.written}
-    for cls in tracer.called_classes:
-        warnings.extend(
-            f"{line}: a branch on self.training; the graph has the eval branch, in training too"
-            for line in training_branches(cls)
-            if line not in taken
-        )
-    for warning in warnings:
-        logger.warning("%s", warning)
-    traced.meta[WARNINGS_META] = warnings
-    traced.meta[FROZEN_META] = frozen
-    traced.meta[ASSUMPTIONS_META] = list(tracer.assumptions.values())
-    return traced
-
-
-def _traced_with_updates(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, dict[str, str]]:
-    """A trace that has what changes buffers in it, and the buffers whose changes no graph repeats, with the reason.
-
-    Counters and running averages are found by a first trace; a second has these buffers as part of the graph. Branches that change
-    them in training only are taken where that works.
-    """
-    try:
-        tracer, traced, changed = _traced(model, tracer)
-    except TraceError:
-        if not tracer.took_updates:
-            raise
-        return _traced_with_updates(model, tracer.again(updates=False))
-    frozen: dict[str, str] = {}
-    if changed:
-        again = tracer.again(changed, tracer.takes_updates)
-        try:
-            again, traced, changed = _traced(model, again)
-            frozen = dict.fromkeys(changed, "the new value is computed from sizes alone")
-        except TraceError as error:
-            frozen = dict.fromkeys(changed, str(error))
-        if not frozen:
-            return again, traced, frozen
-    if tracer.took_updates:  # for nothing: the branch changes no buffer, or not as a graph can
-        return _traced_with_updates(model, tracer.again(updates=False))
-    return tracer, traced, frozen
-
-
-def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, list[str]]:
-    """One trace, and the buffers that forward has changed on the way. The model is left as it was."""
-    with unchanged_in_eval(model) as changed:
-        stop = sys._getframe()
-        try:
-            graph = tracer.trace(model)
-        except InputError:
-            raise
-        except FAULTS as error:
-            raise explain(error, type(model).__name__, stop) from error
-        refuse_odd_keys(graph)
-        write_copies(graph, model)
-        functional = functionalize(graph, model, tracer.known, buffer_updates(graph, model).written)
-        if any(map(needs_care, tracer.called_paths)):
-            graph.set_codegen(CarefulCodeGen())
-        names = [*dict.fromkeys((*changed(), *tracer.replaced_buffers))]
-        for module, name in tracer.assigned:
-            module.__dict__.pop(name, None)  # what get_attr reads is the buffer
-        traced = fx.GraphModule(model, graph, type(model).__name__)
-    traced.meta[FUNCTIONAL_META] = functional
-    return tracer, traced, names
-
-
-@explained
-def wrap(function: _F) -> _F:
-    """Decorator: calls of `function` on traced tensors become one node, which runs as it is, on the CPU."""
-
-    return recorded(function)  # type: ignore[return-value]
 
 
 class HqcTracer(fx.Tracer):
@@ -236,7 +94,7 @@ class HqcTracer(fx.Tracer):
         self._thread = threading.get_ident()
         self._rewriter: Rewriter | None = None
         self._parameter_proxies: dict[str, fx.Proxy] = {}
-        self._tensor_paths: dict[int, str] = {}
+        self._held = HeldTensors(nn.Module())
         self._versions: dict[str, int] = {}  # of tensors that forward makes of constants, by path: how often each was written
         self.known = KnownValues(nn.Module())
         self.called_classes: dict[type, None] = {}
@@ -254,14 +112,9 @@ class HqcTracer(fx.Tracer):
         self.root = root
         self.root_module_name = root._get_name()
         self.submodule_paths = {module: name for name, module in root.named_modules()}
-        self.tensor_attrs = _plain_tensors(root)
+        self.tensor_attrs = plain_attributes(root)
         self._modules = dict(root.named_modules(remove_duplicate=False))
-        for name, parameter in root.named_parameters():
-            self._tensor_paths.setdefault(id(parameter), name)
-        for name, buffer in root.named_buffers():
-            if name in self._state:
-                self._tensor_paths[id(buffer)] = name
-        self._buffer_paths = {id(buffer): name for name, buffer in root.named_buffers()}
+        self._held = HeldTensors(root, self._state)
         self.called_classes[type(root)] = None
         self.graph = fx.Graph(tracer_cls=type(self))
         self.known = KnownValues(root)
@@ -329,7 +182,7 @@ class HqcTracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """A parameter as a proxy, as stock FX, found by identity and not by a walk over all of them."""
         traced = isinstance(attr_val, nn.Parameter) or (self._state and isinstance(attr_val, torch.Tensor))
-        path = self._tensor_paths.get(id(attr_val)) if traced else None
+        path = self._held.traced_path(attr_val) if traced else None
         if path is None:
             return attr_val
         if path not in parameter_proxy_cache:
@@ -359,7 +212,7 @@ class HqcTracer(fx.Tracer):
     def _assigned_buffer(self, module: nn.Module, name: str, value: Any) -> bool:
         """Take `module.name = value` where that is a buffer: it is written, and read as `value` from now on."""
         buffer = module._buffers.get(name)
-        path = self._buffer_paths.get(id(buffer)) if isinstance(value, (fx.Proxy, torch.Tensor)) else None
+        path = self._held.buffer_path(buffer) if isinstance(value, (fx.Proxy, torch.Tensor)) else None
         if path is None or buffer is None:
             return False
         if path not in self._state:
@@ -592,12 +445,10 @@ class HqcTracer(fx.Tracer):
     def _refuse_write_into_constant(self, target: Any, args: tuple[Any, ...]) -> None:
         """Other reads of a tensor that forward makes of constants are no nodes, and would not see what is written into it."""
         written = args[0] if args else None
-        if not isinstance(written, torch.Tensor) or id(written) in self._tensor_paths or id(written) in self._buffer_paths:
+        if not isinstance(written, torch.Tensor) or self._held.traced_path(written) or self._held.buffer_path(written):
             return
-        name = target if isinstance(target, str) else getattr(target, "__name__", "")
-        in_place = name.endswith("_") and not name.endswith("__") and getattr(target, "__module__", "") != "_operator"
-        if in_place or name in ("__setitem__", "setitem"):
-            path = self._buffer_behind(written)
+        if writes_first_operand(target):
+            path = self._held.buffer_behind(written)
             if path is not None:  # a part of a buffer: the trace that has it as part of the graph sees the write
                 self.replaced_buffers.append(path)
                 return
@@ -605,15 +456,6 @@ class HqcTracer(fx.Tracer):
                 f"{user_source(self._stop)}: forward writes a traced tensor into a tensor that it makes of constants, which no graph "
                 "repeats; make it by the sizes of an input (x.new_zeros(x.shape[0], ...)), or put the parts together with torch.cat"
             )
-
-    def _buffer_behind(self, view: torch.Tensor) -> str | None:
-        """The buffer of the model whose memory `view` is in."""
-        memory = storage_of(view)
-        for name, buffer in self.root.named_buffers():
-            held = storage_of(buffer) if name not in self._state else None
-            if memory is not None and held is not None and memory.data_ptr() and held.data_ptr() == memory.data_ptr():
-                return str(name)
-        return None
 
     def _constant_entry(self, node: fx.Node) -> Any:
         """The None, bool, number or string that `node` reads from a structure of the example inputs, or UNKNOWN."""
@@ -658,16 +500,6 @@ def _from_placeholder(node: Any) -> bool:
     while isinstance(node, fx.Node) and node.target in (operator.getitem, getattr) and node.args:
         node = node.args[0]
     return isinstance(node, fx.Node) and node.op == "placeholder"
-
-
-def _plain_tensors(root: nn.Module) -> dict[Any, str]:
-    """Paths of the tensors that modules keep as plain attributes."""
-    found: dict[Any, str] = {}
-    for path, module in root.named_modules():
-        for name, value in vars(module).items():
-            if isinstance(value, (torch.Tensor, torch.ScriptObject)):
-                found[value] = f"{path}.{name}" if path else name
-    return found
 
 
 def _forward_of(root: nn.Module) -> tuple[Any, bool]:

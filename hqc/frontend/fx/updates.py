@@ -8,7 +8,6 @@ has then.
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hqc.frontend.fx.in_place import is_set_item, writes_first_operand
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.views import is_view, written_node
 
@@ -139,12 +139,10 @@ def update_in_training(training: bool, method: str, tensor: torch.Tensor, *args:
 
 def writing_method(node: fx.Node) -> str | None:
     """The method of tensors that does what `node` does, if that is to write into its first operand."""
-    if node.target in (operator.setitem, "__setitem__"):
+    if is_set_item(node.target):
         return "__setitem__"
-    name = str(node.target)
-    return name if node.op == "call_method" and name.endswith("_") and not name.endswith("__") else None
+    return str(node.target) if node.op == "call_method" and writes_first_operand(node.target) else None
 
 
 def _is_set_item(node: fx.Node) -> bool:
-    called = node.args[1] if node.target is update_in_training else node.target
-    return called in (operator.setitem, "__setitem__")
+    return is_set_item(node.args[1] if node.target is update_in_training else node.target)

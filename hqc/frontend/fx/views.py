@@ -17,11 +17,11 @@ import torch
 from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import is_size
-from hqc.frontend.fx.calls import inplace_position, set_item_of_copy
+from hqc.frontend.fx.calls import set_item_of_copy
+from hqc.frontend.fx.in_place import asks_in_place, writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, storage_of
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.proxies import IN_PLACE_META
-from hqc.frontend.fx.registry import is_in_place_name
 
 FUNCTIONAL_META = "hqc_functional"
 """Key in `graph_module.meta`: True when no read of shared memory after a write is left in the graph, a `SharedWrite` when there is
@@ -433,13 +433,11 @@ def written_node(node: fx.Node, root: nn.Module) -> fx.Node | None:
     """The node whose memory `node` writes, if it writes in place."""
     if node.op in ("placeholder", "get_attr", "output"):
         return None
-    name = _name(node)
-    in_place = node.target in (operator.setitem, "__setitem__") or bool(node.meta.get(IN_PLACE_META))
-    in_place = in_place or (is_in_place_name(name) and node.op != "call_module")
     if node.op == "call_module":
         in_place = getattr(root.get_submodule(str(node.target)), "inplace", False) is True
-    elif node.op == "call_function" and not in_place:
-        in_place = _asks_in_place(node)
+    else:
+        in_place = writes_first_operand(node.target) or bool(node.meta.get(IN_PLACE_META))
+        in_place = in_place or (node.op == "call_function" and asks_in_place(node))
     return _base(node) if in_place else None
 
 
@@ -448,9 +446,3 @@ def is_view(node: fx.Node) -> bool:
     if node.op == "call_module":
         return False
     return node.target is operator.getitem or _name(node) in _VIEWS
-
-
-def _asks_in_place(node: fx.Node) -> bool:
-    at = inplace_position(node.target)
-    given = node.kwargs.get("inplace", node.args[at] if at is not None and at < len(node.args) else False)
-    return given is True

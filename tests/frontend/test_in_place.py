@@ -1,0 +1,91 @@
+"""Which calls write into their first operand: torch itself is asked, call by call."""
+
+import operator
+import warnings
+
+import pytest
+import torch
+from lowering_harness import Function, compare, run_graph
+from torch.nn import functional
+
+from hqc.frontend.fx import lower_graph_module, trace
+from hqc.frontend.fx.in_place import inplace_position, writes_first_operand
+
+_METADATA = {"detach_", "resize_as_"}
+"""In place by their form, but nothing is written by these arguments."""
+_SIDE_EFFECTS = (
+    "set_",
+    "manual_seed",
+    "_",
+    "share_memory_",
+    "cuda",
+    "pin_memory",
+    "backward",
+    "storage",
+    "module_load",
+    "import_ir",
+)
+
+
+def _writes(call) -> set[bool]:
+    """Whether `call` writes into a tensor that it gets, for the arguments that it takes."""
+    index = torch.tensor([[0]])
+    found = set()
+    for tensor in (torch.ones(2, 2), torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 2, dtype=torch.bool)):
+        for rest in (
+            (),
+            (tensor.clone(),),
+            (1,),
+            (0, 1),
+            (tensor.clone(), tensor.clone()),
+            (0, index[0], 1),
+            (0, index, tensor.clone()),
+        ):
+            first = tensor.clone()
+            before = first._version
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    call(first, *rest)
+            except Exception:
+                continue
+            found.add(first._version != before)
+    return found
+
+
+def _functions(home) -> list:
+    named = [(name, getattr(home, name)) for name in dir(home) if home is operator or not name.startswith(_SIDE_EFFECTS)]
+    return [function for _, function in named if callable(function) and not isinstance(function, type)]
+
+
+@pytest.mark.parametrize("home", [operator, torch, functional], ids=lambda home: home.__name__)
+def test_a_function_writes_into_its_operand_exactly_where_its_form_says_so(home):
+    wrong = {}
+    for function in _functions(home):
+        found = _writes(function)
+        asked = inplace_position(function) is not None  # `F.relu(x, 1)` asks for it
+        if found and (True in found) != writes_first_operand(function) and not asked:
+            wrong[function.__name__] = found
+    assert set(wrong) <= _METADATA
+
+
+def test_a_method_writes_into_its_tensor_exactly_where_its_name_says_so():
+    wrong = {}
+    for name in dir(torch.Tensor):
+        if name.startswith(_SIDE_EFFECTS) and not name.startswith("__i"):
+            continue
+        found = _writes(lambda tensor, *rest, name=name: getattr(tensor, name)(*rest))
+        if found and (True in found) != writes_first_operand(name):
+            wrong[name] = found
+    assert set(wrong) <= _METADATA
+
+
+@pytest.mark.parametrize("join", [lambda a, b: a & b, lambda a, b: a | b, operator.and_, operator.or_, operator.xor])
+def test_a_mask_that_is_joined_with_another_keeps_its_own_value(join):
+    def masks(x):
+        positive, small = x > 0, x < 1
+        return join(positive, small).float(), positive.float(), torch.where(positive, x, -x)
+
+    x = torch.linspace(-2, 2, 24).reshape(1, 4, 2, 3)
+    lowered = lower_graph_module(trace(Function(masks), x), x)
+    compare(run_graph(lowered, {lowered.graph.inputs[0].name: x.numpy()}), masks(x), 0)
