@@ -28,6 +28,7 @@ from hqc.frontend.fx.leaf_modules import is_functional, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, is_user_file, shown, types_along
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree
 from hqc.frontend.fx.state import unchanged_in_eval
+from hqc.frontend.fx.strides import settle_strides
 from hqc.frontend.fx.trace_errors import refuse_odd_keys
 from hqc.frontend.fx.updates import FROZEN_META, buffer_updates
 from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
@@ -178,5 +179,6 @@ def _bind(traced: fx.GraphModule, examples: Mapping[str, Any]) -> None:
             known.give(node, examples[str(node.target)])
         else:
             known.record(node)
+    settle_strides(traced.graph, known)
     traced.meta[FUNCTIONAL_META] = functionalize(traced.graph, traced, known)
     traced.recompile()

@@ -53,6 +53,8 @@ from hqc.frontend.fx.user_code import in_assertion
 
 _WEIGHT_HOOKS = (WeightNorm, SpectralNorm)
 """Forward pre-hooks of torch.nn.utils that compute a module's weight, of the style before parametrizations."""
+_ANSWERED = ("type", "stride", "storage_offset")
+"""Methods of tensors that a trace with example inputs answers with plain Python objects."""
 _SPECIALIZED = (bool, int, float, str, type(None))
 
 
@@ -427,10 +429,10 @@ class HqcTracer(fx.Tracer):
             target = getattr(target, RECORDED, target)
         if kind in ("call_function", "call_method"):
             self._refuse_write_into_constant(target, args)
-        if kind == "call_method" and target == "type" and len(args) == 1 and not kwargs:
-            held = self.known.of(args[0].node)
-            if isinstance(held, torch.Tensor):  # `grid.type(x.type())`: the name of a type, which C++ takes no proxy of
-                return torch.empty(0, dtype=held.dtype, device="cuda" if held.is_cuda else "cpu").type()
+        if kind == "call_method" and target in _ANSWERED:
+            answer = self._answer(target, args, kwargs)
+            if answer is not UNKNOWN:
+                return answer
         if isinstance(target, BuiltinFunctionType) and isinstance(kwargs.get("out"), fx.Proxy):
             computed = self.create_proxy(kind, target, args, {name: each for name, each in kwargs.items() if name != "out"})
             return self.create_proxy("call_method", "copy_", (kwargs["out"], computed), {})
@@ -441,6 +443,22 @@ class HqcTracer(fx.Tracer):
                 self.assume(proxy.node, found, fixed=True)
                 return found
         return proxy
+
+    def _answer(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What Python gets for a question about a tensor that is answered while tracing; UNKNOWN where nobody knows."""
+        held = self.known.of(args[0].node) if isinstance(args[0], fx.Proxy) else UNKNOWN
+        if not isinstance(held, torch.Tensor):
+            return UNKNOWN
+        if method == "type":  # `grid.type(x.type())`: the name of a type, which C++ takes no proxy of
+            given = (*args[1:], *kwargs.values())
+            return UNKNOWN if given else torch.empty(0, dtype=held.dtype, device="cuda" if held.is_cuda else "cpu").type()
+        shape = self.create_proxy("call_function", getattr, (args[0], "shape"), {})
+        if held.is_contiguous() and held.ndim:  # its strides are the same at any batch size
+            shape = shape[1:]
+        self.assume(shape.node, self.known.of(shape.node))
+        return getattr(held, method)(
+            *map(operator.index, args[1:]), **{name: operator.index(each) for name, each in kwargs.items()}
+        )
 
     def _refuse_write_into_constant(self, target: Any, args: tuple[Any, ...]) -> None:
         """Other reads of a tensor that forward makes of constants are no nodes, and would not see what is written into it."""

@@ -23,6 +23,7 @@ from hqc.frontend.fx.patches import TRACE_LOCK
 from hqc.frontend.fx.proxies import recorded
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
 from hqc.frontend.fx.state import unchanged_in_eval
+from hqc.frontend.fx.strides import settle_strides
 from hqc.frontend.fx.trace_errors import explain, refuse_odd_keys
 from hqc.frontend.fx.tracer import HqcTracer
 from hqc.frontend.fx.updates import FROZEN_META, TRAINING_ONLY_META, buffer_updates, write_copies
@@ -145,6 +146,7 @@ def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphMod
         except FAULTS as error:
             raise explain(error, type(model).__name__, stop) from error
         refuse_odd_keys(graph)
+        settle_strides(graph, tracer.known)
         write_copies(graph, model)
         functional = functionalize(graph, model, tracer.known, buffer_updates(graph, model).written)
         if any(map(needs_care, tracer.called_paths)):
