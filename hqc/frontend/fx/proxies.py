@@ -51,7 +51,8 @@ class RecordingProxy(fx.Proxy):
         if name.startswith(_NO_ATTRIBUTES):
             raise AttributeError(name)
         known = self.tracer.known
-        value = known.early(self.node) if hasattr(torch.Tensor, name) else known.of(self.node)
+        of_tensors = hasattr(torch.Tensor, name) and not _is_part_of_shape(self.node)
+        value = known.early(self.node) if of_tensors else known.of(self.node)
         if value is not UNKNOWN and not hasattr(value, name):
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
         if self.tracer.is_argument(self.node) and isinstance(
@@ -223,6 +224,12 @@ def shape_slice_length(node: fx.Node) -> int | None:
     if bounds.step is None and bounds.stop is None and isinstance(bounds.start, int) and bounds.start < 0:
         return -bounds.start
     return None
+
+
+def _is_part_of_shape(node: Any) -> bool:
+    while isinstance(node, fx.Node) and node.target is operator.getitem:
+        node = node.args[0]
+    return _is_shape(node)
 
 
 def _is_shape(node: Any) -> bool:
@@ -398,10 +405,19 @@ def traced_isinstance(*args: Any) -> bool:
     """`isinstance(x, kinds)`: of a proxy, what holds of its value; a proxy without a known value is a tensor unless it is a size."""
     if len(args) != 2 or not isinstance(args[0], fx.Proxy):
         return builtins.isinstance(*args)
-    proxy, kinds = args
-    if builtins.isinstance(proxy, kinds):  # the caller asks about proxies
+    proxy: Any = args[0]
+    alike, kinds = _of_its_kind(proxy), args[1]
+    if alike is not proxy and builtins.isinstance(alike, kinds):
         return True
-    return builtins.isinstance(_of_its_kind(proxy), kinds)
+    if not builtins.isinstance(proxy, kinds):
+        return False
+    proxy.tracer.was_asked = True  # whether this is a trace
+    return not proxy.tracer.hidden
+
+
+def traced_type(*args: Any) -> Any:
+    """`type(x)`: of a proxy, that of its value."""
+    return type(_of_its_kind(args[0])) if len(args) == 1 and isinstance(args[0], fx.Proxy) else type(*args)
 
 
 def isinstance_of_jit(original: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
@@ -417,6 +433,8 @@ def isinstance_of_jit(original: Callable[[Any, Any], bool]) -> Callable[[Any, An
 def _of_its_kind(proxy: Any) -> Any:
     """The value of a proxy, or one of its kind; an argument of forward is taken for a tensor."""
     value = proxy.tracer.known.of(proxy.node)
+    if type(value).__name__ == "FakeTensor":
+        return torch.empty(0, dtype=value.dtype)
     if value is not UNKNOWN:
         return value
     return torch.empty(0) if proxy.node.op == "placeholder" and not str(proxy.node.target).startswith("*") else proxy
@@ -439,5 +457,6 @@ BUILTINS: dict[str, Callable[..., Any]] = {
     "float": traced_float,
     "len": traced_len,
     "isinstance": traced_isinstance,
+    "type": traced_type,
     "is": traced_is,
 }

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FrameType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -48,6 +49,7 @@ from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wra
 from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
 from hqc.frontend.fx.trace_errors import ProxyUse
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
+from hqc.frontend.fx.unseen import hide_trace
 from hqc.frontend.fx.updates import TRAINING_ONLY_META
 from hqc.frontend.fx.user_code import in_assertion
 
@@ -70,15 +72,18 @@ class HqcTracer(fx.Tracer):
         examples: Mapping[str, Any] | None = None,
         state: Sequence[str] = (),
         updates: bool = True,
+        hidden: bool = True,
     ) -> None:
         """`state`: buffers that forward changes, which are traced as parameters are. `updates`: take branches `if self.training:`
-        that only change such.
+        that only change such. `hidden`: code that asks whether it is traced hears that it is not.
         """
         super().__init__()
         self._options = (leaf_modules, concrete_args, symbolic_args, examples)
         self._state = frozenset(state)
         self.takes_updates = updates
         self.took_updates = False
+        self.hidden = hidden
+        self.was_asked = False  # whether it traces
         self._test = self._branch = ""  # line of the last test of the mode, of the branch that acts in training only
         self.replaced_buffers: list[str] = []
         self.assigned: list[tuple[nn.Module, str]] = []
@@ -104,9 +109,9 @@ class HqcTracer(fx.Tracer):
         self.asserted: list[fx.Node] = []
         self.assumptions: dict[Any, Assumption] = {}
 
-    def again(self, state: Sequence[str] = (), updates: bool = True) -> HqcTracer:
+    def again(self, state: Sequence[str] = (), updates: bool = True, hidden: bool | None = None) -> HqcTracer:
         """A fresh tracer with the same options."""
-        return HqcTracer(*self._options, state=state, updates=updates)
+        return HqcTracer(*self._options, state=state, updates=updates, hidden=self.hidden if hidden is None else hidden)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of `root.forward`. As stock FX, but under patches that leave other threads alone."""
@@ -179,6 +184,7 @@ class HqcTracer(fx.Tracer):
         patches.attribute(torch.jit, "isinstance", isinstance_of_jit(torch.jit.isinstance))
         record_wrapped_calls(patches)
         record_factories(patches)
+        hide_trace(patches, self)
         open_autograd_functions(patches)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
@@ -401,7 +407,13 @@ class HqcTracer(fx.Tracer):
         return bool(value)
 
     def create_arg(self, a: Any) -> Any:
-        """Stock arguments, but for tensors that `torch.vmap` and its kin wrapped: those mean nothing outside of them."""
+        """Stock arguments, and NumPy's numbers and arrays; none of the tensors that `torch.vmap` and its kin wrapped, which mean nothing
+        outside of them.
+        """
+        if isinstance(a, np.generic):
+            a = a.item()
+        elif isinstance(a, np.ndarray) and a.dtype.kind in "biuf":
+            a = torch.from_numpy(np.array(a))
         if isinstance(a, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(a):
             raise TraceError(f"{user_source(self._stop)}: inside torch.vmap or torch.func, tensors meet a traced tensor")
         return self._constant(a) if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter) else super().create_arg(a)

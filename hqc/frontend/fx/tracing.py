@@ -83,7 +83,7 @@ def trace(
     )
     with TRACE_LOCK:
         try:
-            tracer, traced, frozen = _traced_with_updates(model, tracer)
+            tracer, traced, frozen = _traced_unseen(model, tracer)
         except TraceError as refusal:
             if leaf_modules:
                 raise
@@ -106,6 +106,20 @@ def trace(
     traced.meta[FROZEN_META] = frozen
     traced.meta[ASSUMPTIONS_META] = list(tracer.assumptions.values())
     return traced
+
+
+def _traced_unseen(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, dict[str, str]]:
+    """A trace of what the model does when nobody traces it; where that takes data, and the code asks, of what it does when traced."""
+    try:
+        return _traced_with_updates(model, tracer)
+    except TraceError:
+        if not tracer.was_asked:
+            raise
+        try:
+            return _traced_with_updates(model, tracer.again(hidden=False))
+        except TraceError:
+            pass
+        raise
 
 
 def _traced_with_updates(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, dict[str, str]]:
