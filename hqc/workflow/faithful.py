@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from hqc.errors import FAULTS, TraceError, first_line
 from hqc.frontend.fx import trace
 from hqc.frontend.fx.copying import deep_copy
+from hqc.frontend.fx.precision import Float32Steps, said_of
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.passes.base import Remark
 from hqc.quantization.switches import quantizing
@@ -38,6 +39,7 @@ a comparison with a threshold, a sort of near values."""
 def require_faithful(prepared: ObservedGraphModule, arguments: Sequence[Any]) -> None:
     """Compare `prepared` with its float model on `arguments` (of forward); `TraceError` says by how much they differ, and from where on.
 
+    Where the model computes in float16 or bfloat16 on the way, it is compared with what its steps give in float32.
     A model that cannot be compared is left with a remark: one that fails on these inputs, that draws other random numbers in each run, or
     whose own outputs jump when its inputs and weights change by a few millionths.
     """
@@ -64,6 +66,11 @@ def require_faithful(prepared: ObservedGraphModule, arguments: Sequence[Any]) ->
         raise TraceError(f"the model returns {len(expected)} tensors, and the graph that was traced from it {len(found)}")
     differing = _differing(expected, found)
     if differing is None:
+        return
+    with Float32Steps() as steps:
+        in_float32 = _outputs(model, arguments)
+    if steps.met and _differing(in_float32, found) is None:
+        prepared.preparation.remarks.extend(Remark("trace", said_of(dtype)) for dtype in steps.met)
         return
     if _jumps(prepared, expected, arguments):
         _remark(prepared, "its outputs jump when its inputs and weights change by a few millionths, or are drawn at random")

@@ -46,7 +46,11 @@ REFUSED: dict[str, tuple[str, type[HqcError], str]] = {
         LoweringError,
         "batch norm with training=True uses the statistics of the batch",
     ),
-    "half": ("return x.half()", LoweringError, "half (user_net.py:3): the IR has no element type for torch.float16"),
+    "eight bits": (
+        "return x.to(torch.float8_e4m3fn)",
+        LoweringError,
+        "to (user_net.py:3): the IR has no element type for torch.float8_e4m3fn",
+    ),
     "value": ("return x * x.sum().item()", LoweringError, "item (user_net.py:3): .item() needs the values of a tensor"),
     "attribute": ("return x.nbytes", LoweringError, "the attribute .nbytes of a tensor is not supported"),
     "softmax_without_dim": ("return F.softmax(x)", LoweringError, "softmax without dim is ambiguous"),

@@ -26,6 +26,7 @@ from hqc.frontend.fx.exported_layers import adopt_layers
 from hqc.frontend.fx.known import KnownValues
 from hqc.frontend.fx.leaf_modules import is_functional, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, is_user_file, shown, types_along
+from hqc.frontend.fx.precision import without_reduced
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree
 from hqc.frontend.fx.state import unchanged_in_eval
 from hqc.frontend.fx.strides import settle_strides
@@ -60,6 +61,7 @@ def exported_trace(
     if any(node.op == "placeholder" and str(node.target) not in examples for node in graph.nodes):
         raise refusal  # forward takes *args, whose members have no examples by name
     refuse_odd_keys(graph)
+    reduced = without_reduced(graph)
     traced = _module_over(model, held, graph)
     updates = buffer_updates(traced.graph, traced)
     if updates.written:
@@ -69,7 +71,8 @@ def exported_trace(
         node.meta.pop("val", None)
     reason = str(refusal).partition("; pass the deciding")[0]
     traced.meta[WARNINGS_META] = [
-        f"{reason}; so the graph is what torch.export makes of the model: right for inputs of the sizes of example_inputs"
+        f"{reason}; so the graph is what torch.export makes of the model: right for inputs of the sizes of example_inputs",
+        *reduced,
     ]
     traced.meta[FROZEN_META] = {}
     traced.meta[ASSUMPTIONS_META] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, class_name, types_along
+from hqc.frontend.fx.precision import without_reduced
 
 WARNINGS_META = "hqc_warnings"
 """Key in `graph_module.meta` of the sentences that the trace has to say about the model."""
@@ -27,6 +28,7 @@ def retrace(model: fx.GraphModule) -> fx.GraphModule:
     graph.output(output)
     graph.set_codegen(model.graph._codegen)
     next(iter(reversed(graph.nodes))).meta.update(next(iter(reversed(model.graph.nodes))).meta)
+    reduced = without_reduced(graph)
     modules = dict(model.named_modules(remove_duplicate=False))
     for node in graph.nodes:
         path = node.meta.setdefault(MODULE_META, _stock_path(node))
@@ -36,7 +38,7 @@ def retrace(model: fx.GraphModule) -> fx.GraphModule:
     adopt_tree(result, model)
     result.training = model.training
     result.meta.update(model.meta)
-    result.meta.setdefault(WARNINGS_META, [])
+    result.meta[WARNINGS_META] = [*result.meta.get(WARNINGS_META, []), *reduced]
     return result
 
 

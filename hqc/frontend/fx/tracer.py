@@ -37,6 +37,7 @@ from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_f
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, types_along, user_source
 from hqc.frontend.fx.opened import opened_forward
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
+from hqc.frontend.fx.precision import REDUCED, in_float32, reduced_dtype
 from hqc.frontend.fx.proxies import (
     BUILTINS,
     RECORDED,
@@ -108,6 +109,7 @@ class HqcTracer(fx.Tracer):
         self.called_paths: set[str] = set()
         self.asserted: list[fx.Node] = []
         self.assumptions: dict[Any, Assumption] = {}
+        self.reduced: dict[tuple[str, torch.dtype], None] = {}  # lines that convert to less than float32, and to what
 
     def again(self, state: Sequence[str] = (), updates: bool = True, hidden: bool | None = None) -> HqcTracer:
         """A fresh tracer with the same options."""
@@ -407,15 +409,25 @@ class HqcTracer(fx.Tracer):
         return bool(value)
 
     def create_arg(self, a: Any) -> Any:
-        """Stock arguments, and NumPy's numbers and arrays; none of the tensors that `torch.vmap` and its kin wrapped, which mean nothing
-        outside of them.
+        """Stock arguments, NumPy's numbers and arrays, and torch's names of types; none of the tensors that `torch.vmap` and its kin
+        wrapped, which mean nothing outside of them.
         """
         if isinstance(a, np.generic):
             a = a.item()
         elif isinstance(a, np.ndarray) and a.dtype.kind in "biuf":
             a = torch.from_numpy(np.array(a))
+        elif isinstance(a, type(torch.FloatTensor)):  # in `x.type(torch.FloatTensor)`
+            a = a.dtype
         if isinstance(a, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(a):
             raise TraceError(f"{user_source(self._stop)}: inside torch.vmap or torch.func, tensors meet a traced tensor")
+        if (
+            isinstance(a, torch.Tensor)
+            and a.dtype in REDUCED
+            and self._held.buffer_path(a) is None
+            and not isinstance(a, nn.Parameter)
+        ):
+            self.reduced.setdefault((user_source(self._stop), a.dtype))
+            a = a.float()
         return self._constant(a) if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter) else super().create_arg(a)
 
     def _constant(self, tensor: torch.Tensor) -> Any:
@@ -440,6 +452,10 @@ class HqcTracer(fx.Tracer):
             # torch's functions name themselves by what their module holds, which is our wrapper while we trace
             target = getattr(target, RECORDED, target)
         if kind in ("call_function", "call_method"):
+            reduced = reduced_dtype(target, args, kwargs)
+            if reduced is not None:
+                self.reduced.setdefault((user_source(self._stop), reduced))
+                target, args, kwargs = in_float32(target, args, kwargs)
             self._refuse_write_into_constant(target, args)
         if kind == "call_method" and target in _ANSWERED:
             answer = self._answer(target, args, kwargs)

@@ -20,6 +20,7 @@ from hqc.frontend.fx.exported_trace import exported_trace
 from hqc.frontend.fx.leaf_modules import LeafSpec
 from hqc.frontend.fx.models import refuse_untraceable
 from hqc.frontend.fx.patches import TRACE_LOCK
+from hqc.frontend.fx.precision import said_of
 from hqc.frontend.fx.proxies import recorded
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
 from hqc.frontend.fx.state import unchanged_in_eval
@@ -93,6 +94,7 @@ def trace(
     updates = buffer_updates(traced.graph, model)
     warnings = [f"forward changes the buffer {name} at every call; the graph keeps its present value" for name in frozen]
     warnings += updates.sentences()
+    warnings += [f"{line}: {said_of(dtype)}" for line, dtype in tracer.reduced]
     taken = {node.meta.get(TRAINING_ONLY_META) for node in updates.written}
     for cls in tracer.called_classes:
         warnings.extend(
