@@ -22,6 +22,7 @@ from hqc.quantization.factory import WithArgs
 from hqc.quantization.observers.base import ObserverBase, fit_buffers
 from hqc.quantization.observers.fixed import FixedScaleObserver
 from hqc.quantization.observers.moving_average import MovingAverageMinMaxObserver
+from hqc.quantization.singular import SingularPoints
 from hqc.quantization.state import FakeQuantState, Stateful
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class ScaleInfo(NamedTuple):
 
 
 @numeric
-class FakeQuantizeBase(Stateful, WithArgs, nn.Module):
+class FakeQuantizeBase(SingularPoints, Stateful, WithArgs, nn.Module):
     """Common part of all fake quants: the observer, the two switches, the scale's buffers and their persistence.
 
     The switches are Python booleans, so that no forward waits for the device; the uint8 buffers `fake_quant_enabled` and
@@ -116,6 +117,11 @@ class FakeQuantizeBase(Stateful, WithArgs, nn.Module):
     @name.setter
     def name(self, name: str) -> None:
         self.activation_post_process.name = name
+
+    @property
+    def label(self) -> str:
+        """How sentences name the tensor, with or without a name."""
+        return self.activation_post_process.what
 
     @property
     def fixed(self) -> bool:
@@ -320,8 +326,9 @@ class FakeQuantize(FakeQuantizeBase):
         self.enable_observer(True)
 
     def forward(self, x: Tensor) -> Tensor:
+        seen, x = self._where_defined(x)
         if self._observes and not exporting():
-            self.activation_post_process.observe(x)
+            self.activation_post_process.observe(seen)
             self._mark_stale()
             if self.activation_post_process.cheap:
                 self._refresh()
@@ -331,7 +338,9 @@ class FakeQuantize(FakeQuantizeBase):
             self._refresh()
         if not self._observes:
             self._require_scale()
-        return torch_arithmetic.fake_quantize(x, self.scale, self.bits, self.rounding, self.ch_axis, self.saturate)
+        return self._guarded(
+            torch_arithmetic.fake_quantize(x, self.scale, self.bits, self.rounding, self.ch_axis, self.saturate)
+        )
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -101,14 +101,15 @@ class LearnedScaleFakeQuantize(FakeQuantizeBase):
             return x
         if not self._observes:
             self._require_scale()
+        seen, x = self._where_defined(x)
         if not self._known:
-            self._start(x.detach())
+            self._start(seen.detach())
         scale = torch_arithmetic.along(self._effective_scale(), self.ch_axis, x.dim())
         if torch.is_grad_enabled() and not exporting() and (x.requires_grad or self.scale.requires_grad):
             result: Tensor = _LearnedFakeQuantize.apply(  # type: ignore[no-untyped-call]
                 x.float(), scale, self._gradient_scale(x), self.bits, self.rounding, self.rounding_error
             )
-            return result if torch.is_autocast_enabled(x.device.type) else result.to(x.dtype)
+            return self._guarded(result if torch.is_autocast_enabled(x.device.type) else result.to(x.dtype))
         return torch_arithmetic.fake_quantize(x, self._effective_scale().detach(), self.bits, self.rounding, self.ch_axis)
 
     def _effective_scale(self) -> Tensor:

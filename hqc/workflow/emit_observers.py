@@ -65,6 +65,10 @@ class Observers:
         if observation.group:
             fake_quant.join(self._groups.setdefault(observation.group, []))
         self._made[value.name] = fake_quant
+        node = value.producer
+        if node is not None and node.op.has(Trait.SINGULAR) and node.device is Device.BPU:
+            before = [self.behind(operand) for operand in node.operands if operand.producer is not None]
+            fake_quant.follow_singular([each for each in before if each is not None])
         return fake_quant
 
     def behind(self, value: Value) -> FakeQuantizeBase | None:

@@ -97,8 +97,11 @@ def clamp(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     return [first(types)]
 
 
-def _table_op(name: str, doc: str, function: ScalarFunction, *attributes: Attr, activation: bool = False) -> None:
-    traits = {Trait.ELEMENTWISE, Trait.LUT, *({Trait.NONLINEARITY} if activation else ())}
+def _table_op(
+    name: str, doc: str, function: ScalarFunction, *attributes: Attr, activation: bool = False, singular: bool = False
+) -> None:
+    traits = {Trait.ELEMENTWISE, Trait.LUT}
+    traits |= ({Trait.NONLINEARITY} if activation else set()) | ({Trait.SINGULAR} if singular else set())
     op(name, operands="x", attributes=attributes, traits=traits, function=function, doc=doc)(same_as_first)
 
 
@@ -139,11 +142,17 @@ _table_op(
 )
 _table_op("softsign", "`x / (1 + |x|)`.", lambda x, a: x / (1.0 + np.abs(x)), activation=True)
 _table_op("exp", "`e^x`.", lambda x, a: np.exp(x))
-_table_op("log", "Natural logarithm.", lambda x, a: np.log(x))
-_table_op("sqrt", "Square root.", lambda x, a: np.sqrt(x))
-_table_op("rsqrt", "`1 / sqrt(x)`.", lambda x, a: 1.0 / np.sqrt(x))
-_table_op("reciprocal", "`1 / x`.", lambda x, a: 1.0 / x)
-_table_op("pow_scalar", "`x^exponent`.", lambda x, a: np.power(x, a["exponent"]), Attr("exponent", "float", required=True))
+_table_op("log", "Natural logarithm.", lambda x, a: np.log(x), singular=True)
+_table_op("sqrt", "Square root.", lambda x, a: np.sqrt(x), singular=True)
+_table_op("rsqrt", "`1 / sqrt(x)`.", lambda x, a: 1.0 / np.sqrt(x), singular=True)
+_table_op("reciprocal", "`1 / x`.", lambda x, a: 1.0 / x, singular=True)
+_table_op(
+    "pow_scalar",
+    "`x^exponent`.",
+    lambda x, a: np.power(x, a["exponent"]),
+    Attr("exponent", "float", required=True),
+    singular=True,
+)
 _table_op("sin", "Sine.", lambda x, a: np.sin(x))
 _table_op("cos", "Cosine.", lambda x, a: np.cos(x))
 _table_op("tan", "Tangent.", lambda x, a: np.tan(x))
@@ -158,16 +167,16 @@ _table_op("sign", "-1, 0 or 1.", lambda x, a: np.sign(x))
 _table_op("trunc", "The whole part of x: rounded towards 0.", lambda x, a: np.trunc(x))
 _table_op("exp2", "`2^x`.", lambda x, a: np.exp2(x))
 _table_op("expm1", "`e^x - 1`.", lambda x, a: np.expm1(x))
-_table_op("log2", "Logarithm to the base 2.", lambda x, a: np.log2(x))
-_table_op("log10", "Logarithm to the base 10.", lambda x, a: np.log10(x))
-_table_op("log1p", "`log(1 + x)`.", lambda x, a: np.log1p(x))
+_table_op("log2", "Logarithm to the base 2.", lambda x, a: np.log2(x), singular=True)
+_table_op("log10", "Logarithm to the base 10.", lambda x, a: np.log10(x), singular=True)
+_table_op("log1p", "`log(1 + x)`.", lambda x, a: np.log1p(x), singular=True)
 _table_op("sinh", "Hyperbolic sine.", lambda x, a: np.sinh(x))
 _table_op("cosh", "Hyperbolic cosine.", lambda x, a: np.cosh(x))
-_table_op("asin", "Arc sine.", lambda x, a: np.arcsin(x))
-_table_op("acos", "Arc cosine.", lambda x, a: np.arccos(x))
+_table_op("asin", "Arc sine.", lambda x, a: np.arcsin(x), singular=True)
+_table_op("acos", "Arc cosine.", lambda x, a: np.arccos(x), singular=True)
 _table_op("asinh", "Inverse hyperbolic sine.", lambda x, a: np.arcsinh(x))
-_table_op("acosh", "Inverse hyperbolic cosine.", lambda x, a: np.arccosh(x))
-_table_op("atanh", "Inverse hyperbolic tangent.", lambda x, a: np.arctanh(x))
+_table_op("acosh", "Inverse hyperbolic cosine.", lambda x, a: np.arccosh(x), singular=True)
+_table_op("atanh", "Inverse hyperbolic tangent.", lambda x, a: np.arctanh(x), singular=True)
 _table_op("log_sigmoid", "`log(sigmoid(x))`.", lambda x, a: -softplus(-x), activation=True)
 _table_op(
     "celu",

@@ -47,10 +47,10 @@ def _power(a: Array, b: Array) -> Array:
 add = _arithmetic("add", "`a + b`.", np.add, Trait.SUM)
 sub = _arithmetic("sub", "`a - b`.", np.subtract)
 mul = _arithmetic("mul", "`a * b`.", np.multiply)
-div = _arithmetic("div", "`a / b`.", np.true_divide)
+div = _arithmetic("div", "`a / b`.", np.true_divide, Trait.SINGULAR)
 maximum = _arithmetic("maximum", "The larger of a and b.", np.maximum, Trait.SELECTS, bounds=_larger)
 minimum = _arithmetic("minimum", "The smaller of a and b.", np.minimum, Trait.SELECTS, bounds=_smaller)
-pow_ = _arithmetic("pow", "`a^b`.", _power)
+pow_ = _arithmetic("pow", "`a^b`.", _power, Trait.SINGULAR)
 
 
 def _comparison(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
