@@ -57,8 +57,14 @@ def trace_calls(function: Callable[..., Any], tensors: Sequence[Tensor], *, comp
 
 
 def _functional(function: Callable[..., Any], tensors: Sequence[Tensor]) -> fx.GraphModule:
-    """The calls of `function`, none of which writes in place."""
-    return make_fx(torch.func.functionalize(function), decomposition_table=_decompositions())(*tensors)
+    """The calls of `function`, none of which writes in place.
+
+    It is taken apart first: functionalize sees no write inside of an operation that torch composes of others.
+    """
+    gm = make_fx(function, decomposition_table=_decompositions())(*tensors)
+    if not any(isinstance(node.target, OpOverload) and node.target._schema.is_mutable for node in gm.graph.nodes):
+        return gm
+    return make_fx(torch.func.functionalize(gm), decomposition_table=_decompositions())(*tensors)
 
 
 def _with_held_tensors(function: Callable[..., Any], tensors: Sequence[Tensor]) -> tuple[Callable[..., Any], list[Tensor]]:
@@ -112,9 +118,12 @@ def _untraceable(error: BaseException) -> UntraceableError:
 
 @functools.cache
 def _decompositions() -> Mapping[Any, Callable[..., Any]]:
-    """torch's decompositions of the operations that have no emitter."""
+    """torch's decompositions of the operations that have no emitter. Writes in place are left to what makes calls functional:
+    taken apart they end in a `copy_` of what they compute.
+    """
     table = torch._decomp.decomposition_table
-    return {op: function for op, function in table.items() if not aten.knows(_target(op))}
+    functional = {op for op in table if isinstance(op, OpOverload) and not op._schema.is_mutable}
+    return {op: function for op, function in table.items() if op in functional and not aten.knows(_target(op))}
 
 
 def _target(op: Any) -> str:

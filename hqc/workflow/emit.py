@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
 from hqc.frontend.fx.calls import written_out_of_place
+from hqc.frontend.fx.in_place import FIRST_OPERANDS, writes_first_operand
 from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_META
 from hqc.frontend.fx.lowering import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
@@ -183,6 +184,8 @@ class _Emitter:
             if old.op == "call_module":
                 self.tree.write_out_of_place(str(old.target))
         args, kwargs = operands.map(args), operands.map(kwargs)
+        if self.values.writes(old) and op == "call_function" and writes_first_operand(target):
+            args, kwargs = self._on_a_clone(args, kwargs)
         if training_argument(old) is not None:
             args, kwargs = self._in_the_modules_mode(old, args, kwargs)
         new = self.graph.create_node(op, target, args, kwargs, old.name, old.type)
@@ -193,6 +196,13 @@ class _Emitter:
         ):  # into what is computed from parameters alone: it is read by who shares it
             self.kept.add(new)
         return new
+
+    def _on_a_clone(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a function that writes into its first operand, with a clone of that."""
+        if args:
+            return (self.graph.call_method("clone", args[:1]), *args[1:]), kwargs
+        name = next(name for name in FIRST_OPERANDS if name in kwargs)
+        return args, {**kwargs, name: self.graph.call_method("clone", (kwargs[name],))}
 
     def _update(self, old: fx.Node) -> None:
         """A call that changes a buffer, or that serves only that: as it was, on tensors that need no gradients."""

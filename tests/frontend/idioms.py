@@ -147,6 +147,26 @@ def asserts_about_shapes(x: Tensor) -> Tensor:
 
 
 @idiom()
+def asks_torch_about_a_tensor(x: Tensor) -> Tensor:
+    if not torch.is_floating_point(x) or torch.is_complex(x) or x.is_complex() or x.is_mkldnn:
+        raise TypeError
+    x = x.to(torch.result_type(x, 1.0)) * torch.numel(x[0]) / x[0].nelement()
+    return x + len(x.stride()) if x.is_cpu else x
+
+
+@idiom()
+def whole_numbers_of_a_tensor_of_sizes(x: Tensor) -> Tensor:
+    size = torch.tensor(x.shape[-2:])
+    steps = int(size.prod()) // 8
+    return x * steps + float(size.float().mean())
+
+
+@idiom()
+def remembers_only_in_training(x: Tensor) -> Tensor:
+    return x * 3 if torch.is_grad_enabled() else x * 2
+
+
+@idiom()
 def rank_decides(x: Tensor) -> Tensor:
     if x.ndim == 3:
         x = x.unsqueeze(0)

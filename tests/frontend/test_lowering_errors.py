@@ -33,6 +33,16 @@ def user_model(body: str, **modules: nn.Module) -> nn.Module:
 REFUSED: dict[str, tuple[str, type[HqcError], str]] = {
     "one_hot": ("return F.one_hot(x.argmax(1))", LoweringError, "one_hot without num_classes has as many as the data says"),
     "computed_mask": ("return x[x > 0]", LoweringError, "an index by a computed mask has a size that depends on data"),
+    "places_that_hold": (
+        "return x.flatten()[torch.nonzero(x.flatten() > 0).squeeze(1)].mean()",
+        LoweringError,
+        "nonzero gives a tensor whose shape depends on the data ([0, 1] for some numbers, [288, 1] for others)",
+    ),
+    "selected": (
+        "return x.masked_select(x > 0).sum()",
+        LoweringError,
+        "masked_select gives a tensor whose shape depends on the data",
+    ),
     "where_of_condition": ("return torch.where(x > 0)[0]", LoweringError, "gives as many indices as the data has"),
     "computed_repeats": (
         "return x.repeat_interleave(x.argmax(1)[0, 0], dim=3)",
@@ -215,8 +225,8 @@ def test_write_into_shared_memory_is_made_explicit(name: str) -> None:
 
 REFUSED_WRITES = {
     "view_without_inverse": (
-        "y = x + 1\ny.diagonal(dim1=2, dim2=3).mul_(2)\nreturn y",
-        "mul_ (user_net.py:4): writes in place into diagonal, which shares memory with add, read later by output",
+        "y = x + 1\ny.unfold(2, 2, 1).mul_(2)\nreturn y",
+        "mul_ (user_net.py:4): writes in place into unfold, which shares memory with add, read later by output",
     ),
     "view_or_copy": (
         "y = x + 1\nz = y.reshape(2, -1)\nz += 1\nreturn z.sum() + y",

@@ -168,12 +168,12 @@ def test_disjoint_parts_are_not_taken_again() -> None:
 def test_write_without_inverse_is_refused_with_its_line() -> None:
     def expanded(x: Any) -> Any:
         x = x * 1
-        y = x[:, :1].diagonal(dim1=2, dim2=3)
+        y = x[:, :1].unfold(2, 2, 1)
         y.add_(1)
         return x
 
     line = expanded.__code__.co_firstlineno + 3
-    with pytest.raises(LoweringError, match=rf"add_ .*test_views\.py:{line}.*writes in place into diagonal"):
+    with pytest.raises(LoweringError, match=rf"add_ .*test_views\.py:{line}.*writes in place into unfold"):
         lower_graph_module(trace(Function(expanded), X), X)
 
 
@@ -198,6 +198,10 @@ VIEWS: list[Any] = [
     lambda t, rank: t.clone(),
     lambda t, rank: t.select(-1, 0),
     lambda t, rank: t.narrow(0, 0, 1),
+    lambda t, rank: t.movedim(0, -1),
+    lambda t, rank: t.swapdims(0, -1),
+    lambda t, rank: t.diagonal(0, 0, -1),
+    lambda t, rank: t[:, None],
 ]
 WRITES: list[Any] = [
     lambda t: t.add_(1),
@@ -207,9 +211,12 @@ WRITES: list[Any] = [
     lambda t: F.leaky_relu(t, 0.5, inplace=True),
     lambda t: t.__setitem__(0, 4.0),
     lambda t: t.__setitem__((..., slice(0, 1)), t[..., :1] * 3),
+    lambda t: t.__setitem__(t > 3, 0.5),
+    lambda t: torch.fill_(t, 3.0),
     lambda t: t.__iadd__(2),
     lambda t: t.__imul__(-1),
 ]
+FIRST_AUGMENTED = len(WRITES) - 2
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 30), st.integers(0, 30)), min_size=2, max_size=9)
 
 
@@ -234,7 +241,7 @@ class Program:
         if not is_write:
             return [*tensors, VIEWS[which % len(VIEWS)](tensors[where], rank)]
         result = WRITES[which % len(WRITES)](tensors[where])
-        if which % len(WRITES) > 6:  # `x += 2` gives the name x to the result
+        if which % len(WRITES) >= FIRST_AUGMENTED:  # `x += 2` gives the name x to the result
             tensors = [*tensors[:where], result, *tensors[where + 1 :]]
         return tensors
 

@@ -68,9 +68,20 @@ def written_into_what_it_makes(y: Tensor) -> Tensor:
     return made
 
 
+def joined_on_places(y: Tensor) -> list[Tensor]:
+    """Scatters of every kind that join what falls on the same place, with and without what is there."""
+    at = y.argsort(1) // 2
+    kinds = [(how, kept) for how in ("sum", "mean", "prod", "amax", "amin") for kept in (True, False)]
+    found = [y.scatter_reduce(1, at[:, :5, :4], y[:, :5, :5], how, include_self=kept) for how, kept in kinds]
+    rows = torch.tensor([0, 0, 3])
+    found += [y.index_reduce(1, rows, y[:, :3], how, include_self=kept) for how, kept in kinds if how != "sum"]
+    return [*found, y.scatter(1, at, y, reduce="multiply"), y.scatter(1, at, 2.0, reduce="add")]
+
+
 OFFSETS = torch.linspace(-1, 1, 8)
 MEMORY = torch.linspace(-1, 1, 8 * 36).reshape(1, 8, 6, 6)
 GRID = torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(5)) * 2.4 - 1.2
+LONG = torch.tensor([2, 0, 5])
 KNOTS = torch.tensor([-0.5, 0.0, 0.5])
 
 POINTWISE: dict[str, Case] = {
@@ -129,6 +140,10 @@ REDUCTIONS: dict[str, Case] = {
     "cummax": lambda y: y.cummax(1),
     "logcumsumexp": lambda y: y.logcumsumexp(1),
     "normalize": lambda y: F.normalize(y, dim=1),
+    "quantile": lambda y: y.quantile(0.3, dim=1),
+    "nanmean": lambda y: torch.where(y > 0, y, torch.nan).nanmean(1),
+    "isclose": lambda y: torch.isclose(y, y.flip(1), rtol=0.5),
+    "cosine_similarity_of_numbers": lambda y: F.cosine_similarity(y[0, 0, 0, 0], y[0, 0, 0, 1], dim=0),
     "cosine_similarity": lambda y: F.cosine_similarity(y, y.flip(1), 1),
     "pairwise_distance": lambda y: F.pairwise_distance(y, y.flip(1)),
     "dist": lambda y: torch.dist(y, y.flip(1)),
@@ -152,6 +167,7 @@ LAYOUT: dict[str, Case] = {
     "channel_shuffle": lambda y: F.channel_shuffle(y, 2),
     "pixel_shuffle": lambda y: F.pixel_shuffle(y, 2),
     "pixel_unshuffle": lambda y: F.pixel_unshuffle(y, 2),
+    "pad_replicate_what_is_left": lambda y: F.pad(y, (-7, 8, 0, 1), mode="replicate"),
     "pad_circular": lambda y: F.pad(y, (1, 1, 1, 1), mode="circular"),
     "pad_reflect": lambda y: F.pad(y, (1, 2, 1, 0), mode="reflect"),
     "pad_replicate_3d": lambda y: F.pad(y[None], (1, 2, 1, 0, 1, 1), mode="replicate"),
@@ -172,6 +188,17 @@ INDEXING: dict[str, Case] = {
     "scatter": lambda y: torch.zeros(1, 8, 6, 6).scatter(1, y.argmax(1, keepdim=True), 1.0),
     "scatter_source": lambda y: y.scatter(1, y.argsort(1), y),
     "scatter_add": lambda y: y.scatter_add(1, y.argsort(1)[:, :3, :4], y[:, :5, :5]),
+    "joined_on_places": joined_on_places,
+    "index_put_accumulate": lambda y: y.index_put((LONG[:1] * 0, LONG), y[0, :3], accumulate=True),
+    "index_of_numbers": lambda y: [
+        y[0, 0, 0, 0].index_fill(0, LONG[1:2], 3.0),
+        y[0, 0, 0, 0].scatter_add(0, LONG[1], y[0, 0, 0, 1]),
+    ],
+    "write_rows_of_a_mask": written((slice(None), OFFSETS > 0.5), lambda y: y[:, :2]),
+    "write_in_turn": written(OFFSETS[:1] < 0, lambda y: y[:1] * 2),
+    "masked_scatter": lambda y: y.masked_scatter(y > 0, y.flip(1)),
+    "narrow_computed": lambda y: torch.narrow(y, 1, (y.sum() > 0).long() + 2, 3),
+    "diagonal_scatter": lambda y: y.diagonal_scatter(y[:, :, :, 0][:, :, :5], 1, 2, 3),
     "index_add": lambda y: y.index_add(1, torch.tensor([0, 0, 3]), y[:, :3]),
     "index_copy": lambda y: y.index_copy(1, torch.tensor([2, 0]), y[:, :2]),
     "index_fill": lambda y: y.index_fill(1, torch.tensor([2, 0]), 7.0),
@@ -274,7 +301,6 @@ FAMILIES = {
 CASES = {f"{family}.{name}": case for family, cases in FAMILIES.items() for name, case in cases.items()}
 
 A = torch.ops.aten
-LONG = torch.tensor([2, 0, 5])
 ONES = torch.ones(8)
 DIRECT: dict[str, Case] = {
     "unary": lambda y: [

@@ -321,6 +321,18 @@ class ReluModuleInPlace(Base):
 
 
 @kind
+class WrittenByFunctions(Base):
+    """Some have no form that leaves their operand alone, and one calls it by a name."""
+
+    def body(self, y: Tensor) -> Tensor:
+        z = self.b(y) * 2
+        torch.fill_(z[:, 0], 0.5)
+        nn.init.constant_(tensor=z[:, 1], val=0.25)
+        z.diagonal(dim1=2, dim2=3).mul_(2)
+        return z
+
+
+@kind
 class SetItem(Base):
     def body(self, y: Tensor) -> Tensor:
         z = self.b(y).clone()

@@ -93,52 +93,106 @@ def gather(c: Call, w: CallWriter) -> Value:
 # --- scatter -----------------------------------------------------------------------------------------------------------------
 
 
-@aten("scatter.src", "scatter.value", "scatter_add.default")
+_REDUCTIONS = {"add": "sum", "multiply": "prod"}  # what scatter calls them, and what scatter_reduce does
+
+
+@aten("scatter.src", "scatter.value", "scatter.reduce", "scatter.value_reduce", "scatter_add.default", "scatter_reduce.two")
 def scatter(c: Call, w: CallWriter) -> Value:
-    x, index = w.value(c["self"]), w.value(c["index"], I64)
+    x, index = _at_least_a_vector(w, w.value(c["self"])), _at_least_a_vector(w, w.value(c["index"], I64))
     rank = len(shape(x))
-    if rank == 0:
-        raise NoFormError(f"no ONNX form of aten.{c.target} is known")
     axis = axis_of(c["dim"], rank)
     source = w.value(c.get("src", c.get("value")), c.dtype)
-    if not shape(source):
-        source = w.expand(source, shape(index))
+    source = _at_least_a_vector(w, source) if "src" in c.arguments else w.expand(source, shape(index))
     for i in range(rank):
         source = w.slice(source, i, 0, shape(index)[i])
-    if c.target.startswith("scatter_add"):
-        return _scatter_add(w, x, index, source, axis)
-    return w.onnx("ScatterElements", x, index, source, type=c.type, axis=axis)
+    how = "sum" if c.target.startswith("scatter_add") else c.get("reduce")
+    if how is not None:
+        how, kept = _REDUCTIONS.get(how, how), bool(c.get("include_self", True))
+        return w.reshape(_scatter_reduced(w, x, index, source, axis, how, kept), c.shape)
+    written = w.onnx("ScatterElements", x, index, source, type=x.type, axis=axis)
+    return w.reshape(written, c.shape)
 
 
-def _scatter_add(w: CallWriter, x: Value, index: Value, source: Value, axis: int) -> Value:
-    """Opset 11 only overwrites. A one-hot product sums what falls on the same place: `sum_j [index_j == i] * source_j`."""
-    rank, size, count = len(shape(x)), shape(x)[axis], shape(index)[axis]
+def _at_least_a_vector(w: CallWriter, x: Value) -> Value:
+    return x if shape(x) else w.reshape(x, [1])
+
+
+def _scatter_reduced(
+    w: CallWriter, x: Value, index: Value, source: Value, axis: int, how: str, include_self: bool = True
+) -> Value:
+    """Opset 11 only overwrites. Every place takes what falls on it by comparison: `sum_j [index_j == i] * source_j` and its like."""
+    rank, size, count, dtype = len(shape(x)), shape(x)[axis], shape(index)[axis], x.type.dtype
     if size * math.prod(shape(index)) > 2**24:
-        raise NoFormError("scatter_add on more than 2^24 pairs of positions has no affordable form in opset 11")
+        raise NoFormError("a scatter that joins what falls on the same place, of more than 2^24 pairs of positions, has no "
+                          "affordable form in opset 11")  # fmt: skip
+    if how == "mean" and not dtype.is_float:
+        raise NoFormError("the mean of integers that fall on the same place has no form in opset 11")
     rest = [i for i in range(rank) if i != axis]
     perm = [*rest, axis]
     inner = [shape(index)[i] for i in rest]
     at = w.reshape(w.transpose(index, perm), [*inner, 1, count])
-    positions = w.const(np.arange(size).reshape(size, 1), I64)
-    hit = w.cast(w.op("equal", at, positions), x.type.dtype)  # [..., size, count]
+    hit = w.op("equal", at, w.const(np.arange(size).reshape(size, 1), I64))  # [..., size, count]
     values = w.reshape(w.transpose(source, perm), [*inner, 1, count])
-    total = w.op("sum", w.op("mul", hit, values), axes=(rank,), keepdims=False)
-    total = w.transpose(total, [perm.index(i) for i in range(rank)])
-    pads = [after for i in reversed(range(rank)) for after in (0, shape(x)[i] - shape(total)[i])]
-    if any(pads):
+    back = [perm.index(i) for i in range(rank)]
+
+    def placed(total: Value, fill: float = 0) -> Value:
+        """As x is laid out; what is outside of the index takes `fill`."""
+        total = w.transpose(total, back)
+        pads = [after for i in reversed(range(rank)) for after in (0, shape(x)[i] - shape(total)[i])]
+        if not any(pads):
+            return total
         from hqc.backends.onnx.aten.layout import padded
 
-        total = padded(w, total, pads, "constant")
-    return w.op("add", x, total)
+        return padded(w, total, pads, "constant", fill)
+
+    counts = placed(w.op("sum", w.cast(hit, dtype), axes=(rank,), keepdims=False))
+    if how in ("sum", "mean"):
+        total = placed(w.op("sum", w.op("mul", w.cast(hit, dtype), values), axes=(rank,), keepdims=False))
+        joined = w.op("add", x, total) if include_self else total
+        if how == "mean":
+            seen = w.op("add", counts, w.const(1, dtype)) if include_self else w.op("maximum", counts, w.const(1, dtype))
+            joined = w.op("div", joined, seen)
+    elif how == "prod":
+        chosen = w.op("where", hit, values, w.const(1, dtype))
+        type = TensorType(dtype, (*inner, size))
+        joined = placed(w.onnx("ReduceProd", chosen, type=type, axes=[rank], keepdims=0), 1)
+        joined = w.op("mul", x, joined) if include_self else joined
+    else:
+        limit = np.finfo(dtype.numpy) if dtype.is_float else np.iinfo(dtype.numpy)
+        least = w.const(limit.min if how == "amax" else limit.max, dtype)
+        chosen = w.op("where", hit, values, least)
+        op, both = ("reduce_max", "maximum") if how == "amax" else ("reduce_min", "minimum")
+        found = placed(w.op(op, chosen, axes=(rank,), keepdims=False))
+        joined = w.op(both, x, found) if include_self else found
+    untouched = include_self and how in ("sum", "prod")
+    return joined if untouched else w.op("where", w.op("greater", counts, w.const(0, dtype)), joined, x)
 
 
-@aten("index_add.default", "index_copy.default", "index_fill.int_Scalar", "index_fill.int_Tensor")
+@aten("masked_scatter.default")
+def masked_scatter(c: Call, w: CallWriter) -> Value:
+    """The source's elements, in turn, where the mask holds: element i takes the source's at the count of places before it."""
+    x = w.expand(w.value(c["self"]), c.shape)
+    mask = w.expand(w.value(c["mask"], DType.BOOL), c.shape)
+    source = w.value(c["source"], c.dtype)
+    count = math.prod(shape(source))
+    taken = w.op("gather", w.reshape(source, [count]), _turns(w, mask, count), axis=0)
+    return w.op("where", mask, w.reshape(taken, c.shape), x)
+
+
+@aten("narrow.Tensor")
+def narrow(c: Call, w: CallWriter) -> Value:
+    """From a computed start on."""
+    x, start = w.value(c["self"]), w.reshape(w.value(c["start"], I64), [1])
+    axis = axis_of(c["dim"], len(shape(x)))
+    places = w.op("add", _wrapped(w, start, shape(x)[axis]), w.const(np.arange(c["length"]), I64))
+    return w.op("gather", x, places, axis=axis)
+
+
+@aten("index_add.default", "index_copy.default", "index_fill.int_Scalar", "index_fill.int_Tensor", "index_reduce.default")
 def index_write(c: Call, w: CallWriter) -> Value:
-    """Rows of `self` along an axis, added to or replaced."""
-    x, index = w.value(c["self"]), w.value(c["index"], I64)
+    """Rows of `self` along an axis, added to, joined with others or replaced."""
+    x, index = _at_least_a_vector(w, w.value(c["self"])), w.value(c["index"], I64)
     rank = len(shape(x))
-    if rank == 0:
-        raise NoFormError(f"no ONNX form of aten.{c.target} on a scalar is known")
     axis = axis_of(c["dim"], rank)
     rows = [math.prod(shape(index)) if i == axis else n for i, n in enumerate(shape(x))]
     index = w.reshape(_wrapped(w, index, shape(x)[axis]), [n if i == axis else 1 for i, n in enumerate(rows)])
@@ -147,8 +201,10 @@ def index_write(c: Call, w: CallWriter) -> Value:
     if c.target.startswith("index_add"):
         if c["alpha"] != 1:
             source = w.op("mul", source, w.const(c["alpha"], c.dtype))
-        return _scatter_add(w, x, index, source, axis)
-    return w.onnx("ScatterElements", x, index, source, type=c.type, axis=axis)
+        return w.reshape(_scatter_reduced(w, x, index, source, axis, "sum"), c.shape)
+    if c.target.startswith("index_reduce"):
+        return w.reshape(_scatter_reduced(w, x, index, source, axis, c["reduce"], bool(c["include_self"])), c.shape)
+    return w.reshape(w.onnx("ScatterElements", x, index, source, type=x.type, axis=axis), c.shape)
 
 
 # --- advanced indexing ---------------------------------------------------------------------------------------------------------
@@ -156,12 +212,23 @@ def index_write(c: Call, w: CallWriter) -> Value:
 
 def _index_axes(c: Call, w: CallWriter, x: Value) -> tuple[list[int], list[Value]]:
     """Indexed axes and their int64 indices, broadcast to one shape."""
-    axes = [axis for axis, index in enumerate(c["indices"]) if index is not None]
-    if any(c["indices"][axis].type.dtype is DType.BOOL for axis in axes):
-        raise NoFormError(
-            "a boolean index keeps as many elements as the data decides, which a file of static shapes cannot hold"
-        )
-    indices = [_wrapped(w, w.value(c["indices"][axis]), shape(x)[axis]) for axis in axes]
+    axes: list[int] = []
+    indices: list[Value] = []
+    axis = 0
+    for item in c["indices"]:
+        found = [item]
+        if item is not None and item.type.dtype is DType.BOOL:
+            mask = w.array(item)
+            if mask is None:
+                raise NoFormError(
+                    "a boolean index keeps as many elements as the data decides, which a file of static shapes cannot hold"
+                )
+            found = [w.const(places, I64) for places in mask.nonzero()]  # of a constant one the places are known
+        for each in found:
+            if each is not None:
+                axes.append(axis)
+                indices.append(_wrapped(w, w.value(each), shape(x)[axis]))
+            axis += 1
     common = np.broadcast_shapes(*(shape(index) for index in indices))
     return axes, [w.expand(index, common) for index in indices]
 
@@ -211,9 +278,22 @@ def index_put(c: Call, w: CallWriter) -> Value:
     values = _placed_values(w, w.value(c["values"], c.dtype), axes, rest, spread, [shape(x)[axis] for axis in rest])
     values = w.expand(values, block)
     if c["accumulate"]:
-        raise NoFormError("index_put with accumulate=True has no form in opset 11")
+        return w.transpose(_accumulated(w, target, indices, values), [perm.index(axis) for axis in range(rank)])
     written = w.onnx("ScatterND", target, _stacked(w, indices), values, type=target.type)
     return w.transpose(written, [perm.index(axis) for axis in range(rank)])
+
+
+def _accumulated(w: CallWriter, target: Value, indices: Sequence[Value], values: Value) -> Value:
+    """The rows of `values` added to those of `target`, whose leading axes the indices are on."""
+    sizes = shape(target)[: len(indices)]
+    at = indices[0]
+    for index, size in zip(indices[1:], sizes[1:], strict=True):
+        at = w.op("add", w.op("mul", at, w.const(size, I64)), index)
+    rest = math.prod(shape(target)[len(indices) :])
+    count = math.prod(shape(at))
+    places = w.expand(w.reshape(at, [count, 1]), [count, rest])
+    rows = w.reshape(target, [math.prod(sizes), rest])
+    return w.reshape(_scatter_reduced(w, rows, places, w.reshape(values, [count, rest]), 0, "sum"), shape(target))
 
 
 def _placed_values(
@@ -231,12 +311,25 @@ def _placed_values(
 
 
 def _masked_put(c: Call, w: CallWriter, x: Value, mask: Any) -> Value:
+    """One value where a mask holds, or a row of values for each place of it, in turn."""
+    if c["accumulate"]:
+        raise NoFormError("values that are added where a mask holds have no form in opset 11")
     values = w.value(c["values"], c.dtype)
-    if math.prod(shape(values)) != 1 or c["accumulate"]:
-        raise NoFormError("values put where a mask holds are counted by the data, which a file of static shapes cannot hold")
-    trailing = len(shape(x)) - len(shape_of(mask))
-    condition = w.reshape(w.value(mask), [*shape_of(mask), *[1] * trailing])
-    return w.op("where", condition, w.reshape(values, []), x)
+    lead, trailing = shape_of(mask), list(shape(x)[len(shape_of(mask)) :])
+    held = w.cast(w.value(mask), DType.BOOL)
+    if len(shape(values)) > len(trailing):
+        rows = w.reshape(w.expand(values, [shape(values)[0], *trailing]), [shape(values)[0], math.prod(trailing)])
+        taken = w.op("gather", rows, _turns(w, held, shape(values)[0]), axis=0)
+        values = w.reshape(taken, shape(x))
+    condition = w.reshape(held, [*lead, *[1] * len(trailing)])
+    return w.op("where", condition, values, x)
+
+
+def _turns(w: CallWriter, mask: Value, count: int) -> Value:
+    """For each place of `mask`, laid out flat: how many before it hold, at most `count - 1`."""
+    flat = w.reshape(w.cast(mask, I64), [math.prod(shape(mask))])
+    counts = w.op("sub", w.onnx("CumSum", flat, w.const(0, I64), type=flat.type), w.const(1, I64))
+    return w.op("minimum", w.op("maximum", counts, w.const(0, I64)), w.const(count - 1, I64))
 
 
 @aten("searchsorted.Tensor", "bucketize.Tensor")

@@ -148,6 +148,23 @@ def scatter_part(c: Call, w: CallWriter) -> Value:
     return w.gather(w.cat([x, source], axis), order, axis)
 
 
+@aten("diagonal_scatter.default")
+def diagonal_scatter(c: Call, w: CallWriter) -> Value:
+    """`self` with the elements of a diagonal replaced by `src`."""
+    x, source = w.value(c["self"]), w.value(c["src"], c.dtype)
+    rank = len(c.shape)
+    first, second = axis_of(c["dim1"], rank), axis_of(c["dim2"], rank)
+    rest = [axis for axis in range(rank) if axis not in (first, second)]
+    perm = [*rest, first, second]
+    lead, (rows, columns) = [c.shape[axis] for axis in rest], (c.shape[first], c.shape[second])
+    order = np.arange(rows * columns)
+    at = np.diagonal(order.reshape(rows, columns), c["offset"])
+    order[at] = rows * columns + np.arange(at.size)
+    flat = w.reshape(w.transpose(x, perm), [*lead, rows * columns])
+    written = w.gather(w.cat([flat, w.expand(source, [*lead, at.size])], len(lead)), order, len(lead))
+    return w.transpose(w.reshape(written, [*lead, rows, columns]), [perm.index(axis) for axis in range(rank)])
+
+
 # --- order of elements -----------------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +282,11 @@ def padded(w: CallWriter, x: Value, amounts: Sequence[int], mode: str, value: fl
             size = shape(x)[axis]
             if before or after:
                 x = w.gather(x, np.arange(-before, size + after) % size, axis)
+        return x
+    if mode == "edge" and min(min(pair) for pair in pairs) < 0:  # what is cropped may be all, and is repeated still
+        for axis, (before, after) in enumerate(pairs):
+            size = shape(x)[axis]
+            x = w.gather(x, np.arange(-before, size + after).clip(0, size - 1), axis)
         return x
     pads = (*(before for before, _ in pairs), *(after for _, after in pairs))
     return w.op("pad", x, pads=pads, mode=mode, value=value)

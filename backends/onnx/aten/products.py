@@ -114,6 +114,8 @@ def cosine_similarity(c: Call, w: CallWriter) -> Value:
     a, b = w.value(c["x1"], c.dtype), w.value(c["x2"], c.dtype)
     full = np.broadcast_shapes(shape(a), shape(b))
     a, b = w.expand(a, full), w.expand(b, full)
+    if not full:  # numbers are vectors of one element
+        a, b, full = w.reshape(a, [1]), w.reshape(b, [1]), (1,)
     axes, eps = (c["dim"] % len(full),), w.const(float(c["eps"]), c.dtype)
     norms = [w.op("maximum", w.op("sqrt", w.op("sum", w.op("mul", x, x), axes=axes)), eps) for x in (a, b)]
     return w.op("div", w.op("sum", w.op("mul", a, b), axes=axes), w.op("mul", *norms))

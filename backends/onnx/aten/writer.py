@@ -96,6 +96,7 @@ class CallWriter:
             IndexError,
             TypeError,
             ValueError,
+            ArithmeticError,
             ShapeError,
         ) as error:  # arguments that the emitter does not foresee
             raise NoFormError(f"aten.{call.target} is called in a way that has no known ONNX form ({error})") from error
@@ -118,6 +119,8 @@ class CallWriter:
         elif isinstance(item, Tensor):
             if item.array is not None and item.name not in self._values:
                 self._values[item.name] = self._graph.add_parameter(item.name, item.array)
+            if item.name not in self._values:
+                raise NoFormError(f"its result {item.name} serves training alone and has no ONNX form")
             value = self._values[item.name]
         else:
             return self.const(item, like or DType.from_numpy(np.asarray(item).dtype))

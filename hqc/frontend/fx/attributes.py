@@ -56,9 +56,13 @@ def tensor_attribute(ctx: LoweringContext, value: Value, name: str) -> Any:
         "grad": None,
         "itemsize": value.type.dtype.bits // 8,
     }
-    if name not in constants:
+    if name in constants:
+        return constants[name]
+    shape = ctx.shape(value) or ()
+    answer = getattr(torch.empty([size or 0 for size in shape], dtype=constants["dtype"]), name, value)
+    if not name.startswith("is_") or not isinstance(answer, bool):
         raise ctx.error(f"the attribute .{name} of a tensor is not supported")
-    return constants[name]
+    return answer  # what kind of tensor it is: a plain one in the memory of a CPU
 
 
 def tensor_query(
@@ -80,6 +84,8 @@ def tensor_query(
         return True, value.type.dtype.is_float
     if name == "is_contiguous":
         return True, True
+    if name == "is_complex":
+        return True, False
     if name == "element_size":
         return True, value.type.dtype.bits // 8
     if name in ("item", "tolist", "numpy", "cpu().numpy", "__len__"):

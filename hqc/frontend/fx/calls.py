@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import fx, nn
 from torch.fx import immutable_collections
 
 from hqc.frontend.fx.copying import deep_copy
-from hqc.frontend.fx.in_place import inplace_position, is_in_place_name
+from hqc.frontend.fx.in_place import FIRST_OPERANDS, inplace_position, is_in_place_name
 from hqc.frontend.fx.registry import plain_function
 from hqc.structures import leaves
 
@@ -48,8 +49,11 @@ def call_functional(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> 
 def out_of_place(call: Callable[..., Any]) -> Callable[..., Any]:
     """An in-place call that leaves its first operand alone."""
 
-    def on_copy(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return call(first.clone(), *args, **kwargs)
+    def on_copy(*args: Any, **kwargs: Any) -> Any:
+        if args:
+            return call(args[0].clone(), *args[1:], **kwargs)
+        name = next(name for name in FIRST_OPERANDS if name in kwargs)
+        return call(**{**kwargs, name: kwargs[name].clone()})
 
     return on_copy
 
@@ -63,7 +67,8 @@ def set_item_of_copy(target: torch.Tensor, index: Any, value: Any) -> torch.Tens
 def written_out_of_place(node: fx.Node) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
     """`(op, target, args, kwargs)` of the call that gives the value which an in-place call writes, and writes nothing.
 
-    An in-place form that has no other is called on a clone.
+    An in-place method that has no other form is called on a clone. A function of the user's that has none comes back as it is: its
+    first operand must be cloned before.
     """
     op, target, args, kwargs = node.op, node.target, node.args, dict(node.kwargs)
     if target is operator.setitem:
@@ -77,17 +82,17 @@ def written_out_of_place(node: fx.Node) -> tuple[str, Any, tuple[Any, ...], dict
         at = inplace_position(target)
         if at is not None and at < len(args):
             return op, target, (*args[:at], False, *args[at + 1 :]), kwargs
-        return op, call_on_clone, (target, *args), kwargs
-    name = str(target)
+        name = getattr(target, "__name__", "")
+        if not isinstance(target, BuiltinFunctionType) or not hasattr(torch.Tensor, name):
+            return op, target, args, kwargs
+        op = "call_method"
+    else:
+        name = str(target)
     if op == "call_method" and is_in_place_name(name):
         if hasattr(torch.Tensor, name[:-1]):
             return op, name[:-1], args, kwargs
         return "call_function", method_on_clone, (name, *args), kwargs
     return op, target, args, kwargs
-
-
-def call_on_clone(function: Callable[..., Any], first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    return function(first.clone(), *args, **kwargs)
 
 
 def method_on_clone(name: str, first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -289,9 +289,9 @@ class LoweringContext:
         return len(shape)
 
     def size(self, operand: Value | torch.Tensor, axis: int) -> int:
-        """The size along one axis, which must be known."""
+        """The size along one axis, which must be known; torch takes a number as one with a single axis of one element."""
         shape = self.shape(operand)
-        size = None if shape is None else shape[axis]
+        size = None if shape is None else (shape or (1,))[axis]
         if size is None:
             raise self.error(f"the size of {self.describe(operand)} along axis {axis} must be known here; {GIVE_INPUTS}")
         return size

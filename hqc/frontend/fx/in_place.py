@@ -25,6 +25,8 @@ PLAIN_OPERATORS = {
     operator.irshift: operator.rshift,
 }
 """Python's in-place operators, each with what it computes."""
+FIRST_OPERANDS = ("input", "self", "tensor")
+"""What functions call their first operand."""
 _WRITING_OPERATORS = frozenset(PLAIN_OPERATORS) - {
     operator.imatmul
 }  # tensors have no in-place product: `a @= b` makes a new one
@@ -51,6 +53,12 @@ def writes_first_operand(target: Any) -> bool:
     if getattr(target, "__module__", "") == "_operator":
         return target in _WRITING_OPERATORS or target is operator.setitem
     return is_in_place_name(getattr(target, "__name__", ""))
+
+
+def first_operand(node: fx.Node) -> fx.Node | None:
+    """The node of the first operand, which views share memory with and in-place forms write; functions have names for it."""
+    candidates = (*node.args[:1], *(node.kwargs.get(name) for name in FIRST_OPERANDS))
+    return next((item for item in candidates if isinstance(item, fx.Node)), None)
 
 
 def asks_in_place(node: fx.Node) -> bool:

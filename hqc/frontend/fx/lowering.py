@@ -23,7 +23,7 @@ from hqc.frontend.fx.calls import FrozenModule, as_users_write, call_functional,
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.draws import is_draw, unread_draws
 from hqc.frontend.fx.examples import ExampleInputs
-from hqc.frontend.fx.in_place import writes_first_operand
+from hqc.frontend.fx.in_place import first_operand, writes_first_operand
 from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
@@ -313,8 +313,16 @@ class _GraphLowering:
                 except CannotExpress as error:
                     reason = f"cannot be expressed in the IR: {error}"
                 except EmptyResultError:
-                    self._finish(node, self._empty(name, call, args, kwargs), Alias.NONE, in_place)
-                    return
+                    found = self._tried(name, call, args, kwargs)
+                    sizes = [item.numel() for item in leaves(found) if isinstance(item, torch.Tensor)]
+                    if not any(sizes):  # a constant, whatever the inputs are
+                        self._finish(node, found, Alias.NONE, in_place)
+                        return
+                    if not all(sizes):
+                        raise self.ctx.error(
+                            "some of its results would have no elements, and others have; leave it out"
+                        ) from None
+                    reason = "goes through a tensor without elements"
                 except HqcError:
                     raise
                 except Exception as error:  # torch takes no size that is not known, where a lowering computes with torch
@@ -330,6 +338,9 @@ class _GraphLowering:
         if in_place and kwargs.get("inplace") is True:
             kwargs = {**kwargs, "inplace": False}
         result, identifier, on_arrays = emit_opaque(self.ctx, call, name, args, kwargs, reason)
+        if not identifier:
+            self._assign(node, result)
+            return
         self.result.opaque[identifier] = on_arrays
         self._finish(node, result, Alias.NONE, in_place)
 
@@ -346,17 +357,10 @@ class _GraphLowering:
                 self._refuse_shared_write(node)
             self._assign(node, result, alias)
             return
-        written = _first_operand(node)
+        written = first_operand(node)
         assert written is not None
         self._assign(node, result, Alias.SAME)
         self._write(written, node, result)
-
-    def _empty(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a call gives that gives no elements: a constant, whatever the inputs are."""
-        result = self._tried(name, call, args, kwargs)
-        if any(isinstance(item, torch.Tensor) and item.numel() for item in leaves(result)):
-            raise self.ctx.error("some of its results would have no elements, and others have; leave it out")
-        return result
 
     def _tried(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a call gives in torch for some operands; the sentence about the user's line where it fails."""
@@ -381,7 +385,7 @@ class _GraphLowering:
     def _assign(self, node: fx.Node, result: Any, alias: Alias = Alias.NONE) -> None:
         self.env[node] = result
         self._record(node, result)
-        base = _first_operand(node)
+        base = first_operand(node)
         if alias is Alias.VIEW and isinstance(result, torch.Tensor) and base is not None:
             alias = Alias.VIEW if _shares_memory(result, self.env[base]) else Alias.NONE
         self.aliases.add(node, base if alias is not Alias.NONE else None, alias)
@@ -402,7 +406,7 @@ class _GraphLowering:
 
     def _refuse_shared_write(self, node: fx.Node) -> None:
         """`x += y`, which the graph has as `x + y`: nothing that shares x's memory may be read from here on."""
-        written = _first_operand(node)
+        written = first_operand(node)
         if written is None or not isinstance(self.env[written], Value):
             return
         for sharer, reader in self.aliases.read_after_write(written, node, renamed=False):
@@ -422,7 +426,7 @@ class _GraphLowering:
     def _set_item(self, node: fx.Node, args: tuple[Any, ...]) -> None:
         """`x[index] = value`."""
         target, index, value = args
-        written = _first_operand(node)
+        written = first_operand(node)
         assert written is not None
         if isinstance(target, (list, dict)) or not _has_value(args):
             self._static_call(node, operator.setitem, args, {}, in_place=isinstance(target, torch.Tensor))
@@ -456,7 +460,7 @@ class _GraphLowering:
         self, node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool
     ) -> None:
         """A call on constants and sizes: done now, becoming no node."""
-        written = _first_operand(node)
+        written = first_operand(node)
         if in_place and written is not None and self.aliases.is_state(written):
             self._write(written, node, None)
         result = self._static(function, args, kwargs)
@@ -538,12 +542,6 @@ def _values_of(handler: Callable[..., Any]) -> tuple[str, ...]:
 
 def _has_value(structure: Any) -> bool:
     return any(isinstance(item, Value) for item in leaves(structure))
-
-
-def _first_operand(node: fx.Node) -> fx.Node | None:
-    """The FX node of the first operand, which views share memory with and in-place forms write."""
-    candidates = (*node.args[:1], node.kwargs.get("input"))
-    return next((item for item in candidates if isinstance(item, fx.Node)), None)
 
 
 def _target_name(node: fx.Node) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hqc.errors import FAULTS, first_line
 from hqc.frontend.fx.calls import FrozenModule
@@ -28,7 +29,8 @@ def emit_opaque(
     """Emit `call(*args, **kwargs)` as an opaque node.
 
     Returns the call's result with IR values in place of tensors, the node's id, and the callable for `compile(opaque=)`: it
-    takes the operands' arrays in order and returns the result arrays, a tuple if there are several.
+    takes the operands' arrays in order and returns the result arrays, a tuple if there are several. Where the answer of the call is
+    no tensor and needs no data, it is the result, there is no node, and the id is empty.
     """
     operands: list[Value] = []
     for item in leaves((args, kwargs)):
@@ -39,9 +41,15 @@ def emit_opaque(
     if unknown:
         raise ctx.error(f"{name} {reason}; to run it as it is, on the CPU, its result must be known: {GIVE_INPUTS}")
     bound = _Bound(call, args, kwargs, [value.name for value in operands])
-    result = tried(ctx, name, operands, lambda: bound(*[_trial(value.type) for value in operands]))
+    with _AsksForData() as asked:
+        result = tried(ctx, name, operands, lambda: bound(*[_trial(value.type) for value in operands]))
+    if asked.found:
+        _refuse_changing_shapes(ctx, name, bound, operands, result)
     tensors = [item for item in leaves(result) if isinstance(item, torch.Tensor)]
     if not tensors:
+        answer = _answer(bound, operands)
+        if answer == result:
+            return answer, "", OpaqueCall(bound)
         raise ctx.error(f"{name} returns {type(result).__name__} and no tensor, which the IR cannot express")
     kind = next(filter(None, map(unusual_kind, tensors)), None)
     if kind is not None:
@@ -53,6 +61,43 @@ def emit_opaque(
     results = iter(ctx.emit_results("opaque", *operands, names=names, types=types, id=identifier))
     structure = map_structure(result, lambda item: next(results) if isinstance(item, torch.Tensor) else item)
     return structure, identifier, OpaqueCall(bound, call.module if isinstance(call, FrozenModule) else None)
+
+
+def _answer(bound: _Bound, operands: Sequence[Value]) -> Any:
+    """What a question about types and shapes (`torch.numel`, `torch.result_type`) is answered with; None where data counts."""
+    try:
+        return bound(
+            *[torch.empty(value.shape or (), dtype=to_torch_dtype(value.type.dtype), device="meta") for value in operands]
+        )
+    except FAULTS:
+        return None
+
+
+class _AsksForData(TorchDispatchMode):
+    """Notes whether an operation runs whose result may have a shape that depends on the data (`nonzero`, `unique`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        self.found = self.found or torch.Tag.dynamic_output_shape in func.tags
+        return func(*args, **(kwargs or {}))
+
+
+def _refuse_changing_shapes(ctx: LoweringContext, name: str, bound: _Bound, operands: Sequence[Value], result: Any) -> None:
+    """Refuse a call that gives other shapes for other numbers: the simulator and every file have static ones."""
+    try:
+        other = bound(*[_plain(value.type) for value in operands])
+    except FAULTS:  # it does not take these numbers
+        return
+    for one, two in zip(leaves(result), leaves(other), strict=False):
+        if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor) and one.shape != two.shape:
+            shapes = f"{list(one.shape)} for some numbers, {list(two.shape)} for others"
+            raise ctx.error(
+                f"{name} gives a tensor whose shape depends on the data ({shapes}), and a deployed graph has static shapes; "
+                "use torch.where, a multiplication by the mask or topk, or run what follows outside of the model"
+            )
 
 
 def tried(ctx: LoweringContext, name: str, operands: Sequence[Value], run: Callable[[], Any]) -> Any:
@@ -126,6 +171,13 @@ def _trial(type: TensorType) -> torch.Tensor:
     if type.dtype.is_float:
         return torch.rand(type.shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
     return torch.zeros(type.shape, dtype=dtype)
+
+
+def _plain(type: TensorType) -> torch.Tensor:
+    """An operand in which no two elements differ: zeros for reals, ones for integers and truth values."""
+    assert type.shape is not None
+    dtype = to_torch_dtype(type.dtype)
+    return torch.zeros(type.shape, dtype=dtype) if type.dtype.is_float else torch.ones(type.shape, dtype=dtype)
 
 
 def _names(ctx: LoweringContext, result: Any, tensors: Sequence[torch.Tensor]) -> list[str]:

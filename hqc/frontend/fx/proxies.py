@@ -91,9 +91,13 @@ class RecordingProxy(fx.Proxy):
 
     def _plain(self, what: str) -> Any:
         """The value of a size, for good: the assumption is recorded. `ProxyUse` for tensors and without example inputs."""
-        value = self.tracer.known.of(self.node)
+        known = self.tracer.known
+        value = known.of(self.node)
         if not is_plain(value):
-            raise ProxyUse(what, self.node, self.tracer.known.reasons.get(self.node, ""))
+            constant = known.of_constants(self.node)  # `int(torch.tensor(x.shape).prod())`
+            if not isinstance(constant, torch.Tensor) or constant.numel() != 1:
+                raise ProxyUse(what, self.node, known.reasons.get(self.node, ""))
+            value = constant.item()
         self.tracer.assume(self.node, value)
         return value
 
@@ -384,7 +388,7 @@ def _converted(kind: Any, args: tuple[Any, ...]) -> Any:
     if len(args) == 1 and isinstance(args[0], fx.Proxy):
         proxy: Any = args[0]
         value = proxy.tracer.known.of(proxy.node)
-        if isinstance(value, (int, float)) or (value is UNKNOWN and is_size(proxy.node)):
+        if isinstance(value, (int, float)) or ((value is UNKNOWN or isinstance(value, torch.Tensor)) and is_size(proxy.node)):
             return proxy.tracer.create_proxy("call_function", kind, (proxy,), {})
     return kind(*args)
 

@@ -156,7 +156,8 @@ def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphMod
     with unchanged_in_eval(model) as changed:
         stop = sys._getframe()
         try:
-            graph = tracer.trace(model)
+            with torch.no_grad():  # as a deployed model runs: `torch.is_grad_enabled()` is a question of its code
+                graph = tracer.trace(model)
         except InputError:
             raise
         except FAULTS as error:

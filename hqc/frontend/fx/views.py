@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import is_size
 from hqc.frontend.fx.calls import set_item_of_copy
-from hqc.frontend.fx.in_place import asks_in_place, writes_first_operand
+from hqc.frontend.fx.in_place import asks_in_place, first_operand, writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, storage_of
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.proxies import IN_PLACE_META
@@ -262,7 +262,7 @@ class _Functionalizer:
             return value
         if name in _RESHAPES or step.op == "call_module":
             return self._new(reader, "call_method", "reshape_as", (value, base))
-        if name in ("transpose", "swapaxes"):
+        if name in ("transpose", "swapaxes", "swapdims"):
             return self._new(reader, "call_method", "transpose", (value, *step.args[1:]), dict(step.kwargs))
         if name in ("t", "T", "mT"):
             return self._again(step, value, reader)
@@ -274,6 +274,11 @@ class _Functionalizer:
             positive = [dim % len(dims) for dim in dims]
             inverse = tuple(positive.index(axis) for axis in range(len(dims)))
             return self._new(reader, "call_method", "permute", (value, *inverse))
+        if name == "movedim":
+            there, back = _argument(step, 1, "source", 0), _argument(step, 2, "destination", 0)
+            return self._new(reader, "call_method", "movedim", (value, back, there))
+        if name == "diagonal":
+            return self._new(reader, "call_function", torch.diagonal_scatter, (base, value, *step.args[1:]), dict(step.kwargs))
         index = _index(step)
         if index is None:
             raise _NotExpressible(certain=True)
@@ -281,7 +286,7 @@ class _Functionalizer:
 
     def _again(self, step: fx.Node, base: fx.Node, reader: fx.Node) -> fx.Node:
         """The view `step` of another base."""
-        first = _base(step)
+        first = first_operand(step)
         swap = lambda node: base if node is first else node  # noqa: E731 (one line)
         args, kwargs = fx.node.map_arg((step.args, step.kwargs), swap)
         return self._new(reader, step.op, step.target, args, kwargs)
@@ -301,7 +306,7 @@ class _Functionalizer:
         """Record which memory the result of `node` has."""
         if node.op == "output":
             return
-        base = _base(node)
+        base = first_operand(node)
         parent = self._tensor(base) if base is not None and node.op not in ("placeholder", "get_attr") else None
         if node not in self.kinds:
             self.kinds[node] = "none" if parent is None or base is None else self._sharing(node, base)
@@ -391,11 +396,6 @@ def _name(node: fx.Node | None) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
-def _base(node: fx.Node) -> fx.Node | None:
-    candidates = (*node.args[:1], node.kwargs.get("input"))
-    return next((item for item in candidates if isinstance(item, fx.Node)), None)
-
-
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
@@ -438,7 +438,7 @@ def written_node(node: fx.Node, root: nn.Module) -> fx.Node | None:
     else:
         in_place = writes_first_operand(node.target) or bool(node.meta.get(IN_PLACE_META))
         in_place = in_place or (node.op == "call_function" and asks_in_place(node))
-    return _base(node) if in_place else None
+    return first_operand(node) if in_place else None
 
 
 def is_view(node: fx.Node) -> bool:

@@ -223,9 +223,7 @@ def _arranged(ctx: LoweringContext, x: Value, labels: str, order: list[str], sha
     perm = [labels.index(label) for label in order]
     if perm != list(range(len(perm))):
         x = ctx.emit("transpose", x, what=f"{what}_moved", perm=perm)
-    if len(shape) != len(order):
-        x = ctx.reshape(x, shape, what=what)
-    return x
+    return x if ctx.known_shape(x) == tuple(shape) else ctx.reshape(x, shape, what=what)
 
 
 def _settle(ctx: LoweringContext, x: Value, labels: str, result: str, what: str | None) -> Value:

@@ -141,6 +141,8 @@ def emit_pad(
         starts = [max(-begins[axis], 0) for axis in crops]
         stops = [ctx.size(x, axis) + min(ends[axis], 0) for axis in crops]
         begins, ends = ([max(amount, 0) for amount in amounts] for amounts in (begins, ends))
+        if mode == "replicate" and any(start >= stop for start, stop in zip(starts, stops, strict=True)):
+            raise ctx.cannot("the crop leaves nothing to repeat")
         last = not any(begins) and not any(ends)
         x = ctx.emit("slice", x, what=what if last else "crop", axes=crops, starts=starts, ends=stops)
         if last:
