@@ -59,7 +59,7 @@ def tensor_attribute(ctx: LoweringContext, value: Value, name: str) -> Any:
     if name in constants:
         return constants[name]
     shape = ctx.shape(value) or ()
-    answer = getattr(torch.empty([size or 0 for size in shape], dtype=constants["dtype"]), name, value)
+    answer = getattr(torch.empty([size or 0 for size in shape], dtype=to_torch_dtype(value.type.dtype)), name, value)
     if not name.startswith("is_") or not isinstance(answer, bool):
         raise ctx.error(f"the attribute .{name} of a tensor is not supported")
     return answer  # what kind of tensor it is: a plain one in the memory of a CPU

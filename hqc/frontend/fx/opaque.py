@@ -73,11 +73,11 @@ def _answer(bound: _Bound, operands: Sequence[Value]) -> Any:
         return None
 
 
-class _AsksForData(TorchDispatchMode):
+class _AsksForData(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes whether an operation runs whose result may have a shape that depends on the data (`nonzero`, `unique`)."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
