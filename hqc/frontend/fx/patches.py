@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
 from types import CodeType, FunctionType, TracebackType
 from typing import Any
 
@@ -50,6 +51,15 @@ class Patches:
                 table[name] = own
 
         self._undo.append(undo)
+
+    def context(self, manager: AbstractContextManager[Any]) -> None:
+        """Enter `manager`."""
+        manager.__enter__()
+
+        def leave() -> None:
+            manager.__exit__(None, None, None)
+
+        self._undo.append(leave)
 
     def __enter__(self) -> Patches:
         return self

@@ -10,7 +10,7 @@ import operator
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FrameType, FunctionType
 from typing import Any
 
@@ -30,6 +30,7 @@ from hqc.frontend.fx.assumptions import (
     is_size,
 )
 from hqc.frontend.fx.autograd_functions import open_autograd_functions
+from hqc.frontend.fx.canvases import Canvases, constant_behind
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
 from hqc.frontend.fx.in_place import writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
@@ -74,9 +75,11 @@ class HqcTracer(fx.Tracer):
         state: Sequence[str] = (),
         updates: bool = True,
         hidden: bool = True,
+        canvases: Collection[str] | None = None,
     ) -> None:
         """`state`: buffers that forward changes, which are traced as parameters are. `updates`: take branches `if self.training:`
-        that only change such. `hidden`: code that asks whether it is traced hears that it is not.
+        that only change such. `hidden`: code that asks whether it is traced hears that it is not. `canvases`: lines whose constants are
+        nodes; with any, none included, the lines are watched.
         """
         super().__init__()
         self._options = (leaf_modules, concrete_args, symbolic_args, examples)
@@ -84,6 +87,11 @@ class HqcTracer(fx.Tracer):
         self.takes_updates = updates
         self.took_updates = False
         self.hidden = hidden
+        self.canvases = canvases
+        self.written_line: str | None = (
+            None  # that made the constant into which a write was refused; empty where nobody watched
+        )
+        self._watch: Canvases | None = None
         self.was_asked = False  # whether it traces
         self._test = self._branch = ""  # line of the last test of the mode, of the branch that acts in training only
         self.replaced_buffers: list[str] = []
@@ -113,7 +121,16 @@ class HqcTracer(fx.Tracer):
 
     def again(self, state: Sequence[str] = (), updates: bool = True, hidden: bool | None = None) -> HqcTracer:
         """A fresh tracer with the same options."""
-        return HqcTracer(*self._options, state=state, updates=updates, hidden=self.hidden if hidden is None else hidden)
+        hidden = self.hidden if hidden is None else hidden
+        return HqcTracer(*self._options, state=state, updates=updates, hidden=hidden, canvases=self.canvases)
+
+    def with_canvases(self) -> HqcTracer | None:
+        """A fresh tracer, all else equal, that has the constant as nodes into which a write was refused; None where that is no cure."""
+        if self.written_line is None or (self.canvases is not None and self.written_line in ("", *self.canvases)):
+            return None
+        fresh = self.again(tuple(self._state), self.takes_updates)
+        fresh.canvases = (*(self.canvases or ()), *filter(None, [self.written_line]))
+        return fresh
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of `root.forward`. As stock FX, but under patches that leave other threads alone."""
@@ -135,6 +152,7 @@ class HqcTracer(fx.Tracer):
                 self._rewriter.module(root)
                 function, args = self.create_args_for_root(forward, is_method, concrete_args)
                 self._patch(patches)
+                self._watch_canvases(patches)
                 returned = inspect.get_annotations(inspect.unwrap(forward)).get("return")
                 self.create_node("output", "output", (self.create_arg(function(*args)),), {}, type_expr=returned)
             for node in self.asserted:
@@ -188,6 +206,12 @@ class HqcTracer(fx.Tracer):
         record_factories(patches)
         hide_trace(patches, self)
         open_autograd_functions(patches)
+
+    def _watch_canvases(self, patches: Patches) -> None:
+        if self.canvases is not None:
+            where, asleep = functools.partial(user_source, self._stop), lambda: self.known.paused
+            self._watch = Canvases(self.canvases, where, self.create_proxy, asleep)
+            patches.context(self._watch)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """A parameter as a proxy, as stock FX, found by identity and not by a walk over all of them."""
@@ -490,18 +514,23 @@ class HqcTracer(fx.Tracer):
 
     def _refuse_write_into_constant(self, target: Any, args: tuple[Any, ...]) -> None:
         """Other reads of a tensor that forward makes of constants are no nodes, and would not see what is written into it."""
-        written = args[0] if args else None
+        if not args or not writes_first_operand(target):
+            return
+        written = args[0]
+        if isinstance(written, fx.Proxy):
+            path = constant_behind(written.node, self.known)
+            written = next((item for item, name in self.tensor_attrs.items() if name == path and path in self._versions), None)
         if not isinstance(written, torch.Tensor) or self._held.traced_path(written) or self._held.buffer_path(written):
             return
-        if writes_first_operand(target):
-            path = self._held.buffer_behind(written)
-            if path is not None:  # a part of a buffer: the trace that has it as part of the graph sees the write
-                self.replaced_buffers.append(path)
-                return
-            raise TraceError(
-                f"{user_source(self._stop)}: forward writes a traced tensor into a tensor that it makes of constants, which no graph "
-                "repeats; make it by the sizes of an input (x.new_zeros(x.shape[0], ...)), or put the parts together with torch.cat"
-            )
+        path = self._held.buffer_behind(written)
+        if path is not None:  # a part of a buffer: the trace that has it as part of the graph sees the write
+            self.replaced_buffers.append(path)
+            return
+        self.written_line = self._watch.line_of(written) if self._watch is not None else ""
+        raise TraceError(
+            f"{user_source(self._stop)}: forward writes a traced tensor into a tensor that it makes of constants, which no graph "
+            "repeats; make it by the sizes of an input (x.new_zeros(x.shape[0], ...)), or put the parts together with torch.cat"
+        )
 
     def _constant_entry(self, node: fx.Node) -> Any:
         """The None, bool, number or string that `node` reads from a structure of the example inputs, or UNKNOWN."""

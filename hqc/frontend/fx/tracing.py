@@ -152,7 +152,21 @@ def _traced_with_updates(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer
 
 
 def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, list[str]]:
-    """One trace, and the buffers that forward has changed on the way. The model is left as it was."""
+    """One trace, and the buffers that forward has changed on the way. The model is left as it was.
+
+    Where forward writes into what it makes of constants, these are found, and traced as the rest is.
+    """
+    while True:
+        try:
+            return _traced_once(model, tracer)
+        except TraceError:
+            fresh = tracer.with_canvases()
+            if fresh is None:
+                raise
+            tracer = fresh
+
+
+def _traced_once(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, list[str]]:
     with unchanged_in_eval(model) as changed:
         stop = sys._getframe()
         try:

@@ -1,0 +1,80 @@
+"""Tensors that forward makes of constants and then writes traced values into, such as `out = torch.zeros(16, 6); out[i] = row`.
+
+Python computes them while it is traced, and no graph would see the writes. A second trace notes which line makes which memory; once it
+meets the write, a third has what that line makes as nodes, and all that is done with them too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import fx
+from torch.overrides import TorchFunctionMode
+
+from hqc.frontend.fx.known import KnownValues, storage_of
+from hqc.frontend.fx.proxies import RECORDED, find_proxy
+
+Record = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Canvases(TorchFunctionMode):
+    """Watches the calls on constants. `lines`: those whose tensors become nodes. `where` tells the user's line at present; `record`
+    makes a node (as `Tracer.create_proxy`); `asleep` tells that what runs is not the user's code."""
+
+    def __init__(self, lines: Collection[str], where: Callable[[], str], record: Record, asleep: Callable[[], bool]) -> None:
+        super().__init__()
+        self.lines = frozenset(lines)
+        self._where, self._record, self._asleep = where, record, asleep
+        self._thread = threading.get_ident()
+        self._made: list[tuple[torch.Tensor, str]] = []  # the tensors are kept, so that no memory is given to two
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if type(result) is not torch.Tensor or self._asleep() or threading.get_ident() != self._thread:
+            return result
+        memory = _memory(result)
+        given = [_memory(item) for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
+        if memory is None or memory in given or find_proxy((args, kwargs)) is not None:
+            return result
+        line = self._where()
+        if line in self.lines:
+            return self._record(*_call_of(function), args, kwargs)
+        self._made.append((result, line))
+        return result
+
+    def line_of(self, tensor: torch.Tensor) -> str:
+        """The line that made the memory of `tensor`; empty where none was seen."""
+        memory = _memory(tensor)
+        return next((line for made, line in reversed(self._made) if _memory(made) == memory), "")
+
+
+def _memory(tensor: torch.Tensor) -> int | None:
+    storage = storage_of(tensor)
+    return None if storage is None else storage._cdata
+
+
+def _call_of(function: Any) -> tuple[str, Any]:
+    """`(op, target)` of the node that calls `function`, which may be a method of tensors."""
+    name = getattr(function, "__name__", "")
+    if inspect.getattr_static(torch.Tensor, name, None) is function:
+        return "call_method", name
+    return "call_function", getattr(function, RECORDED, function)
+
+
+def constant_behind(node: fx.Node, known: KnownValues) -> str | None:
+    """The path of the constant in whose memory `node` is, as `canvas.to(x.device)` is in that of `canvas`."""
+    storage = storage_of(known.of(node))
+    while storage is not None and node.op != "get_attr":
+        base = next(iter((*node.args, *node.kwargs.values())), None)
+        held = storage_of(known.of(base)) if isinstance(base, fx.Node) else None
+        if not isinstance(base, fx.Node) or held is None or held._cdata != storage._cdata:
+            return None
+        node = base
+    return str(node.target) if storage is not None else None
