@@ -55,8 +55,8 @@ class Canvases(TorchFunctionMode):
         return next((line for made, line in reversed(self._made) if _memory(made) == memory), "")
 
 
-def _memory(tensor: torch.Tensor) -> int | None:
-    storage = storage_of(tensor)
+def _memory(value: Any) -> int | None:
+    storage = storage_of(value)
     return None if storage is None else storage._cdata
 
 
@@ -68,13 +68,12 @@ def _call_of(function: Any) -> tuple[str, Any]:
     return "call_function", getattr(function, RECORDED, function)
 
 
-def constant_behind(node: fx.Node, known: KnownValues) -> str | None:
-    """The path of the constant in whose memory `node` is, as `canvas.to(x.device)` is in that of `canvas`."""
-    storage = storage_of(known.of(node))
-    while storage is not None and node.op != "get_attr":
-        base = next(iter((*node.args, *node.kwargs.values())), None)
-        held = storage_of(known.of(base)) if isinstance(base, fx.Node) else None
-        if not isinstance(base, fx.Node) or held is None or held._cdata != storage._cdata:
-            return None
-        node = base
-    return str(node.target) if storage is not None else None
+def constant_behind(node: fx.Node, known: KnownValues, paths: Collection[str]) -> str | None:
+    """The path, one of `paths`, of the constant in whose memory `node` is, as `canvas.to(x.device)` is in that of `canvas`."""
+    chain: list[Any] = [node]
+    while isinstance(chain[-1], fx.Node) and chain[-1].op != "get_attr":
+        chain.append(next(iter((*chain[-1].args, *chain[-1].kwargs.values())), None))
+    if not isinstance(chain[-1], fx.Node) or str(chain[-1].target) not in paths:
+        return None
+    memories = {_memory(known.of(each)) for each in chain}
+    return str(chain[-1].target) if len(memories) == 1 and None not in memories else None

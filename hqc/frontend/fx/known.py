@@ -8,7 +8,7 @@ data is unknown, and so is what is computed from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -32,10 +32,12 @@ UNKNOWN = _Unknown()
 
 
 class KnownValues:
-    """Values of the nodes of one trace. `paused` is true while nodes are evaluated: modules then run as they are."""
+    """Values of the nodes of one trace. `paused` is true while nodes are evaluated: modules then run as they are. `state`: paths of the
+    buffers that forward changes, which are no constants."""
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, state: Collection[str] = ()) -> None:
         self.root = root
+        self._state = state
         self.paused = False
         self.reasons: dict[fx.Node, str] = {}
         self._values: dict[fx.Node, Any] = {}
@@ -137,7 +139,8 @@ class KnownValues:
             return False
         if node.op == "get_attr":
             found = self._call(node, (), {})
-            return isinstance(found, torch.Tensor) and not isinstance(found, nn.Parameter)
+            kept = isinstance(found, torch.Tensor) and not isinstance(found, nn.Parameter)
+            return kept and str(node.target) not in self._state
         return node.op in ("call_function", "call_method") and not _varies(node)
 
     def _writers(self, fake: Any) -> list[fx.Node]:

@@ -143,7 +143,7 @@ class HqcTracer(fx.Tracer):
         self._held = HeldTensors(root, self._state)
         self.called_classes[type(root)] = None
         self.graph = fx.Graph(tracer_cls=type(self))
-        self.known = KnownValues(root)
+        self.known = KnownValues(root, self._state)
         forward, is_method = _forward_of(root)
         try:
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
@@ -518,8 +518,8 @@ class HqcTracer(fx.Tracer):
             return
         written = args[0]
         if isinstance(written, fx.Proxy):
-            path = constant_behind(written.node, self.known)
-            written = next((item for item, name in self.tensor_attrs.items() if name == path and path in self._versions), None)
+            path = constant_behind(written.node, self.known, self._versions)
+            written = next((item for item, name in self.tensor_attrs.items() if path is not None and name == path), None)
         if not isinstance(written, torch.Tensor) or self._held.traced_path(written) or self._held.buffer_path(written):
             return
         path = self._held.buffer_behind(written)
