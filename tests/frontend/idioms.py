@@ -548,6 +548,59 @@ def custom_autograd_function(x: Tensor) -> Tensor:
 
 
 @idiom()
+class ReadsWhatHooksCollect(nn.Module):
+    """Features of inner layers, kept by hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        self.found: list[Tensor] = []
+        self.named: dict[str, Tensor] = {}
+        self.layers[0].register_forward_hook(self.collect)
+        self.layers[2].register_forward_pre_hook(functools.partial(self.note, "last"))
+
+    def collect(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.found.append(output)
+
+    def note(self, name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        self.named[name] = inputs[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.found.clear()
+        y = self.layers(x)
+        return y + sum(self.found).mean((2, 3), keepdim=True) * self.named["last"]
+
+
+@idiom()
+class HooksThatReturn(nn.Module):
+    """Before and behind layers of torch.nn: what they return is part of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.seen: list[Tensor] = []
+        self.conv.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
+        self.norm.register_forward_hook(self.limited, with_kwargs=True)
+
+    def limited(self, module: nn.Module, inputs: Any, named: Any, output: Tensor) -> Tensor:
+        self.seen.append(output)
+        return output.clamp(min=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.clear()
+        y = self.norm(self.conv(x).sigmoid())
+        return y - self.seen[0] * len(self.seen)
+
+
+@idiom()
+def fills_what_is_empty(x: Tensor) -> Tensor:
+    out, pairs = torch.empty_like(x), x.new_empty(x.shape[0], 2)
+    out[..., ::2], out[..., 1::2] = x[..., ::2].cos(), x[..., 1::2].sin()
+    pairs.copy_(x[:, :2, 0, 0])
+    return out + pairs.sum()
+
+
+@idiom()
 class CacheKeyedByShape(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -169,6 +169,8 @@ def test_model_without_values_is_refused() -> None:
 def test_hooks_are_reported() -> None:
     conv = nn.Conv2d(4, 2, 1)
     conv.register_forward_hook(lambda *_: None)
+    assert not lower_model(user_model("return self.conv(x)", conv=conv), IMAGE).warnings
+    conv.register_forward_hook(lambda module, inputs, output: float(output.sum()))
     lowered = lower_model(user_model("return self.conv(x)", conv=conv), IMAGE)
     assert lowered.warnings == ["conv (user_net.py:3): hooks of the module conv are not part of the graph"]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -78,3 +80,37 @@ def test_a_memo_holds_no_number_of_an_object_that_is_gone():
     thing, memo = {"inner": inner}, {}
     deep_copy(thing, memo)
     assert set(memo) == {id(memo), id(thing), id(inner)}
+
+
+class KnowsItselfByClosures(nn.Module):
+    """Hooks and activations that are functions inside of the constructor, as much published code has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+        self.features: dict[str, torch.Tensor] = {}
+        features = self.features
+
+        def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            features["conv"] = output
+
+        self.conv.register_forward_hook(keep)
+        self.gated = [functools.partial(lambda scale, x: self.conv(x) * scale, 0.5)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.gated[0](x)
+        return self.head(y + self.features["conv"])
+
+
+def test_functions_of_a_copy_know_the_copy() -> None:
+    model = KnowsItselfByClosures().eval()
+    copied = deep_copy(model)
+    x = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    expected = model(x)
+    with torch.no_grad():
+        model.conv.weight.zero_()
+    model.features.clear()
+    torch.testing.assert_close(copied(x), expected)
+    assert not model.features and set(copied.features) == {"conv"}
+    compiled = hqc.compile(copied, x, march="bayes", calibration_data=[x])
+    assert np.abs(compiled.simulate(x) - expected.detach().numpy()).max() < 0.1

@@ -16,7 +16,9 @@ from torch import fx, nn
 
 from hqc.errors import FAULTS, first_line
 from hqc.frontend.fx.calls import as_users_write
+from hqc.frontend.fx.hooks import has_hooks
 from hqc.frontend.fx.in_place import writes_first_operand
+from hqc.frontend.fx.leaf_modules import is_library_module
 from hqc.structures import leaves, map_structure
 
 
@@ -223,7 +225,11 @@ class KnownValues:
                 target = found
             return target
         if node.op == "call_module":
-            return self.root.get_submodule(target)(*args, **kwargs)
+            module = self.root.get_submodule(target)
+            run = (
+                module.forward if has_hooks(module) and is_library_module(module) else module
+            )  # hooks are called by the tracer
+            return run(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         if node.op == "call_function":

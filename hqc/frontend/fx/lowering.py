@@ -23,6 +23,7 @@ from hqc.frontend.fx.calls import FrozenModule, as_users_write, call_functional,
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.draws import is_draw, unread_draws
 from hqc.frontend.fx.examples import ExampleInputs
+from hqc.frontend.fx.hooks import HOOKS_META, has_hooks
 from hqc.frontend.fx.in_place import first_operand, writes_first_operand
 from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
@@ -212,7 +213,7 @@ class _GraphLowering:
             self._assign(node, self.ctx.emit("dropout", args[0]), Alias.SAME)
             return
         name = type(module).__name__
-        if module._forward_hooks or module._forward_pre_hooks:
+        if has_hooks(module) and not node.meta.get(HOOKS_META):
             self.ctx.warn(f"hooks of the module {node.target} are not part of the graph")
         in_place = getattr(module, "inplace", False) is True
         self._lower(find_module(module), name, FrozenModule(module), (module,), args, kwargs, in_place)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hqc.frontend.fx.hooks import held_by_hooks
+
 _ATOMS = (torch.Tensor, nn.Module, str, bytes, int, float, complex, type(None), torch.dtype, torch.device, type)
 _LIMIT = 20_000
 """Objects looked at in all; what a model holds beyond is data, not state of its forward."""
@@ -29,6 +31,7 @@ def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
         for name in ("_parameters", "_buffers", "_modules"):
             if isinstance(module.__dict__[name], dict):  # a scripted module keeps its own in C++
                 undo.append(_dict_again(module.__dict__[name]))
+        pending.extend(held_by_hooks(module))
         pending.extend(value for name, value in module.__dict__.items() if not name.startswith("_") or name not in _OWN)
     undo.extend(_remember(pending))
     try:
@@ -36,6 +39,17 @@ def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for step in reversed(undo):
             step()
+
+
+def remembered(items: Iterable[Any]) -> Callable[[], None]:
+    """What puts back the contents of `items`, and of the containers in them."""
+    undo = list(_remember(list(items)))
+
+    def again() -> None:
+        for step in reversed(undo):
+            step()
+
+    return again
 
 
 _OWN = frozenset(nn.Module().__dict__)

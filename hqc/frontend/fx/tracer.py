@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from hqc.checked import explained
 from hqc.errors import InputError, TraceError
@@ -32,6 +30,7 @@ from hqc.frontend.fx.assumptions import (
 from hqc.frontend.fx.autograd_functions import open_autograd_functions
 from hqc.frontend.fx.canvases import Canvases, constant_behind
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
+from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_by_hooks
 from hqc.frontend.fx.in_place import writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_functional, is_library_module, is_stub
@@ -49,14 +48,13 @@ from hqc.frontend.fx.proxies import (
 )
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wrapped_calls
 from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
+from hqc.frontend.fx.state import remembered
 from hqc.frontend.fx.trace_errors import ProxyUse
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
 from hqc.frontend.fx.unseen import hide_trace
 from hqc.frontend.fx.updates import TRAINING_ONLY_META
 from hqc.frontend.fx.user_code import in_assertion
 
-_WEIGHT_HOOKS = (WeightNorm, SpectralNorm)
-"""Forward pre-hooks of torch.nn.utils that compute a module's weight, of the style before parametrizations."""
 _ANSWERED = ("type", "stride", "storage_offset")
 """Methods of tensors that a trace with example inputs answers with plain Python objects."""
 _SPECIALIZED = (bool, int, float, str, type(None))
@@ -287,7 +285,7 @@ class HqcTracer(fx.Tracer):
             self._stack.pop()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if any(isinstance(hook, _WEIGHT_HOOKS) for hook in m._forward_pre_hooks.values()):
+        if any(isinstance(hook, WEIGHT_HOOKS) for hook in m._forward_pre_hooks.values()):
             return False  # the weight is computed from parameters that train
         if is_stub(m) or is_library_module(m) or isinstance(m, torch.jit.ScriptModule):
             return True
@@ -306,13 +304,43 @@ class HqcTracer(fx.Tracer):
             self.called_classes[type(m)] = None
         self._stack.append(self._called_as(m, path))
         try:
-            result = super().call_module(m, forward, args, kwargs) if opened is None else opened(m, *args, **kwargs)
+            result = self._called(m, path, forward, opened, args, kwargs)
             if args and result is args[0] and isinstance(result, fx.Proxy) and looks_at_training(m):
                 result = self.create_proxy("call_module", path, args, kwargs)  # a drop path, which acts in training
                 result.node.meta[IDENTITY_META] = True
             return result
         finally:
             self._stack.pop()
+
+    def _called(
+        self,
+        m: nn.Module,
+        path: str,
+        forward: Callable[..., Any],
+        opened: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """What a call of `m` gives: of what it calls, or of a leaf, whose hooks are called beside its node."""
+        call_leaf = super().call_module
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            return opened(m, *args, **kwargs) if opened is not None else call_leaf(m, forward, args, kwargs)
+
+        leaf = opened is not None or (is_library_module(m) and self.is_leaf_module(m, path))
+        if not leaf or not has_hooks(m) or not args or not isinstance(self.known.of(args[0].node), torch.Tensor):
+            return inside(*args, **kwargs)
+        last = next(iter(reversed(self.graph.nodes)), None)
+        undo = remembered(held_by_hooks(m))
+        kept, result = between_hooks(m, inside, args, kwargs)
+        if kept:
+            return result
+        undo()
+        for node in reversed(list(self.graph.nodes)):
+            if node is last:
+                break
+            self.graph.erase_node(node)
+        return forward(*args, **kwargs)  # torch's own call, hooks included: what the layer calls is recorded
 
     def _called_as(self, m: nn.Module, path: str) -> str:
         """The path under which the calling module knows `m`, where a module has several; `path`, its first one, otherwise."""

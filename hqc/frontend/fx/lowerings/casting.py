@@ -83,6 +83,8 @@ def _like(function: Callable[..., Any]) -> None:
         constant: torch.Tensor = function(
             torch.empty(_shape(ctx, input), dtype=to_torch_dtype(input.type.dtype)), *args, **kwargs
         )
+        if function is torch.empty_like:
+            constant.zero_()  # whatever it holds: all of it is written before anybody reads
         ctx.name_tensor(constant, ctx.node.name)
         return constant
 
@@ -93,7 +95,7 @@ def _shape(ctx: LoweringContext, input: Value) -> tuple[int, ...]:
     return ctx.known_shape(input)
 
 
-for _function in (torch.zeros_like, torch.ones_like, torch.full_like):
+for _function in (torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like):
     _like(_function)
 
 
@@ -101,6 +103,7 @@ for _function in (torch.zeros_like, torch.ones_like, torch.full_like):
 def new_constant(ctx: LoweringContext, input: Value, *args: Any, **kwargs: Any) -> torch.Tensor:
     kwargs.pop("device", None)
     stand_in = torch.zeros((), dtype=to_torch_dtype(input.type.dtype))
-    constant: torch.Tensor = getattr(stand_in, str(ctx.node.target))(*args, **kwargs)
+    name = str(ctx.node.target).replace("new_empty", "new_zeros")  # all of it is written before anybody reads
+    constant: torch.Tensor = getattr(stand_in, name)(*args, **kwargs)
     ctx.name_tensor(constant, ctx.node.name)
     return constant
