@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from hqc import arithmetic
+from hqc import arithmetic, resampling
 from hqc.errors import QuantizationError
 
 MANY = settings(max_examples=200, deadline=None)
@@ -382,7 +382,7 @@ def scalar_coordinates(size_in: int, size_out: int, bits: int, mode: str, align:
 )
 def test_resize_coordinates_and_their_error(size_in: int, size_out: int, bits: int, mode: str, align: bool) -> None:
     keywords = {"fraction_bits": bits, "mode": mode, "align_corners": align}
-    fixed = arithmetic.resize_coordinates(size_in, size_out, **keywords)  # type: ignore[arg-type]
+    fixed = resampling.resize_coordinates(size_in, size_out, **keywords)  # type: ignore[arg-type]
     assert fixed.tolist() == scalar_coordinates(size_in, size_out, bits, mode, align)
     if align and mode == "bilinear":
         real = [Fraction(i * (size_in - 1), max(size_out - 1, 1)) for i in range(size_out)]
@@ -391,34 +391,34 @@ def test_resize_coordinates_and_their_error(size_in: int, size_out: int, bits: i
     else:
         real = [Fraction((2 * i + 1) * size_in, 2 * size_out) - Fraction(1, 2) for i in range(size_out)]
     worst = max(abs(Fraction(int(f), 2**bits) - r) for f, r in zip(fixed, real, strict=True))
-    measured = arithmetic.resize_error(size_in, size_out, **keywords)  # type: ignore[arg-type]
+    measured = resampling.resize_error(size_in, size_out, **keywords)  # type: ignore[arg-type]
     assert measured == pytest.approx(float(worst), abs=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_resize_by_a_factor_that_the_sizes_do_not_give_steps_by_the_factor_as_torch_does(mode: str) -> None:
-    assert arithmetic.resize_factor(13, 26, 2.0) is None
-    assert arithmetic.resize_factor(13, 16, None) is None
-    assert arithmetic.resize_factor(13, 16, 1.3) == 1.3
-    fixed = arithmetic.resize_coordinates(13, 16, fraction_bits=16, mode=mode, align_corners=False, factor=1.3)
+    assert resampling.resize_factor(13, 26, 2.0) is None
+    assert resampling.resize_factor(13, 16, None) is None
+    assert resampling.resize_factor(13, 16, 1.3) == 1.3
+    fixed = resampling.resize_coordinates(13, 16, fraction_bits=16, mode=mode, align_corners=False, factor=1.3)
     index = np.arange(16)
     real = index / 1.3 if mode == "nearest" else (index + 0.5) / 1.3 - 0.5
     assert np.abs(fixed / 2**16 - real).max() < 1e-3
-    assert arithmetic.resize_error(13, 16, fraction_bits=16, mode=mode, align_corners=False, factor=1.3) < 1e-3
-    aligned = arithmetic.resize_coordinates(13, 16, fraction_bits=16, mode="bilinear", align_corners=True, factor=1.3)
+    assert resampling.resize_error(13, 16, fraction_bits=16, mode=mode, align_corners=False, factor=1.3) < 1e-3
+    aligned = resampling.resize_coordinates(13, 16, fraction_bits=16, mode="bilinear", align_corners=True, factor=1.3)
     assert aligned[-1] == pytest.approx(12 << 16, abs=16)
 
 
 def test_resize_to_the_same_size_is_the_identity() -> None:
     for mode, align in (("nearest", False), ("bilinear", False), ("bilinear", True)):
-        fixed = arithmetic.resize_coordinates(7, 7, fraction_bits=8, mode=mode, align_corners=align)
+        fixed = resampling.resize_coordinates(7, 7, fraction_bits=8, mode=mode, align_corners=align)
         assert fixed.tolist() == [256 * i for i in range(7)]
 
 
 @FEW
 @given(size_in=st.integers(1, 40), size_out=st.integers(1, 40), bits=st.sampled_from([8, 16]), align=st.booleans())
 def test_resize_taps_stay_inside_and_weigh_the_clipped_coordinate(size_in: int, size_out: int, bits: int, align: bool) -> None:
-    first, second, weight = arithmetic.resize_taps(size_in, size_out, fraction_bits=bits, mode="bilinear", align_corners=align)
+    first, second, weight = resampling.resize_taps(size_in, size_out, fraction_bits=bits, mode="bilinear", align_corners=align)
     for i, coordinate in enumerate(scalar_coordinates(size_in, size_out, bits, "bilinear", align)):
         inside = min(max(Fraction(coordinate, 2**bits), Fraction(0)), Fraction(size_in - 1))
         assert first[i] == math.floor(inside)
@@ -446,7 +446,7 @@ def test_pool_divisors_are_torchs(
     total = avg_pool2d(ones, kernel, stride, pad, ceil, divisor_override=1)
     mean = avg_pool2d(ones, kernel, stride, pad, ceil, include)
     output = (total.shape[2], total.shape[3])
-    counts = arithmetic.window_counts(size, kernel, stride, (pad,) * 4, output, count_include_pad=include)
+    counts = resampling.window_counts(size, kernel, stride, (pad,) * 4, output, count_include_pad=include)
     seen = total[0, 0] > 0  # a window of padding only has mean 0 whatever its divisor
     np.testing.assert_allclose((total / mean)[0, 0][seen], counts[seen.numpy()], rtol=1e-12)
 
@@ -460,7 +460,7 @@ def test_adaptive_divisors_count_the_windows(size: tuple[int, int], output: tupl
     expected = [
         [count(i, size[0], output[0]) * count(j, size[1], output[1]) for j in range(output[1])] for i in range(output[0])
     ]
-    assert arithmetic.adaptive_counts(size, output).tolist() == expected
+    assert resampling.adaptive_counts(size, output).tolist() == expected
 
 
 @pytest.mark.parametrize("height", [1, 2, 7, 11, 14, 16, 20, 28, 56, 224])

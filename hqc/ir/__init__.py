@@ -1,7 +1,8 @@
 """The standalone intermediate representation: types, graph, op declarations, text form, verifier. Imports no torch."""
 
 from hqc.ir.files import load, save
-from hqc.ir.graph import STAGES, Graph, Node, Value
+from hqc.ir.graph import STAGES, Graph
+from hqc.ir.nodes import Node, Value
 from hqc.ir.op import Attr, OpDef, Operand, Trait, all_ops, get_op, op
 from hqc.ir.parser import parse
 from hqc.ir.printer import print_graph

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from hqc.ir.graph import Graph, Node
+from hqc.ir.graph import Graph
+from hqc.ir.nodes import Node
 from hqc.ir.printer import print_graph
 
 if TYPE_CHECKING:

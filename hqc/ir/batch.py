@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from hqc.errors import ShapeError
-from hqc.ir.graph import Graph, Node
+from hqc.ir.graph import Graph
+from hqc.ir.nodes import Node
 from hqc.ir.op import Trait
 from hqc.ir.types import Shape, TensorType
 

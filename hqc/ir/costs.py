@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hqc.ir.graph import Node, Value
+from hqc.ir.nodes import Node, Value
 
 
 @dataclass(frozen=True)

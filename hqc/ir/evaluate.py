@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.errors import InputError
-from hqc.ir.graph import Graph, Node
+from hqc.ir.graph import Graph
+from hqc.ir.nodes import Node
 
 Array = npt.NDArray[Any]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hqc.ir.graph import Graph, Node, Value
+from hqc.ir.graph import Graph
+from hqc.ir.nodes import Node, Value
 
 Flat = tuple[Any, ...]
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.arithmetic import row_problem
-from hqc.ir.graph import Graph, Node, Value
+from hqc.ir.graph import Graph
+from hqc.ir.nodes import Node, Value
 from hqc.ir.op import Trait
 from hqc.ir.rules import Finding, MarchFacts, on_bpu, rule
 from hqc.ir.types import DType

@@ -22,7 +22,7 @@ from hqc.arithmetic import ROUNDINGS
 from hqc.checked import checked
 from hqc.errors import ShapeError
 from hqc.ir import sidecar
-from hqc.ir.graph import STAGES, Graph, Node, Value
+from hqc.ir.graph import STAGES, Graph
 from hqc.ir.lexer import Cursor
 from hqc.ir.literals import (
     DTYPES,
@@ -37,6 +37,7 @@ from hqc.ir.literals import (
     read_random,
     whole,
 )
+from hqc.ir.nodes import Node, Value
 from hqc.ir.op import Attr, OpDef, Trait, all_ops
 from hqc.ir.types import Device, DType, Location, Observation, QuantParams, Reason, Request, Support, TensorType
 from hqc.near_names import suggest

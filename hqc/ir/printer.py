@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.checked import checked
-from hqc.ir.graph import Graph, Node, Value
+from hqc.ir.graph import Graph
 from hqc.ir.lexer import quote, quote_name, quote_word
+from hqc.ir.nodes import Node, Value
 from hqc.ir.op import Attr
 from hqc.ir.sidecar import SCALE_LIMIT, ScaleTable, content_hash, prints_inline
 from hqc.ir.types import DType, Location, Observation, QuantParams, Reason, Request, Support

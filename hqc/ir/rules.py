@@ -12,7 +12,8 @@ from typing import Protocol
 
 from hqc.errors import ShapeError
 from hqc.ir.analysis import quotient_cycle
-from hqc.ir.graph import STAGES, Graph, Node, Value
+from hqc.ir.graph import STAGES, Graph
+from hqc.ir.nodes import Node, Value
 from hqc.ir.op import Trait
 from hqc.ir.ops.boundary import quantize
 from hqc.ir.types import Device, QuantParams, TensorType

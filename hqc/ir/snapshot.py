@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hqc.ir.graph import Graph, Node, Value
+from hqc.ir.graph import Graph
+from hqc.ir.nodes import Node, Value
 
 
 class Snapshot:

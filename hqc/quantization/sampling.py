@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hqc import arithmetic
+from hqc import arithmetic, resampling
 
 
 def fixed_positions(grid: Tensor, size: int, *, fraction_bits: int, align_corners: bool) -> Tensor:
-    """`arithmetic.grid_coordinates` as pixels in float64, with the gradient of the coordinates before they were rounded."""
+    """`resampling.grid_coordinates` as pixels in float64, with the gradient of the coordinates before they were rounded."""
     position = grid.double()
     pixel = (position + 1.0) * (size - 1) * 0.5 if align_corners else ((position + 1.0) * size - 1.0) * 0.5
     low, high = arithmetic.bounds(16)
@@ -18,7 +18,7 @@ def fixed_positions(grid: Tensor, size: int, *, fraction_bits: int, align_corner
 
 
 def _taps(position: Tensor, size: int, mode: str, padding_mode: str) -> list[tuple[Tensor, Tensor]]:
-    """`arithmetic.grid_taps`, with real weights."""
+    """`resampling.grid_taps`, with real weights."""
     if padding_mode == "border":
         position = position.clamp(0, size - 1)
     if mode == "nearest":
@@ -41,7 +41,7 @@ def sample_in_fixed_point(x: Tensor, grid: Tensor, mode: str, padding_mode: str,
     float32; gradients are those of `F.grid_sample` at the rounded coordinates.
     """
     height, width = x.shape[2:]
-    bits = arithmetic.grid_fraction_bits(height, width)
+    bits = resampling.grid_fraction_bits(height, width)
     axes = []
     for axis, size in enumerate((width, height)):
         position = fixed_positions(grid[..., axis], size, fraction_bits=bits, align_corners=align_corners)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hqc import arithmetic
+from hqc import arithmetic, resampling
 from hqc.ir import Node, Reason, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import weight_axis
@@ -211,7 +211,7 @@ def sampling(node: Node, march: MarchSpec) -> Reason | None:
     if beside == "reflection":
         return Reason("beside the image are zeros or its border", str(beside), "zeros or border", id="padding-mode")
     shape = image.shape
-    if shape is None or len(shape) != 4 or arithmetic.grid_fraction_bits(*shape[2:]) > 0:
+    if shape is None or len(shape) != 4 or resampling.grid_fraction_bits(*shape[2:]) > 0:
         return None
     return Reason("coordinates fit int16", f"{shape[2]}x{shape[3]}", "16383x16383", id="sampling-size")
 

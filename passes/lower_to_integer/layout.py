@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hqc import arithmetic
+from hqc import arithmetic, resampling
 from hqc.ir import DType, Node, QuantParams, Trait
 from hqc.march.spec import MarchSpec
 from hqc.passes.conv_scales import tensor_scale
@@ -60,10 +60,10 @@ def resize2d(node: Node, low: Lowering) -> None:
     x = low.on_grid(node.operands[0], low.result_quant)
     size_in, size_out = low.shape(x)[2:], low.shape(node.result)[2:]
     bits, named = low.march.resize_fraction_bits, node.attributes["scale_factor"] if node.attributes["size"] is None else ()
-    exact = all(arithmetic.resize_factor(*sizes) is None for sizes in zip(size_in, size_out, named, strict=False))
+    exact = all(resampling.resize_factor(*sizes) is None for sizes in zip(size_in, size_out, named, strict=False))
     factors = () if exact else named
     error = max(
-        arithmetic.resize_error(a, b, fraction_bits=bits, mode=mode, align_corners=align, factor=factor)
+        resampling.resize_error(a, b, fraction_bits=bits, mode=mode, align_corners=align, factor=factor)
         for a, b, factor in zip(size_in, size_out, factors or (None, None), strict=True)
     )
     if error > RESIZE_TOLERANCE:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hqc import arithmetic
+from hqc import resampling
 from hqc.ir import DType, Node, Reason, Value
 from hqc.passes.gain_pools import gain_stages
 from hqc.passes.lower_to_integer import acceptance
@@ -29,7 +29,7 @@ def avg_pool2d(node: Node, low: Lowering) -> None:
     (x,) = node.operands
     _require_divider(node, low)
     kernel, stride, padding = (tuple(node.attributes[key]) for key in ("kernel", "stride", "padding"))
-    counts = arithmetic.window_counts(
+    counts = resampling.window_counts(
         _size(low, x), _pair(kernel), _pair(stride), (padding[0], padding[1], padding[2], padding[3]), _size(low, node.result),
         count_include_pad=node.attributes["count_include_pad"],
     )  # fmt: skip
@@ -43,7 +43,7 @@ def adaptive_avg_pool2d(node: Node, low: Lowering) -> None:
     (x,) = node.operands
     _require_divider(node, low)
     output = _size(low, node.result)
-    requant, attributes = requant_counts(low, x, arithmetic.adaptive_counts(_size(low, x), output))
+    requant, attributes = requant_counts(low, x, resampling.adaptive_counts(_size(low, x), output))
     low.become("int_adaptive_avg_pool2d", [x, requant], {"output_size": output, **attributes})
 
 

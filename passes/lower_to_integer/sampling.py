@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hqc import arithmetic
+from hqc import arithmetic, resampling
 from hqc.ir import Node, Value
 from hqc.ir.graph import constant_array
 from hqc.passes.lower_to_integer import acceptance
@@ -21,10 +21,10 @@ def grid_sample(node: Node, low: Lowering) -> None:
     image, grid = node.operands
     x = low.on_grid(image, low.result_quant)
     sizes, align = low.shape(x)[2:], node.attributes["align_corners"]
-    bits = arithmetic.grid_fraction_bits(*sizes)
+    bits = resampling.grid_fraction_bits(*sizes)
 
     def coordinates(positions: npt.NDArray[Any], axis: int) -> npt.NDArray[np.int16]:
-        return arithmetic.grid_coordinates(positions, sizes[axis], fraction_bits=bits, align_corners=align)
+        return resampling.grid_coordinates(positions, sizes[axis], fraction_bits=bits, align_corners=align)
 
     attributes = {"mode": node.attributes["mode"], "padding_mode": node.attributes["padding_mode"], "fraction_bits": bits}
     if grid.is_parameter:

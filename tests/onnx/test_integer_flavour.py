@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hqc import arithmetic
+from hqc import arithmetic, resampling
 from hqc.backends import bpu
 from hqc.backends.onnx import emit, export
 from hqc.backends.onnx.verify import run_model
@@ -251,7 +251,7 @@ def test_average_pool(dtype: type, ceil_mode: bool) -> None:
 
 
 def test_average_pool_with_divisors_per_position() -> None:
-    counts = arithmetic.window_counts((8, 7), (3, 3), (2, 2), (1, 1, 1, 1), (4, 4), count_include_pad=False)
+    counts = resampling.window_counts((8, 7), (3, 3), (2, 2), (1, 1, 1, 1), (4, 4), count_include_pad=False)
     attributes = {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1), "count_include_pad": False}
     check("int_avg_pool2d", [("x", integers((2, 3, 8, 7))), ("r", requant(0.9 / counts))], attributes)
 
@@ -263,7 +263,7 @@ def test_average_pool_on_bernoulli() -> None:
 
 @pytest.mark.parametrize("out", [(1, 1), (3, 5), (7, 2)])
 def test_adaptive_average_pool(out: tuple[int, int]) -> None:
-    params = requant(0.8 / arithmetic.adaptive_counts((8, 10), out))
+    params = requant(0.8 / resampling.adaptive_counts((8, 10), out))
     check("int_adaptive_avg_pool2d", [("x", integers((2, 3, 8, 10))), ("r", params)], {"output_size": out})
 
 
@@ -298,7 +298,7 @@ def test_grid_sample(mode: str, padding: str, kind: type) -> None:
     x, grid = integers((2, 3, 6, 7)), integers((2, 9, 5, 2), kind, seed=1)
     attributes = {"mode": mode, "padding_mode": padding, "fraction_bits": 8}
     positions = np.arange(256 if kind is np.int8 else 65536) / (100 if kind is np.int8 else 25000) - 1.3
-    table = np.stack([arithmetic.grid_coordinates(positions, size, fraction_bits=8, align_corners=True) for size in (7, 6)])
+    table = np.stack([resampling.grid_coordinates(positions, size, fraction_bits=8, align_corners=True) for size in (7, 6)])
     check("int_grid_sample", [("x", x), ("grid", grid), ("table", table)], attributes)
     fixed = np.stack([integers((2, 9, 5), np.int16, seed=seed) >> 4 for seed in (2, 3)], axis=-1)
     check("int_grid_sample", [("x", x.astype(np.int16) * 255), ("grid", fixed)], attributes)

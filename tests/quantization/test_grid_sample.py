@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hqc
-from hqc import arithmetic
+from hqc import arithmetic, resampling
 from hqc.march import March
 from hqc.march.state import set_march
 from hqc.nn import GridSample, QuantStub
@@ -39,14 +39,14 @@ LARGE = (700, 1024)
 @given(size=st.integers(1, 1024), align=st.booleans(), seed=st.integers(0, 2**31))
 def test_training_rounds_coordinates_as_the_arithmetic_does(size: int, align: bool, seed: int) -> None:
     grid = np.random.default_rng(seed).uniform(-1.5, 1.5, 50).astype(np.float32)
-    bits = arithmetic.grid_fraction_bits(size, 1)
+    bits = resampling.grid_fraction_bits(size, 1)
     assert bits == min(8, 15 - int(np.ceil(np.log2(size + 1))))
-    fixed = arithmetic.grid_coordinates(grid, size, fraction_bits=bits, align_corners=align)
+    fixed = resampling.grid_coordinates(grid, size, fraction_bits=bits, align_corners=align)
     found = fixed_positions(torch.from_numpy(grid), size, fraction_bits=bits, align_corners=align)
     np.testing.assert_array_equal(found.numpy() * 2.0**bits, fixed)
     if align and size == 1:
         return  # one pixel is everywhere
-    ends = arithmetic.grid_coordinates([-1e9, 1e9], size, fraction_bits=bits, align_corners=align)
+    ends = resampling.grid_coordinates([-1e9, 1e9], size, fraction_bits=bits, align_corners=align)
     assert (ends.astype(int) >> bits).tolist() == [-32768 >> bits, 32767 >> bits] and 32767 >> bits >= size  # beside the image
 
 
@@ -54,7 +54,7 @@ def test_training_rounds_coordinates_as_the_arithmetic_does(size: int, align: bo
 def test_sampling_at_fixed_points_is_torchs_up_to_the_coordinates(mode: str, padding: str, align: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, 3, 9, 7, generator=generator, requires_grad=True)
-    bits = arithmetic.grid_fraction_bits(9, 7)
+    bits = resampling.grid_fraction_bits(9, 7)
     pixel = torch.randint(-400, 2600, (2, 5, 6, 2), generator=generator) / (1 << bits)  # float32 holds these coordinates
     size = torch.tensor([7.0, 9.0])
     grid = (2 * pixel / (size - 1) - 1 if align else (2 * pixel + 1) / size - 1).requires_grad_()
@@ -118,7 +118,7 @@ def test_training_simulator_and_file_agree(
     qat.get_submodule("head").register_forward_pre_hook(lambda module, args: sampled.update(value=args[0]))
     expected = qat(*inputs)
     step = float(qat.quant.activation_post_process.scale)
-    bits = arithmetic.grid_fraction_bits(*size)
+    bits = resampling.grid_fraction_bits(*size)
     grid = inputs[1].numpy()
     if not constant:
         grid = qat.grid_quant.activation_post_process(inputs[1]).numpy()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hqc import arithmetic
+from hqc import resampling
 from hqc.backends.bpu.kernels import Array, KernelContext, Run, kernel, operand, shape_of
 from hqc.ir import Node
 
@@ -15,7 +15,7 @@ from hqc.ir import Node
 def source_positions(size_in: int, axis: int, node: Node) -> tuple[Array, Array, Array]:
     """Per output index along height (axis 0) or width (1): the two source indices and the 8-bit weight of the second one."""
     bits, mode, factors = (node.attributes[name] for name in ("fraction_bits", "mode", "scale_factor"))
-    coordinates = arithmetic.resize_coordinates(
+    coordinates = resampling.resize_coordinates(
         size_in,
         node.attributes["size"][axis],
         fraction_bits=bits,

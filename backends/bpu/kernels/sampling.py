@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hqc import arithmetic
+from hqc import resampling
 from hqc.backends.bpu.kernels import Array, KernelContext, Run, kernel, operand, shape_of
 from hqc.ir import Node
 
@@ -32,7 +32,7 @@ def int_grid_sample(node: Node, context: KernelContext) -> Run:
         axes = []
         for axis, size in enumerate((width, height)):
             fixed = grid[..., axis] if table is None else table[axis][grid[..., axis].astype(np.int32) - lowest]
-            axes.append(arithmetic.grid_taps(fixed, size, **options))
+            axes.append(resampling.grid_taps(fixed, size, **options))
         first = (np.arange(batch) * (height * width))[:, None, None]
         taps = [
             ((first + row * width + column).reshape(-1), (down * across).astype(np.int32).reshape(-1, 1))

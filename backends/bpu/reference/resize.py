@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hqc import arithmetic
+from hqc import resampling
 from hqc.backends.bpu.reference import Array, reference
 from hqc.ir import Node
 
@@ -21,7 +21,7 @@ def int_resize2d(node: Node, operands: Sequence[Any]) -> Array:
     factor_h, factor_w = node.attributes["scale_factor"] or (None, None)
 
     def coordinates(size_in: int, size_out: int, factor: float | None) -> list[int]:
-        found = arithmetic.resize_coordinates(
+        found = resampling.resize_coordinates(
             size_in, size_out, fraction_bits=bits, mode=mode, align_corners=node.attributes["align_corners"], factor=factor
         )
         return [min(max(int(c), 0), (size_in - 1) << bits) for c in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hqc import arithmetic
+from hqc import resampling
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder
 from hqc.backends.onnx.emitters._fixed_point import (
     F64,
@@ -202,7 +202,7 @@ def int_resize2d(node: Node, b: Builder) -> str:
     if bilinear:
         x = wide(b, x, dtype)
     for axis in (3, 2):
-        first, second, weight = arithmetic.resize_taps(
+        first, second, weight = resampling.resize_taps(
             given[axis],
             result[axis],
             fraction_bits=attributes["fraction_bits"],

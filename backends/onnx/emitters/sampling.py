@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hqc import arithmetic
+from hqc import arithmetic, resampling
 from hqc.backends.onnx.builder import ELEMENT_TYPES, Builder
 from hqc.backends.onnx.domain import DOMAIN, GRID_SAMPLE, VERSION
 from hqc.backends.onnx.emitters._fixed_point import F64, real_constant, wide
@@ -189,7 +189,7 @@ def grid_sample(node: Node, b: Builder) -> str:
     x, grid = (cast_to(b, b.operand(node, index), operand_type(node, index).dtype, F32) for index in (0, 1))
     if node.device is not Device.BPU:
         return cast_to(b, spelled_out(b, x, grid, _sampling_of(node)), F32, type_of(node))
-    sampling = _sampling_of(node, arithmetic.grid_fraction_bits(*operand_shape(node)[2:]))
+    sampling = _sampling_of(node, resampling.grid_fraction_bits(*operand_shape(node)[2:]))
     if not b.custom_ops:
         return spelled_out(b, x, grid, sampling)
     b.domains[DOMAIN] = VERSION
