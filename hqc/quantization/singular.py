@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from hqc.checked import checked
 from hqc.quantization.exporting import exporting
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class SingularPoints:
         """How sentences name the tensor, with or without a name."""
         raise NotImplementedError
 
+    @checked
     def follow_singular(self, operands: Iterable[SingularPoints]) -> None:
         """The values come from such an operation on the BPU, whose operands `operands` have put on their grids."""
         self._behind_singular = True
