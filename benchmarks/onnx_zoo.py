@@ -38,7 +38,6 @@ TOLERANCE = 1e-5
 """Of the range of an output."""
 DIFFERENT: Mapping[str, str] = {
     "detr": "the exporter writes nn.MultiheadAttention in its own way",
-    "stereo": "the exporter folds batch norms into three-dimensional convolutions, which the IR does not look into",
 }
 """Networks whose plans differ, and why."""
 

@@ -36,7 +36,7 @@ def share_equal(graph: Graph, node: Node) -> bool:
     return False
 
 
-_KEPT_APART = (Trait.CONV_LIKE, Trait.TRAINING, Trait.REMOVED, Trait.OPAQUE, Trait.BOUNDARY, Trait.INTEGER)
+_KEPT_APART = (Trait.WEIGHTED, Trait.TRAINING, Trait.REMOVED, Trait.OPAQUE, Trait.BOUNDARY, Trait.INTEGER)
 
 
 def _are_equal(first: Node, second: Node) -> bool:

@@ -19,7 +19,7 @@ from hqc.passes.node_facts import is_conv_like, on_bpu
 
 F64 = npt.NDArray[np.float64]
 
-WEIGHT_AXIS = {"conv_transpose2d": 1}
+WEIGHT_AXIS = {"conv_transpose2d": 1, "conv_transpose3d": 1}
 """Axis of a weight that holds the result's channels (of one group), where it is not 0."""
 RESULT_AXIS = {"linear": -1}
 """Axis of the result that holds the channels, where it is not 1."""

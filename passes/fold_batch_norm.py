@@ -12,10 +12,11 @@ import numpy.typing as npt
 from hqc.ir import Graph, Node, Trait, Value, get_op
 from hqc.ir.graph import constant_array
 from hqc.ir.ops import elementwise
-from hqc.ir.ops.conv import conv_transpose2d, linear
+from hqc.ir.ops.conv import linear
 from hqc.ir.ops.normalization import batch_norm
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
-from hqc.passes.conv_scales import RESULT_AXIS
+from hqc.passes.conv_scales import RESULT_AXIS, WEIGHT_AXIS
+from hqc.passes.fuse_conv import is_fused
 from hqc.passes.registry import register_pass
 from hqc.passes.rewrite import absorb_origin, become, drop_unused, may_join, morph, only_user, set_parameter, wished_on_cpu
 
@@ -25,7 +26,7 @@ F64 = npt.NDArray[np.float64]
 @register_pass
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
-    """Fold a batch norm into the convolution, transposed convolution or linear layer whose only user it is.
+    """Fold a batch norm into the convolution, transposed convolution or linear layer (trait `weighted`) whose only user it is.
 
     `w' = w * g` and `b' = (b - mean) * g + beta` with `g = gamma / sqrt(var + eps)`, in float64, stored as float32. A
     weight that other nodes read is copied. A batch norm of rank 4 (or of unknown rank) with no such layer before it becomes a
@@ -92,9 +93,7 @@ class _Affine:
 def _layer_before(graph: Graph, node: Node, x: Value | None, affine: _Affine, context: PassContext) -> Node | None:
     """The layer that makes `x` and can take the batch norm, or None."""
     layer = None if x is None else x.producer
-    if x is None or layer is None or not layer.op.has(Trait.CONV_LIKE) or only_user(graph, x) is not node:
-        return None
-    if layer.operand("residual") is not None or layer.attributes["activation"] != "none":
+    if x is None or layer is None or not layer.op.has(Trait.WEIGHTED) or only_user(graph, x) is not node or is_fused(layer):
         return None
     weight, bias = layer.operand("weight"), layer.operand("bias")
     if weight is None or not weight.is_parameter or not (bias is None or bias.is_parameter):
@@ -113,13 +112,17 @@ def _layer_before(graph: Graph, node: Node, x: Value | None, affine: _Affine, co
 
 def _channels(layer: Node, weight: Value) -> int:
     shape = constant_array(weight).shape
-    return int(shape[1] * layer.attributes["groups"] if layer.op is conv_transpose2d else shape[0])
+    return int(shape[1] * layer.attributes["groups"] if _is_transposed(layer) else shape[0])
+
+
+def _is_transposed(layer: Node) -> bool:
+    return layer.op.name in WEIGHT_AXIS
 
 
 def _scaled_weight(layer: Node, weight: npt.NDArray[Any], gain: F64) -> npt.NDArray[np.float32]:
     """`weight` with every output channel multiplied by its gain, in float64, a piece at a time: weights are large."""
     factor = gain.reshape(-1, *[1] * (weight.ndim - 1))
-    if layer.op is conv_transpose2d:
+    if _is_transposed(layer):
         factor = _gain_per_input(layer, weight, gain)
     result = np.empty(weight.shape, np.float32)
     np.multiply(weight, factor, out=result, dtype=np.float64, casting="unsafe")
@@ -179,7 +182,7 @@ def _fold_constant(graph: Graph, node: Node, context: PassContext) -> bool:
     """Fold `x * c`, `x / c`, `x + c`, `x - c`, `c - x` or `-x` into the layer that makes `x`; True when it could."""
     for index, x in enumerate(node.inputs):
         layer = None if x is None else x.producer
-        weight = None if layer is None or not layer.op.has(Trait.CONV_LIKE) else layer.operand("weight")
+        weight = None if layer is None or not layer.op.has(Trait.WEIGHTED) else layer.operand("weight")
         if x is None or layer is None or weight is None or not weight.is_parameter:
             continue
         if len(node.inputs) == 1:

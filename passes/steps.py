@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hqc.errors import PassError
 from hqc.ir import Graph, Node, Trait
 
-_WHOLE = (Trait.CONV_LIKE, Trait.OPAQUE, Trait.TRAINING, Trait.BOUNDARY)
+_WHOLE = (Trait.WEIGHTED, Trait.OPAQUE, Trait.TRAINING, Trait.BOUNDARY)
 
 
 def is_divisible(name: str, members: Sequence[Node]) -> bool:

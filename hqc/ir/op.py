@@ -60,6 +60,7 @@ class Trait(enum.Enum):
     LAYOUT_ONLY = "moves elements without computing"
     LUT = "a function of one input that a table can hold"
     PASSIVE = "stays where its producer is"
+    WEIGHTED = "products with `weight`, plus a bias per channel; absorbs what multiplies or shifts the channels of its result"
     CONV_LIKE = "multiply-accumulate with constant weights; may emit int32 and absorb add and activation"
     ACTIVATION = "may be fused into the conv-like op before it"
     NONLINEARITY = "an activation function of networks; another one in its place can be trained with"

@@ -368,7 +368,7 @@ def integer_ops(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
                 yield node, f"{value.name} is {value.type}"
 
 
-_FLOAT_ARITHMETIC = frozenset({Trait.CONV_LIKE, Trait.LUT, Trait.SUM, Trait.OPAQUE})
+_FLOAT_ARITHMETIC = frozenset({Trait.WEIGHTED, Trait.LUT, Trait.SUM, Trait.OPAQUE})
 
 
 @rule("integer-types", since="integer")

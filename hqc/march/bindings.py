@@ -79,6 +79,7 @@ def _clamp(facts: Facts) -> tuple[str, ...]:
 
 
 _UNMODELLED = "its integer arithmetic is not public and hqc has no model of it"
+_IMAGES = "the BPU convolves images and rows, not volumes"
 _STAGE = "the pass lower-to-integer makes it, for nodes that are on the BPU already"
 
 _INTEGER_OPS = tuple(definition.name for definition in all_ops() if definition.has(Trait.INTEGER))
@@ -87,6 +88,8 @@ _TABLE: dict[str, Binding] = {
     # multiply-accumulate
     "conv2d": Binding(("Conv",), ("torch.nn.Conv2d",)),
     "conv_transpose2d": Binding(("ConvTranspose",), ("torch.nn.ConvTranspose2d",)),
+    "conv3d": Binding(never=_IMAGES),
+    "conv_transpose3d": Binding(never=_IMAGES),
     "linear": Binding(("Gemm", "MatMul"), ("torch.nn.Linear",), choose=_linear),
     "matmul": Binding(("MatMul",), ("torch.matmul",)),
     # activations

@@ -39,6 +39,25 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
         "conv_transpose2d",
     ),
+    "conv_of_volumes": (
+        lambda: nn.Sequential(nn.Unflatten(1, (4, 2)), nn.Conv3d(4, 6, (1, 3, 2), (1, 2, 1), (0, 1, 1), groups=2)),
+        "reshape conv3d",
+    ),
+    "conv_of_volumes_same": (
+        lambda: nn.Sequential(nn.Unflatten(1, (4, 2)), nn.Conv3d(4, 6, 2, padding="same")),
+        "reshape conv3d",
+    ),
+    "conv_of_volumes_reflect": (
+        lambda: nn.Sequential(nn.Unflatten(1, (4, 2)), nn.Conv3d(4, 6, 3, padding=1, padding_mode="replicate")),
+        "reshape pad conv3d",
+    ),
+    "conv_transpose_of_volumes": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (4, 2)), nn.ConvTranspose3d(4, 6, 3, (1, 2, 2), 1, (0, 1, 0), groups=2, dilation=(1, 1, 2))
+        ),
+        "reshape conv_transpose3d",
+    ),
+    "volume_without_batch": (lambda: nn.Conv3d(2, 4, (2, 3, 3)), "reshape conv3d reshape"),
     "linear": (lambda: nn.Linear(6, 5), "linear"),
     "batch_norm": (lambda: _initialized(nn.BatchNorm2d(8)), "batch_norm"),
     "batch_norm_without_statistics": (lambda: nn.BatchNorm2d(8, track_running_stats=False), "opaque"),

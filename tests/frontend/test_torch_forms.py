@@ -99,6 +99,22 @@ def convolution(transposed: bool) -> Callable[[Rng], Case]:
     return case
 
 
+def volumes(transposed: bool) -> Callable[[Rng], Case]:
+    """Convolutions of volumes, with padding that differs at both ends."""
+
+    def case(rng: Rng) -> Case:
+        stride, groups = ints(rng, 1, 2, 3), choose(rng, 1, 2)
+        kernel = ints(rng, 1, 3, 3)
+        weight = real(rng, 4, 3, *kernel) if transposed else real(rng, 6, 4 // groups, *kernel)
+        bias = real(rng, 3 * groups if transposed else 6) if rng.random() < 0.6 else None
+        attributes: dict[str, Any] = {"stride": stride, "groups": groups, "padding": ints(rng, 0, 1, 6)}
+        if transposed:
+            attributes["output_padding"] = tuple(choose(rng, 0, s - 1) for s in stride)
+        return [real(rng, 1, 4, 5, 4, 6), weight, bias], attributes
+
+    return case
+
+
 def result_shape(op: str, operands: list[Any], attributes: dict[str, Any]) -> tuple[int, ...]:
     graph, _ = build(op, operands, attributes)
     (node,) = graph.nodes
@@ -290,6 +306,8 @@ CASES: dict[str, Callable[[Rng], Case]] = {
     "cast": cast,
     "conv2d": convolution(False),
     "conv_transpose2d": convolution(True),
+    "conv3d": volumes(False),
+    "conv_transpose3d": volumes(True),
     "linear": linear,
     "matmul": matmul,
     "max_pool2d": window,

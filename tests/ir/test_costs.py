@@ -67,6 +67,7 @@ def test_bytes_count_every_operand_once_and_as_it_is_stored() -> None:
 
 def test_every_op_that_multiplies_and_accumulates_is_counted() -> None:
     names = {op.name for op in all_ops() if op.has(Trait.CONV_LIKE)}
-    assert names | {f"int_{name}" for name in names} | {"matmul", "int_matmul", "opaque"} == {
+    weighted = {op.name for op in all_ops() if op.has(Trait.WEIGHTED)}
+    assert weighted | {f"int_{name}" for name in names} | {"matmul", "int_matmul", "opaque"} == {
         op.name for op in all_ops() if op.macs is not None
     }

@@ -19,6 +19,7 @@ from hqc.ir.evaluate import evaluate
 from hqc.ir.op import OpDef
 
 X = "param @x = #random(1, [2,4,6,5])\n"
+V = "param @x = #random(1, [2,4,3,6,5])\n"
 M = "param @m: b1[5] = [true,false,true,true,false]\n"
 I = "param @i: i64[2,3] = [0, 1, -1, 3, 2, 0]\n"  # noqa: E741
 C = "param @c = #random(5, [4])\n"
@@ -35,6 +36,17 @@ CASES: dict[str, tuple[str, str, Callable[..., Any]]] = {
         X + "param @w = #random(2, [4,3,3,2])\nparam @b = #random(3, [6])\n",
         "conv_transpose2d(@x, @w, @b) {stride=[2,3], padding=[1,0,1,0], output_padding=[1,0], dilation=[1,2], groups=2}",
         lambda x, w, b: F.conv_transpose2d(x, w, b, (2, 3), (1, 0), (1, 0), 2, (1, 2)),
+    ),
+    "conv3d": (
+        V + "param @w = #random(2, [6,2,2,3,2])\nparam @b = #random(3, [6])\n",
+        "conv3d(@x, @w, @b) {stride=[1,2,1], padding=[1,0,2,1,0,2], dilation=[1,1,2], groups=2}",
+        lambda x, w, b: F.conv3d(x, w, b, (1, 2, 1), (1, 0, 2), (1, 1, 2), 2),
+    ),
+    "conv_transpose3d": (
+        V + "param @w = #random(2, [4,3,2,3,2])\nparam @b = #random(3, [6])\n",
+        "conv_transpose3d(@x, @w, @b) "
+        "{stride=[2,3,1], padding=[1,0,1,1,0,1], output_padding=[1,0,0], dilation=[1,2,1], groups=2}",
+        lambda x, w, b: F.conv_transpose3d(x, w, b, (2, 3, 1), (1, 0, 1), (1, 0, 0), 2, (1, 2, 1)),
     ),
     "linear": (
         X + "param @w = #random(2, [3,5])\nparam @b = #random(3, [3])\nparam @r = #random(4, [2,4,6,3])\n",

@@ -114,6 +114,26 @@ def test_conv_transpose2d(
 
 
 @QUICK
+@given(
+    volume=st.tuples(size, size, size), kernel=st.tuples(small, small, small), stride=st.tuples(small, small, small),
+    padding=st.tuples(small, small, small), transposed=st.booleans(), wrong=st.booleans(),
+)  # fmt: skip
+def test_convolutions_of_volumes(
+    volume: Shape, kernel: Shape, stride: Shape, padding: Shape, transposed: bool, wrong: bool
+) -> None:
+    x, weight = zeros((1, 2 + wrong, *volume)), zeros((2, 2, *kernel))
+
+    def reference() -> torch.Tensor:
+        result = (F.conv_transpose3d if transposed else F.conv3d)(x, weight, None, stride, padding)
+        if result.numel() == 0:
+            raise ValueError
+        return result
+
+    op = "conv_transpose3d" if transposed else "conv3d"
+    agree(op, [x, weight], reference, stride=stride, padding=padding * 2)
+
+
+@QUICK
 @given(shape=shapes, k=small, o=small)
 def test_linear(shape: Shape, k: int, o: int) -> None:
     assume(shape)

@@ -51,6 +51,8 @@ _ATTRIBUTES = {
 _EXTRA = {
     "conv2d": ("param @k: f32[8,8,3,3] = #random(0, [8,8,3,3])\n", "@k"),
     "conv_transpose2d": ("param @k: f32[8,8,2,2] = #random(0, [8,8,2,2])\n", "@k"),
+    "conv3d": ("param @k: f32[8,8,3,3,3] = #random(0, [8,8,3,3,3])\n", "@k"),
+    "conv_transpose3d": ("param @k: f32[8,8,2,2,2] = #random(0, [8,8,2,2,2])\n", "@k"),
     "linear": ("param @k: f32[4,16] = #random(0, [4,16])\n", "@k"),
     "matmul": ("param @k: f32[16,4] = #random(0, [16,4])\n", "@k"),
     "prelu": ("param @k: f32[8] = #random(0, [8])\n", "@k"),
@@ -69,7 +71,8 @@ def _text(name: str, operand_count: int) -> str:
         operands = ", ".join(["%x"] * operand_count)
     attributes = f" {{{_ATTRIBUTES[name]}}}" if name in _ATTRIBUTES else ""
     types = ": f32[1,8,16,16]" if name == "opaque" else ""
-    return f"{_X}{prefix}%y{types} = {name}({operands}){attributes}\noutput %y"
+    x = _X.replace("[1,8,16,16]", "[1,8,4,16,16]") if name.endswith("3d") else _X
+    return f"{x}{prefix}%y{types} = {name}({operands}){attributes}\noutput %y"
 
 
 @pytest.mark.parametrize("definition", FLOAT_OPS, ids=lambda definition: definition.name)

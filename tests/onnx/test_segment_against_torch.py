@@ -267,6 +267,16 @@ def test_conv_transpose2d(bias: bool) -> None:
     close(run_op("conv_transpose2d", [x, w, b] if bias else [x, w], attributes, (1, 2))[0], expected)
 
 
+def test_convolutions_of_volumes() -> None:
+    x, w, b = rand(1, 4, 4, 5, 6), rand(6, 2, 2, 3, 2, seed=1), rand(6, seed=2)
+    expected = F.conv3d(F.pad(t(x), (0, 1, 1, 2, 0, 1)), t(w), t(b), stride=(1, 2, 1), dilation=(2, 1, 1), groups=2)
+    attributes = {"stride": (1, 2, 1), "padding": (0, 1, 0, 1, 2, 1), "dilation": (2, 1, 1), "groups": 2}
+    close(run_op("conv3d", [x, w, b], attributes, (1, 2))[0], expected)
+    expected = F.conv_transpose3d(t(x), t(rand(4, 3, 2, 3, 2, seed=1)), t(b), (1, 2, 2), (1, 0, 1), (0, 1, 1), 2)
+    attributes = {"stride": (1, 2, 2), "padding": (1, 0, 1) * 2, "output_padding": (0, 1, 1), "groups": 2}
+    close(run_op("conv_transpose3d", [x, rand(4, 3, 2, 3, 2, seed=1), b], attributes, (1, 2))[0], expected)
+
+
 def test_output_padding_as_large_as_the_stride() -> None:
     x, w, b = rand(1, 4, 5, 6), rand(4, 3, 3, 3, seed=1), rand(3, seed=2)
     expected = F.conv_transpose2d(t(x), t(w), t(b), padding=2, output_padding=(1, 0), dilation=2)

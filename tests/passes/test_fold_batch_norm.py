@@ -114,6 +114,19 @@ def test_groups_of_every_shape_keep_their_numbers(groups: int, ins: int, outs: i
     assert ops(graph) == [op]
 
 
+@pytest.mark.parametrize(("op", "weight"), [("conv3d", "[6,2,2,1,3]"), ("conv_transpose3d", "[4,3,2,1,3]")])
+def test_layers_over_volumes_take_a_norm(op: str, weight: str) -> None:
+    body = f"""
+        input %x: f32[2,4,3,4,5]
+        param @w = #random(1, {weight})
+        {statistics(6)}
+        %c = {op}(%x, @w) {{groups=2}}
+        %y = batch_norm(%c, @mean, @var, @gamma, @beta)
+        output %y
+    """
+    assert ops(same_numbers(body)) == [op]
+
+
 def test_a_linear_layer_takes_a_norm_over_the_same_axis_only() -> None:
     body = f"""
     input %x: f32[6,5]

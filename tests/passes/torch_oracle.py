@@ -56,6 +56,17 @@ def _conv_transpose2d(operands: Tensors, a: Attributes) -> torch.Tensor:
     return _finish(y, residual, a)
 
 
+def _conv3d(operands: Tensors, a: Attributes) -> torch.Tensor:
+    x, weight, bias, _ = _four(operands)
+    return F.conv3d(x, weight, bias, a["stride"], a["padding"][:3], a["dilation"], a["groups"])
+
+
+def _conv_transpose3d(operands: Tensors, a: Attributes) -> torch.Tensor:
+    x, weight, bias, _ = _four(operands)
+    extra = a["output_padding"]
+    return F.conv_transpose3d(x, weight, bias, a["stride"], a["padding"][:3], extra, a["groups"], a["dilation"])
+
+
 def _linear(operands: Tensors, a: Attributes) -> torch.Tensor:
     x, weight, bias, residual = _four(operands)
     return _finish(F.linear(x, weight, bias), residual, a)
@@ -89,6 +100,8 @@ _TORCH_DTYPE = {DType.FLOAT32: torch.float32, DType.INT64: torch.int64, DType.BO
 _OPS: dict[str, Callable[[Tensors, Attributes], Any]] = {
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
+    "conv3d": _conv3d,
+    "conv_transpose3d": _conv_transpose3d,
     "linear": _linear,
     "batch_norm": _batch_norm,
     "slice": _slice,

@@ -10,12 +10,14 @@ from hqc.backends.onnx.builder import Builder
 from hqc.backends.onnx.emitters._operands import operand_shape, operand_type, shapes
 from hqc.backends.onnx.registry import emitter
 from hqc.errors import ExportError
-from hqc.ir import Node
+from hqc.ir import Node, Trait
 from hqc.ir.types import Shape
 
 
 def _finish(node: Node, b: Builder, result: str) -> str:
     """Add the fused residual and apply the fused activation."""
+    if not node.op.has(Trait.CONV_LIKE):
+        return result
     residual = b.optional(node, "residual")
     if residual is not None:
         result = b("Add", result, residual)
@@ -44,10 +46,10 @@ def window(node: Node) -> dict[str, Any]:
 
 
 def _convolution(node: Node, b: Builder, onnx_op: str, **attributes: Any) -> str:
-    """A convolution of images; rows are images of height 1, which is what the chips' compilers take."""
+    """A convolution of images or volumes; rows are images of height 1, which is what the chips' compilers take."""
     x, weight, bias = b.operand(node, 0), b.operand(node, 1), b.optional(node, "bias")
     given, result = shapes(node)
-    if len(given) == 4:
+    if len(given) > 3:
         return _finish(node, b, b(onnx_op, x, weight, bias, **{**window(node), **attributes}))
     x = b("Reshape", x, b.ints(as_image(given), "image"))
     kernel = as_image(operand_shape(node, 1))
@@ -56,24 +58,25 @@ def _convolution(node: Node, b: Builder, onnx_op: str, **attributes: Any) -> str
     return _finish(node, b, b("Reshape", convolved, b.ints(result, "rows")))
 
 
-@emitter("conv2d")
+@emitter("conv2d", "conv3d")
 def conv2d(node: Node, b: Builder) -> str:
     return _convolution(node, b, "Conv")
 
 
-@emitter("conv_transpose2d")
+@emitter("conv_transpose2d", "conv_transpose3d")
 def conv_transpose2d(node: Node, b: Builder) -> str:
     """Runtimes refuse an output padding as large as the stride; crop less at the end instead, where there is enough to crop."""
     extra, attributes = list(node.attributes["output_padding"]), node.attributes
     if all(more < step for more, step in zip(extra, attributes["stride"], strict=True)):
         return _convolution(node, b, "ConvTranspose", output_padding=extra)
-    ends = [end - more for end, more in zip(attributes["padding"][2:], extra, strict=True)]
+    begins, ends = attributes["padding"][: len(extra)], attributes["padding"][len(extra) :]
+    ends = [end - more for end, more in zip(ends, extra, strict=True)]
     if min(ends) < 0:
         raise ExportError(
             f"{node.label}: ONNX's transposed convolution has no output padding of {extra} with a stride of "
-            f"{list(attributes['stride'])} and a padding of {list(attributes['padding'][:2])}; pad less, or crop the result instead"
+            f"{list(attributes['stride'])} and a padding of {list(begins)}; pad less, or crop the result instead"
         )
-    return _convolution(node, b, "ConvTranspose", pads=[*attributes["padding"][:2], *ends])
+    return _convolution(node, b, "ConvTranspose", pads=[*begins, *ends])
 
 
 @emitter("linear")

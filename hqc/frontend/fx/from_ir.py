@@ -165,29 +165,36 @@ def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
 def _image_layer(
     cls: Any, node: Node, weight: np.ndarray[Any, Any], bias: bool, inputs: int, outputs: int, **more: Any
 ) -> nn.Module | None:
-    """A layer whose padding torch can say: the same at both ends."""
+    """A layer of images or volumes whose padding torch can say: the same at both ends."""
     a = node.attributes
-    top, left, bottom, right = a["padding"]
-    if (top, left) != (bottom, right) or a["activation"] != "none" or node.operand("residual") is not None or weight.ndim != 4:
+    axes = len(a["stride"])
+    padding, ends = tuple(a["padding"][:axes]), tuple(a["padding"][axes:])
+    if padding != ends or _takes_more(node) or weight.ndim != axes + 2:
         return None
     module: nn.Module = cls(
-        inputs, outputs, weight.shape[2:], stride=a["stride"], padding=(top, left), dilation=a["dilation"], groups=a["groups"],
+        inputs, outputs, weight.shape[2:], stride=a["stride"], padding=padding, dilation=a["dilation"], groups=a["groups"],
         bias=bias, device="meta", **more,
     )  # fmt: skip
     return module
 
 
+def _takes_more(node: Node) -> bool:
+    """True when fusion gave the layer an activation or a residual."""
+    return node.op.has(Trait.CONV_LIKE) and (node.attributes["activation"] != "none" or node.operand("residual") is not None)
+
+
 def _conv(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:
     if weight.ndim == 3:
         return _row_conv(node, weight, bias)
-    return _image_layer(nn.Conv2d, node, weight, bias, weight.shape[1] * node.attributes["groups"], weight.shape[0])
+    cls = nn.Conv2d if weight.ndim == 4 else nn.Conv3d
+    return _image_layer(cls, node, weight, bias, weight.shape[1] * node.attributes["groups"], weight.shape[0])
 
 
 def _row_conv(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:
     """A convolution of rows, which the IR has as one of images of height 1."""
     a = node.attributes
     _, before, _, after = a["padding"]
-    if before != after or a["activation"] != "none" or node.operand("residual") is not None:
+    if before != after or _takes_more(node):
         return None
     groups = a["groups"]
     return nn.Conv1d(
@@ -201,25 +208,25 @@ def _conv_transpose(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.
     if any(more >= max(stride, 1) for more, stride in zip(extra, node.attributes["stride"], strict=True)):
         return None
     outputs = weight.shape[1] * node.attributes["groups"]
-    return _image_layer(nn.ConvTranspose2d, node, weight, bias, weight.shape[0], outputs, output_padding=extra)
+    cls = nn.ConvTranspose2d if len(extra) == 2 else nn.ConvTranspose3d
+    return _image_layer(cls, node, weight, bias, weight.shape[0], outputs, output_padding=extra)
 
 
 def _linear(node: Node, weight: np.ndarray[Any, Any], bias: bool) -> nn.Module | None:
-    if node.attributes["activation"] != "none" or node.operand("residual") is not None:
+    if _takes_more(node):
         return None
     return nn.Linear(weight.shape[1], weight.shape[0], bias=bias, device="meta")
 
 
 def _batch_norm(node: Node) -> nn.Module | None:
-    """A batch norm over constant statistics, for tensors of two to four axes."""
+    """A batch norm over constant statistics, for tensors of two to five axes."""
     x, *statistics = node.inputs
     rank = None if x is None else x.type.rank
-    if rank not in (2, 3, 4) or any(value is not None and value.array is None for value in statistics):
+    if rank not in _NORMS or any(value is not None and value.array is None for value in statistics):
         return None
     mean, var, weight, bias = ([*statistics, None, None])[:4]
     assert mean is not None and mean.array is not None and var is not None and var.array is not None
-    cls = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
-    norm = cls(mean.array.size, eps=node.attributes["eps"])
+    norm: nn.Module = _NORMS[rank](mean.array.size, eps=node.attributes["eps"])
     norm.running_mean, norm.running_var = _tensor(mean.array), _tensor(var.array)
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None and value.array is not None:
@@ -227,9 +234,12 @@ def _batch_norm(node: Node) -> nn.Module | None:
     return norm
 
 
+_NORMS: dict[int | None, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _LAYERS: dict[str, Callable[[Node, np.ndarray[Any, Any], bool], nn.Module | None]] = {
     "conv2d": _conv,
     "conv_transpose2d": _conv_transpose,
+    "conv3d": _conv,
+    "conv_transpose3d": _conv_transpose,
     "linear": _linear,
 }
 """torch.nn's modules of the IR's conv-like ops; None from one of them means that torch.nn cannot say this layer."""

@@ -1,4 +1,4 @@
-"""Sliding windows over `[N,C,H,W]` arrays, for what convolutions and pools compute."""
+"""Sliding windows over `[N,C,H,W]` arrays, and volumes, for what convolutions and pools compute."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def windows(
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
-    dilation: Sequence[int] = (1, 1),
+    dilation: Sequence[int] | None = None,
     *,
     ceil_mode: bool = False,
     fill: float = 0.0,
 ) -> Array:
     """View `[N,C,Ho,Wo,kh,kw]` of the windows; `padding` is top, left, bottom, right, and what lies outside reads `fill`."""
-    top, left, bottom, right = padding
-    counts = [
-        window_size(x.shape[2 + i], kernel[i], stride[i], pads, dilation[i], ceil_mode) or 0
-        for i, pads in enumerate(((top, bottom), (left, right)))
-    ]
-    spans = [(counts[i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1 for i in range(2)]
-    ends = [max(pad, spans[i] - x.shape[2 + i] - begin) for i, (begin, pad) in enumerate(((top, bottom), (left, right)))]
-    padded = np.pad(x, ((0, 0), (0, 0), (top, ends[0]), (left, ends[1])), constant_values=fill)
-    rows = dilation[0] * (kernel[0] - 1) + 1
-    columns = dilation[1] * (kernel[1] - 1) + 1
-    view = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), axis=(2, 3))
-    found: Array = view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
-    return found[:, :, : counts[0], : counts[1]]
+    axes = len(kernel)
+    apart = dilation or (1,) * axes
+    pads = list(zip(padding[:axes], padding[axes:], strict=True))
+    counts = [window_size(x.shape[2 + i], kernel[i], stride[i], pads[i], apart[i], ceil_mode) or 0 for i in range(axes)]
+    reach = [apart[i] * (kernel[i] - 1) + 1 for i in range(axes)]
+    amounts: list[tuple[int, int]] = [(0, 0), (0, 0)]
+    for i, (begin, end) in enumerate(pads):
+        amounts.append((begin, max(end, (counts[i] - 1) * stride[i] + reach[i] - x.shape[2 + i] - begin)))
+    padded = np.pad(x, amounts, constant_values=fill)
+    view = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + axes)))
+    whole = (slice(None), slice(None))
+    found: Array = view[(*whole, *(slice(None, None, step) for step in (*stride, *apart)))]
+    return found[(*whole, *map(slice, counts))]
 
 
 def adaptive_bounds(size: int, count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -22,13 +22,23 @@ ACTIVATIONS = ("none", "relu", "relu6")
 ACTIVATION = Attr("activation", "str", "none", choices=ACTIVATIONS)
 HALF_STEP = Attr("half_step", "bool", False)
 """The bias gets half a step of the result added when its scale is known: a march whose requantization floors rounds to nearest then."""
-CONV_ATTRIBUTES = (
-    Attr("stride", "ints", (1, 1), length=2, minimum=1),
-    Attr("padding", "ints", (0, 0, 0, 0), length=4, minimum=0),  # top, left, bottom, right (ONNX order)
-    Attr("dilation", "ints", (1, 1), length=2, minimum=1),
-    Attr("groups", "int", 1, minimum=1),
-)
-TRANSPOSE_ATTRIBUTES = (*CONV_ATTRIBUTES, Attr("output_padding", "ints", (0, 0), length=2, minimum=0))
+
+
+def _window_attributes(axes: int) -> tuple[Attr, ...]:
+    return (
+        Attr("stride", "ints", (1,) * axes, length=axes, minimum=1),
+        Attr("padding", "ints", (0,) * (2 * axes), length=2 * axes, minimum=0),  # top, left, bottom, right (ONNX order)
+        Attr("dilation", "ints", (1,) * axes, length=axes, minimum=1),
+        Attr("groups", "int", 1, minimum=1),
+    )
+
+
+def _output_padding(axes: int) -> Attr:
+    return Attr("output_padding", "ints", (0,) * axes, length=axes, minimum=0)
+
+
+CONV_ATTRIBUTES = _window_attributes(2)
+TRANSPOSE_ATTRIBUTES = (*CONV_ATTRIBUTES, _output_padding(2))
 
 
 # --- types -----------------------------------------------------------------------------------------------------------------
@@ -73,29 +83,28 @@ def as_image(sizes: Sizes) -> Sizes:
     return (*sizes[:2], 1, sizes[2])
 
 
-@of_rows
-def conv_sizes(x: Sizes, weight: Sizes, attributes: Attributes) -> Sizes:
-    """`[N,C,H,W]` x `[O,C/groups,kh,kw]` -> `[N,O,H',W']`."""
-    groups, stride, dilation = attributes["groups"], attributes["stride"], attributes["dilation"]
+def _conv_sizes(x: Sizes, weight: Sizes, attributes: Attributes) -> Sizes:
+    """`[N,C,H,W]` x `[O,C/groups,kh,kw]` -> `[N,O,H',W']`, and the same of volumes."""
+    groups, stride, dilation, padding = (attributes[name] for name in ("groups", "stride", "dilation", "padding"))
     check_channels(x[1], None if weight[1] is None else weight[1] * groups, "the input")
     if (weight[0] or 0) % groups:
         raise ShapeError(f"{weight[0]} output channels do not divide into {groups} groups")
-    top, left, bottom, right = attributes["padding"]
-    height = window_size(x[2], weight[2], stride[0], (top, bottom), dilation[0])
-    width = window_size(x[3], weight[3], stride[1], (left, right), dilation[1])
-    return (x[0], weight[0], height, width)
+    axes = len(stride)
+    counts = (
+        window_size(x[2 + i], weight[2 + i], stride[i], (padding[i], padding[axes + i]), dilation[i]) for i in range(axes)
+    )
+    return (x[0], weight[0], *counts)
 
 
-@of_rows
-def conv_transpose_sizes(x: Sizes, weight: Sizes, attributes: Attributes) -> Sizes:
-    """`[N,C,H,W]` x `[C,O/groups,kh,kw]` -> `[N,O,H',W']`."""
+def _conv_transpose_sizes(x: Sizes, weight: Sizes, attributes: Attributes) -> Sizes:
+    """`[N,C,H,W]` x `[C,O/groups,kh,kw]` -> `[N,O,H',W']`, and the same of volumes."""
     check_channels(x[1], weight[0], "the input")
     if (weight[0] or 0) % attributes["groups"]:
         raise ShapeError(f"{weight[0]} input channels do not divide into {attributes['groups']} groups")
-    top, left, bottom, right = attributes["padding"]
+    padding, axes = attributes["padding"], len(attributes["stride"])
     sizes: list[int | None] = []
-    for i, pads in enumerate((top + bottom, left + right)):
-        size, kernel = x[2 + i], weight[2 + i]
+    for i in range(axes):
+        size, kernel, pads = x[2 + i], weight[2 + i], padding[i] + padding[axes + i]
         if size is None or kernel is None:
             sizes.append(None)
             continue
@@ -105,6 +114,9 @@ def conv_transpose_sizes(x: Sizes, weight: Sizes, attributes: Attributes) -> Siz
             raise ShapeError(f"padding {pads} leaves nothing of the result")
         sizes.append(result)
     return (x[0], None if weight[1] is None else weight[1] * attributes["groups"], *sizes)
+
+
+conv_sizes, conv_transpose_sizes = of_rows(_conv_sizes), of_rows(_conv_transpose_sizes)
 
 
 def linear_sizes(types: OperandTypes) -> Sizes | None:
@@ -160,9 +172,12 @@ def _finish(y: Array, arrays: Sequence[Any], attributes: Attributes, channels: i
         y = y + bias.reshape([-1 if axis == channels % y.ndim else 1 for axis in range(y.ndim)])
     if residual is not None:
         y = y + residual
-    if attributes["activation"] == "none":
-        return y
-    return np.asarray(np.clip(y, 0.0, 6.0 if attributes["activation"] == "relu6" else None))
+    activation = attributes.get("activation", "none")
+    return y if activation == "none" else np.asarray(np.clip(y, 0.0, 6.0 if activation == "relu6" else None))
+
+
+_WHOLE = (slice(None), slice(None))
+"""All of the batch and of the channels."""
 
 
 def _on_images(compute: Compute) -> Compute:
@@ -177,36 +192,40 @@ def _on_images(compute: Compute) -> Compute:
     return wrapped
 
 
-@_on_images
-def _conv2d(arrays: Sequence[Any], attributes: Attributes) -> Array:
+def _conv(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    """A convolution of images or volumes."""
     x, weight = arrays[0].astype(np.float64), arrays[1].astype(np.float64)
-    groups = attributes["groups"]
+    groups, rank = attributes["groups"], arrays[0].ndim
+    taps = range(rank, 2 * rank - 2)
     view = windows(x, weight.shape[2:], attributes["stride"], attributes["padding"], attributes["dilation"])
     parts = [
-        np.tensordot(part, filters, axes=((1, 4, 5), (1, 2, 3)))  # [N, H', W', O / groups]
+        np.tensordot(part, filters, axes=((1, *taps), range(1, rank)))  # [N, H', W', O / groups]
         for part, filters in zip(np.split(view, groups, axis=1), np.split(weight, groups), strict=True)
     ]
-    return _finish(np.moveaxis(np.concatenate(parts, axis=3), 3, 1), arrays, attributes, 1)
+    return _finish(np.moveaxis(np.concatenate(parts, axis=-1), -1, 1), arrays, attributes, 1)
 
 
-@_on_images
-def _conv_transpose2d(arrays: Sequence[Any], attributes: Attributes) -> Array:
+def _conv_transpose(arrays: Sequence[Any], attributes: Attributes) -> Array:
+    """A transposed convolution of images or volumes."""
     x, weight = arrays[0].astype(np.float64), arrays[1].astype(np.float64)
-    groups, (sh, sw), (dh, dw) = attributes["groups"], attributes["stride"], attributes["dilation"]
-    top, left, bottom, right = attributes["padding"]
-    n, _, h, w = x.shape
-    rows, columns = weight.shape[2:]
-    height = (h - 1) * sh + dh * (rows - 1) + 1 + attributes["output_padding"][0]
-    width = (w - 1) * sw + dw * (columns - 1) + 1 + attributes["output_padding"][1]
+    groups, stride, dilation, padding = (attributes[name] for name in ("groups", "stride", "dilation", "padding"))
+    sizes, kernel = x.shape[2:], weight.shape[2:]
+    reach = [(size - 1) * step + 1 for size, step in zip(sizes, stride, strict=True)]
+    extents = [
+        far + apart * (taps - 1) + extra
+        for far, apart, taps, extra in zip(reach, dilation, kernel, attributes["output_padding"], strict=True)
+    ]
     parts = []
     for part, filters in zip(np.split(x, groups, axis=1), np.split(weight, groups), strict=True):
-        y = np.zeros((n, weight.shape[1], height, width))
-        for i, j in np.ndindex(rows, columns):
-            share = np.einsum("nchw,co->nohw", part, filters[:, :, i, j])
-            y[:, :, i * dh : i * dh + (h - 1) * sh + 1 : sh, j * dw : j * dw + (w - 1) * sw + 1 : sw] += share
+        y = np.zeros((x.shape[0], weight.shape[1], *extents))
+        for taps in np.ndindex(kernel):
+            starts = [tap * apart for tap, apart in zip(taps, dilation, strict=True)]
+            at = [slice(start, start + far, step) for start, far, step in zip(starts, reach, stride, strict=True)]
+            y[(*_WHOLE, *at)] += np.einsum("nc...,co->no...", part, filters[(*_WHOLE, *taps)])
         parts.append(y)
-    whole = np.concatenate(parts, axis=1)[:, :, top : height - bottom, left : width - right]
-    return _finish(whole, arrays, attributes, 1)
+    ends = padding[len(extents) :]
+    kept = [slice(begin, size - end) for begin, size, end in zip(padding, extents, ends, strict=False)]
+    return _finish(np.concatenate(parts, axis=1)[(*_WHOLE, *kept)], arrays, attributes, 1)
 
 
 def _linear(arrays: Sequence[Any], attributes: Attributes) -> Array:
@@ -225,8 +244,8 @@ def _matmul(arrays: Sequence[Any], attributes: Attributes) -> Array:
     "conv2d",
     operands="x, weight, bias?, residual?",
     attributes=(*CONV_ATTRIBUTES, ACTIVATION, HALF_STEP),
-    traits={Trait.CONV_LIKE},
-    compute=_conv2d,
+    traits={Trait.CONV_LIKE, Trait.WEIGHTED},
+    compute=_on_images(_conv),
     macs=conv_macs,
 )
 def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
@@ -243,8 +262,8 @@ def conv2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     "conv_transpose2d",
     operands="x, weight, bias?, residual?",
     attributes=(*TRANSPOSE_ATTRIBUTES, ACTIVATION, HALF_STEP),
-    traits={Trait.CONV_LIKE},
-    compute=_conv_transpose2d,
+    traits={Trait.CONV_LIKE, Trait.WEIGHTED},
+    compute=_on_images(_conv_transpose),
     macs=conv_transpose_macs,
 )
 def conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
@@ -255,10 +274,40 @@ def conv_transpose2d(types: OperandTypes, attributes: Attributes) -> list[Tensor
 
 
 @op(
+    "conv3d",
+    operands="x, weight, bias?",
+    attributes=_window_attributes(3),
+    traits={Trait.WEIGHTED},
+    compute=_conv,
+    macs=conv_macs,
+)
+def conv3d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """3-D convolution of volumes `x[N,C,D,H,W]` with `weight[O,C/groups,kd,kh,kw]`."""
+    sizes = _conv_sizes(sizes_of_rank(first(types), 5), sizes_of_rank(present(types, 1), 5, "the weight"), attributes)
+    check_extras(types, sizes, 1)
+    return [first(types).with_shape(sizes)]
+
+
+@op(
+    "conv_transpose3d",
+    operands="x, weight, bias?",
+    attributes=(*_window_attributes(3), _output_padding(3)),
+    traits={Trait.WEIGHTED},
+    compute=_conv_transpose,
+    macs=conv_transpose_macs,
+)
+def conv_transpose3d(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
+    """Transposed 3-D convolution of volumes `x[N,C,D,H,W]` with `weight[C,O/groups,kd,kh,kw]`."""
+    sizes = _conv_transpose_sizes(sizes_of_rank(first(types), 5), sizes_of_rank(present(types, 1), 5, "the weight"), attributes)
+    check_extras(types, sizes, 1)
+    return [first(types).with_shape(sizes)]
+
+
+@op(
     "linear",
     operands="x, weight, bias?, residual?",
     attributes=(ACTIVATION, HALF_STEP),
-    traits={Trait.CONV_LIKE},
+    traits={Trait.CONV_LIKE, Trait.WEIGHTED},
     compute=_linear,
     macs=matrix_macs,
 )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hqc.frontend.fx.forms.registry import Attributes, TorchForm, plain_form, torch_form_of
 
-Pair = Sequence[int]
+Sizes = Sequence[int]
 
 
 def _finish(y: torch.Tensor, residual: torch.Tensor | None, activation: str) -> torch.Tensor:
@@ -49,18 +49,38 @@ def conv2d(
     bias: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
     *,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
     groups: int,
     activation: str,
 ) -> torch.Tensor:
-    top, left, bottom, right = padding
-    if (top, left) == (bottom, right):
-        amounts = (top, left)
-    else:
-        x, amounts = F.pad(x, (left, right, top, bottom)), (0, 0)
+    x, amounts = _padded(x, padding)
     return _finish(F.conv2d(x, weight, bias, tuple(stride), amounts, tuple(dilation), groups), residual, activation)
+
+
+def _padded(x: torch.Tensor, padding: Sizes) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """What torch's convolution takes for padding: the same at both ends; other padding is there already."""
+    axes = len(padding) // 2
+    begins, ends = tuple(padding[:axes]), tuple(padding[axes:])
+    if begins == ends:
+        return x, begins
+    amounts = [amount for both in zip(begins[::-1], ends[::-1], strict=True) for amount in both]
+    return F.pad(x, amounts), (0,) * axes
+
+
+def conv3d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> torch.Tensor:
+    x, amounts = _padded(x, padding)
+    return F.conv3d(x, weight, bias, tuple(stride), amounts, tuple(dilation), groups)
 
 
 @_rows_too
@@ -70,25 +90,57 @@ def conv_transpose2d(
     bias: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
     *,
-    stride: Pair,
-    padding: Pair,
-    output_padding: Pair,
-    dilation: Pair,
+    stride: Sizes,
+    padding: Sizes,
+    output_padding: Sizes,
+    dilation: Sizes,
     groups: int,
     activation: str,
 ) -> torch.Tensor:
-    top, left, bottom, right = padding
-    if (top, left) == (bottom, right):
-        y = F.conv_transpose2d(x, weight, bias, tuple(stride), (top, left), tuple(output_padding), groups, tuple(dilation))
-    else:  # padding of a transposed convolution crops its result; output padding is more of the result, at its end
-        y = F.conv_transpose2d(x, weight, bias, tuple(stride), 0, 0, groups, tuple(dilation))
-        extra = F.pad(y, (0, output_padding[1], 0, output_padding[0])) if any(output_padding) else y
-        if bias is not None and any(output_padding):
-            extra = extra.clone()
-            extra[:, :, y.shape[2] :, :] = bias.reshape(1, -1, 1, 1)
-            extra[:, :, :, y.shape[3] :] = bias.reshape(1, -1, 1, 1)
-        y = extra[:, :, top : extra.shape[2] - bottom, left : extra.shape[3] - right]
+    y = _transposed(F.conv_transpose2d, x, weight, bias, stride, padding, output_padding, dilation, groups)
     return _finish(y, residual, activation)
+
+
+def _transposed(
+    convolve: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sizes,
+    padding: Sizes,
+    output_padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> torch.Tensor:
+    """Padding of a transposed convolution crops its result; output padding is more of the result, at its end."""
+    axes = len(stride)
+    begins, ends = tuple(padding[:axes]), tuple(padding[axes:])
+    if begins == ends:
+        return convolve(x, weight, bias, tuple(stride), begins, tuple(output_padding), groups, tuple(dilation))
+    y = convolve(x, weight, bias, tuple(stride), 0, 0, groups, tuple(dilation))
+    if any(output_padding):
+        sizes = y.shape[2:]
+        y = F.pad(y, [amount for extra in output_padding[::-1] for amount in (0, extra)])
+        if bias is not None:
+            for axis, size in enumerate(sizes, 2):
+                y.narrow(axis, size, y.shape[axis] - size).copy_(bias.reshape(1, -1, *[1] * axes))
+    for axis, (begin, end) in enumerate(zip(begins, ends, strict=True), 2):
+        y = y.narrow(axis, begin, y.shape[axis] - end - begin)
+    return y
+
+
+def conv_transpose3d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    stride: Sizes,
+    padding: Sizes,
+    output_padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> torch.Tensor:
+    return _transposed(F.conv_transpose3d, x, weight, bias, stride, padding, output_padding, dilation, groups)
 
 
 def linear(
@@ -115,6 +167,16 @@ def _conv2d(a: Attributes) -> TorchForm:
 @torch_form_of("conv_transpose2d")
 def _conv_transpose2d(a: Attributes) -> TorchForm:
     return TorchForm(conv_transpose2d, **_computed(a))
+
+
+@torch_form_of("conv3d")
+def _conv3d(a: Attributes) -> TorchForm:
+    return TorchForm(conv3d, **a)
+
+
+@torch_form_of("conv_transpose3d")
+def _conv_transpose3d(a: Attributes) -> TorchForm:
+    return TorchForm(conv_transpose3d, **a)
 
 
 @torch_form_of("linear")

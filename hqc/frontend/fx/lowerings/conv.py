@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from hqc.frontend.fx.context import LoweringContext, Operand
-from hqc.frontend.fx.lowerings._arguments import batched, pair, single
+from hqc.frontend.fx.lowerings._arguments import batched, single
 from hqc.frontend.fx.lowerings.resizing import emit_pad
 from hqc.frontend.fx.registry import lower_function, lower_module
 from hqc.ir import QuantParams, Value
@@ -33,60 +35,77 @@ def emit_conv(
     half_step: bool = False,
     quant: QuantParams | None = None,
 ) -> Value:
-    """A conv2d node with torch's arguments, of images (`axes` 2) or rows (1), which the IR has as images of height 1.
+    """A conv2d node with torch's arguments, of images (`axes` 2) or rows (1), which the IR has as images of height 1; of volumes (3) a
+    conv3d node.
 
     `residual` and `activation` as fusion makes them, `half_step` as planned.
     """
+    fused = _fused(axes, residual, activation, half_step)
 
     def convolve(images: Value, what: str | None) -> Value:
         if what is not None and residual is not None:
             raise ctx.cannot("an image without a batch has a residual")
         pads = _pads(ctx, weight, padding, _sizes(dilation, axes, 1), axes)
         if padding_mode != "zeros" and any(pads):
-            before, after = pads[:2][-axes:], pads[2:][-axes:]
+            half = len(pads) // 2
+            before, after = pads[:half][-axes:], pads[half:][-axes:]
             images = emit_pad(ctx, images, (0, 0, *before), (0, 0, *after), padding_mode, what="pad")
-            pads = (0, 0, 0, 0)
+            pads = (0,) * len(pads)
         return ctx.emit(
-            "conv2d",
+            _op("conv", axes),
             images,
             weight,
             bias,
-            residual,
+            *fused.operands,
             what=what,
             stride=_sizes(stride, axes, 1),
             padding=pads,
             dilation=_sizes(dilation, axes, 1),
             groups=groups,
-            activation=activation,
-            half_step=half_step,
+            **fused.attributes,
             quant=quant,
         )
 
     return batched(ctx, input, axes + 2, convolve)
 
 
-def _sizes(value: Any, axes: int, of_rows: int) -> tuple[int, int]:
-    """(height, width) of torch's argument; the height of rows is `of_rows`."""
-    return pair(value) if axes == 2 else (of_rows, single(value))
+class _Fused(NamedTuple):
+    """What only convolutions that the chips have take from fusion."""
+
+    operands: tuple[Value | None, ...] = ()
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
 
-def _pads(
-    ctx: LoweringContext, weight: Operand, padding: Any, dilation: tuple[int, int], axes: int
-) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right."""
+def _fused(axes: int, residual: Value | None, activation: str, half_step: bool) -> _Fused:
+    return _Fused((residual,), {"activation": activation, "half_step": half_step}) if axes < 3 else _Fused()
+
+
+def _op(base: str, axes: int) -> str:
+    return f"{base}{max(axes, 2)}d"
+
+
+def _sizes(value: Any, axes: int, of_rows: int) -> tuple[int, ...]:
+    """(height, width) of torch's argument, of volumes (depth, height, width); the height of rows is `of_rows`."""
+    if axes == 1:
+        return of_rows, single(value)
+    items = (value,) if isinstance(value, int) else tuple(map(int, value))
+    return items * axes if len(items) == 1 else items
+
+
+def _pads(ctx: LoweringContext, weight: Operand, padding: Any, dilation: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """Top, left, bottom, right; of volumes all begins, then all ends."""
     if padding == "valid":
-        return 0, 0, 0, 0
+        return (0, 0) * max(axes, 2)
     if padding == "same":
         assert isinstance(weight, (torch.Tensor, Value))
         taps = [1] * (2 - axes) + [ctx.size(weight, 2 + axis) for axis in range(axes)]
-        height, width = (dilation[axis] * (taps[axis] - 1) for axis in range(2))
-        return height // 2, width // 2, height - height // 2, width - width // 2
-    height, width = _sizes(padding, axes, 0)
-    return height, width, height, width
+        totals = [apart * (count - 1) for apart, count in zip(dilation, taps, strict=True)]
+        return (*(total // 2 for total in totals), *(total - total // 2 for total in totals))
+    return _sizes(padding, axes, 0) * 2
 
 
-@lower_module(nn.Conv1d, nn.Conv2d)
-def conv_module(ctx: LoweringContext, module: nn.Conv1d | nn.Conv2d, input: Value) -> Value:
+@lower_module(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def conv_module(ctx: LoweringContext, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Value) -> Value:
     m = module
     axes = len(m.kernel_size)
     return emit_conv(ctx, input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups, m.padding_mode, axes=axes)
@@ -94,6 +113,7 @@ def conv_module(ctx: LoweringContext, module: nn.Conv1d | nn.Conv2d, input: Valu
 
 lower_function(torch.conv1d)(partial(emit_conv, axes=1))
 lower_function(torch.conv2d)(emit_conv)
+lower_function(torch.conv3d)(partial(emit_conv, axes=3))
 
 
 def output_padding_for(ctx: LoweringContext, module: Any, input: Value, output_size: Any) -> tuple[int, ...]:
@@ -133,32 +153,35 @@ def emit_conv_transpose(
     half_step: bool = False,
     quant: QuantParams | None = None,
 ) -> Value:
-    """A conv_transpose2d node with torch's arguments; `axes` and what fusion adds as for `emit_conv`."""
+    """A conv_transpose2d or conv_transpose3d node with torch's arguments; `axes` and what fusion adds as for `emit_conv`."""
+    fused = _fused(axes, residual, activation, half_step)
 
     def convolve(images: Value, what: str | None) -> Value:
         return ctx.emit(
-            "conv_transpose2d",
+            _op("conv_transpose", axes),
             images,
             weight,
             bias,
-            residual,
+            *fused.operands,
             what=what,
             stride=_sizes(stride, axes, 1),
             padding=_sizes(padding, axes, 0) * 2,
             output_padding=_sizes(output_padding, axes, 0),
             dilation=_sizes(dilation, axes, 1),
             groups=groups,
-            activation=activation,
-            half_step=half_step,
+            **fused.attributes,
             quant=quant,
         )
 
     return batched(ctx, input, axes + 2, convolve)
 
 
-@lower_module(nn.ConvTranspose1d, nn.ConvTranspose2d)
+@lower_module(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def conv_transpose_module(
-    ctx: LoweringContext, module: nn.ConvTranspose1d | nn.ConvTranspose2d, input: Value, output_size: Any = None
+    ctx: LoweringContext,
+    module: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d,
+    input: Value,
+    output_size: Any = None,
 ) -> Value:
     m, axes = module, len(module.kernel_size)
     extra = m.output_padding if output_size is None else output_padding_for(ctx, m, input, output_size)
@@ -167,6 +190,7 @@ def conv_transpose_module(
 
 lower_function(torch.conv_transpose1d)(partial(emit_conv_transpose, axes=1))
 lower_function(torch.conv_transpose2d)(emit_conv_transpose)
+lower_function(torch.conv_transpose3d)(partial(emit_conv_transpose, axes=3))
 
 
 @lower_module(nn.Linear)

@@ -1,4 +1,4 @@
-"""Kernels, strides, pads and dilations of ONNX windows, in one or two dimensions."""
+"""Kernels, strides, pads and dilations of ONNX windows, in one to three dimensions."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hqc.frontend.onnx.context import OnnxContext
 
 @dataclass(frozen=True)
 class Window:
-    """A 2-D window; `padding` is top, left, bottom, right. A 1-D one has a height of 1."""
+    """A window of two or three axes; `padding`: all begins (top, left), then all ends. A 1-D one has a height of 1."""
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     def attributes(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names}
 
 
-def one_axis(values: Sequence[int], rest: int) -> tuple[int, int]:
-    """Two entries; `rest` for the height of a 1-D window."""
-    return (rest, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+def axes_of(values: Sequence[int], rest: int) -> tuple[int, ...]:
+    """At least two entries; `rest` for the height of a 1-D window."""
+    return (rest, int(values[0])) if len(values) == 1 else tuple(map(int, values))
 
 
 def window(ctx: OnnxContext, kernel: Sequence[int], size: Sequence[int], *, transposed: bool = False) -> Window:
@@ -45,5 +45,5 @@ def window(ctx: OnnxContext, kernel: Sequence[int], size: Sequence[int], *, tran
         pads = [*begin, *end]
     elif automatic == "VALID":
         pads = [0] * (2 * count)
-    begins, ends = one_axis(pads[:count], 0), one_axis(pads[count:], 0)
-    return Window(one_axis(kernel, 1), one_axis(stride, 1), (*begins, *ends), one_axis(dilation, 1))
+    begins, ends = axes_of(pads[:count], 0), axes_of(pads[count:], 0)
+    return Window(axes_of(kernel, 1), axes_of(stride, 1), (*begins, *ends), axes_of(dilation, 1))

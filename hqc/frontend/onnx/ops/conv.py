@@ -8,71 +8,53 @@ from typing import Any
 import numpy as np
 
 from hqc.frontend.onnx.context import OnnxContext, Operand, Unexpressed
-from hqc.frontend.onnx.ops._windows import Window, one_axis, window
+from hqc.frontend.onnx.ops._windows import Window, axes_of, window
 from hqc.frontend.onnx.registry import lowers_onnx
 from hqc.ir import Value
+
+_OF_RANK = {3: "2d", 4: "2d", 5: "3d"}
+"""Which of the IR's convolutions takes an operand of so many axes; rows are images of height 1 to it."""
+
+
+def _op(ctx: OnnxContext, base: str, x: Value) -> str:
+    rank = ctx.rank(x)
+    if rank not in _OF_RANK:
+        raise Unexpressed(f"it is a convolution over {rank - 2} axes")
+    return base + _OF_RANK[rank]
 
 
 @lowers_onnx("Conv")
 def conv(ctx: OnnxContext) -> Value:
-    """2-D as it is; a 1-D one is one of images of height 1, which the IR's op takes as rows."""
     x, weight, bias = ctx.data(), ctx.required(1), ctx.operand(2)
-    rank = ctx.rank(x)
-    if rank not in (3, 4):
-        raise Unexpressed(f"it is a {rank - 2}-D convolution")
-    found = window(ctx, ctx.shape(weight)[2:], ctx.shape(x)[2:])
+    op, found = _op(ctx, "conv", x), window(ctx, ctx.shape(weight)[2:], ctx.shape(x)[2:])
     groups = int(ctx.attribute("group", 1))
-    return ctx.emit("conv2d", x, weight, bias, groups=groups, **found.attributes("stride", "padding", "dilation"))
+    return ctx.emit(op, x, weight, bias, groups=groups, **found.attributes("stride", "padding", "dilation"))
 
 
 @lowers_onnx("ConvTranspose")
 def conv_transpose(ctx: OnnxContext) -> Value:
     x, weight, bias = ctx.data(), ctx.required(1), ctx.operand(2)
-    rank = ctx.rank(x)
-    if rank not in (3, 4):
-        raise Unexpressed(f"it is a {rank - 2}-D transposed convolution")
-    found, extra = _transposed_window(ctx, ctx.shape(weight)[2:], ctx.shape(x)[2:])
-    groups = int(ctx.attribute("group", 1))
-    attributes: dict[str, Any] = {
-        "groups": groups,
-        "output_padding": extra,
-        **found.attributes("stride", "padding", "dilation"),
-    }
-    if rank == 4:
-        return ctx.emit("conv_transpose2d", x, weight, bias, **attributes)
-    return _one_dimensional(ctx, "conv_transpose2d", x, weight, bias, attributes)
+    op, (found, extra) = _op(ctx, "conv_transpose", x), _transposed_window(ctx, ctx.shape(weight)[2:], ctx.shape(x)[2:])
+    attributes: dict[str, Any] = {"output_padding": extra, **found.attributes("stride", "padding", "dilation")}
+    return ctx.emit(op, x, weight, bias, groups=int(ctx.attribute("group", 1)), **attributes)
 
 
-def _one_dimensional(
-    ctx: OnnxContext, op: str, x: Value, weight: Operand, bias: Operand | None, attributes: dict[str, Any]
-) -> Value:
-    batch, channels, length = ctx.shape(x)
-    image = ctx.reshape(x, (batch, channels, 1, length), what="image")
-    if isinstance(weight, np.ndarray):
-        kernel: Operand = ctx.put_on_grid(weight[:, :, None, :], ctx.grid_of(weight))
-    else:
-        kernel = ctx.reshape(weight, (*ctx.shape(weight)[:2], 1, ctx.shape(weight)[2]), what="kernel")
-    result = ctx.emit(op, image, kernel, bias, what="row", **attributes)
-    sizes = ctx.shape(result)
-    return ctx.reshape(result, (sizes[0], sizes[1], sizes[3]))
-
-
-def _transposed_window(ctx: OnnxContext, kernel: tuple[int, ...], size: tuple[int, ...]) -> tuple[Window, tuple[int, int]]:
+def _transposed_window(ctx: OnnxContext, kernel: tuple[int, ...], size: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
     """`auto_pad` and `output_shape` of a transposed convolution become pads."""
     found = window(ctx, kernel, size, transposed=True)
-    extra = one_axis(ctx.ints("output_padding") or [0] * len(kernel), 0)
+    extra = axes_of(ctx.ints("output_padding") or [0] * len(kernel), 0)
     wanted = ctx.ints("output_shape")
     automatic = ctx.attribute("auto_pad", "NOTSET")
     if wanted is None and automatic in ("NOTSET", "VALID"):
         return found, extra
-    sizes = one_axis(size, 1)
+    sizes = axes_of(size, 1)
     goal = (
-        one_axis(wanted[-len(kernel) :], 1)
+        axes_of(wanted[-len(kernel) :], 1)
         if wanted is not None
         else tuple(s * k for s, k in zip(sizes, found.stride, strict=True))
     )
     begin, end, added = [], [], list(extra)
-    for axis in range(2):
+    for axis in range(len(sizes)):
         reach = found.stride[axis] * (sizes[axis] - 1) + extra[axis] + (found.kernel[axis] - 1) * found.dilation[axis] + 1
         added[axis] += max(0, goal[axis] - reach)
         total = max(0, reach - goal[axis])
@@ -80,7 +62,7 @@ def _transposed_window(ctx: OnnxContext, kernel: tuple[int, ...], size: tuple[in
         first = total - small if automatic == "SAME_LOWER" else small
         begin.append(first)
         end.append(total - first)
-    return Window(found.kernel, found.stride, (begin[0], begin[1], end[0], end[1]), found.dilation), (added[0], added[1])
+    return Window(found.kernel, found.stride, (*begin, *end), found.dilation), tuple(added)
 
 
 @lowers_onnx("Gemm")
