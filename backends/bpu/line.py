@@ -21,6 +21,7 @@ from hqc.backends.bpu.ranges import Range
 Array = npt.NDArray[Any]
 _SLOPES = sorted(range(-8, 9), key=abs)  # neighbours, in units of the slope's last place
 _OFFSETS = sorted(range(-4, 5), key=abs)  # and of 2^-18, half the last place of results near 128
+_MOST_CHANNELS = 1 << 14  # of a layer with more, as of one that computes weights, the proof takes longer than it saves
 
 
 def evaluate(q: Array, slope: Array, offset: Array, results: Range) -> Array:
@@ -37,9 +38,11 @@ def find_line(
     """Slopes and offsets per row of `params` with `floor(clip(q * slope + offset)) == clip(requantize(acc))`, `q = acc >> p`.
 
     `bounds`: per row the accumulators between which the 32-bit formula holds and beyond which the clipped result is constant.
-    `acc_range`: what accumulators can be. None when some row has no such line.
+    `acc_range`: what accumulators can be. None when some row has no such line, and for so many rows that finding them does not pay.
     """
     multiplier, pre_shift = params.multiplier, params.pre_shift
+    if len(multiplier) > _MOST_CHANNELS:
+        return None
     n = params.post_shift - pre_shift
     if (multiplier <= 0).any() or (n < 1).any() or (n > 30).any() or results[0] >= results[1]:
         return None

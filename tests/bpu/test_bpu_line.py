@@ -37,6 +37,23 @@ def test_no_line_is_claimed_where_the_formula_is_not_the_result_beyond_its_bound
     assert find_line(params, within, (-6000, 3000), (-128, 127)) is None
 
 
+def test_very_many_channels_have_no_line_and_the_same_bits():
+    """The proof is 500 points a channel: a layer that computes weights (CondConv) has a million channels and one row."""
+    count = (1 << 14) + 1
+    params = arithmetic.requant_params(np.random.default_rng(0).uniform(0.01, 0.02, count))
+    epilogue = Epilogue(
+        params.array,
+        {"mode": "multiply", "dtype": DType.INT8, "clip_min": -128, "clip_max": 127},
+        channels=count,
+        acc_range=(-REACH, REACH),
+    )
+    assert epilogue.line is None
+    acc = np.random.default_rng(1).integers(-REACH, REACH, (2, count))
+    out = np.zeros(acc.shape, np.int8)
+    epilogue.apply(acc.astype(np.float32), out, Scratch())
+    np.testing.assert_array_equal(out, arithmetic.requantize(acc, params))
+
+
 def test_multiplier_zero_has_no_line():
     params = arithmetic.RequantParams(np.array([20000, 0]), np.array([0, 0]), np.array([20, 20]), "multiply")
     assert find_line(params, (np.array([-9, -9]), np.array([9, 9])), (-9, 9), (-128, 127)) is None
