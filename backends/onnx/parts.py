@@ -7,7 +7,7 @@ off is another computation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,13 +15,14 @@ import numpy.typing as npt
 import onnx
 
 from hqc import arithmetic
-from hqc.backends.onnx.builder import value_info
+from hqc.backends.onnx.pieces import GIVEN, CutModel, pieces_of
 from hqc.backends.onnx.skeleton import Skeleton
 from hqc.backends.onnx.verify import Arrays, OutputComparison, compare_output, output_step, outputs_of_choices, run_model
-from hqc.ir import Graph, TensorType, Value
+from hqc.ir import Graph, Value
 
 Array = npt.NDArray[Any]
-_GIVEN = "{}/given"
+PIECE = 1 << 28
+"""Bytes of values that are computed, and held, at a time: all values of a network at 1024 pixels would be more than a machine has."""
 
 
 @runtime_checkable
@@ -51,34 +52,66 @@ def differing_parts(
     """The values that `model` computes wrongly from the values of `reference` that they depend on, in program order.
 
     `skeleton`: `graph` as emitted, whose tensors are called as the graph's values; `outputs`: its output names. `expected`: the reference's
-    outputs, where they are known already. One run of the model.
+    outputs, where they are known already. One run of the model, in pieces where its values are large.
     """
-    model = skeleton.model
-    types = {info.name: info.type.tensor_type for info in model.graph.value_info}
-    computed = {name for node in model.graph.node for name in node.output if name}
-    traced = reference.values(arrays)
-    given: dict[str, Array] = {}
-    for node in graph.nodes:
-        for value in node.results:
-            if value.name in computed and value.name in types and value.name in traced:
-                array = _as_tensor(value, np.asarray(traced[value.name]), types[value.name].elem_type)
-                if array is not None:
-                    given[value.name] = array
-    opened = _opened(graph, model, given)
-    chosen = outputs_of_choices(opened)  # equals are ordered as each runtime pleases, also on the same operands
-    feeds = {**arrays, **{_GIVEN.format(name): each for name, each in given.items()}}
-    results = run_model(Skeleton(opened, skeleton.constants), feeds)
-    expected = reference(arrays) if expected is None else expected
+    given = _Given(graph, skeleton.model, reference.values(arrays))
+    cut = CutModel(skeleton, given.sizes)
     found = []
-    for name, array in given.items():
-        value = graph.value(name)
+    for name, result in _computed(cut, given.sizes, arrays, given):
+        value, array = graph.value(name), given[name]
         # A file rounds and saturates behind the tensor that has the value's name.
-        result = _as_tensor(value, results[name], types[name].elem_type)
-        found.append(compare_output(name, results[name] if result is None else result, array, _step(value, array)))
-    for value, name, key in zip(graph.outputs, outputs, graph.output_names, strict=True):
-        found.append(compare_output(key, results[name], np.asarray(expected[key]), output_step(value)))
-    names = [*given, *outputs]
-    return [part for part, name in zip(found, names, strict=True) if part.fails and name not in chosen]
+        rounded = given.converted(value, result)
+        found.append(compare_output(name, result if rounded is None else rounded, array, _step(value, array)))
+    expected = reference(arrays) if expected is None else expected
+    places = {name: index for index, name in enumerate(outputs)}
+    sizes = {name: np.asarray(expected[graph.output_names[index]]).nbytes for name, index in places.items()}
+    for name, result in _computed(cut, sizes, arrays, given):
+        index = places[name]
+        key = graph.output_names[index]
+        found.append(compare_output(key, result, np.asarray(expected[key]), output_step(graph.outputs[index])))
+    return [part for part in found if part.fails]
+
+
+def _computed(cut: CutModel, sizes: Mapping[str, int], arrays: Arrays, given: _Given) -> Iterator[tuple[str, Array]]:
+    """What the model computes for the values called in `sizes`, from given ones; those that hang on a choice are left out, for equals
+    are ordered as each runtime pleases, also on the same operands."""
+    for names in pieces_of(sizes, PIECE):
+        piece, reads = cut.piece(names)
+        chosen = outputs_of_choices(piece.model)
+        feeds = {info.name: arrays[info.name] for info in piece.model.graph.input if info.name in arrays}
+        results = run_model(piece, {**feeds, **{GIVEN.format(name): given[name] for name in reads}})
+        yield from ((name, results.pop(name)) for name in names if name not in chosen)
+
+
+class _Given:
+    """What the reference has of values that the file computes, as the file holds them. `sizes`: of each in bytes, in program order."""
+
+    def __init__(self, graph: Graph, model: onnx.ModelProto, traced: Mapping[str, Array]) -> None:
+        self._graph, self._traced = graph, traced
+        self._elements = {info.name: info.type.tensor_type.elem_type for info in model.graph.value_info}
+        self._kept: dict[str, Array] = {}
+        self.sizes: dict[str, int] = {}
+        computed = {name for node in model.graph.node for name in node.output if name}
+        total = 0
+        for node in graph.nodes:
+            for value in node.results:
+                if value.name in computed and value.name in self._elements and value.name in traced:
+                    array = self.converted(value, np.asarray(traced[value.name]))
+                    if array is not None:
+                        self.sizes[value.name] = array.nbytes
+                        total += array.nbytes
+                        if total <= PIECE:
+                            self._kept[value.name] = array
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self._kept:
+            return self._kept[name]
+        array = self.converted(self._graph.value(name), np.asarray(self._traced[name]))
+        assert array is not None, name
+        return array
+
+    def converted(self, value: Value, array: Array) -> Array | None:
+        return _as_tensor(value, array, self._elements[value.name])
 
 
 def _step(value: Value, array: Array) -> float | None:
@@ -103,20 +136,3 @@ def _as_tensor(value: Value, array: Array, element: int) -> Array | None:
     if dtype.kind == "f":
         return arithmetic.dequantize(array, quant.scale, quant.axis).astype(dtype, copy=False)
     return array.astype(dtype, copy=False)
-
-
-def _opened(graph: Graph, model: onnx.ModelProto, given: Mapping[str, Array]) -> onnx.ModelProto:
-    """A copy of the model in which the values of `given` are outputs, and inputs to all that read them."""
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    already = {info.name for info in opened.graph.output}
-    for node in opened.graph.node:
-        for index, name in enumerate(node.input):
-            if name in given:
-                node.input[index] = _GIVEN.format(name)
-    for name, array in given.items():
-        type = TensorType(graph.value(name).type.dtype.from_numpy(array.dtype), array.shape)
-        opened.graph.input.append(value_info(_GIVEN.format(name), type))
-        if name not in already:
-            opened.graph.output.append(value_info(name, type))
-    return opened

@@ -17,9 +17,11 @@ from torch import nn
 import hqc
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.whole_way import MARCHES, quiet
-from hqc.backends.onnx import export
+from hqc.backends.onnx import export, parts
 from hqc.backends.onnx.emit import emit_with_owners
 from hqc.backends.onnx.parts import differing_parts
+from hqc.backends.onnx.skeleton import Skeleton
+from hqc.backends.onnx.verify import run_model
 from hqc.errors import ExportError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -91,8 +93,10 @@ def test_a_reference_without_values_on_the_way_is_compared_by_its_outputs(tmp_pa
         export(model.graph, tmp_path / "m.onnx", reference=Elsewhere(model.references[0]).__call__)
 
 
+@pytest.mark.parametrize("most", [parts.PIECE, 3000, 1])
 @pytest.mark.parametrize("position", [0, 2, 5])
-def test_the_operation_that_is_wrong_is_named(position: int) -> None:
+def test_the_operation_that_is_wrong_is_named(position: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PIECE", most)
     model = compiled(12.0)
     emission = emit_with_owners(model.graph, flavour="runnable", opaque=None)
     convolutions = [node for node in model.graph.nodes if node.op.name == "conv2d"]
@@ -103,6 +107,29 @@ def test_the_operation_that_is_wrong_is_named(position: int) -> None:
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
     wrong = differing_parts(model.graph, emission.skeleton, emission.outputs, model.samples[0], model.references[0])
     assert [part.name for part in wrong] == [damaged.results[0].name]
+
+
+@pytest.mark.parametrize(("name", "small"), [("detr", 1 << 14), ("lstm_tagger", 600)])
+def test_large_values_are_computed_in_pieces(name: str, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No piece computes more than it may, but for a single value, and nothing else is found."""
+    runs: list[list[int]] = []
+
+    def run(model: Skeleton, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        results = run_model(model, inputs)
+        runs.append([array.nbytes for array in results.values()])
+        return results
+
+    monkeypatch.setattr(parts, "run_model", run)
+    inputs = ZOO[name].inputs(1)
+    with quiet():
+        model = hqc.compile(ZOO[name].build(), inputs, march="bayes", calibration_data=[inputs])
+    emission = emit_with_owners(model.graph, flavour="runnable", opaque=model.deployment.opaque)
+    for most, count in ((parts.PIECE, range(2, 3)), (small, range(3, 1000))):  # a run for the values, and one for the outputs
+        monkeypatch.setattr(parts, "PIECE", most)
+        runs.clear()
+        assert not differing_parts(model.graph, emission.skeleton, emission.outputs, model.samples[0], model.references[-1])
+        assert len(runs) in count
+        assert all(sum(sizes) <= most or len(sizes) == 1 for sizes in runs)
 
 
 @pytest.mark.parametrize("name", sorted(set(ZOO) - LARGE))
