@@ -34,7 +34,7 @@ class TracedReference(Protocol):
         ...
 
     def values(self, arrays: Arrays) -> Mapping[str, Array]:
-        """What the reference has for values of the graph, by their names; reals where they are quantized.
+        """What the reference has for values of the graph, by their names: reals where they are quantized, or integers of the grid.
 
         Those that it does not hold are absent; the parts between those that it does are then larger.
         """
@@ -128,7 +128,8 @@ def _as_tensor(value: Value, array: Array, element: int) -> Array | None:
     if array.shape != value.shape or value.off_grid:
         return None
     if quant is None:
-        return array.astype(dtype, copy=False)
+        as_held = array.dtype.kind == "f" or not value.type.dtype.is_float
+        return array.astype(dtype, copy=False) if as_held else None
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
-from hqc import arithmetic
 from hqc.frontend.fx.calls import UsersInterpreter
-from hqc.ir import Value
 from hqc.structures import map_structure
 from hqc.workflow.runner import Runner, arrays_of, as_arrays
 
@@ -71,27 +69,6 @@ class SimulatorReference:
     def __call__(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         return self.runner.named_program(arrays).run(arrays)
 
-    def values(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Every value of the program, as reals where it holds integers of a grid."""
-        program = self.runner.named_program(arrays)
-        values = {value.name: value for node in program.graph.nodes for value in node.results}
-        return _Reals(program.run(arrays, keep=True), values)
-
-
-class _Reals(Mapping[str, Array]):
-    """What a program holds, as reals one by one when they are asked for: all of them at once would be four times as much memory."""
-
-    def __init__(self, held: Mapping[str, Array], values: Mapping[str, Value]) -> None:
-        self._held, self._values = held, values
-
-    def __getitem__(self, name: str) -> Array:
-        array, value = self._held[name], self._values.get(name)
-        if value is None or value.quant is None or array.dtype.kind == "f":
-            return array
-        return arithmetic.dequantize(array, value.quant.scale, value.quant.axis)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def __len__(self) -> int:
-        return len(self._held)
+    def values(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Every value of the program, as integers where it holds integers of a grid."""
+        return self.runner.named_program(arrays).run(arrays, keep=True)
