@@ -345,12 +345,15 @@ class _GraphLowering:
         self.result.opaque[identifier] = on_arrays
         self._finish(node, result, Alias.NONE, in_place)
 
-    def _check_operands(self, name: str, handler: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-        """What the handler's signature calls a value is one: the model, or an example input, may have given something else."""
+    def _check_operands(self, name: str, handler: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        """What the handler's signature calls a value is made one where it is a constant; `LoweringError` for what the model, or an example
+        input, has given instead of a tensor."""
         for parameter in _values_of(handler):
             given = arguments.get(parameter)
             if parameter in arguments and not isinstance(given, (Value, torch.Tensor)):
                 raise self.ctx.error(f"{name} takes a tensor as {parameter}, got {type(given).__name__}")
+            if isinstance(given, torch.Tensor) and parameter in _only_values_of(handler):
+                arguments[parameter] = self.ctx.value(given)  # a constant
 
     def _finish(self, node: fx.Node, result: Any, alias: Alias, in_place: bool) -> None:
         if not in_place:
@@ -539,6 +542,12 @@ def _values_of(handler: Callable[..., Any]) -> tuple[str, ...]:
     """The parameters that the handler annotates as one value each."""
     parameters = [each for each in _signature(handler).parameters.values() if each.kind is not each.VAR_POSITIONAL]
     return tuple(each.name for each in parameters if each.annotation in ("Value", "Value | torch.Tensor"))
+
+
+@functools.lru_cache(1024)
+def _only_values_of(handler: Callable[..., Any]) -> frozenset[str]:
+    """The parameters that the handler annotates as one value each, constants not excepted."""
+    return frozenset(each.name for each in _signature(handler).parameters.values() if each.annotation == "Value")
 
 
 def _has_value(structure: Any) -> bool:

@@ -298,6 +298,8 @@ class HqcTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.submodule_paths is not None and m not in self.submodule_paths and not is_stub(m) and not _has_state(m):
             return forward(*args, **kwargs)  # made in forward, as in `nn.Softmax(-1)(x)`: what it calls is recorded
+        if type(m) is nn.Identity and args and isinstance(args[0], (list, tuple, dict)):
+            return args[0]  # several tensors, as between the pathways of a video network
         path = self.path_of_module(m)
         opened = self._opened(m, path, (*args, *kwargs.values()))
         if opened is None and not self.is_leaf_module(m, path):
