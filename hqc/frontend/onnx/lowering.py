@@ -13,6 +13,7 @@ from hqc.checked import checked, explained
 from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
+from hqc.frontend.onnx.fused import opened
 from hqc.frontend.onnx.kept import KeptNode, names_read
 from hqc.frontend.onnx.ops.quantized import activation_quant, on_grid, put_on_grid
 from hqc.frontend.onnx.ops.sequences import MAKERS
@@ -93,9 +94,15 @@ class _Walk:
     def nodes(self, graph: onnx.GraphProto) -> None:
         for node in graph.node:
             self.ctx.node = node
-            self.check(node)
             try:
-                self.node(node)
+                parts = opened(self.ctx)
+                if parts is None:
+                    self.check(node)
+                for part in [node] if parts is None else parts:
+                    self.ctx.node = part
+                    self.node(part)
+            except Unexpressed as error:
+                self.keep_opaque(node, str(error))
             except LoweringError:
                 raise
             except HqcError as error:
