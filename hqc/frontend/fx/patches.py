@@ -22,6 +22,7 @@ class Patches:
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
+        self.functions: dict[int, tuple[Any, Any]] = {}  # by the id of what was replaced by `function`: it, and its replacement
         self._seen: set[tuple[int, str]] = set()
 
     def attribute(self, owner: Any, name: str, replacement: Any) -> None:
@@ -29,6 +30,12 @@ class Patches:
         own = vars(owner).get(name, _ABSENT)
         setattr(owner, name, replacement)
         self._undo.append(lambda: delattr(owner, name) if own is _ABSENT else setattr(owner, name, own))
+
+    def function(self, owner: Any, name: str, replacement: Any) -> None:
+        """Set `owner.name`, a function, which users may have imported under a name of their own (`from torch import zeros`)."""
+        original = getattr(owner, name)
+        self.functions.setdefault(id(original), (original, replacement))
+        self.attribute(owner, name, replacement)
 
     def code(self, function: FunctionType, replacement: CodeType) -> None:
         """Set the code that a function runs."""

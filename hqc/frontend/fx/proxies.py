@@ -309,19 +309,19 @@ def record_factories(patches: Patches) -> None:
     functions = [*_FACTORIES, "roll", "split"]
     for owner, name in [(torch, name) for name in functions] + takers_of_plain_numbers():
         function = getattr(owner, name)
-        patches.attribute(owner, name, recorded(function, function))
+        patches.function(owner, name, recorded(function, function))
     for name in _SIZED_METHODS:
         method = getattr(torch.Tensor, name)
         patches.attribute(torch.Tensor, name, recorded_method(name, method))
     for name in _SIZED_FUNCTIONS:
         function = getattr(F, name)
-        patches.attribute(F, name, recorded(function, function))
-    patches.attribute(torch, "is_tensor", lambda item: traced_isinstance(item, torch.Tensor))
+        patches.function(F, name, recorded(function, function))
+    patches.function(torch, "is_tensor", lambda item: traced_isinstance(item, torch.Tensor))
     patches.attribute(torch.autocast, "__init__", _with_plain_arguments(torch.autocast.__init__))
     for names, wrapped in ((_ASKING, _with_plain_arguments), (_CHECKS, _unchecked)):
         for name in names:
             if hasattr(torch, name):  # some are newer than the oldest torch that hqc runs with
-                patches.attribute(torch, name, wrapped(getattr(torch, name)))
+                patches.function(torch, name, wrapped(getattr(torch, name)))
 
 
 def recorded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]:

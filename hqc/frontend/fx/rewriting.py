@@ -135,6 +135,10 @@ class Rewriter:
                 continue
         for name in _names(code):
             found = function.__globals__.get(name)
+            replaced = self._patches.functions.get(id(found))
+            if replaced is not None and replaced[0] is found:  # imported by name
+                self._patches.item(function.__globals__, name, replaced[1])
+                continue
             if isinstance(found, types.ModuleType) and _is_user_module(found.__name__):
                 for attribute in _names(code):
                     inner = vars(found).get(attribute)

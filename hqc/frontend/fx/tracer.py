@@ -145,6 +145,7 @@ class HqcTracer(fx.Tracer):
         forward, is_method = _forward_of(root)
         try:
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
+                record_factories(patches)
                 self._rewriter = Rewriter(patches, {**BUILTINS, **_training_branches(weakref.ref(self))})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
@@ -201,7 +202,6 @@ class HqcTracer(fx.Tracer):
         patches.attribute(nn.Module, "__setattr__", assign)
         patches.attribute(torch.jit, "isinstance", isinstance_of_jit(torch.jit.isinstance))
         record_wrapped_calls(patches)
-        record_factories(patches)
         hide_trace(patches, self)
         open_autograd_functions(patches)
 
