@@ -424,6 +424,13 @@ def traced_type(*args: Any) -> Any:
     return type(_of_its_kind(args[0])) if len(args) == 1 and isinstance(args[0], fx.Proxy) else type(*args)
 
 
+def traced_callable(*args: Any) -> bool:
+    """`callable(x)`: a proxy can be called to record a call, what it stands for cannot, unless it is a method of a tensor."""
+    if len(args) == 1 and isinstance(args[0], fx.Proxy):
+        return isinstance(args[0], fx.proxy.Attribute)
+    return callable(*args)
+
+
 def isinstance_of_jit(original: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     """`torch.jit.isinstance`, which knows `List[Tensor]` too, of what a proxy stands for."""
 
@@ -462,5 +469,6 @@ BUILTINS: dict[str, Callable[..., Any]] = {
     "len": traced_len,
     "isinstance": traced_isinstance,
     "type": traced_type,
+    "callable": traced_callable,
     "is": traced_is,
 }

@@ -1,4 +1,4 @@
-"""Calls of `int`, `float`, `len`, `isinstance` and `type`, and `is`, in the user's code: Python answers them itself, no proxy can record.
+"""Calls of `int`, `float`, `len`, `isinstance`, `type` and `callable`, and `is`, in the user's code: Python answers, no proxy can record.
 
 So are branches `if self.training:` that only change buffers: they are taken, as part of the graph that acts in training.
 
@@ -259,7 +259,7 @@ def _same_program(candidate: CodeType, code: CodeType) -> bool:
     )
 
 
-CALLS = ("int", "float", "len", "isinstance", "type")
+CALLS = ("int", "float", "len", "isinstance", "type", "callable")
 IS = "is"
 IN_TRAINING = "in_training"
 UPDATING = "updating"

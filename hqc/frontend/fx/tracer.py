@@ -325,6 +325,8 @@ class HqcTracer(fx.Tracer):
     ) -> Any:
         """What a call of `m` gives: of what it calls, or of a leaf, whose hooks are called beside its node."""
         call_leaf = super().call_module
+        if is_library_module(m):
+            _check_arguments(m.forward, args, kwargs)
 
         def inside(*args: Any, **kwargs: Any) -> Any:
             return opened(m, *args, **kwargs) if opened is not None else call_leaf(m, forward, args, kwargs)
@@ -623,6 +625,21 @@ def _forward_of(root: nn.Module) -> tuple[Any, bool]:
 
 def _has_state(module: nn.Module) -> bool:
     return any(True for _ in itertools.chain(module.parameters(), module.buffers()))
+
+
+def _check_arguments(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Python's TypeError for arguments that `forward` does not take: containers try `layer(x, lengths)` first, and `layer(x)` then."""
+    signature = _signature(getattr(forward, "__func__", forward))
+    if signature is not None and hasattr(forward, "__self__"):
+        signature.bind(forward.__self__, *args, **kwargs)
+
+
+@functools.lru_cache(1024)
+def _signature(function: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
 
 
 def _first(node: fx.Node) -> Any:
