@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -62,6 +63,62 @@ def test_exported_program_keeps_nested_inputs() -> None:
     pair, bias = (X, {"scale": X + 1}), X - 1
     traced = trace(torch.export.export(Nested(), (pair,), {"bias": bias}))  # type: ignore[arg-type]
     torch.testing.assert_close(traced(pair, bias=bias), X * (X + 1) + X - 1)
+
+
+class Decomposed(nn.Module):
+    """Layers that decompositions take apart, or call otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.pool = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.MaxPool2d(3, 2, 1)
+        self.up, self.group, self.head = nn.ConvTranspose2d(8, 4, 2, 2), nn.GroupNorm(2, 4), nn.Linear(4, 5)
+        self.tokens = nn.LayerNorm(5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = F.relu6(self.norm(self.conv(x)))
+        y, places = F.max_pool2d(self.pool(y), 2, return_indices=True)
+        y = F.hardswish(self.group(self.up(y))) + F.adaptive_avg_pool2d(F.celu(x[:, :1], 0.5), 8)
+        z = self.tokens(self.head(y.flatten(2).transpose(1, 2))).softmax(-1)
+        return (
+            F.grid_sample(y, z[..., :2].reshape(2, 8, 8, 2), align_corners=False) * F.hardsigmoid(F.selu(y)),
+            z.norm(dim=-1),
+            places,
+        )
+
+
+def test_decomposed_program_has_the_layers_of_the_model() -> None:
+    """Core ATen: `convolution`, `addmm` with a transposed weight, pools with indices and their like are read as what they were."""
+    torch.manual_seed(0)
+    model, x = Decomposed().eval(), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    program = torch.export.export(model, (x,)).run_decompositions()
+    traced = trace(program)
+    for got, expected in zip(traced(x), model(x), strict=True):
+        torch.testing.assert_close(got, expected)
+    assert {type(module) for module in traced.modules()} >= {nn.Conv2d, nn.BatchNorm2d}
+    own, read = (Counter(node.op.name for node in hqc.lower(item, x).nodes) for item in (model, program))
+    for name in (
+        "conv2d",
+        "conv_transpose2d",
+        "linear",
+        "max_pool2d",
+        "batch_norm",
+        "group_norm",
+        "layer_norm",
+        "softmax",
+        "grid_sample",
+    ):
+        assert read[name] == own[name], name
+
+
+def test_program_with_torch_vmap_leaves_torch_as_it_was() -> None:
+    class Mapped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.vmap(lambda row: row * 2 + row.mean())(x)
+
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    traced = trace(torch.export.export(Mapped(), (x,)))
+    torch.testing.assert_close(traced(x), Mapped()(x))
+    torch.rand(1)  # raises inside of a vmap that nobody left
 
 
 def test_program_exported_in_training_mode_is_refused() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,16 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError, LoweringError
+from hqc.frontend.fx.exported_core import (
+    CORE,
+    WITH_INDICES,
+    instance_norm,
+    is_instance_norm,
+    join_bounds,
+    reads_places,
+    restore_linear,
+    restore_products,
+)
 from hqc.frontend.fx.exported_layers import restore_layers
 from hqc.frontend.fx.registry import find_function, find_method
 
@@ -47,17 +57,45 @@ def module_of(program: torch.export.ExportedProgram) -> fx.GraphModule:
 
     Shares parameters and buffers with the program. `InputError` where it was exported in training mode.
     """
-    return plain(program.module())
+    return plain(without_levels(program).module())
+
+
+def without_levels(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without what torch.vmap and its kin do around operators: run one by one, such calls change torch for good."""
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    return program if all(map(_is_operator, calls)) else program.run_decompositions({})
+
+
+def _is_operator(target: Any) -> bool:
+    return isinstance(target, torch._ops.OperatorBase) or getattr(target, "__module__", "") in ("_operator", "math", "builtins")
 
 
 def plain(module: fx.GraphModule) -> fx.GraphModule:
     """A GraphModule of the same computation and the same node names, in torch's ordinary functions and methods."""
-    result = fx.GraphModule(module, plain_graph(module), type(module).__name__)
+    graph = plain_graph(module)
+    join_bounds(graph)
+    values = {node: node.meta.get("val") for node in graph.nodes}
+    shapes: dict[fx.Node, Sequence[Any]] = {
+        node: value.shape for node, value in values.items() if isinstance(value, torch.Tensor)
+    }
+    for node in graph.nodes:
+        if node.op == "get_attr" and isinstance(held := _held(module, str(node.target)), torch.Tensor):
+            shapes[node] = held.shape
+    restore_linear(graph, shapes)
+    restore_products(graph, shapes)
+    result = fx.GraphModule(module, graph, type(module).__name__)
     result.training = False  # what was exported is the eval form
     restore_layers(result)
     for node in result.graph.nodes:
         node.meta.pop("val", None)
     return result
+
+
+def _held(module: fx.GraphModule, path: str) -> Any:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def plain_graph(module: fx.GraphModule) -> fx.Graph:
@@ -85,9 +123,16 @@ def plain_graph(module: fx.GraphModule) -> fx.Graph:
 
 
 def _takes_the_result(node: fx.Node) -> bool:
-    """True for the first result of a normalization, of which the decomposed form has several."""
+    """True for the first result of a normalization or a pool, of which the decomposed form has several."""
     source = node.args[0] if node.target is operator.getitem else None
-    return isinstance(source, fx.Node) and _operator_name(source) in _NORMALIZATIONS and bool(node.args[1] == 0)
+    if not isinstance(source, fx.Node) or node.args[1] != 0:
+        return False
+    name = _operator_name(source)
+    return name in _NORMALIZATIONS or _is_own_norm(source) or (name in WITH_INDICES and not reads_places(source))
+
+
+def _is_own_norm(node: fx.Node) -> bool:
+    return str(node.target) == "aten._native_batch_norm_legit.no_stats" and is_instance_norm(node)
 
 
 def _operator_name(node: fx.Node) -> str:
@@ -173,6 +218,13 @@ def _ordinary(node: fx.Node, overload: Any, args: tuple[Any, ...], kwargs: dict[
         raise InputError(
             f"{node.name}: the program was exported in training mode; call eval() on the model and export it again"
         )
+    if _is_own_norm(node):
+        return instance_norm(bound)
+    if name in CORE:
+        kind, target, args, kwargs = CORE[name](bound)
+        if name in WITH_INDICES and reads_places(node):
+            kwargs = {**kwargs, "return_indices": True}
+        return kind, target, args, kwargs
     if name in _SPECIAL:
         return _SPECIAL[name](bound)
     if name in _UPSAMPLE:

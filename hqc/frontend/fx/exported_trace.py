@@ -21,7 +21,7 @@ from torch import fx, nn
 
 from hqc.errors import FAULTS, TraceError
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META
-from hqc.frontend.fx.exported import plain_graph
+from hqc.frontend.fx.exported import plain_graph, without_levels
 from hqc.frontend.fx.exported_layers import adopt_layers
 from hqc.frontend.fx.known import KnownValues
 from hqc.frontend.fx.leaf_modules import is_functional, is_stub
@@ -94,8 +94,7 @@ def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.Export
             program = torch.export.export(model, bound.args, bound.kwargs, strict=False)
     if program.graph_signature.buffers_to_mutate or program.graph_signature.user_inputs_to_mutate:
         raise TraceError("forward changes buffers or inputs")
-    if any(node.op == "call_function" and not _is_operator(node.target) for node in program.graph.nodes):
-        program = program.run_decompositions({})  # what torch.vmap and its kin do around operators
+    program = without_levels(program)
     for node in program.graph.nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise TraceError(f"{node.name} is control flow")
@@ -118,10 +117,6 @@ def _quiet() -> Iterator[None]:
 
 def _kept_module(input: torch.Tensor, path: str) -> Any:
     return torch.ops.hqc.kept_module(input, path)
-
-
-def _is_operator(target: Any) -> bool:
-    return isinstance(target, torch._ops.OperatorBase) or getattr(target, "__module__", "") in ("_operator", "math", "builtins")
 
 
 def _module_over(model: nn.Module, held: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
