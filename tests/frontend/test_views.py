@@ -288,3 +288,40 @@ def test_the_signature_of_a_function_is_read_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(in_place.inspect, "signature", counting)
     trace(Function(long), torch.ones(2, 3))
     assert len([function for function in asked if function is torch.clamp]) <= 1
+
+
+@fx.wrap
+def add_to_all_but_the_first(x: Any, y: Any) -> Any:
+    x[:, 1:] += y[:, 1:]
+    return x
+
+
+@fx.wrap
+def the_same(x: Any, y: Any) -> Any:
+    return x
+
+
+def written_and_result_left(x: Any) -> Any:
+    y = x * 2
+    add_to_all_but_the_first(y, x)
+    return y + 1
+
+
+def written_through_a_view(x: Any) -> Any:
+    y = x * 2
+    add_to_all_but_the_first(y.flatten(2), x.flatten(2))
+    return y.sum(1), y
+
+
+def not_written(x: Any) -> Any:
+    y = x * 2
+    the_same(y, x)
+    return the_same(y, x) + 1
+
+
+@pytest.mark.parametrize("function", [written_and_result_left, written_through_a_view, not_written])
+def test_a_wrapped_function_may_write_into_its_first_operand(function: Any) -> None:
+    """`torchvision.models.video.mvit` adds a shortcut so, and leaves the result: it was taken for an identity, and went."""
+    _, found, expected = run_both(function, X)
+    for result, wanted in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, expected)), strict=True):
+        np.testing.assert_allclose(result, wanted)

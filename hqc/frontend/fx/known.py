@@ -42,6 +42,7 @@ class KnownValues:
         self._state = state
         self.paused = False
         self.reasons: dict[fx.Node, str] = {}
+        self.writing: set[fx.Node] = set()  # calls that wrote into their first operand when they were evaluated
         self._values: dict[fx.Node, Any] = {}
         self._pending: list[fx.Node] = []
         self._places: dict[fx.Node, int] = {}  # in program order
@@ -191,8 +192,12 @@ class KnownValues:
             self.reasons[node] = self.reasons.get(unknown, "")
             return UNKNOWN
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        before = _version(args)
         try:
-            return self._call(node, args, kwargs)
+            result = self._call(node, args, kwargs)
+            if _version(args) != before:
+                self.writing.add(node)
+            return result
         except FAULTS as error:  # whatever torch or the user's code raises: lowering says what is wrong with the call
             found = self._of_constants(node)
             if found is not UNKNOWN:
@@ -240,6 +245,12 @@ class KnownValues:
 def _number(value: Any) -> Any:
     """The number in a tensor of one element; None for anything else."""
     return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else None
+
+
+def _version(args: Any) -> int:
+    """How often torch has written into the first of the arguments, where it counts that."""
+    first = args[0] if args else None
+    return first._version if isinstance(first, torch.Tensor) and not first.is_inference() else 0
 
 
 def _real_tensors() -> Any:

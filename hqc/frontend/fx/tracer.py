@@ -40,6 +40,7 @@ from hqc.frontend.fx.patches import TRACE_LOCK, Patches
 from hqc.frontend.fx.precision import REDUCED, in_float32, reduced_dtype
 from hqc.frontend.fx.proxies import (
     BUILTINS,
+    IN_PLACE_META,
     RECORDED,
     RecordingProxy,
     isinstance_of_jit,
@@ -163,12 +164,14 @@ class HqcTracer(fx.Tracer):
             self.submodule_paths = None
 
     def _mark_identities(self) -> None:
-        """Find the wrapped functions of the user's that return their first operand, such as a drop path in eval."""
+        """Find the wrapped functions of the user's that return their first operand: identities, such as a drop path in eval, and those
+        that write into it.
+        """
         for node in self.graph.nodes:
             if node.meta.get(WRAPPED_META) and isinstance(_first(node), fx.Node):
                 value = self.known.of(node)
                 if isinstance(value, torch.Tensor) and value is self.known.of(_first(node)):
-                    node.meta[IDENTITY_META] = True
+                    node.meta[IN_PLACE_META if node in self.known.writing else IDENTITY_META] = True
 
     def _patch(self, patches: Patches) -> None:
         """What stock FX patches (module calls and attributes, wrapped functions, `math`), and what takes no proxies."""
