@@ -143,7 +143,8 @@ def damaged(tmp_path: Path, change) -> Path:  # type: ignore[no-untyped-def]
         (lambda p: b"", "no ONNX model"),
         (lambda p: b"\x80\x04nonsense", "cannot be read as an ONNX model|no ONNX model"),
         (lambda p: setattr(p.opset_import[0], "version", 6), "is of opset 6; hqc reads 7 to"),
-        (lambda p: p.graph.node.reverse(), "which nothing before it makes"),
+        (lambda p: p.graph.node[0].input.__setitem__(0, "y"), "which nothing before it makes"),
+        (lambda p: p.graph.node[1].input.__setitem__(0, "y"), "which nothing before it makes"),
         (lambda p: setattr(p.graph.node[1], "op_type", "Convolve"), "Convolve is no operator of opset 17"),
         (lambda p: p.graph.initializer[0].dims.__setitem__(0, 2**40), "which is too large"),
         (lambda p: p.graph.initializer[0].dims.__setitem__(0, 5), "cannot be read"),
@@ -156,6 +157,27 @@ def test_a_bad_file_gives_one_sentence(tmp_path: Path, change, message: str) -> 
     with pytest.raises((InputError, LoweringError, HqcError), match=message) as caught:
         lower_onnx(damaged(tmp_path, change))
     assert "\n" not in str(caught.value)
+
+
+def test_nodes_may_come_in_any_order() -> None:
+    """Runtimes take them so, and some converters append the casts of the inputs (half precision)."""
+    text = """(float[1,3,8,8] x) => (float[1,3,8,8] y) {
+        half = Cast<to = 10>(x)
+        rest = Neg(half)
+        low = Sigmoid(rest)
+        sum = Add(low, half)
+        y = Cast<to = 1>(sum)
+    }"""
+    proto, plain = model(text), lower_onnx(model(text))
+    for order in ([1, 2, 3, 4, 0], [4, 3, 2, 1, 0], [3, 0, 4, 2, 1]):
+        nodes = [proto.graph.node[index] for index in order]
+        mixed = onnx.ModelProto()
+        mixed.CopyFrom(proto)
+        del mixed.graph.node[:]
+        mixed.graph.node.extend(nodes)
+        before = mixed.SerializeToString()
+        assert {node.name for node in lower_onnx(mixed).graph.nodes} == {node.name for node in plain.graph.nodes}
+        assert mixed.SerializeToString() == before, "the caller's model stays as it is"
 
 
 def test_a_file_may_not_ask_for_endless_memory() -> None:

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from hqc.checked import checked
 from hqc.errors import InputError
 from hqc.files import path_text, settle
+from hqc.frontend.onnx.order import in_order
 from hqc.frontend.onnx.quantized_inputs import FileGrid, quantized_inputs
 from hqc.ir import DType, TensorType
 from hqc.near_names import suggest
@@ -65,6 +66,7 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputSh
         from onnx import inliner
 
         model = inliner.inline_local_functions(model)
+    model = in_order(model)
     graph = model.graph
     if graph.sparse_initializer:
         raise InputError(
