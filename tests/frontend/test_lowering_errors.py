@@ -50,6 +50,7 @@ REFUSED: dict[str, tuple[str, type[HqcError], str]] = {
         "by a tensor that is computed gives a size that depends on data",
     ),
     "random": ("return x + torch.rand_like(x)", LoweringError, "rand_like (user_net.py:3): rand_like draws random numbers"),
+    "random_in_place": ("return (x * 1).log_normal_()", LoweringError, "log_normal_ draws random numbers"),
     "active_dropout": ("return F.dropout(x)", LoweringError, "dropout is active in inference; pass training=self.training"),
     "active_batch_norm": (
         "return F.batch_norm(x, torch.zeros(4), torch.ones(4), training=True)",
