@@ -7,7 +7,17 @@ from torch import fx, nn
 from hqc.frontend.fx.views import written_node
 
 _NAMES = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial", "poisson", "rand_like", "randn_like"}
-_NAMES |= {"randint_like", "uniform_", "normal_", "bernoulli_", "random_", "exponential_", "cauchy_", "geometric_", "log_normal_"}
+_NAMES |= {
+    "randint_like",
+    "uniform_",
+    "normal_",
+    "bernoulli_",
+    "random_",
+    "exponential_",
+    "cauchy_",
+    "geometric_",
+    "log_normal_",
+}
 
 
 def is_draw(name: str) -> bool:
