@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from lowering_harness import Function, compare, run_graph
 from torch import fx
 
+import hqc
 from hqc.errors import HqcError, LoweringError
 from hqc.frontend.fx import in_place, lower_graph_module, trace
 
@@ -325,3 +327,8 @@ def test_a_wrapped_function_may_write_into_its_first_operand(function: Any) -> N
     _, found, expected = run_both(function, X)
     for result, wanted in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, expected)), strict=True):
         np.testing.assert_allclose(result, wanted)
+
+
+def test_a_wrapped_function_that_writes_is_written_to_a_file(tmp_path: Path) -> None:
+    compiled = hqc.compile(Function(written_and_result_left).eval(), X, march="bayes", calibration_data=[X])
+    assert compiled.export(tmp_path / "m.onnx", flavour="runnable").executed

@@ -31,6 +31,7 @@ from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
 from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque, trial, tried
 from hqc.frontend.fx.proxies import IN_PLACE_META
+from hqc.frontend.fx.recorded_calls import WRITES_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module
 from hqc.frontend.fx.retrace import WARNINGS_META
 from hqc.frontend.fx.shapes import GIVE_INPUTS, UnknownShape, UnknownSize
@@ -244,7 +245,8 @@ class _GraphLowering:
             lowering, in_place = find_function(function)
             self._refuse_random(name)
             if _has_value((args, kwargs)):
-                call = out_of_place(function) if in_place else function
+                writes = in_place or (node.meta.get(WRITES_META) and args)
+                call = out_of_place(function) if writes else function
                 self._lower(lowering, name, call, (), args, kwargs, in_place)
             else:
                 self._static_call(node, function, args, kwargs, in_place or writes_first_operand(function))

@@ -15,6 +15,8 @@ from hqc.frontend.fx.proxies import find_proxy, recorded, recorded_method
 
 WRAPPED_META = "is_wrapped"
 """Stock FX's key in `node.meta` for a call of a function marked with `fx.wrap`."""
+WRITES_META = "hqc_writes"
+"""Key in `node.meta`, true for a call of such a function that writes into its first operand."""
 
 
 def record_wrapped_calls(patches: Patches) -> None:

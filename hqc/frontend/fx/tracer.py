@@ -47,7 +47,7 @@ from hqc.frontend.fx.proxies import (
     record_factories,
     shape_slice_length,
 )
-from hqc.frontend.fx.recorded_calls import WRAPPED_META, record_math, record_wrapped_calls
+from hqc.frontend.fx.recorded_calls import WRAPPED_META, WRITES_META, record_math, record_wrapped_calls
 from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
 from hqc.frontend.fx.state import remembered
 from hqc.frontend.fx.trace_errors import ProxyUse
@@ -171,7 +171,8 @@ class HqcTracer(fx.Tracer):
             if node.meta.get(WRAPPED_META) and isinstance(_first(node), fx.Node):
                 value = self.known.of(node)
                 if isinstance(value, torch.Tensor) and value is self.known.of(_first(node)):
-                    node.meta[IN_PLACE_META if node in self.known.writing else IDENTITY_META] = True
+                    keys = (IN_PLACE_META, WRITES_META) if node in self.known.writing else (IDENTITY_META,)
+                    node.meta.update(dict.fromkeys(keys, True))
 
     def _patch(self, patches: Patches) -> None:
         """What stock FX patches (module calls and attributes, wrapped functions, `math`), and what takes no proxies."""
