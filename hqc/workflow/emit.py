@@ -167,8 +167,13 @@ class _Emitter:
                     self.observed[value.name] = value
                 else:  # a step inside one operation of the model
                     stepwise.update(node.origin[-1:])
-        for name in stepwise:  # with what took in the last step of another
-            self.composites.update(node.origin[-1] for node in self.values.nodes_of(self.values.fx_nodes[name]))
+        last_of = {node.origin[-1] for node in self.values.graph.nodes if node.origin} & self.values.fx_nodes.keys()
+        pending = list(stepwise)
+        while pending:  # with what took in the last step of another, and whose last step was taken in
+            for node in self.values.nodes_of(self.values.fx_nodes[pending.pop()]):
+                joined = [name for name in node.origin if name in last_of and name not in self.composites]
+                self.composites.update(joined)
+                pending.extend(joined)
 
     # --- copies ------------------------------------------------------------------------------------------------------------
 

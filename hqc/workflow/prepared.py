@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from hqc.checked import explained
@@ -175,8 +176,9 @@ def _unpickle(state: dict[str, Any], flat: tuple[Any, ...], class_name: str) -> 
 
 def _rebuild(state: dict[str, Any], graph: fx.Graph, class_name: str) -> ObservedGraphModule:
     root = nn.Module()
-    for key in ("_modules", "_parameters", "_buffers"):
-        root.__dict__[key] = state[key]
+    for key, value in state.items():  # what the graph reads: tensors that are plain attributes too
+        if key in ("_modules", "_parameters", "_buffers") or isinstance(value, (torch.Tensor, torch.ScriptObject)):
+            root.__dict__[key] = value
     module = ObservedGraphModule(root, graph, class_name, state["preparation"])
     for key, value in state.items():
         module.__dict__[key] = value

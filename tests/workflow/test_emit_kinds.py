@@ -503,10 +503,55 @@ class DropPaths(Base):
         return self.path(torch.relu(self.b(y))) + y
 
 
+@kind
+class ScanSteps(Base):
+    """The last step of each row's index is taken in by the product, which is written step by step."""
+
+    def body(self, y: Tensor) -> Tensor:
+        a, t = y.flatten(2).split([32, 32], 2)
+        t = t.transpose(1, 2)
+        rows = [torch.einsum("bdn,bn->bd", a[:, :, :8] * 1.5, t[:, i, :]) for i in range(3)]
+        return torch.stack(rows, 1).reshape(-1, 8, 3, 1)
+
+
+@kind
+class MaskedWrites(Base):
+    def body(self, y: Tensor) -> Tensor:
+        z, y = self.b(y), y.clone()
+        nearer = z < y
+        y[nearer] = z[nearer]
+        rows = y.permute(0, 2, 3, 1).clone()
+        rows[rows.sum(-1) > 4] = 0.25
+        return rows.permute(0, 3, 1, 2)
+
+
+@kind
+class ReplacedAttributes(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.factor = torch.rand(1, 8, 1, 1), torch.tensor(2.0)
+
+    def body(self, y: Tensor) -> Tensor:
+        self.mean = self.mean.type_as(y)
+        before = y * self.factor
+        self.factor = self.factor * 1.0
+        return self.b(y - self.mean) + before * self.factor
+
+
 # --- the checks ---------------------------------------------------------------------------------------------------------------
 
 
-NEEDS_SHAPES = {"ClassToken", "TopK", "Lstm", "Attention", "SizesEverywhere", "SetItem", "Composite"}
+NEEDS_SHAPES = {
+    "ClassToken",
+    "TopK",
+    "Lstm",
+    "Attention",
+    "SizesEverywhere",
+    "SetItem",
+    "Composite",
+    "ScanSteps",
+    "MaskedWrites",
+}
 """Kinds that cannot be lowered before sizes are known."""
 
 

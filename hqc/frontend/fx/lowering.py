@@ -28,6 +28,7 @@ from hqc.frontend.fx.in_place import first_operand, writes_first_operand
 from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
+from hqc.frontend.fx.masked import masked_part, masked_write
 from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque, trial, tried
 from hqc.frontend.fx.proxies import IN_PLACE_META
@@ -233,6 +234,8 @@ class _GraphLowering:
             self._assign(node, _attribute(self.ctx, *args), Alias.VIEW)
         elif function is operator.setitem:
             self._set_item(node, args)
+        elif function is operator.getitem and (part := masked_part(node, *args)) is not None:
+            self._hold(node, part)
         elif function is len:
             self._assign(node, self.ctx.sizes(args[0])[0] if isinstance(args[0], Value) else len(args[0]))
         elif function is operator.getitem and not isinstance(args[0], Value) and not _has_value(args[1]):
@@ -438,17 +441,24 @@ class _GraphLowering:
             self._static_call(node, operator.setitem, args, {}, in_place=isinstance(target, torch.Tensor))
             return
         if self._is_empty_part(target, index):
-            self.env[node] = None
-            self.aliases.add(node)
-            self.result.values[node.name] = None
+            self._hold(node, None)
             return
-        result, identifier, on_arrays = emit_opaque(
-            self.ctx, set_item_of_copy, "assignment to a part of a tensor", (target, index, value), {}, "has no lowering"
-        )
-        self.result.opaque[identifier] = on_arrays
+        try:
+            result: Any = masked_write(self.ctx, target, index, value)
+        except CannotExpress:
+            result, identifier, on_arrays = emit_opaque(
+                self.ctx, set_item_of_copy, "assignment to a part of a tensor", (target, index, value), {}, "has no lowering"
+            )
+            self.result.opaque[identifier] = on_arrays
         self.env[node] = None
         self.aliases.add(node)
         self._write(written, node, result)
+
+    def _hold(self, node: fx.Node, what: Any) -> None:
+        """`node` gives no value of the IR."""
+        self.env[node] = what
+        self.aliases.add(node)
+        self.result.values[node.name] = None
 
     def _is_empty_part(self, target: Any, index: Any) -> bool:
         """True where `x[index]` has no elements, whatever the data is."""

@@ -95,6 +95,7 @@ class HqcTracer(fx.Tracer):
         self._test = self._branch = ""  # line of the last test of the mode, of the branch that acts in training only
         self.replaced_buffers: list[str] = []
         self.assigned: list[tuple[nn.Module, str]] = []
+        self._plain: dict[Any, str] = {}
         self._leaf_types = tuple(item for item in leaf_modules if isinstance(item, type))
         self._leaf_paths = {item for item in leaf_modules if isinstance(item, str)}
         self._leaf_ids = {id(item) for item in leaf_modules if isinstance(item, nn.Module)}
@@ -138,6 +139,7 @@ class HqcTracer(fx.Tracer):
         self.root_module_name = root._get_name()
         self.submodule_paths = {module: name for name, module in root.named_modules()}
         self.tensor_attrs = plain_attributes(root)
+        self._plain = dict(self.tensor_attrs)
         self._modules = dict(root.named_modules(remove_duplicate=False))
         self._held = HeldTensors(root, self._state)
         self.called_classes[type(root)] = None
@@ -261,6 +263,14 @@ class HqcTracer(fx.Tracer):
         module.__dict__[name] = value
         self.assigned.append((module, name))
         return True
+
+    def put_back(self) -> None:
+        """Let the model's paths hold what the graph's get_attr nodes read: `self.mean = self.mean.to(x.device)` has replaced it."""
+        for module, name in self.assigned:
+            module.__dict__.pop(name, None)  # a buffer is behind it
+        for tensor, path in self._plain.items():
+            parent, _, name = path.rpartition(".")
+            self._modules[parent].__dict__[name] = tensor
 
     @contextlib.contextmanager
     def _functional_methods(self) -> Iterator[None]:

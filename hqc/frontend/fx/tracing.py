@@ -183,8 +183,7 @@ def _traced_once(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.Gra
         if any(map(needs_care, tracer.called_paths)):
             graph.set_codegen(CarefulCodeGen())
         names = [*dict.fromkeys((*changed(), *tracer.replaced_buffers))]
-        for module, name in tracer.assigned:
-            module.__dict__.pop(name, None)  # what get_attr reads is the buffer
+        tracer.put_back()
         traced = fx.GraphModule(model, graph, type(model).__name__)
     traced.meta[FUNCTIONAL_META] = functional
     return tracer, traced, names
