@@ -34,6 +34,8 @@ def bind_structure(
         wanted = wanted[:-1]
     while given and given[-1] is None and len(given) > len(wanted):
         given = given[:-1]
+    if names and len(wanted) > len(names):  # forward(self, *images)
+        names = (*names[:-1], *(f"{names[-1]}[{index}]" for index in range(len(wanted) - len(names) + 1)))
     if len(given) != len(wanted):
         raise InputError(f"the model takes {len(wanted)} input(s) ({', '.join(names[: len(wanted)])}), got {len(given)}")
 
