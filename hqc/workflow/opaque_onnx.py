@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,11 +17,15 @@ from hqc.frontend.fx.context import to_torch_dtype
 from hqc.frontend.fx.opaque import OpaqueCall
 from hqc.ir import DType, Node, TensorType, Trait
 from hqc.structures import leaves
+from hqc.workflow.call_keys import call_key
 from hqc.workflow.opaque_costs import note_form
 
 if TYPE_CHECKING:
     import onnx
 
+_FORMS: OrderedDict[Hashable, onnx.ModelProto | str] = OrderedDict()
+"""Forms of calls that were written lately, by what tells them apart."""
+_KEPT = 256
 TensorFunction = Callable[..., "tuple[Tensor, ...]"]
 
 
@@ -70,7 +75,17 @@ class WritableCall:
         from hqc.workflow.opaque_forms import written_form
 
         function, types = self._function(node)
-        return written_form(function, types, [value.type for value in node.results])
+        results = [value.type for value in node.results]
+        key = call_key(self._call.function, [value.array for value in node.operands], repr(types), repr(results))
+        if key is not None and key in _FORMS:
+            _FORMS.move_to_end(key)
+            return _FORMS[key]
+        form = written_form(function, types, results)
+        if key is not None:
+            _FORMS[key] = form
+            while len(_FORMS) > _KEPT:
+                _FORMS.popitem(last=False)
+        return form
 
     def macs(self, node: Node) -> int:
         """Multiply-accumulates of the form; `ExportError` when there is none."""

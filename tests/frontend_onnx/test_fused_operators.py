@@ -108,6 +108,7 @@ class Net(nn.Module):
         return F.relu(self.head(y.flatten(1)))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.onnx, about the exporter that needs nothing else
 def test_an_optimized_file_has_the_plan_of_the_file_it_was_made_from(tmp_path: Path) -> None:
     plain, best = tmp_path / "net.onnx", tmp_path / "best.onnx"
     image = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))

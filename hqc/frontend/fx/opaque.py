@@ -126,6 +126,11 @@ class _Bound:
             (args, kwargs), lambda item: _Slot(index[item.name]) if isinstance(item, Value) else item
         )
 
+    @property
+    def call_key(self) -> Any:
+        """What tells the call from others (see `hqc.workflow.call_keys`)."""
+        return self._call, self._args, self._kwargs
+
     def __call__(self, *tensors: torch.Tensor) -> Any:
         device = tensors[0].device if tensors else torch.device("cpu")
 
@@ -143,7 +148,7 @@ class _Bound:
 
 class _Slot:
     def __init__(self, index: int) -> None:
-        self.index = index
+        self.index = self.call_key = index
 
 
 class OpaqueCall:
