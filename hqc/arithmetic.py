@@ -130,7 +130,7 @@ def quantize(
             raise QuantizationError("cannot quantize NaN; find the operation that produced it")
         low, high = bounds(bits)
         integers: ArrayI = np.clip(round_to_int(ratio, rounding), low, high).astype(np.int64)
-    return integers
+    return np.asarray(integers)  # of one number NumPy makes a scalar
 
 
 def quantize_weight(weight: npt.NDArray[Any], scale: npt.ArrayLike, axis: int | None) -> npt.NDArray[np.int8]:
@@ -154,7 +154,7 @@ def dequantize(q: npt.ArrayLike, scale: npt.ArrayLike, axis: int | None = None) 
     """`q * s` in float32."""
     q = np.asarray(q)
     with np.errstate(over="ignore", under="ignore"):  # whatever NumPy was told to do about it
-        return q.astype(np.float32) * _along(scale, axis, q.ndim)
+        return np.asarray(q.astype(np.float32) * _along(scale, axis, q.ndim))
 
 
 OFF_GRID_MARGIN = 2.0**-12

@@ -544,3 +544,10 @@ def test_off_grid_results_round_down_but_keep_whole_steps(points: list[int], wei
     real = sum(np.float32(q) * np.float32(scale) * np.float32(c / 65536) for q, c in zip(points, corners, strict=True))
     result = int(arithmetic.quantize_off_grid(real, scale))
     assert result == exact >> 16 or (exact % 65536 > 65536 - 32 and result == (exact >> 16) + 1)
+
+
+def test_one_number_stays_an_array() -> None:
+    """ONNX runtimes take no scalars of NumPy."""
+    q = arithmetic.quantize(np.float32(0.26), 0.1)
+    assert isinstance(q, np.ndarray) and q.shape == () and q == 3
+    assert isinstance(arithmetic.dequantize(q, 0.1), np.ndarray)

@@ -1164,3 +1164,9 @@ class DrawsBeforeItAsksWhetherItTrains(nn.Module):
                 continue
             x = x + (layer(x) * keep if self.training else layer(x))
         return x
+
+
+@idiom()
+def wrapped_in_variables(x: Tensor) -> Tensor:  # as code from before torch 0.4 has it
+    made = torch.autograd.Variable(torch.ones(x.size()))
+    return torch.autograd.Variable(x) * torch.autograd.Variable(data=made)

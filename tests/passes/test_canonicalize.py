@@ -520,6 +520,23 @@ def test_what_is_computed_twice_is_computed_once() -> None:
     assert next(node for node in graph.nodes if node.name == "a").origin == ("b", "a"), "both names stay the user's"
 
 
+def test_what_is_computed_three_times_is_computed_once() -> None:
+    """As often as it is written: a graph that was written as a model and read again must have nothing left to join."""
+    graph = canonical(
+        f"""{X4}
+        %u = mean(%x) {{axes=[1], keepdims=true}} from(u)
+        %a = sub(%x, %u) from(a)
+        %b = sub(%x, %u) from(b)
+        %c = sub(%x, %u) from(c)
+        %d = mul(%a, %b) from(d)
+        %e = mul(%d, %c) from(e)
+        output %e"""
+    )
+    assert body_of(graph) == ["u = mean(x)", "a = sub(x, u)", "d = mul(a, a)", "e = mul(d, a)"]
+    origin = next(node for node in graph.nodes if node.name == "a").origin
+    assert origin[-1] == "a" and sorted(origin) == ["a", "b", "c"]
+
+
 def test_what_one_operation_of_two_read_is_rewritten_for_the_one_that_is_left() -> None:
     graph = canonical(
         f"""{X4}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
 from hqc.frontend.fx.patches import Patches
 from hqc.frontend.fx.proxies import find_proxy
@@ -47,3 +48,15 @@ def open_autograd_functions(patches: Patches) -> None:
         return cls.forward(context, *args, **kwargs)
 
     patches.attribute(torch.autograd.Function, "apply", classmethod(apply))
+
+
+def open_variables(patches: Patches) -> None:
+    """While tracing, `Variable(x)` of a proxy is the proxy: since torch 0.4 a variable is the tensor that it was made of."""
+    cls: Any = torch.autograd.Variable
+    original = cls.__new__
+
+    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        held = args[0] if args else kwargs.get("data")
+        return held if isinstance(held, fx.Proxy) else original(cls, *args, **kwargs)
+
+    patches.attribute(cls, "__new__", staticmethod(new))

@@ -27,7 +27,7 @@ from hqc.frontend.fx.assumptions import (
     has_fixed_length,
     is_size,
 )
-from hqc.frontend.fx.autograd_functions import open_autograd_functions
+from hqc.frontend.fx.autograd_functions import open_autograd_functions, open_variables
 from hqc.frontend.fx.canvases import Canvases, constant_behind
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
 from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_by_hooks
@@ -210,6 +210,7 @@ class HqcTracer(fx.Tracer):
         record_wrapped_calls(patches)
         hide_trace(patches, self)
         open_autograd_functions(patches)
+        open_variables(patches)
 
     def _watch_canvases(self, patches: Patches) -> None:
         if self.canvases is not None:
