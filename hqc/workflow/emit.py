@@ -232,7 +232,10 @@ class _Emitter:
 
     def _mode(self, old: fx.Node) -> fx.Node:
         """Whether the module that `old` belongs to trains, asked at every call."""
-        path = ".".join(filter(None, (str(old.meta.get(MODULE_META, "")), "training")))
+        path = str(old.meta.get(MODULE_META, ""))
+        while path not in self.tree.floats:  # an exported graph has no layers without tensors: the layer around them
+            path = path.rpartition(".")[0]
+        path = ".".join(filter(None, (path, "training")))
         return self.graph.create_node("get_attr", path, (), {}, self.free_name(f"{old.name}_training"))
 
     def _in_the_modules_mode(

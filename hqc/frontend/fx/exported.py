@@ -29,7 +29,11 @@ from hqc.frontend.fx.exported_core import (
     restore_products,
 )
 from hqc.frontend.fx.exported_layers import restore_layers
+from hqc.frontend.fx.in_place import writes_first_operand
+from hqc.frontend.fx.known import KnownValues
 from hqc.frontend.fx.registry import find_function, find_method
+from hqc.frontend.fx.strides import settle_strides
+from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
 
 _RENAMED = {"embedding": {"indices": "input"}}
 _UPSAMPLE = {
@@ -44,6 +48,7 @@ _UPSAMPLE = {
     "_upsample_bilinear2d_aa": "bilinear",
     "_upsample_bicubic2d_aa": "bicubic",
 }
+_INDEX_WRITES = ("index_put", "index_put_", "_unsafe_index_put")
 _DROPPED = ("_guards_fn", "_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size")
 
 
@@ -70,8 +75,11 @@ def _is_operator(target: Any) -> bool:
     return isinstance(target, torch._ops.OperatorBase) or getattr(target, "__module__", "") in ("_operator", "math", "builtins")
 
 
-def plain(module: fx.GraphModule) -> fx.GraphModule:
-    """A GraphModule of the same computation and the same node names, in torch's ordinary functions and methods."""
+def plain(module: fx.GraphModule, is_part: bool = False) -> fx.GraphModule:
+    """A GraphModule of the same computation and the same node names, in torch's ordinary functions and methods.
+
+    Writes through views are explicit, unless it `is_part` of a model that is traced yet.
+    """
     graph = plain_graph(module)
     join_bounds(graph)
     values = {node: node.meta.get("val") for node in graph.nodes}
@@ -86,9 +94,28 @@ def plain(module: fx.GraphModule) -> fx.GraphModule:
     result = fx.GraphModule(module, graph, type(module).__name__)
     result.training = False  # what was exported is the eval form
     restore_layers(result)
+    if not is_part and any(writes_first_operand(node.target) for node in result.graph.nodes):
+        _make_writes_explicit(result)
     for node in result.graph.nodes:
         node.meta.pop("val", None)
     return result
+
+
+def _make_writes_explicit(module: fx.GraphModule) -> None:
+    known = KnownValues(module)
+    for node in module.graph.nodes:
+        if node.op != "placeholder":
+            known.record(node)
+        elif isinstance(value := node.meta.get("val"), torch.Tensor):
+            known.give(node, torch.zeros([_example_size(size) for size in value.shape], dtype=value.dtype))
+    settle_strides(module.graph, known)
+    module.meta[FUNCTIONAL_META] = functionalize(module.graph, module, known)
+    module.recompile()
+
+
+def _example_size(size: Any) -> int:
+    """The size that a dynamic one had in the example of the export."""
+    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def _held(module: fx.GraphModule, path: str) -> Any:
@@ -113,6 +140,8 @@ def plain_graph(module: fx.GraphModule) -> fx.Graph:
             env[node] = None
         elif _takes_the_result(node):
             env[node] = env[node.args[0]]
+        elif _operator_name(node) in _INDEX_WRITES:
+            env[node] = _written_at(graph, node, env)
         else:
             env[node] = _copied(graph, node, env)
             env[node].meta.update(_meta(node))
@@ -196,6 +225,27 @@ def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
     args, kwargs = _mapped(node, env)
     kind, target, args, kwargs = _ordinary(node, node.target, args, kwargs)
     return graph.create_node(kind, target, args, kwargs, name=node.name)
+
+
+def _written_at(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
+    """What was written by index, by the statement that a user would write: `x[:, index] = y`."""
+    args, kwargs = _mapped(node, env)
+    bound = {argument.name: value for argument, value in zip(node.target._schema.arguments, args, strict=False)}  # type: ignore[union-attr]
+    bound.update(kwargs)
+    target: fx.Node = bound["self"]
+    indices, values = tuple(bound["indices"]), bound["values"]
+    in_place = _operator_name(node).endswith("_")
+    if bound.get("accumulate"):
+        added = graph.call_function(torch.ops.aten.index_put.default, (target, [*indices], values, True))
+        added.meta.update(_meta(node))
+        if not in_place:
+            return added
+        graph.call_method("copy_", (target, added)).meta.update(_meta(node))
+        return target
+    written = target if in_place else graph.call_method("clone", (target,))
+    index = tuple(slice(None) if item is None else item for item in indices)
+    graph.call_function(operator.setitem, (written, index if len(index) > 1 else index[0], values)).meta.update(_meta(node))
+    return written
 
 
 def _mapped(node: fx.Node, env: dict[fx.Node, Any]) -> tuple[Any, Any]:

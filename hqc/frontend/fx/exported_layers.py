@@ -15,11 +15,15 @@ from torch import fx, nn
 from hqc.frontend.fx.leaf_modules import is_library_module
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _SIGNATURES = {
     "conv1d": _CONV,
     "conv2d": _CONV,
     "conv3d": _CONV,
+    "conv_transpose1d": _TRANSPOSED,
+    "conv_transpose2d": _TRANSPOSED,
+    "conv_transpose3d": _TRANSPOSED,
     "linear": ("input", "weight", "bias"),
     "batch_norm": _NORM,
 }
@@ -119,14 +123,7 @@ def _layer(kind: str, owner: nn.Module, given: dict[str, Any]) -> nn.Module | No
     elif kind == "linear":
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias, device="meta")
     else:
-        rank = weight.ndim - 2
-        make: Callable[..., nn.Module] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-        stride, padding, dilation = (
-            given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
-        )
-        groups = given.get("groups", 1)
-        settings = (_many(stride, rank), padding if isinstance(padding, str) else _many(padding, rank), _many(dilation, rank))
-        layer = make(weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), *settings, groups, bias, device="meta")
+        layer = _convolution(weight, bias, given, kind.startswith("conv_transpose"))
     for name in (*_STATE, "num_batches_tracked"):
         if hasattr(owner, name) and name in (*layer._parameters, *layer._buffers):
             setattr(layer, name, getattr(owner, name))
@@ -134,6 +131,22 @@ def _layer(kind: str, owner: nn.Module, given: dict[str, Any]) -> nn.Module | No
     if isinstance(counter, torch.Tensor) and counter.is_meta:
         layer.num_batches_tracked = torch.zeros((), dtype=torch.long)
     return layer
+
+
+def _convolution(weight: torch.Tensor, bias: bool, given: dict[str, Any], transposed: bool) -> nn.Module:
+    rank = weight.ndim - 2
+    stride, padding, dilation = (given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
+    groups, kernel = given.get("groups", 1), tuple(weight.shape[2:])
+    settings: Any = (_many(stride, rank), padding if isinstance(padding, str) else _many(padding, rank))
+    make: Callable[..., nn.Module]
+    if transposed:
+        make = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
+        added = _many(given.get("output_padding", 0), rank)
+        channels = weight.shape[0], weight.shape[1] * groups
+        return make(*channels, kernel, *settings, added, groups, bias, _many(dilation, rank), device="meta")
+    make = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    channels = weight.shape[1] * groups, weight.shape[0]
+    return make(*channels, kernel, *settings, _many(dilation, rank), groups, bias, device="meta")
 
 
 def _norm(mean: torch.Tensor, weight: Any, given: dict[str, Any]) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import fx, nn
 from hqc.checked import explained
 from hqc.errors import InputError
 from hqc.frontend.fx.copying import deep_copy
-from hqc.frontend.fx.exported import module_of
+from hqc.frontend.fx.exported import is_aten, module_of, plain
 
 _RESERVED = frozenset({*dir(fx.GraphModule), "meta", "preparation"} - {*dir(nn.Module)})
 """Names at the top of a model that a traced model has for itself."""
@@ -32,7 +32,23 @@ def as_traceable(model: Any) -> tuple[nn.Module, list[str]]:
     refuse_untraceable(model)
     if "torch._dynamo" in sys.modules and isinstance(model, torch._dynamo.OptimizedModule):
         return as_traceable(model._orig_mod)
-    return _as_float32(model)
+    return _as_float32(_in_ordinary_calls(model))
+
+
+def _in_ordinary_calls(model: nn.Module) -> nn.Module:
+    """The model with the graphs of ATen operators in it (`torch.export.export(...).module()`) written in torch's ordinary calls.
+
+    Where there are such graphs it is a copy, which shares parameters and buffers.
+    """
+    if isinstance(model, fx.GraphModule) and is_aten(model.graph):
+        return plain(model)
+    exported = [module for module in model.modules() if isinstance(module, fx.GraphModule) and is_aten(module.graph)]
+    if not exported:
+        return model
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    for module in exported:
+        memo[id(module)] = plain(module, is_part=True)
+    return deep_copy(model, memo)
 
 
 def refuse_untraceable(model: Any) -> None:
