@@ -27,6 +27,8 @@ _SIGNATURES = {
     "linear": ("input", "weight", "bias"),
     "batch_norm": _NORM,
 }
+_CONVOLUTION_KINDS: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED_KINDS: tuple[Callable[..., nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _STATE = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -137,16 +139,15 @@ def _convolution(weight: torch.Tensor, bias: bool, given: dict[str, Any], transp
     rank = weight.ndim - 2
     stride, padding, dilation = (given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
     groups, kernel = given.get("groups", 1), tuple(weight.shape[2:])
-    settings: Any = (_many(stride, rank), padding if isinstance(padding, str) else _many(padding, rank))
-    make: Callable[..., nn.Module]
+    settings = (_many(stride, rank), padding if isinstance(padding, str) else _many(padding, rank))
     if transposed:
-        make = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
         added = _many(given.get("output_padding", 0), rank)
         channels = weight.shape[0], weight.shape[1] * groups
-        return make(*channels, kernel, *settings, added, groups, bias, _many(dilation, rank), device="meta")
-    make = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+        return _TRANSPOSED_KINDS[rank - 1](
+            *channels, kernel, *settings, added, groups, bias, _many(dilation, rank), device="meta"
+        )
     channels = weight.shape[1] * groups, weight.shape[0]
-    return make(*channels, kernel, *settings, _many(dilation, rank), groups, bias, device="meta")
+    return _CONVOLUTION_KINDS[rank - 1](*channels, kernel, *settings, _many(dilation, rank), groups, bias, device="meta")
 
 
 def _norm(mean: torch.Tensor, weight: Any, given: dict[str, Any]) -> nn.Module:
