@@ -69,6 +69,9 @@ def is_scalar(node: Node, index: int, number: float) -> bool:
     array = constant_operand(node, index)
     if array is None or array.size != 1 or array.reshape(())[()] != number:
         return False
+    held, graph = node.inputs[index], node.graph
+    if held is not None and graph is not None and held.name in graph.trained:
+        return False  # it is another number once it was trained, and the plan is that of both
     other = node.inputs[1 - index]
     return array.ndim == 0 or (other is not None and other.type.rank is not None and array.ndim <= other.type.rank)
 

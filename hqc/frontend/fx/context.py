@@ -60,6 +60,7 @@ class LoweringContext:
         self._reserved = {node.name for node in fx_graph.nodes if node.op != "get_attr"}
         self._parameters: dict[int, list[Value]] = {}
         self._by_name: dict[str, Value] = {}
+        self.trained: set[str] = set()
         self._derived: dict[tuple[int, str, tuple[int, ...]], torch.Tensor] = {}
         self._kept: list[torch.Tensor] = []  # ids stay valid only while the tensors live
         self._tensor_names: dict[int, str] = {}
@@ -157,6 +158,8 @@ class LoweringContext:
         value = self._by_name.get(own)
         if value is None or value.quant != quant or not _same_bits(value.array, array):  # a second call computed it anew
             value = self.graph.add_parameter(self.free_name(own), array, quant)
+            if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
+                self.trained.add(value.name)
         self._by_name[own] = value
         known.append(value)
         self._kept.append(tensor)
@@ -239,10 +242,13 @@ class LoweringContext:
         letters = "ab" if len(operands) == 2 else "abc"
         result = []
         for operand, letter in zip(operands, letters, strict=False):
+            trains = isinstance(operand, torch.nn.Parameter) and operand.requires_grad
             if isinstance(operand, torch.Tensor) and operand.ndim == 0:
                 operand = operand.item()
             if isinstance(operand, (bool, int, float)):
                 result.append(self.scalar(operand, wanted, letter))
+                if trains:
+                    self.trained.add(result[-1].name)
             else:
                 result.append(self.cast(operand, wanted, what=f"{letter}_cast"))
         return result

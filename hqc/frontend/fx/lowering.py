@@ -75,7 +75,7 @@ class LoweredModel:
     What the FX nodes became, by name: `values`: their result, with a `ValueName` for each tensor that depends on the inputs and
     None for everything else. `writes`: node that writes in place -> the nodes that have its value from then on.
     `constants`: parameter of the graph -> FX node that holds it. `tensors`: the tensors that nodes hold which depend on no input.
-    `updates`: nodes that only serve to change buffers; they became nothing.
+    `updates`: nodes that only serve to change buffers; they became nothing. `trained`: the parameters that train.
     """
 
     graph: Graph
@@ -87,6 +87,7 @@ class LoweredModel:
     constants: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     updates: frozenset[str] = frozenset()
+    trained: frozenset[str] = frozenset()
 
 
 @explained
@@ -160,6 +161,7 @@ class _GraphLowering:
             elif node.op != "placeholder":
                 self._node(node)
         self._record_constants()
+        self.result.trained = frozenset(self.ctx.trained)
         graph = self.result.graph
         for value in list(graph.parameters.values()):
             if not value.has_uses and not graph.is_output(value):
