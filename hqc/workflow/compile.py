@@ -187,7 +187,7 @@ def _sample(values: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[st
     """A calibration batch as inputs of the compiled shapes: its first samples, repeated where it has fewer; None where it cannot be."""
     found = {}
     for value, tensor in zip(values, tensors, strict=True):
-        shape, array = value.shape or (), tensor.numpy()
+        shape, array = value.shape or (), tensor.detach().cpu().numpy()
         if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
             return None
         if shape:

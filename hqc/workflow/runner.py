@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from hqc.backends import bpu
+from hqc.errors import InputError
 from hqc.frontend.fx import OutputRef
 from hqc.structures import map_structure
 from hqc.workflow.arguments import bind, input_names, tensors_of
@@ -151,6 +152,8 @@ def as_arrays(structure: Any) -> Any:
 
 def _as_array(tensor: Any) -> Any:
     """NumPy has no bfloat16, which autocast makes."""
+    if tensor.is_meta:
+        raise InputError("a result of the model is on the meta device and has no values; make its tensors where the inputs are")
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
