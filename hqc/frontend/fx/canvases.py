@@ -15,7 +15,7 @@ import torch
 from torch import fx
 from torch.overrides import TorchFunctionMode
 
-from hqc.frontend.fx.known import KnownValues, storage_of
+from hqc.frontend.fx.known import KnownValues, memory_of
 from hqc.frontend.fx.proxies import RECORDED, find_proxy
 
 Record = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -39,8 +39,8 @@ class Canvases(TorchFunctionMode):
         result = function(*args, **kwargs)
         if type(result) is not torch.Tensor or self._asleep() or threading.get_ident() != self._thread:
             return result
-        memory = _memory(result)
-        given = [_memory(item) for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
+        memory = memory_of(result)
+        given = [memory_of(item) for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
         if memory is None or memory in given or find_proxy((args, kwargs)) is not None:
             return result
         line = self._where()
@@ -51,13 +51,8 @@ class Canvases(TorchFunctionMode):
 
     def line_of(self, tensor: torch.Tensor) -> str:
         """The line that made the memory of `tensor`; empty where none was seen."""
-        memory = _memory(tensor)
-        return next((line for made, line in reversed(self._made) if _memory(made) == memory), "")
-
-
-def _memory(value: Any) -> int | None:
-    storage = storage_of(value)
-    return None if storage is None else storage._cdata
+        memory = memory_of(tensor)
+        return next((line for made, line in reversed(self._made) if memory_of(made) == memory), "")
 
 
 def _call_of(function: Any) -> tuple[str, Any]:
@@ -75,5 +70,5 @@ def constant_behind(node: fx.Node, known: KnownValues, paths: Collection[str]) -
         chain.append(next(iter((*chain[-1].args, *chain[-1].kwargs.values())), None))
     if not isinstance(chain[-1], fx.Node) or str(chain[-1].target) not in paths:
         return None
-    memories = {_memory(known.of(each)) for each in chain}
+    memories = {memory_of(known.of(each)) for each in chain}
     return str(chain[-1].target) if len(memories) == 1 and None not in memories else None

@@ -151,12 +151,12 @@ class KnownValues:
         waiting, self._unsorted = self._unsorted, []
         for node in waiting:
             first = self._values.get(node.all_input_nodes[0], UNKNOWN)
-            memory = _memory(first)
+            memory = memory_of(first)
             if memory is not None:
                 self._written.setdefault(memory, []).append(node)
             else:
                 self._unsorted.append(node)
-        memory = _memory(fake)
+        memory = memory_of(fake)
         return [] if memory is None else self._written.get(memory, [])
 
     def early(self, node: fx.Node) -> Any:
@@ -303,6 +303,7 @@ def storage_of(value: Any) -> torch.UntypedStorage | None:
         return None
 
 
-def _memory(value: Any) -> int | None:
+def memory_of(value: Any) -> int | None:
+    """What tensors have in common that share memory, fake ones too; None where `storage_of` is."""
     storage = storage_of(value)
     return None if storage is None else storage._cdata

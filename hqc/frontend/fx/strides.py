@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from hqc.errors import TraceError
-from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain, storage_of
+from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain, memory_of, storage_of
 from hqc.frontend.fx.locations import SOURCE_META
 
 _READS = ("as_strided", torch.as_strided)
@@ -62,8 +62,8 @@ def _settle(node: fx.Node, before: Sequence[fx.Node], known: KnownValues) -> Non
 
 def _is_whole(value: Any, part: torch.Tensor) -> bool:
     """True for a tensor that has all the memory of `part`, without gaps, each element once."""
-    memory, other = storage_of(value), storage_of(part)
-    if memory is None or other is None or memory._cdata != other._cdata:
+    memory = storage_of(value)
+    if memory is None or memory_of(value) != memory_of(part):
         return False
     covers = value.numel() * value.element_size() == memory.nbytes() and value.dtype == part.dtype
     return covers and bool(value.permute(memory_order(value)).is_contiguous())

@@ -19,7 +19,7 @@ from torch import fx, nn
 from hqc.frontend.fx.assumptions import is_size
 from hqc.frontend.fx.calls import set_item_of_copy
 from hqc.frontend.fx.in_place import asks_in_place, first_operand, writes_first_operand
-from hqc.frontend.fx.known import UNKNOWN, KnownValues, storage_of
+from hqc.frontend.fx.known import UNKNOWN, KnownValues, memory_of
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.proxies import IN_PLACE_META
 
@@ -343,8 +343,8 @@ class _Functionalizer:
             return "same" if isinstance(module, _SAME_MODULES) or name == "dropout" else "view"
         found, before = self.known.of(node), self.known.of(base)
         if isinstance(found, torch.Tensor) and isinstance(before, torch.Tensor):
-            memory, other = storage_of(found), storage_of(before)
-            if memory is None or other is None or memory._cdata != other._cdata:
+            memory = memory_of(found)
+            if memory is None or memory != memory_of(before):
                 return "none"
             return "same" if found is before else "view"
         return self._unknown_sharing() if may_share else "none"
