@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from hqc.backends.onnx import aten
 from hqc.backends.onnx.aten import Call, CallGraph
 from hqc.errors import FAULTS, first_line
+from hqc.frontend.fx.known import memory_of
 from hqc.ir import DType, TensorType
 
 OpOverload = torch._ops.OpOverload
@@ -193,7 +194,7 @@ class _Reader:
     def _is_in_use(self, written: Any) -> bool:
         """False for a copy that the operation has made of its constants, and that no call has read yet."""
         held = [self.real[node] for node in self.real if node.op == "get_attr"] + self.held + self.read_constants
-        return any(isinstance(each, Tensor) and _storage(each) == _storage(written) for each in held)
+        return any(isinstance(each, Tensor) and memory_of(each) == memory_of(written) for each in held)
 
     def _refuse(self, target: Any) -> None:
         if aten.knows(_target(target)):  # dropout and the like, which draw nothing in inference
@@ -263,10 +264,6 @@ class _Reader:
 
 def _is_empty(result: Any) -> bool:
     return isinstance(result, Tensor) and result.numel() == 0
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def _type(tensor: Tensor) -> TensorType:

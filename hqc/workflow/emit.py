@@ -19,7 +19,7 @@ from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assu
 from hqc.frontend.fx.calls import written_out_of_place
 from hqc.frontend.fx.in_place import FIRST_OPERANDS, writes_first_operand
 from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_META
-from hqc.frontend.fx.lowering import LoweredModel
+from hqc.frontend.fx.lowered import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.training import training_argument
 from hqc.frontend.fx.updates import TRAINING_ONLY_META, detach_tensors, update_in_training, writing_method

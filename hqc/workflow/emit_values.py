@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from hqc.frontend.fx.lowering import LoweredModel, ValueName
+from hqc.frontend.fx.lowered import LoweredModel, ValueName
 from hqc.ir import Graph, Location, Node, Trait, Value
 from hqc.ir.types import Shape
 from hqc.structures import leaves, map_structure, reached

@@ -2,7 +2,8 @@
 
 from hqc.frontend.fx.context import LoweringContext
 from hqc.frontend.fx.leaf_modules import leaf_paths
-from hqc.frontend.fx.lowering import LoweredModel, OutputRef, lower, lower_graph_module
+from hqc.frontend.fx.lowered import LoweredModel, OutputRef
+from hqc.frontend.fx.lowering import lower, lower_graph_module
 from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.registry import Alias, lower_function, lower_functional, lower_method, lower_module
 from hqc.frontend.fx.tracer import HqcTracer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hqc.frontend.fx.known import storage_of
+from hqc.frontend.fx.known import memory_of
 
 
 class HeldTensors:
@@ -33,14 +33,9 @@ class HeldTensors:
 
     def buffer_behind(self, view: torch.Tensor) -> str | None:
         """The buffer, outside of `state`, whose memory `view` is in."""
-        memory = storage_of(view)
-        if memory is None or not memory.data_ptr():
-            return None
-        for name, buffer in self._buffers.items():
-            held = storage_of(buffer)
-            if held is not None and held.data_ptr() == memory.data_ptr():
-                return name
-        return None
+        memory = memory_of(view)
+        found = (name for name, buffer in self._buffers.items() if memory_of(buffer) == memory)
+        return next(found, None) if memory is not None else None
 
 
 def plain_attributes(root: nn.Module) -> dict[Any, str]:

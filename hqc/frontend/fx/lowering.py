@@ -8,7 +8,6 @@ import inspect
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,11 +25,13 @@ from hqc.frontend.fx.examples import ExampleInputs
 from hqc.frontend.fx.hooks import HOOKS_META, has_hooks
 from hqc.frontend.fx.in_place import first_operand, writes_first_operand
 from hqc.frontend.fx.inputs import add_inputs
+from hqc.frontend.fx.known import memory_of
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
+from hqc.frontend.fx.lowered import LoweredModel, ValueName
 from hqc.frontend.fx.masked import masked_part, masked_write
 from hqc.frontend.fx.models import as_traceable
-from hqc.frontend.fx.opaque import OpaqueCall, emit_opaque, trial, tried
+from hqc.frontend.fx.opaque import emit_opaque, trial, tried
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.recorded_calls import WRITES_META
 from hqc.frontend.fx.registry import Alias, Lowering, find_function, find_functional, find_method, find_module
@@ -41,53 +42,10 @@ from hqc.frontend.fx.training import IDENTITY_META
 from hqc.frontend.fx.updates import buffer_updates
 from hqc.frontend.fx.views import FUNCTIONAL_META, SharedWrite
 from hqc.ir import Graph, Value, get_op
-from hqc.ir.types import Shape
-from hqc.structures import leaves, map_structure, named_leaves
+from hqc.structures import leaves, map_structure
 
 logger = logging.getLogger(__name__)
 _ASSERTIONS = {torch._assert, check_assumption}
-
-
-@explained
-@dataclass
-class OutputRef:
-    """Place of a tensor in `LoweredModel.outputs`: its index in `graph.outputs`."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class ValueName:
-    """Place of a tensor in `LoweredModel.values`: the IR value that the lowering gave it, and its shape there."""
-
-    name: str
-    shape: Shape | None = None
-
-
-@explained
-@dataclass
-class LoweredModel:
-    """A lowered model.
-
-    `opaque`: node id -> callable on NumPy arrays, for the ops that only torch can run. `outputs`: what `forward` returns,
-    with an `OutputRef` for each tensor. `warnings`: sentences for the user.
-
-    What the FX nodes became, by name: `values`: their result, with a `ValueName` for each tensor that depends on the inputs and
-    None for everything else. `writes`: node that writes in place -> the nodes that have its value from then on.
-    `constants`: parameter of the graph -> FX node that holds it. `tensors`: the tensors that nodes hold which depend on no input.
-    `updates`: nodes that only serve to change buffers; they became nothing. `trained`: the parameters that train.
-    """
-
-    graph: Graph
-    opaque: dict[str, OpaqueCall] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    outputs: Any = None
-    values: dict[str, Any] = field(default_factory=dict)
-    writes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    constants: dict[str, str] = field(default_factory=dict)
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    updates: frozenset[str] = frozenset()
-    trained: frozenset[str] = frozenset()
 
 
 @explained
@@ -509,41 +467,11 @@ class _GraphLowering:
         if is_draw(name):
             raise self.ctx.error(f"{name} draws random numbers, so the model has no fixed function; use a buffer or an input")
 
-    # --- outputs -------------------------------------------------------------------------------------------------
-
     def _output(self, node: fx.Node) -> None:
         structure = fx.node.map_arg(node.args[0], self.env.__getitem__)
-        structure = map_structure(structure, lambda item: item)
-        user_names = isinstance(structure, dict)
-        values: list[Value] = []
-        names: list[str] = []
-        given = iter(node.meta.get(OUTPUTS_META, ()))
-
-        def place(name: str, item: Any) -> Any:
-            if isinstance(item, UnknownShape):
-                raise self.ctx.error("the model returns a shape, which is not a tensor")
-            if not isinstance(item, (Value, torch.Tensor)):
-                return item
-            value = self.ctx.value(item)
-            base = (name if user_names else next(given, value.name)) or value.name
-            unique, count = base, 0
-            while unique in names:
-                count += 1
-                unique = f"{base}_{count}"
-            values.append(value)
-            names.append(unique)
-            return OutputRef(len(values) - 1)
-
-        entries = iter(list(named_leaves(structure, "")))
-
-        def next_place(item: Any) -> Any:
-            name, _ = next(entries)
-            return place(name.removeprefix("_"), item)
-
-        self.result.outputs = map_structure(structure, next_place)
-        if not values:
-            raise LoweringError(f"{self.result.graph.name} returns no tensor that depends on its inputs")
-        self.result.graph.set_outputs(values, names)
+        if any(isinstance(item, UnknownShape) for item in leaves(structure)):
+            raise self.ctx.error("the model returns a shape, which is not a tensor")
+        self.result.set_outputs(structure, node.meta.get(OUTPUTS_META, ()), self.ctx.value)
 
 
 @functools.cache
@@ -573,9 +501,7 @@ def _target_name(node: fx.Node) -> str:
 
 
 def _shares_memory(result: torch.Tensor, base: Any) -> bool:
-    if not isinstance(base, torch.Tensor):
-        return isinstance(base, (tuple, list))
-    return result.untyped_storage().data_ptr() == base.untyped_storage().data_ptr()
+    return memory_of(result) == memory_of(base) if isinstance(base, torch.Tensor) else isinstance(base, (tuple, list))
 
 
 def _attribute(ctx: LoweringContext, obj: Any, name: str, *default: Any) -> Any:
