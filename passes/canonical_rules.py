@@ -201,7 +201,7 @@ def subtract_constant(graph: Graph, node: Node) -> bool:
     constant = constant_operand(node, 1)
     if constant is None or constant.dtype.kind != "f":
         return False
-    _with_constant(graph, node, elementwise.add, -constant, "negated")
+    _with_constant(graph, node, elementwise.add, -constant, "negated", "neg")
     return True
 
 
@@ -214,14 +214,18 @@ def divide_by_power_of_two(graph: Graph, node: Node) -> bool:
     mantissa, exponent = np.frexp(np.abs(constant))
     if not ((mantissa == 0.5) & (np.abs(exponent) < 120)).all():
         return False
-    _with_constant(graph, node, elementwise.mul, np.float32(1.0) / constant, "reciprocal")
+    _with_constant(graph, node, elementwise.mul, np.float32(1.0) / constant, "reciprocal", "reciprocal")
     return True
 
 
-def _with_constant(graph: Graph, node: Node, op: OpDef, array: np.ndarray[Any, Any], what: str) -> None:
+def _with_constant(graph: Graph, node: Node, op: OpDef, array: np.ndarray[Any, Any], what: str, made_by: str) -> None:
+    """`made_by`: the op that makes the new constant of the old one, and the old one of the new."""
     x, old = node.inputs
     assert old is not None
     new = graph.add_parameter(f"{old.name}_{what}", np.asarray(array, old.type.dtype.numpy))
+    graph.changed[new.name] = (old.name, made_by)
+    if old.name in graph.trained:
+        graph.trained |= {new.name}
     morph(node, op, [x, new])
     drop_unused(graph, old)
 

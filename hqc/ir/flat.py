@@ -30,17 +30,25 @@ def flatten(graph: Graph) -> Flat:
         nodes.append((node.op, node.attributes, node.loc, node.origin, marks, operands, results))
     outputs = [index[id(value)] for value in graph.outputs]
     replaced = {name: index[id(value)] for name, value in graph._replaced.items() if id(value) in index}
-    head = (graph.name, graph.march, graph.stage, sorted(graph.properties), graph.locations, sorted(graph.trained))
+    head = (
+        graph.name,
+        graph.march,
+        graph.stage,
+        sorted(graph.properties),
+        graph.locations,
+        sorted(graph.trained),
+        graph.changed,
+    )
     return head, len(graph.inputs), values, nodes, outputs, list(graph.output_names), replaced
 
 
 def rebuild(flat: Flat) -> Graph:
     """The graph that was flattened."""
     head, inputs, sources, nodes, outputs, output_names, replaced = flat
-    name, march, stage, properties, locations, trained = head
+    name, march, stage, properties, locations, trained, changed = head
     graph = Graph(name, march)
     graph.stage, graph.properties, graph.locations = stage, set(properties), dict(locations)
-    graph.trained = frozenset(trained)
+    graph.trained, graph.changed = frozenset(trained), dict(changed)
     values: list[Value] = []
     for name, type, array, quant, observation in sources:
         value = graph._new_value(name, type, None, array)

@@ -40,6 +40,7 @@ class Graph:
         self.stage = "lowered"
         self.properties: set[str] = set()
         self.trained: frozenset[str] = frozenset()  # parameters whose numbers are not settled; not part of the text form
+        self.changed: dict[str, tuple[str, str]] = {}  # parameters that a rewrite made: of which other one, by which op
         self.locations: dict[str, Location] = {}  # of origins that fusion joined; not part of the text form
         self.inputs: list[Value] = []
         self._outputs: list[Value] = []
@@ -324,7 +325,7 @@ class Graph:
         """A structural copy; parameter arrays are shared."""
         other = Graph(self.name, self.march)
         other.stage, other.properties, other.locations = self.stage, set(self.properties), dict(self.locations)
-        other.trained = self.trained
+        other.trained, other.changed = self.trained, dict(self.changed)
         mapping: dict[int, Value] = {}
         for value in (*self.inputs, *self._parameters.values()):
             copied = other._new_value(value.name, value.type, None, value.array)

@@ -456,12 +456,14 @@ class _Emitter:
         elif argument.is_matrix:
             tensor = tensor.t()
             now = self.graph.create_node("call_method", "t", (now,), {}, self.free_name(f"{old.name}_transposed"))
+        alpha, beta = argument.factors(old)
+        tensor, now = tensor * alpha, self._times(now, alpha, f"{old.name}_scaled")
         norm, axis = self._folded_into(node, tensor), 0 if argument.is_matrix else argument.axis
         module = weight_fake_quant(self.observers.weight_entry(node), self.march, tensor, axis, norm, old.name)
         quantized = self._insert(f"{old.name}_weight_fake_quant", module, (now,), old)
         bias, new_bias = argument.bias_of(old), None
         if isinstance(bias, fx.Node):
-            new_bias = self.env[bias]
+            new_bias = self._times(self.env[bias], beta, f"{old.name}_start")
             if self.march.int8_bias and norm is None and bias.name in self.tensors:
                 fake_quant = BiasFakeQuantize(module)  # type: ignore[arg-type]  # without a batch norm it is the fake quant itself
                 new_bias = self._insert(f"{old.name}_bias_fake_quant", fake_quant, (new_bias,), old)
@@ -486,6 +488,14 @@ class _Emitter:
         new.meta = {key: value for key, value in old.meta.items() if key not in stale}
         self.env[old] = new
         return new
+
+    def _times(self, now: fx.Node, factor: float, name: str) -> fx.Node:
+        """`now` times a number of the call's own (`alpha` and `beta` of `addmm`), which the plan has in the parameter."""
+        return (
+            now
+            if factor == 1
+            else self.graph.create_node("call_function", operator.mul, (now, factor), {}, self.free_name(name))
+        )
 
     def _folded_into(self, node: Node, weight: torch.Tensor) -> nn.Module | torch.Tensor | None:
         """What the plan folded into the weight of `node`: a batch norm's module, where it is all; else the factor of every weight."""

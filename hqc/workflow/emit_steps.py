@@ -8,6 +8,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import fx
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from hqc.workflow.emit import _Emitter
 
 
+Array = npt.NDArray[Any]
+_CHANGES: dict[str, Any] = {"neg": (torch.neg, np.negative), "reciprocal": (torch.reciprocal, np.reciprocal)}
+"""Ops by which rewrites make one parameter of another: in torch and in NumPy. Each is its own inverse."""
 _MOST_AXES = 5  # of a parameter whose axes a step may have in another order
 
 
@@ -93,30 +97,37 @@ class StepWriter:
             return operands.of_value(value)
         array = value.array
         assert array is not None
-        holder = emitter.values.holder(value)
+        source, made_by = emitter.values.graph.changed.get(value.name, (value.name, ""))
+        change, undo = _CHANGES.get(made_by, (None, np.asarray))
+        holder = emitter.values.holder(source)
         held = [holder] if holder is not None else [node for node in old.all_input_nodes if node.name in emitter.tensors]
         for node in held:
-            found = self._laid_out(value, node) if node in emitter.env else None
+            found = self._laid_out(undo(array), source, node, holder) if node in emitter.env else None
             if found is not None:
-                return found
+                if change is None:
+                    return found
+                return emitter.graph.create_node("call_function", change, (found,), {}, emitter.free_name(value.name))
         if array.ndim == 0:
             return array.item()
         path = emitter.tree.constant(value.name, torch.from_numpy(np.array(array)))
         return emitter.graph.create_node("get_attr", path, (), {}, emitter.free_name(path))
 
-    def _laid_out(self, value: Value, holder: fx.Node) -> fx.Node | None:
-        """The tensor that `holder` holds in the layout of the planned parameter, so that it goes on training; None where it is another."""
+    def _laid_out(self, array: Array, name: str, node: fx.Node, holder: fx.Node | None) -> fx.Node | None:
+        """The tensor that `node` holds in the layout of the planned parameter, so that it goes on training; None where it is another.
+
+        `holder`: the node that is known to hold the parameter called `name`.
+        """
         emitter = self._emitter
-        now, tensor, array = emitter.env[holder], emitter.tensors.get(holder.name), value.array
+        now, tensor = emitter.env[node], emitter.tensors.get(node.name)
         if tensor is None:
             return now
         own = tensor.detach().cpu().numpy()
-        if array is None or own.size != array.size or own.dtype != array.dtype:
-            return now if emitter.values.holder(value) is holder else None
+        if own.size != array.size or own.dtype != array.dtype:
+            return now if node is holder else None
         for perm in itertools.permutations(range(own.ndim)) if own.ndim <= _MOST_AXES else [tuple(range(own.ndim))]:
             if np.array_equal(own.transpose(perm).reshape(array.shape), array):
-                return self._moved(now, value.name, own.shape, perm, array.shape)
-        return now if emitter.values.holder(value) is holder else None
+                return self._moved(now, name, own.shape, perm, array.shape)
+        return now if node is holder else None
 
     def _moved(
         self, now: fx.Node, name: str, shape: tuple[int, ...], perm: tuple[int, ...], target: tuple[int, ...]

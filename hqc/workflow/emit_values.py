@@ -115,9 +115,9 @@ class PlannedValues:
             self._names[name] = self._names[fx_node.name]
         return [self.fx_nodes[name] for name in names]
 
-    def holder(self, parameter: Value) -> fx.Node | None:
+    def holder(self, parameter: str) -> fx.Node | None:
         """The node of the model that holds the tensor of a parameter (a get_attr, or what is computed from one)."""
-        return self.fx_nodes.get(self._lowered.constants.get(parameter.name, ""))
+        return self.fx_nodes.get(self._lowered.constants.get(parameter, ""))
 
     def _current(self, item: Any) -> Value | None:
         return self.graph.current(item.name) if isinstance(item, ValueName) else None

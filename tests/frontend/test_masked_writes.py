@@ -8,6 +8,8 @@ from lowering_harness import Function, compare, run_graph
 
 from hqc.errors import LoweringError
 from hqc.frontend.fx import lower_graph_module, trace
+from hqc.march import March, set_march
+from hqc.quantization import FakeQuantState, convert_fx, get_default_qat_qconfig, prepare_qat_fx, set_fake_quantize
 
 X = torch.linspace(-2, 2, 48).reshape(2, 4, 2, 3)
 
@@ -49,16 +51,59 @@ def whole_numbers(x):
     return places
 
 
-@pytest.mark.parametrize("function", [from_another, a_number, rows, through_a_view, whole_numbers])
-def test_a_masked_write_computes_what_torch_computes(function):
+def computed(x):
+    z, small = x * 1, x.abs() < 1
+    z[small] = 0.5 * z[small] ** 2
+    z[~small] = z[~small].abs() - 0.5  # another node, the same mask
+    return z
+
+
+def written_step_by_step(x):
+    z, low = x * 1, x < 0
+    z[low] *= 3
+    z[low] += 1
+    z[low] -= x[low]
+    return z
+
+
+def of_two_tensors(x):
+    z = torch.zeros_like(x)
+    z[x > 0] = torch.sqrt(x[x > 0]) * torch.relu(x + 1)[x > 0]
+    return z
+
+
+def computed_rows(x):
+    z, wanted = (x * 1).permute(0, 2, 3, 1), x[:, 0] > 0
+    z[wanted] = torch.sigmoid(z[wanted]) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+    return z
+
+
+MOVES = [from_another, a_number, rows, through_a_view, whole_numbers]
+COMPUTES = [computed, written_step_by_step, of_two_tensors, computed_rows]
+
+
+@pytest.mark.parametrize(("function", "tolerance"), [*((each, 0) for each in MOVES), *((each, 1e-6) for each in COMPUTES)])
+def test_a_masked_write_computes_what_torch_computes(function, tolerance):
     lowered = lower_graph_module(trace(Function(function), X), X)
-    compare(run_graph(lowered, {lowered.graph.inputs[0].name: X.numpy()}), function(X.clone()), 0)
+    compare(run_graph(lowered, {lowered.graph.inputs[0].name: X.numpy()}), function(X.clone()), tolerance)
     assert any(node.op.name == "where" for node in lowered.graph.nodes)
 
 
 def other_mask(x):
     y = x * 1
-    y[x > 0] = x[x > 0]  # two masks, whose counts nobody compares
+    y[x > 0] = x[x >= 0]  # two masks, whose counts nobody compares
+    return y
+
+
+def summed(x):
+    y = x * 1
+    y[x > 0] = y[x > 0] / y[x > 0].sum()
+    return y
+
+
+def steps_of_two_masks(x):
+    y = x * 1
+    y[x > 0] = y[x > 0] + x[x < 1]
     return y
 
 
@@ -69,9 +114,42 @@ def read_elsewhere(x):
     return y, part.sum()
 
 
-@pytest.mark.parametrize("function", [other_mask, read_elsewhere])
+@pytest.mark.parametrize("function", [other_mask, read_elsewhere, summed, steps_of_two_masks])
 def test_elements_that_something_else_reads_are_refused_with_their_line(function):
     with pytest.raises(
         LoweringError, match=r"test_masked_writes\.py:\d+.*an index by a computed mask has a size that depends on data"
     ):
         lower_graph_module(trace(Function(function), X), X)
+
+
+class Clipped(torch.nn.Module):
+    """Scales what lies above a bound, where there is any."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(4, 4, 1)
+        self.slope = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        y = self.conv(x)
+        above = y > 1
+        y[above] = torch.tanh(y[above]) * self.slope
+        return y
+
+
+def test_steps_on_a_masked_part_are_trained_and_deployed():
+    set_march(March.BAYES)
+    torch.manual_seed(0)
+    model = Clipped()
+    prepared = prepare_qat_fx(
+        torch.ao.quantization.QuantWrapper(model), {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=(X,)
+    )
+    nothing_above = torch.zeros_like(X)
+    for batch in (X, 3 * X, nothing_above):
+        prepared(batch).square().sum().backward()
+    assert prepared.get_parameter("module.slope").grad.abs() > 0
+    prepared.eval()
+    set_fake_quantize(prepared, FakeQuantState.VALIDATION)
+    with torch.no_grad():
+        expected, found = prepared(X), convert_fx(prepared)(X)
+    assert (found - expected).abs().max() <= expected.abs().max() / 64

@@ -29,7 +29,7 @@ from hqc.frontend.fx.known import memory_of
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
 from hqc.frontend.fx.lowered import LoweredModel, ValueName
-from hqc.frontend.fx.masked import masked_part, masked_write
+from hqc.frontend.fx.masked import MaskedPart, has_masked_part, masked_part, masked_step, masked_write, writes_value
 from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.opaque import emit_opaque, trial, tried
 from hqc.frontend.fx.proxies import IN_PLACE_META
@@ -138,16 +138,38 @@ class _GraphLowering:
             if {refused.written, refused.sharer, refused.reader} <= named.keys():
                 raise self._shared_write(named[refused.written], named[refused.sharer], named[refused.reader])
         try:
-            if node.op == "get_attr":
-                self._get_attr(node)
-            elif node.op == "call_module":
-                self._call_module(node)
-            elif node.op == "call_method":
-                self._call_method(node)
+            if not writes_value(node) and has_masked_part([self.env[each] for each in node.all_input_nodes]):
+                self._call_on_masked(node)
             else:
-                self._call_function(node)
+                self._call(node)
         except (LoweringError, ShapeError, InputError) as error:
             raise self._located(error) from error.__cause__
+
+    def _call(self, node: fx.Node) -> None:
+        if node.op == "get_attr":
+            self._get_attr(node)
+        elif node.op == "call_module":
+            self._call_module(node)
+        elif node.op == "call_method":
+            self._call_method(node)
+        else:
+            self._call_function(node)
+
+    def _call_on_masked(self, node: fx.Node) -> None:
+        """A call on the elements where a mask holds."""
+        parts = {each: self.env[each] for each in node.all_input_nodes}
+
+        def on_all_elements(whole: dict[fx.Node, Any]) -> Any:
+            self.env.update(whole)
+            try:
+                self._call(node)
+            finally:
+                self.env.update(parts)
+            return self.env[node]
+
+        result = masked_step(self.ctx, parts, on_all_elements)
+        for name in self.aliases.names_of(node):
+            self.env[name] = result
 
     def _located(self, error: HqcError) -> HqcError:
         text = str(error)
@@ -414,11 +436,11 @@ class _GraphLowering:
         self.aliases.add(node)
         self._write(written, node, result)
 
-    def _hold(self, node: fx.Node, what: Any) -> None:
-        """`node` gives no value of the IR."""
+    def _hold(self, node: fx.Node, what: MaskedPart | None) -> None:
+        """`node` gives no value of the IR; a part hands on the value that it is a part of."""
         self.env[node] = what
         self.aliases.add(node)
-        self.result.values[node.name] = None
+        self._record(node, None if what is None else what.source)
 
     def _is_empty_part(self, target: Any, index: Any) -> bool:
         """True where `x[index]` has no elements, whatever the data is."""

@@ -37,6 +37,13 @@ class WeightArgument:
         """What `node` multiplies with the weight."""
         return _argument(node, *self.data)
 
+    @staticmethod
+    def factors(node: fx.Node) -> tuple[float, float]:
+        """By what `addmm` multiplies the weight, and by what the bias; 1 elsewhere."""
+        alpha: Any = node.kwargs.get("alpha", 1)
+        beta: Any = node.kwargs.get("beta", 1)
+        return alpha, beta
+
 
 def _argument(node: fx.Node, name: str, position: int) -> Any:
     return node.args[position] if position < len(node.args) else node.kwargs.get(name)
