@@ -23,6 +23,7 @@ from hqc.errors import FAULTS, TraceError
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META
 from hqc.frontend.fx.exported import plain_graph, without_levels
 from hqc.frontend.fx.exported_layers import adopt_layers
+from hqc.frontend.fx.kept_state import refusal_of_runs
 from hqc.frontend.fx.known import KnownValues
 from hqc.frontend.fx.leaf_modules import is_functional, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, is_user_file, shown, types_along
@@ -60,6 +61,9 @@ def exported_trace(
         raise refusal from None
     if any(node.op == "placeholder" and str(node.target) not in examples for node in graph.nodes):
         raise refusal  # forward takes *args, whose members have no examples by name
+    kept = refusal_of_runs(model, _bound(model, {**examples, **constants}))
+    if kept is not None:
+        raise TraceError(kept)
     refuse_odd_keys(graph)
     reduced = without_reduced(graph)
     traced = _module_over(model, held, graph)
@@ -85,7 +89,7 @@ def _is_kept(module: nn.Module) -> bool:
 
 def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.ExportedProgram:
     """The program; an error where it would not compute what the model computes for other inputs of these sizes."""
-    bound = inspect.BoundArguments(inspect.signature(model.forward), dict(given))
+    bound = _bound(model, given)
     with unchanged_in_eval(model), torch.no_grad():
         for path, module in model.named_modules():
             if _is_kept(module):
@@ -101,6 +105,10 @@ def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.Export
         if isinstance(node.meta.get("val"), _NUMBERS):  # a number that was read out of data
             raise TraceError(f"{node.name} depends on data")
     return program
+
+
+def _bound(model: nn.Module, given: Mapping[str, Any]) -> inspect.BoundArguments:
+    return inspect.BoundArguments(inspect.signature(model.forward), dict(given))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -75,6 +76,51 @@ def _remember(pending: list[Any]) -> Iterator[Callable[[], None]]:
             pending.extend(item)
         elif _is_plain_object(item):
             pending.append(item.__dict__)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where a model holds something: `holder[key]`. `path`: of the module attribute that it is in, and of the place inside it."""
+
+    path: str
+    holder: Any
+    key: Any
+
+    @property
+    def value(self) -> Any:
+        """What is held there."""
+        return self.holder[self.key]
+
+    def put(self, value: Any) -> None:
+        """Hold `value` there."""
+        self.holder[self.key] = value
+
+
+def slots(root: nn.Module) -> Iterator[Slot]:
+    """The attributes of modules, and what the containers and plain objects in them hold; those of nn.Module itself left out."""
+    pending: list[Slot] = []
+    seen: set[int] = set()
+    for path, module in root.named_modules():
+        prefix = f"{path}." if path else ""
+        own = vars(module)
+        pending.extend(Slot(f"{prefix}{name}", own, name) for name in own if name not in _OWN and name != "training")
+        buffers = own["_buffers"] if isinstance(own["_buffers"], dict) else {}
+        made = [name for name, buffer in buffers.items() if not isinstance(buffer, (torch.Tensor, type(None)))]
+        pending.extend(Slot(f"{prefix}{name}", buffers, name) for name in made)  # by a trace: proxies
+    pending.reverse()
+    while pending and len(seen) < _LIMIT:
+        slot = pending.pop()
+        yield slot
+        item = slot.value
+        if isinstance(item, _ATOMS) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, dict):
+            pending.extend(Slot(f"{slot.path}[{key!r:.40}]", item, key) for key in item)
+        elif isinstance(item, (list, deque)):
+            pending.extend(Slot(f"{slot.path}[{index}]", item, index) for index in range(len(item)))
+        elif _is_plain_object(item):
+            pending.extend(Slot(f"{slot.path}.{name}", item.__dict__, name) for name in item.__dict__)
 
 
 def _is_plain_object(item: Any) -> bool:

@@ -95,6 +95,9 @@ class HqcTracer(fx.Tracer):
         self._test = self._branch = ""  # line of the last test of the mode, of the branch that acts in training only
         self.replaced_buffers: list[str] = []
         self.assigned: list[tuple[nn.Module, str]] = []
+        self.assigned_at: dict[str, str] = {}  # path of an attribute -> the line that assigns it
+        self.state_refusal: str | None = None  # about what forward keeps for its next call
+        self._entering: Callable[[HqcTracer], None] = lambda tracer: None  # called before forward is traced
         self._plain: dict[Any, str] = {}
         self._leaf_types = tuple(item for item in leaf_modules if isinstance(item, type))
         self._leaf_paths = {item for item in leaf_modules if isinstance(item, str)}
@@ -123,6 +126,13 @@ class HqcTracer(fx.Tracer):
         """A fresh tracer with the same options."""
         hidden = self.hidden if hidden is None else hidden
         return HqcTracer(*self._options, state=state, updates=updates, hidden=hidden, canvases=self.canvases)
+
+    def of_next_call(self, entering: Callable[[HqcTracer], None]) -> HqcTracer:
+        """A fresh tracer, all else equal, that calls `entering` before it traces forward."""
+        self.forget_assigned()
+        fresh = self.again(tuple(self._state), self.takes_updates)
+        fresh._entering = entering
+        return fresh
 
     def with_canvases(self) -> HqcTracer | None:
         """A fresh tracer, all else equal, that has the constant as nodes into which a write was refused; None where that is no cure."""
@@ -155,6 +165,7 @@ class HqcTracer(fx.Tracer):
                 function, args = self.create_args_for_root(forward, is_method, concrete_args)
                 self._patch(patches)
                 self._watch_canvases(patches)
+                self._entering(self)
                 returned = inspect.get_annotations(inspect.unwrap(forward)).get("return")
                 self.create_node("output", "output", (self.create_arg(function(*args)),), {}, type_expr=returned)
             for node in self.asserted:
@@ -199,8 +210,13 @@ class HqcTracer(fx.Tracer):
 
         @functools.wraps(original_setattr)
         def assign(module: nn.Module, name: str, value: Any) -> None:
-            if threading.get_ident() != thread or known.paused or not self._assigned_buffer(module, name, value):
-                original_setattr(module, name, value)
+            if threading.get_ident() == thread and not known.paused:
+                if self._assigned_buffer(module, name, value):
+                    return
+                path = (self.submodule_paths or {}).get(module)
+                if path is not None:
+                    self.assigned_at.setdefault(f"{path}.{name}" if path else name, user_source(self._stop))
+            original_setattr(module, name, value)
 
         patches.attribute(fx._symbolic_trace, "_is_fx_tracing_flag", True)
         patches.attribute(nn.Module, "__call__", call)
@@ -267,11 +283,15 @@ class HqcTracer(fx.Tracer):
 
     def put_back(self) -> None:
         """Let the model's paths hold what the graph's get_attr nodes read: `self.mean = self.mean.to(x.device)` has replaced it."""
-        for module, name in self.assigned:
-            module.__dict__.pop(name, None)  # a buffer is behind it
+        self.forget_assigned()
         for tensor, path in self._plain.items():
             parent, _, name = path.rpartition(".")
             self._modules[parent].__dict__[name] = tensor
+
+    def forget_assigned(self) -> None:
+        """Let buffers that forward has assigned be read as buffers again."""
+        for module, name in self.assigned:
+            module.__dict__.pop(name, None)  # a buffer is behind it
 
     @contextlib.contextmanager
     def _functional_methods(self) -> Iterator[None]:

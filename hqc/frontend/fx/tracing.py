@@ -17,6 +17,7 @@ from hqc.frontend.fx.codegen import CarefulCodeGen, needs_care
 from hqc.frontend.fx.examples import argument_examples
 from hqc.frontend.fx.exported import is_aten, module_of, plain
 from hqc.frontend.fx.exported_trace import exported_trace
+from hqc.frontend.fx.kept_state import KeptState
 from hqc.frontend.fx.leaf_modules import LeafSpec
 from hqc.frontend.fx.models import refuse_untraceable
 from hqc.frontend.fx.patches import TRACE_LOCK
@@ -89,6 +90,8 @@ def trace(
             if leaf_modules:
                 raise
             return exported_trace(model, examples, constants, refusal)
+    if tracer.state_refusal is not None:
+        raise TraceError(tracer.state_refusal)
     adopt_tree(traced, model)
     traced.training = model.training
     updates = buffer_updates(traced.graph, model)
@@ -168,6 +171,7 @@ def _traced(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphMod
 
 def _traced_once(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.GraphModule, list[str]]:
     with unchanged_in_eval(model) as changed:
+        kept = KeptState(model)
         stop = sys._getframe()
         try:
             with torch.no_grad():  # as a deployed model runs: `torch.is_grad_enabled()` is a question of its code
@@ -177,6 +181,7 @@ def _traced_once(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.Gra
         except FAULTS as error:
             raise explain(error, type(model).__name__, stop) from error
         refuse_odd_keys(graph)
+        tracer.state_refusal = kept.refusal(tracer)
         settle_strides(graph, tracer.known)
         write_copies(graph, model)
         functional = functionalize(graph, model, tracer.known, buffer_updates(graph, model).written)

@@ -52,7 +52,10 @@ class BufferUpdates:
         for path in dict.fromkeys(always.values()):
             line = next(str(node.meta.get(SOURCE_META, "")) for node, name in always.items() if name == path)
             where = f"{line}: " if line else ""
-            yield f"{where}forward changes the buffer {path} at every call; a deployed graph keeps the value it has then"
+            yield (
+                f"{where}forward changes the buffer {path} at every call; a deployed graph keeps the value it has then: take it as an "
+                "input of forward and return its new value where it must go on changing"
+            )
 
 
 def buffer_updates(graph: fx.Graph, root: nn.Module) -> BufferUpdates:
