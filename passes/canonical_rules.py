@@ -69,8 +69,8 @@ def is_scalar(node: Node, index: int, number: float) -> bool:
     array = constant_operand(node, index)
     if array is None or array.size != 1 or array.reshape(())[()] != number:
         return False
-    held, graph = node.inputs[index], node.graph
-    if held is not None and graph is not None and held.name in graph.trained:
+    held = node.inputs[index]
+    if held is not None and held.trains:
         return False  # it is another number once it was trained, and the plan is that of both
     other = node.inputs[1 - index]
     return array.ndim == 0 or (other is not None and other.type.rank is not None and array.ndim <= other.type.rank)
@@ -222,10 +222,8 @@ def _with_constant(graph: Graph, node: Node, op: OpDef, array: np.ndarray[Any, A
     """`made_by`: the op that makes the new constant of the old one, and the old one of the new."""
     x, old = node.inputs
     assert old is not None
-    new = graph.add_parameter(f"{old.name}_{what}", np.asarray(array, old.type.dtype.numpy))
+    new = graph.add_parameter(f"{old.name}_{what}", np.asarray(array, old.type.dtype.numpy), of=[old])
     graph.changed[new.name] = (old.name, made_by)
-    if old.name in graph.trained:
-        graph.trained |= {new.name}
     morph(node, op, [x, new])
     drop_unused(graph, old)
 

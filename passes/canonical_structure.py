@@ -163,7 +163,7 @@ def matmul_to_linear(graph: Graph, node: Node) -> bool:
         return False
     old = node.inputs[1]
     assert old is not None
-    weight = graph.add_parameter(f"{old.name}_transposed", np.ascontiguousarray(matrix.T))
+    weight = graph.add_parameter(f"{old.name}_transposed", np.ascontiguousarray(matrix.T), of=[old])
     morph(node, conv.linear, [x, weight])
     drop_unused(graph, old)
     return True

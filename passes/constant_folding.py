@@ -54,7 +54,7 @@ def fold_constant(graph: Graph, node: Node) -> bool:
     arrays, old, operands = evaluate_node(node, node.operand_arrays), list(node.results), node.operands
     new: list[Value] = []
     for value, array in zip(old, arrays, strict=True):
-        constant = graph.add_parameter(f"{value.name}_constant", array)
+        constant = graph.add_parameter(f"{value.name}_constant", array, of=operands)
         graph.replace_uses(value, constant)
         new.append(constant)
     names = [value.name for value in old]

@@ -88,7 +88,7 @@ def set_parameter(graph: Graph, node: Node, operand: int, array: npt.NDArray[Any
     if old is not None and old.is_parameter and len(old._uses) == 1 and old.shape == array.shape and not graph.is_output(old):
         old.array = array
         return
-    node.set_input(operand, graph.add_parameter(name, array))
+    node.set_input(operand, graph.add_parameter(name, array, of=() if old is None else [old]))
     drop_unused(graph, old)
 
 

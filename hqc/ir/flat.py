@@ -18,7 +18,7 @@ def flatten(graph: Graph) -> Flat:
     """Everything that `graph` is, in tuples of a depth that does not grow with the graph."""
     sources = [*graph.inputs, *graph.parameters.values()]
     index = {id(value): position for position, value in enumerate(sources)}
-    values = [(value.name, value.type, value.array, value.quant, value.observation) for value in sources]
+    values = [(value.name, value.type, value.array, value.quant, value.observation, value.trains) for value in sources]
     nodes = []
     for node in graph.nodes:
         operands = [None if value is None else index[id(value)] for value in node.inputs]
@@ -30,29 +30,20 @@ def flatten(graph: Graph) -> Flat:
         nodes.append((node.op, node.attributes, node.loc, node.origin, marks, operands, results))
     outputs = [index[id(value)] for value in graph.outputs]
     replaced = {name: index[id(value)] for name, value in graph._replaced.items() if id(value) in index}
-    head = (
-        graph.name,
-        graph.march,
-        graph.stage,
-        sorted(graph.properties),
-        graph.locations,
-        sorted(graph.trained),
-        graph.changed,
-    )
+    head = (graph.name, graph.march, graph.stage, sorted(graph.properties), graph.locations, graph.changed)
     return head, len(graph.inputs), values, nodes, outputs, list(graph.output_names), replaced
 
 
 def rebuild(flat: Flat) -> Graph:
     """The graph that was flattened."""
     head, inputs, sources, nodes, outputs, output_names, replaced = flat
-    name, march, stage, properties, locations, trained, changed = head
+    name, march, stage, properties, locations, changed = head
     graph = Graph(name, march)
-    graph.stage, graph.properties, graph.locations = stage, set(properties), dict(locations)
-    graph.trained, graph.changed = frozenset(trained), dict(changed)
+    graph.stage, graph.properties, graph.locations, graph.changed = stage, set(properties), dict(locations), dict(changed)
     values: list[Value] = []
-    for name, type, array, quant, observation in sources:
+    for name, type, array, quant, observation, trains in sources:
         value = graph._new_value(name, type, None, array)
-        value.quant, value.observation = quant, observation
+        value.quant, value.observation, value.trains = quant, observation, trains
         values.append(value)
     graph.inputs = values[:inputs]
     for op, attributes, loc, origin, marks, operands, results in nodes:

@@ -39,7 +39,6 @@ class Graph:
         self.march = march
         self.stage = "lowered"
         self.properties: set[str] = set()
-        self.trained: frozenset[str] = frozenset()  # parameters whose numbers are not settled; not part of the text form
         self.changed: dict[str, tuple[str, str]] = {}  # parameters that a rewrite made: of which other one, by which op
         self.locations: dict[str, Location] = {}  # of origins that fusion joined; not part of the text form
         self.inputs: list[Value] = []
@@ -150,11 +149,22 @@ class Graph:
         self.inputs.append(value)
         return value
 
-    def add_parameter(self, name: str, array: npt.NDArray[Any], quant: QuantParams | None = None) -> Value:
-        """A constant; the array is kept, not copied, and must not be written afterwards."""
+    def add_parameter(
+        self, name: str, array: npt.NDArray[Any], quant: QuantParams | None = None, *, of: Iterable[Value] = ()
+    ) -> Value:
+        """A constant; the array is kept, not copied, and must not be written afterwards.
+
+        `of`: the constants that it is computed from; it trains where one of them does.
+        """
         value = self._new_value(name, TensorType(DType.from_numpy(array.dtype), array.shape), None, array)
         value.quant = quant
+        value.trains = any(source.trains for source in of)
         return value
+
+    def settle_parameters(self) -> None:
+        """No parameter's numbers change any more: the model is not trained."""
+        for value in self._parameters.values():
+            value.trains = False
 
     def add_node(
         self,
@@ -325,11 +335,11 @@ class Graph:
         """A structural copy; parameter arrays are shared."""
         other = Graph(self.name, self.march)
         other.stage, other.properties, other.locations = self.stage, set(self.properties), dict(self.locations)
-        other.trained, other.changed = self.trained, dict(self.changed)
+        other.changed = dict(self.changed)
         mapping: dict[int, Value] = {}
         for value in (*self.inputs, *self._parameters.values()):
             copied = other._new_value(value.name, value.type, None, value.array)
-            copied.quant, copied.observation = value.quant, value.observation
+            copied.quant, copied.observation, copied.trains = value.quant, value.observation, value.trains
             mapping[id(value)] = copied
         other.inputs = [mapping[id(value)] for value in self.inputs]
         for node in self.nodes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Value:
     """A named tensor: graph input, parameter or node result. Created by `Graph` only."""
 
-    __slots__ = ("_uses", "array", "name", "observation", "producer", "quant", "type")
+    __slots__ = ("_uses", "array", "name", "observation", "producer", "quant", "trains", "type")
 
     def __init__(self, name: str, type: TensorType, producer: Node | None, array: npt.NDArray[Any] | None) -> None:
         self.name = name
@@ -29,6 +29,7 @@ class Value:
         self.observation: Observation | None = None
         self.producer = producer
         self.array = array
+        self.trains = False  # a parameter whose numbers training goes on to change; not part of the text form
         self._uses: dict[tuple[int, int], tuple[Node, int]] = {}
 
     @property

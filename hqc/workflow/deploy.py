@@ -61,8 +61,8 @@ def deploy(
     options = preparation.options
     graph = lowered.graph
     graph.march = options.march
-    if options.form != "ptq":
-        graph.trained = lowered.trained
+    if options.form == "ptq":
+        graph.settle_parameters()
     # The prepared model may return a fake quant's result; the user knows the operation's name.
     graph.set_outputs(graph.outputs, preparation.output_names)
     context = options.context(plan=preparation.plan)

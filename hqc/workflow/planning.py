@@ -83,8 +83,8 @@ def plan_model(
     configs = activation_configs(QConfigResolver(entries, root), traced.graph, lowered.graph)
     high_precision = None if options.form == "ptq" else configs.without_activation
     lowered.graph.march = options.march
-    if options.form != "ptq":
-        lowered.graph.trained = lowered.trained
+    if options.form == "ptq":
+        lowered.graph.settle_parameters()
     float_graph = lowered.graph.clone() if keep_float else None
     context = options.context(high_precision=high_precision, qconfigs=configs.table)
     report = prepare_pipeline(options).run(lowered.graph, context, dump_dir=dump_dir)

@@ -51,3 +51,43 @@ def test_a_scale_of_one_and_a_shift_of_zero_train_and_convert(march, shape):
     expected = model(x).detach()
     found = convert_fx(model)(x).detach()
     assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+class Computed(Head):
+    """The factor and the shift are computed of parameters, in several ways that all begin as 1 and 0."""
+
+    def __init__(self, compute) -> None:
+        super().__init__(torch.ones(1), torch.zeros(1))
+        self.norm, self.compute = nn.BatchNorm2d(4), compute
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.first(self.quant(x))))
+        return self.dequant(torch.relu(self.compute(self, self.second(self.compute(self, y)))))
+
+
+COMPUTED = {
+    "mean of a norm's weight": lambda net, y: y * net.norm.weight.mean() + net.norm.bias.sum(),
+    "exponential": lambda net, y: y * net.behind.shift.exp(),
+    "entry": lambda net, y: y * net.norm.weight[0] - net.norm.bias[1],
+    "attribute": lambda net, y: y * net.behind.factor.data + net.behind.shift.data,
+    "number": lambda net, y: y * net.behind.factor.item() + net.behind.shift.item(),
+    "converted": lambda net, y: y * net.behind.factor.double().float() + net.behind.shift.to(y.dtype),
+    "function": lambda net, y: torch.mul(y, torch.clamp(net.behind.factor, max=1.5)).add(net.behind.shift, alpha=2),
+}
+
+
+@pytest.mark.parametrize("way", COMPUTED)
+def test_what_is_computed_of_parameters_trains_and_converts(way):
+    torch.manual_seed(0)
+    set_march("bayes")
+    x = torch.rand(2, 3, 4, 4)
+    model = prepare_qat_fx(Computed(COMPUTED[way]).eval(), {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=x)
+    model.train()
+    with torch.no_grad():  # as training does, which may reach only some of them
+        for parameter in model.parameters():
+            parameter += 0.25 * (parameter.ndim == 1)
+    model(x)
+    model.eval()
+    expected = model(x).detach()
+    found = convert_fx(model)(x).detach()
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()

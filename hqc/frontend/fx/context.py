@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hqc.frontend.fx.locations import ORIGIN_META, Locator, value_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, Size, reshape_target, sizes_of
 from hqc.ir import DType, Graph, QuantParams, TensorType, Value
 from hqc.ir.types import Sizes
+from hqc.structures import leaves
 
 Operand = Value | torch.Tensor | bool | int | float
 _TORCH_DTYPES = {
@@ -60,7 +61,8 @@ class LoweringContext:
         self._reserved = {node.name for node in fx_graph.nodes if node.op != "get_attr"}
         self._parameters: dict[int, list[Value]] = {}
         self._by_name: dict[str, Value] = {}
-        self.trained: set[str] = set()
+        self._training: set[int] = set()  # ids of constants computed from parameters that train
+        self._training_numbers: set[fx.Node] = set()  # that are Python numbers computed from such
         self._derived: dict[tuple[int, str, tuple[int, ...]], torch.Tensor] = {}
         self._kept: list[torch.Tensor] = []  # ids stay valid only while the tensors live
         self._tensor_names: dict[int, str] = {}
@@ -158,8 +160,7 @@ class LoweringContext:
         value = self._by_name.get(own)
         if value is None or value.quant != quant or not _same_bits(value.array, array):  # a second call computed it anew
             value = self.graph.add_parameter(self.free_name(own), array, quant)
-            if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
-                self.trained.add(value.name)
+            value.trains = self.trains(tensor)
         self._by_name[own] = value
         known.append(value)
         self._kept.append(tensor)
@@ -170,6 +171,7 @@ class LoweringContext:
         key = (id(tensor), what, tuple(changed.shape))
         if key not in self._derived:
             self._derived[key] = changed
+            self.mark_trained(self.node, changed, [tensor])
             name = self._tensor_names.get(id(tensor))
             if name is not None:
                 self.name_tensor(changed, f"{name}.{what}" if what else name)
@@ -208,7 +210,25 @@ class LoweringContext:
             array = np.array(number, dtype=dtype.numpy)
         except (TypeError, ValueError, OverflowError):
             raise self.error(f"takes a number or a tensor, got {number!r:.80}") from None
-        return self.graph.add_parameter(self._name(operand), array)
+        value = self.graph.add_parameter(self._name(operand), array)
+        value.trains = not self._training_numbers.isdisjoint(self.node.all_input_nodes)
+        return value
+
+    def trains(self, constant: Any) -> bool:
+        """True for a tensor whose numbers training changes: a parameter, or what forward computes of one."""
+        own = isinstance(constant, torch.nn.Parameter) and constant.requires_grad
+        return own or (isinstance(constant, torch.Tensor) and id(constant) in self._training)
+
+    def mark_trained(self, node: fx.Node, result: Any, operands: Iterable[Any]) -> None:
+        """`node` has computed the constant `result` from these: it trains where one of them does."""
+        if not any(other in self._training_numbers for other in node.all_input_nodes) and not any(map(self.trains, operands)):
+            return
+        for item in leaves(result):
+            if isinstance(item, torch.Tensor):
+                self._training.add(id(item))
+                self._kept.append(item)
+            elif isinstance(item, float):
+                self._training_numbers.add(node)
 
     # --- types ---------------------------------------------------------------------------------------------------
 
@@ -229,6 +249,7 @@ class LoweringContext:
 
     def _converted(self, tensor: torch.Tensor, dtype: DType) -> torch.Tensor:
         converted = tensor.to(to_torch_dtype(dtype))
+        self.mark_trained(self.node, converted, [tensor])
         name = self._tensor_names.get(id(tensor), self.node.name)
         self.name_tensor(converted, f"{name}.{dtype.value}")
         return converted
@@ -242,13 +263,12 @@ class LoweringContext:
         letters = "ab" if len(operands) == 2 else "abc"
         result = []
         for operand, letter in zip(operands, letters, strict=False):
-            trains = isinstance(operand, torch.nn.Parameter) and operand.requires_grad
+            trains = self.trains(operand)
             if isinstance(operand, torch.Tensor) and operand.ndim == 0:
                 operand = operand.item()
             if isinstance(operand, (bool, int, float)):
                 result.append(self.scalar(operand, wanted, letter))
-                if trains:
-                    self.trained.add(result[-1].name)
+                result[-1].trains |= trains
             else:
                 result.append(self.cast(operand, wanted, what=f"{letter}_cast"))
         return result

@@ -43,7 +43,7 @@ class LoweredModel:
     What the FX nodes became, by name: `values`: their result, with a `ValueName` for each tensor that depends on the inputs and
     None for everything else. `writes`: node that writes in place -> the nodes that have its value from then on.
     `constants`: parameter of the graph -> FX node that holds it. `tensors`: the tensors that nodes hold which depend on no input.
-    `updates`: nodes that only serve to change buffers; they became nothing. `trained`: the parameters that train.
+    `updates`: nodes that only serve to change buffers; they became nothing.
     """
 
     graph: Graph
@@ -55,7 +55,6 @@ class LoweredModel:
     constants: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     updates: frozenset[str] = frozenset()
-    trained: frozenset[str] = frozenset()
 
     def set_outputs(self, structure: Any, names: Iterable[str], value_of: Callable[[Any], Value]) -> None:
         """Make the tensors of `structure`, which `forward` returns, the graph's outputs.

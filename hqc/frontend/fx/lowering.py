@@ -119,7 +119,6 @@ class _GraphLowering:
             elif node.op != "placeholder":
                 self._node(node)
         self._record_constants()
-        self.result.trained = frozenset(self.ctx.trained)
         graph = self.result.graph
         for value in list(graph.parameters.values()):
             if not value.has_uses and not graph.is_output(value):
@@ -376,6 +375,7 @@ class _GraphLowering:
     def _assign(self, node: fx.Node, result: Any, alias: Alias = Alias.NONE) -> None:
         self.env[node] = result
         self._record(node, result)
+        self.ctx.mark_trained(node, result, leaves([self.env[other] for other in node.all_input_nodes]))
         base = first_operand(node)
         if alias is Alias.VIEW and isinstance(result, torch.Tensor) and base is not None:
             alias = Alias.VIEW if _shares_memory(result, self.env[base]) else Alias.NONE

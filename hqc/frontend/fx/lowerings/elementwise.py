@@ -20,11 +20,13 @@ def _scaled(ctx: LoweringContext, operand: Operand, alpha: float) -> Operand:
         return operand
     if isinstance(operand, Value):
         return ctx.emit("mul", *ctx.promote(operand, alpha), what="scaled")
-    return operand * alpha
+    scaled = operand * alpha
+    ctx.mark_trained(ctx.node, scaled, [operand])
+    return scaled
 
 
 def _is_zero(operand: Operand) -> bool:
-    return isinstance(operand, (int, float)) and operand == 0
+    return isinstance(operand, int) and operand == 0
 
 
 @lower_function(torch.add, operator.add)
