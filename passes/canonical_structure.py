@@ -5,13 +5,12 @@ As in `canonical_rules`, one function each, whose docstring is the rule as docum
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from hqc.ir import Graph, Node, Trait, Value
 from hqc.ir.ops import conv, layout, pooling, reduction
 from hqc.passes.canonical_rules import constant_operand, own_scale, rule, sole_producer
+from hqc.passes.lower_to_integer.acceptance import STANDS_FOR_INFINITY
 from hqc.passes.rewrite import absorb_origin, drop_unused, morph, only_user
 
 
@@ -171,12 +170,16 @@ def matmul_to_linear(graph: Graph, node: Node) -> bool:
 
 @rule(pooling.max_pool2d)
 def pool_of_padding(graph: Graph, node: Node) -> bool:
-    """A max pool of what was padded with minus infinity, which nothing else reads, is a max pool with padding, which counts as that."""
-    inner = sole_producer(graph, node, layout.pad)
-    if inner is None or inner.attributes["mode"] != "constant" or inner.attributes["value"] != -math.inf:
+    """A max pool of what was padded with minus infinity (or a number that stands for it, such as -1e4 or the smallest float), which
+    nothing else reads, is a max pool with padding, which counts as that.
+    """
+    image = _image_of_row(graph, node)
+    inner = sole_producer(graph, image or node, layout.pad)
+    if inner is None or inner.attributes["mode"] != "constant" or inner.attributes["value"] > -STANDS_FOR_INFINITY:
         return False
-    before, after = inner.attributes["pads"][:4], inner.attributes["pads"][4:]
-    added = (*before[2:], *after[2:])
+    rank, height = len(inner.attributes["pads"]) // 2, [] if image is None else [0]
+    before, after = inner.attributes["pads"][:rank], inner.attributes["pads"][rank:]
+    added = (*height, *before[2:], *height, *after[2:])
     reach = [(size - 1) * step for size, step in zip(node.attributes["kernel"], node.attributes["dilation"], strict=True)]
     padding = [old + new for old, new in zip(node.attributes["padding"], added, strict=True)]
     within = all(new >= 0 and total <= reach[axis % 2] for axis, (new, total) in enumerate(zip(added, padding, strict=True)))
@@ -184,6 +187,21 @@ def pool_of_padding(graph: Graph, node: Node) -> bool:
     if not within or any((*before[:2], *after[:2])) or node.attributes["ceil_mode"]:
         return False
     absorb_origin(graph, node, inner)
-    morph(node, pooling.max_pool2d, [inner.inputs[0]], {**node.attributes, "padding": padding})
+    source = inner.inputs[0]
+    if image is not None and source is not None and source.shape is not None:
+        shape = {"shape": [0, source.shape[1], 1, source.shape[2]]}
+        source = graph.add_node(layout.reshape, [source], shape, loc=image.loc, origin=image.origin, before=node).result
+    morph(node, pooling.max_pool2d, [source], {**node.attributes, "padding": padding})
+    if image is not None:
+        name = image.name
+        graph.erase(image)
+        graph.rename(node.operands[0], name)
     graph.erase(inner)
     return True
+
+
+def _image_of_row(graph: Graph, node: Node) -> Node | None:
+    """The reshape of `[N,C,L]` to `[N,C,1,L]` that `node` alone reads."""
+    image = sole_producer(graph, node, layout.reshape)
+    row = None if image is None else image.operands[0].shape
+    return image if row is not None and len(row) == 3 and node.operands[0].shape == (*row[:2], 1, row[2]) else None

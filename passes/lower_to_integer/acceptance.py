@@ -27,8 +27,8 @@ _DEPTH_ROOM = PRODUCT_ROOM // 2  # leaves as much again for a bias and a residua
 LARGEST_CONSTANT = 127 * 0.5
 """What 8 bits hold at the largest power-of-two scale, 2^-1, without saturating."""
 STANDS_FOR_INFINITY = 1e4
-"""From here a constant that is added is the mask of an attention (-10000, -1e9, the smallest float): at a scale that holds it, what it
-is added to rounds to zero."""
+"""From here a constant that is added is the mask of an attention (-10000, -1e9, the smallest float), and one that is padded with stands
+for no data: at a scale that holds it, what it is added to or put around rounds to zero."""
 SATURATES = "largest-"
 """How the ids of reasons begin that are about values beyond `LARGEST_CONSTANT`."""
 
@@ -217,15 +217,18 @@ def sampling(node: Node, march: MarchSpec) -> Reason | None:
 
 
 def padding(node: Node, march: MarchSpec) -> Reason | None:
-    """A constant pad has a value that a scale can hold."""
+    """A constant pad has a value that a scale can hold, and that leaves a scale for what it is put around."""
     value = float(node.attributes["value"])
-    if node.attributes["mode"] != "constant" or (math.isfinite(value) and abs(value) <= _largest(march)):
+    largest = LARGEST_CONSTANT if march.power_of_two else STANDS_FOR_INFINITY
+    if node.attributes["mode"] != "constant" or abs(value) <= largest:
         return None
-    return Reason("the value of a pad fits a scale", f"{value:g}", f"{_largest(march):g}", id="pad-value")
-
-
-def _largest(march: MarchSpec) -> float:
-    return LARGEST_CONSTANT if march.power_of_two else float(np.finfo(np.float32).max) / 2
+    return Reason(
+        "the value of a pad fits a scale",
+        f"{value:g}",
+        f"{largest:g}",
+        "pad with a value near the range of the data",
+        id="pad-value",
+    )
 
 
 # --- averages and sums -------------------------------------------------------------------------------------------------

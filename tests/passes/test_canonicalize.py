@@ -473,6 +473,8 @@ _PADDED_POOL = """
     [
         ([0, 0, 0, 1, 0, 0, 1, 1], "-inf", [0, 0, 0, 0], "false", [0, 1, 1, 1]),
         ([0, 0, 1, 0, 0, 0, 1, 0], "-inf", [0, 1, 0, 1], "false", [1, 1, 1, 1]),
+        ([0, 0, 1, 1, 0, 0, 1, 1], "-1e+09", [0, 0, 0, 0], "false", [1, 1, 1, 1]),  # stands for it
+        ([0, 0, 1, 1, 0, 0, 1, 1], "-100.0", [0, 0, 0, 0], "false", None),
         ([0, 0, 1, 1, 0, 0, 1, 1], "0.0", [0, 0, 0, 0], "false", None),
         ([0, 1, 1, 1, 0, 0, 1, 1], "-inf", [0, 0, 0, 0], "false", None),  # channels
         ([0, 0, 3, 1, 0, 0, 1, 1], "-inf", [0, 0, 0, 0], "false", None),  # a window of nothing but padding
@@ -490,6 +492,21 @@ def test_max_pool_takes_padding_with_minus_infinity(
     assert list(pool.attributes["padding"]) == (joined or padding)
     assert pool.origin == (("p", "y") if joined else ("y",))
     x = np.random.default_rng(0).standard_normal((1, 2, 5, 5)).astype(np.float32)
+    np.testing.assert_array_equal(evaluate(graph, {"x": x})["y"], evaluate(before, {"x": x})["y"])
+
+
+def test_max_pool_of_a_row_takes_padding_with_minus_infinity() -> None:
+    text = """
+        input %x: f32[1,2,6]
+        %p = pad(%x) {pads=[0,0,1,0,0,1], value=-inf} from(p)
+        %i = reshape(%p) {shape=[0,2,1,8]} from(y)
+        %m = max_pool2d(%i) {kernel=[1,3], stride=[1,1]} from(y)
+        %y = reshape(%m) {shape=[0,2,6]} from(y)
+        output %y
+    """
+    before, graph = graph_of(text), canonical(text)
+    assert [node.op.name for node in graph.nodes] == ["reshape", "max_pool2d", "reshape"]
+    x = np.random.default_rng(0).standard_normal((1, 2, 6)).astype(np.float32)
     np.testing.assert_array_equal(evaluate(graph, {"x": x})["y"], evaluate(before, {"x": x})["y"])
 
 
