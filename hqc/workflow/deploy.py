@@ -17,6 +17,7 @@ from hqc.passes.dumps import DumpSink
 from hqc.quantization.fake_quantize import fake_quants
 from hqc.workflow.arguments import from_meta
 from hqc.workflow.deployment import Deployment
+from hqc.workflow.folded_weights import with_folded_weight_scales
 from hqc.workflow.opaque_onnx import note_opaque
 from hqc.workflow.pipelines import deploy_pipeline, integer_pipeline
 from hqc.workflow.prepared import ObservedGraphModule
@@ -58,7 +59,7 @@ def deploy(
         example_inputs = from_meta(preparation.inputs)
     lowered = lower_graph_module(model, example_inputs)
     opaque = note_opaque(lowered)
-    options = preparation.options
+    options = with_folded_weight_scales(preparation.options, model)
     graph = lowered.graph
     graph.march = options.march
     if options.form == "ptq":

@@ -507,7 +507,8 @@ class _Emitter:
         planned, own = node.operand("weight"), weight.detach().cpu().numpy()
         if planned is None or planned.array is None or planned.array.shape != own.shape or np.array_equal(planned.array, own):
             return None
-        return torch.from_numpy(np.divide(planned.array, own, out=np.ones_like(own), where=own != 0)).to(weight.device)
+        wide = own.astype(np.float64)
+        return torch.from_numpy(np.divide(planned.array, wide, out=np.ones_like(wide), where=wide != 0)).to(weight.device)
 
     # --- the rest of the tree ------------------------------------------------------------------------------------------------
 

@@ -30,13 +30,16 @@ class FoldedWeightFakeQuantize(nn.Module):
         self.axis = axis
 
     def factor(self, weight: Tensor) -> Tensor:
-        """What folding multiplies the weights by, shaped to go with `weight`; 1 where gamma switches a channel off."""
+        """What folding multiplies the weights by, shaped to go with `weight`; 1 where gamma switches a channel off.
+
+        In float64, as folding computes it: weights of one magnitude (a binarized layer's) all lie on the border between two grid points.
+        """
         norm: Any = self._folded[0]
         if isinstance(norm, Tensor):
             return torch.where(norm == 0, torch.ones_like(norm), norm).to(weight.device)
-        factor = torch.rsqrt(norm.running_var + norm.eps)
-        factor = factor if norm.weight is None else factor * norm.weight
-        factor = torch.where(factor.abs() < torch.finfo(factor.dtype).eps, torch.ones_like(factor), factor)
+        factor = 1 / torch.sqrt(norm.running_var.double() + norm.eps)
+        factor = factor if norm.weight is None else factor * norm.weight.double()
+        factor = torch.where(factor.abs() < torch.finfo(torch.float32).eps, torch.ones_like(factor), factor)
         shape = [1] * weight.dim()
         shape[self.axis] = -1
         return factor.view(shape)
@@ -45,8 +48,12 @@ class FoldedWeightFakeQuantize(nn.Module):
         if not self.weight_fake_quant.quantizes:
             return weight
         factor = self.factor(weight)
-        result: Tensor = self.weight_fake_quant(weight * factor) / factor
+        result: Tensor = (self.weight_fake_quant(self.folded(weight)) / factor).to(weight.dtype)
         return result
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """The weight that the chip has."""
+        return (weight * self.factor(weight)).to(weight.dtype)
 
 
 class BiasFakeQuantize(nn.Module):
@@ -73,7 +80,7 @@ def weight_fake_quant(
         return plain
     module = FoldedWeightFakeQuantize(plain, folded, axis)
     with torch.no_grad():
-        module.weight_fake_quant.initialize(weight * module.factor(weight))
+        module.weight_fake_quant.initialize(module.folded(weight))
     return module
 
 
