@@ -29,7 +29,7 @@ _FACTORIES = ["arange", "zeros", "ones", "full", "empty", "eye", "linspace", "te
 _FACTORIES += ["logspace", "tril_indices", "triu_indices", "hann_window", "hamming_window"]
 _SIZED_METHODS = ["expand", "view", "reshape", "repeat", "tile", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"]
 _SIZED_METHODS += ["roll", "split", "split_with_sizes", "chunk", "tensor_split", "narrow", "unflatten", "repeat_interleave"]
-_SIZED_METHODS += ["index_select", "diagonal", "tril", "triu", "unfold", "broadcast_to", "as_strided", "permute", "flip"]
+_SIZED_METHODS += ["new", "index_select", "diagonal", "tril", "triu", "unfold", "broadcast_to", "as_strided", "permute", "flip"]
 _SIZED_FUNCTIONS = ["interpolate", "upsample", "unfold", "fold", "affine_grid", "one_hot", "adaptive_avg_pool2d"]
 _ASKING = ["finfo", "iinfo", "is_autocast_enabled", "get_autocast_dtype", "promote_types", "can_cast"]
 _CHECKS = ["_check", "_check_with", "_check_value", "_check_index", "_check_type", "_check_not_implemented", "_check_is_size"]
@@ -233,6 +233,13 @@ def shape_slice_length(node: fx.Node) -> int | None:
 def _is_part_of_shape(node: Any) -> bool:
     while isinstance(node, fx.Node) and node.target is operator.getitem:
         node = node.args[0]
+    return _is_shape(node)
+
+
+def is_shape(node: Any) -> bool:
+    """True for a shape that is read off a tensor, and for a slice of one."""
+    if isinstance(node, fx.Node) and node.target is operator.getitem and isinstance(node.args[1], slice):
+        return _is_shape(node.args[0])
     return _is_shape(node)
 
 

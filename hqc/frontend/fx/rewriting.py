@@ -1,4 +1,5 @@
-"""Calls of `int`, `float`, `len`, `isinstance`, `type` and `callable`, and `is`, in the user's code: Python answers, no proxy can record.
+"""Calls of `int`, `float`, `len`, `isinstance`, `type` and `callable`, of types of tensors (`torch.FloatTensor(n, 3)`), and `is`, in
+the user's code: Python and C++ answer, no proxy can record.
 
 So are branches `if self.training:` that only change buffers: they are taken, as part of the graph that acts in training.
 
@@ -235,7 +236,7 @@ def _filled(code: CodeType, replacements: Mapping[str, Callable[..., Any]]) -> C
 @functools.cache
 def rewritten_code(code: CodeType) -> CodeType | None:
     """The code with marks for the calls, or None where there is none, or no source that it certainly came from."""
-    if not _names(code) & {*CALLS, "training"} and not _tests_identity(code):
+    if not _names(code) & {*CALLS, *TENSOR_TYPES, "training"} and not _tests_identity(code):
         return None
     stamp = os.stat(code.co_filename).st_mtime_ns if os.path.exists(code.co_filename) else 0
     for candidate in _file_codes(code.co_filename, stamp).get((code.co_name, code.co_firstlineno), ()):
@@ -260,6 +261,11 @@ def _same_program(candidate: CodeType, code: CodeType) -> bool:
 
 
 CALLS = ("int", "float", "len", "isinstance", "type", "callable")
+TENSOR_TYPES = frozenset(
+    f"{kind}Tensor" for kind in ("", "Float", "Double", "Half", "Byte", "Char", "Short", "Int", "Long", "Bool")
+)
+"""Names of the types of tensors, which are called to make some. They may be imported, or names that the user gave."""
+MAKER = "maker"
 IS = "is"
 IN_TRAINING = "in_training"
 UPDATING = "updating"
@@ -299,6 +305,8 @@ class _MarkCalls(ast.NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id in CALLS and not node.keywords:
             node.func = ast.copy_location(ast.Constant(_MARK.format(node.func.id)), node.func)
+        elif (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")) in TENSOR_TYPES:
+            node.func = _call(MAKER, node.func, node.func)
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:

@@ -48,8 +48,9 @@ from hqc.frontend.fx.proxies import (
     shape_slice_length,
 )
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, WRITES_META, record_math, record_wrapped_calls
-from hqc.frontend.fx.rewriting import IN_TRAINING, UPDATING, Rewriter
+from hqc.frontend.fx.rewriting import IN_TRAINING, MAKER, UPDATING, Rewriter
 from hqc.frontend.fx.state import remembered
+from hqc.frontend.fx.tensor_types import call_of_new, maker_of
 from hqc.frontend.fx.trace_errors import ProxyUse
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
 from hqc.frontend.fx.unseen import hide_trace
@@ -159,7 +160,7 @@ class HqcTracer(fx.Tracer):
         try:
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
                 record_factories(patches)
-                self._rewriter = Rewriter(patches, {**BUILTINS, **_training_branches(weakref.ref(self))})
+                self._rewriter = Rewriter(patches, {**BUILTINS, MAKER: maker_of, **_training_branches(weakref.ref(self))})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
                 function, args = self.create_args_for_root(forward, is_method, concrete_args)
@@ -548,6 +549,9 @@ class HqcTracer(fx.Tracer):
                 self.reduced.setdefault((user_source(self._stop), reduced))
                 target, args, kwargs = in_float32(target, args, kwargs)
             self._refuse_write_into_constant(target, args)
+        if kind == "call_method" and target == "new":
+            target, args, kwargs = call_of_new(args, kwargs)
+            rest = rest or ("new",)
         if kind == "call_method" and target in _ANSWERED:
             answer = self._answer(target, args, kwargs)
             if answer is not UNKNOWN:
