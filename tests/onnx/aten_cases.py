@@ -81,6 +81,7 @@ def joined_on_places(y: Tensor) -> list[Tensor]:
 OFFSETS = torch.linspace(-1, 1, 8)
 MEMORY = torch.linspace(-1, 1, 8 * 36).reshape(1, 8, 6, 6)
 GRID = torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(5)) * 2.4 - 1.2
+PLACES = torch.rand(2, 2, 3, 4, 3, generator=torch.Generator().manual_seed(6)) * 2.4 - 1.2
 LONG = torch.tensor([2, 0, 5])
 KNOTS = torch.tensor([-0.5, 0.0, 0.5])
 
@@ -279,6 +280,13 @@ WINDOWS: dict[str, Case] = {
     "grid_sample_nearest": lambda y: F.grid_sample(y, GRID, mode="nearest", padding_mode="border", align_corners=True),
     "grid_sample_reflect": lambda y: F.grid_sample(y, GRID, padding_mode="reflection", align_corners=False),
     "grid_sample_computed": lambda y: F.grid_sample(y, y[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False),
+    "grid_sample_of_volumes": lambda y: F.grid_sample(y.reshape(1, 4, 2, 6, 6), PLACES[:1], align_corners=False),
+    "grid_sample_of_volumes_nearest": lambda y: F.grid_sample(
+        y.reshape(2, 4, 3, 3, 4), PLACES, mode="nearest", padding_mode="border", align_corners=True
+    ),
+    "grid_sample_of_volumes_computed": lambda y: F.grid_sample(
+        y.reshape(2, 4, 1, 6, 6), y.reshape(2, 4, 4, 3, 3).tanh(), padding_mode="reflection", align_corners=True
+    ),
     "affine_grid": lambda y: F.affine_grid(y[0, 0, :2, :3][None], [1, 8, 6, 6], align_corners=False),
     "unfold": lambda y: F.unfold(y, 3, padding=1, stride=2),
     "fold": lambda y: F.fold(F.unfold(y, 3, padding=1, dilation=2, stride=2), (6, 6), 3, padding=1, dilation=2, stride=2),

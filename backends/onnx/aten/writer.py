@@ -173,6 +173,11 @@ class CallWriter:
         node = self._graph.add_node("opaque", present, {"id": op_type}, types=list(types))
         return self._bound(node.results, results)
 
+    def named(self, name: str, type: TensorType, *operands: Value) -> Value:
+        """The value of type `type` that nodes of the builder made of `operands` and called `name`."""
+        node = self._graph.add_node("opaque", operands, {"id": name}, types=[type])
+        return self._bound(node.results, [name])[0]
+
     def _bound(self, values: Sequence[Value], names: Sequence[str]) -> list[Value]:
         for value, name in zip(values, names, strict=True):
             self.builder.bind(value, name)

@@ -7,6 +7,8 @@ their weights exactly (docs/arithmetic.md section 8); flavours of hb_mapper's do
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +29,8 @@ F32 = DType.FLOAT32
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a sampling depends on besides its operands. `image`: `[N,C,H,W]`; `grid`: `[N,H',W',2]`; `fraction_bits`: 0 for torch's own
-    coordinates."""
+    """What a sampling depends on besides its operands. `image`: `[N,C,H,W]` or `[N,C,D,H,W]`; `grid`: `[N,H',W',2]` or
+    `[N,D',H',W',3]`; `fraction_bits`: 0 for torch's own coordinates."""
 
     image: Shape
     grid: Shape
@@ -50,8 +52,8 @@ class Sampling:
         return f"{GRID_SAMPLE}{self.mode.capitalize()}{self.padding_mode.capitalize()}{corners}N{n}H{h}W{w}"
 
     def size(self, axis: int) -> int:
-        """Pixels along x (0) or y (1)."""
-        return self.image[3 - axis]
+        """Pixels along x (0), y (1) or z (2)."""
+        return self.image[-1 - axis]
 
 
 Tap = tuple[str, "str | None"]
@@ -143,38 +145,44 @@ class _Axis:
         return self.clipped(index, 0, self.size - 1), weight
 
 
-def gathered(b: Appender, x: str, dtype: DType, sampling: Sampling, columns: list[Tap], rows: list[Tap]) -> str:
-    """The weighted sum of pixels of `x` `[N,C,H,W]`, whose type is `dtype`: `[N,C,H',W']` of the same type."""
-    n, _, height, width = sampling.image
-    pixels = b("Reshape", b("Transpose", x, perm=[0, 2, 3, 1]), b.ints([n * height * width, -1]))
+def gathered(b: Appender, x: str, dtype: DType, sampling: Sampling, taps: Sequence[list[Tap]]) -> str:
+    """The weighted sum of pixels of `x` `[N,C,H,W]`, whose type is `dtype`: `[N,C,H',W']` of the same type. `taps`: along x, then y.
+
+    Volumes `[N,C,D,H,W]` have a third axis.
+    """
+    n, axes = sampling.image[0], len(taps)
+    count = math.prod(sampling.image[2:])
+    pixels = b("Reshape", b("Transpose", x, perm=[0, *range(2, axes + 2), 1]), b.ints([n * count, -1]))
     first = None
     if n > 1:
-        first = b("Reshape", b.ints([image * height * width for image in range(n)]), b.ints([n, 1, 1]))
+        first = b("Reshape", b.ints([image * count for image in range(n)]), b.ints([n, *(1,) * axes]))
     total = None
-    for (row, down), (column, across) in itertools.product(rows, columns):
-        flat = b("Add", b("Mul", row, b.scalar(width, sampling.dtype)), column)
+    for places in itertools.product(*reversed(taps)):
+        flat, weight = places[0]
+        for axis, (place, share) in zip(reversed(range(axes - 1)), places[1:], strict=True):
+            flat = b("Add", b("Mul", flat, b.scalar(sampling.size(axis), sampling.dtype)), place)
+            weight = None if weight is None or share is None else b("Mul", weight, share)
         index = b("Cast", flat, to=ELEMENT_TYPES[DType.INT64])
         part = b("Gather", pixels, index if first is None else b("Add", index, first), axis=0)
-        if down is not None and across is not None:
-            weight = b("Mul", down, across)
+        if weight is not None:
             weight = weight if sampling.dtype is dtype else b("Cast", weight, to=ELEMENT_TYPES[dtype])
-            part = b("Mul", part, b("Unsqueeze", weight, axes=[3]))
+            part = b("Mul", part, b("Unsqueeze", weight, axes=[axes + 1]))
         total = part if total is None else b("Add", total, part)
     assert total is not None
-    return b("Transpose", total, perm=[0, 3, 1, 2])
+    return b("Transpose", total, perm=[0, axes + 1, *range(1, axes + 1)])
 
 
-def _axes_of(b: Appender, grid: str) -> list[str]:
-    """The grid's x and y, each `[N,H',W']`."""
-    return [b("Gather", grid, b.scalar(axis, DType.INT64), axis=3) for axis in (0, 1)]
+def _axes_of(b: Appender, grid: str, axes: int) -> list[str]:
+    """The grid's x and y (and z), each `[N,H',W']` (`[N,D',H',W']`)."""
+    return [b("Gather", grid, b.scalar(axis, DType.INT64), axis=axes + 1) for axis in range(axes)]
 
 
 def spelled_out(b: Appender, x: str, grid: str, sampling: Sampling) -> str:
     """A sampling of float32 operands in standard ops."""
     if sampling.fraction_bits:
         grid = b("Cast", grid, to=ELEMENT_TYPES[F64])
-    columns, rows = (_Axis(b, sampling, axis).taps(name) for axis, name in enumerate(_axes_of(b, grid)))
-    return gathered(b, x, F32, sampling, columns, rows)
+    names = _axes_of(b, grid, len(sampling.image) - 2)
+    return gathered(b, x, F32, sampling, [_Axis(b, sampling, axis).taps(name) for axis, name in enumerate(names)])
 
 
 def _sampling_of(node: Node, fraction_bits: int = 0) -> Sampling:
@@ -217,13 +225,13 @@ def int_grid_sample(node: Node, b: Builder) -> str:
         operand_shape(node), operand_shape(node, 1), attributes["mode"], attributes["padding_mode"], False, bits
     )
     taps = []
-    for axis, name in enumerate(_axes_of(b, b.operand(node, 1))):
+    for axis, name in enumerate(_axes_of(b, b.operand(node, 1), 2)):
         fixed = cast_to(b, name, kind, DType.INT32)
         if table is not None and table.array is not None:
             index = b("Sub", fixed, b.scalar(kind.qmin, DType.INT32))
             fixed = b("Gather", b.constant(table.array[axis], np.int32, "coordinates"), index, axis=0)
         pixel = b("Mul", cast_to(b, fixed, DType.INT32, F64), real_constant(b, 1 / (1 << bits)))
         taps.append(_Axis(b, sampling, axis).taps_at(pixel))
-    total = gathered(b, wide(b, b.operand(node, 0), dtype), F64, sampling, *taps)
+    total = gathered(b, wide(b, b.operand(node, 0), dtype), F64, sampling, taps)
     whole = total if attributes["mode"] == "nearest" else b("Floor", total)
     return b("Cast", whole, to=ELEMENT_TYPES[dtype])
