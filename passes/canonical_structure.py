@@ -16,8 +16,8 @@ from hqc.passes.rewrite import absorb_origin, drop_unused, morph, only_user
 
 @rule()
 def share_equal(graph: Graph, node: Node) -> bool:
-    """What one module computes twice from the same values is computed once (exporters share it too); layers, dropouts and calls that the
-    IR does not look into stay as they are."""
+    """What one module computes twice from the same values is computed once, and so is what several modules do that moves elements or has
+    several operands (exporters share it too); layers, dropouts and calls that the IR does not look into stay as they are."""
     if not node.inputs or any(node.op.has(trait) for trait in _KEPT_APART) or node.support is not None or own_scale(node):
         return False
     if any(map(graph.is_output, node.results)):
@@ -39,9 +39,11 @@ _KEPT_APART = (Trait.WEIGHTED, Trait.TRAINING, Trait.REMOVED, Trait.OPAQUE, Trai
 
 
 def _are_equal(first: Node, second: Node) -> bool:
-    """True for one operation of one module with the same operands; constants are the same by their bits."""
-    if first.op is not second.op or first.loc.module != second.loc.module or first.attributes != second.attributes:
+    """True for one operation with the same operands; constants are the same by their bits."""
+    if first.op is not second.op or first.attributes != second.attributes:
         return False
+    if first.loc.module != second.loc.module and len(first.inputs) < 2 and not first.op.has(Trait.LAYOUT_ONLY):
+        return False  # the activation of a module may have settings of its own
     if (
         len(first.inputs) != len(second.inputs)
         or first.support is not None

@@ -573,3 +573,66 @@ def test_what_is_not_the_same_twice_stays(lines: tuple[str, str]) -> None:
     nodes = f"%a = {lines[0]} from(a)\n%b = {lines[1]} from(b)\n%y = mul(%a, %b) from(y)"
     graph = transform(f"{X4}\n{constants}\n{nodes}\noutput %y", "canonicalize{training=true}", stage="lowered")
     assert len(list(graph.nodes)) == 3
+
+
+# --- masks that are added --------------------------------------------------------------------------------------------------------
+
+MASKED = """input %x: f32[2,3,3]
+input %c: b1[2,1,3]
+param @causal: f32[1,3,3] = [[[0.0, -inf, -inf], [0.0, 0.0, -inf], [0.0, 0.0, 0.0]]]
+param @uneven: f32[1,3,3] = [[[0.5, -inf, -inf], [0.0, 0.0, -inf], [0.0, 0.0, 1.5]]]
+param @low = -inf
+param @zero = 0.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        ("%y = add(%x, @causal)", ["where"]),
+        ("%y = add(@causal, %x)", ["where"]),
+        ("%y = add(%x, @uneven)", ["add", "where"]),
+        ("%m = where(%c, @low, @zero)\n%y = add(%x, %m)", ["where"]),
+        ("%m = where(%c, @zero, @low)\n%y = add(%m, %x)", ["where"]),
+        ("%m = where(%c, @low, @zero)\n%n = add(%m, @causal)\n%y = add(%x, %n)", ["where", "where"]),
+        ("%m = where(%c, @low, @zero)\n%n = add(%m, @uneven)\n%y = add(%x, %n)", ["add", "where", "where"]),
+        ("%m = where(%c, @low, @zero)\n%n = expand(%m) {shape=[2,3,3]}\n%y = add(%x, %n)", ["expand", "where"]),
+    ],
+)
+def test_minus_infinity_is_chosen_and_not_added(lines: str, left: list[str]) -> None:
+    text = f"{MASKED}{lines}\noutput %y"
+    graph = canonical(text)
+    assert sorted(node.op.name for node in graph.nodes) == left
+    for node in graph.nodes:
+        held = [value.array for value in node.operands if value.is_parameter and value.array is not None]
+        assert node.op.name == "where" or all(np.isfinite(array).all() for array in held)
+    feeds = [
+        np.linspace(-2, 2, 18, dtype=np.float32).reshape(2, 3, 3),
+        np.array([[[True, False, False]], [[False, True, False]]]),
+    ]
+    names = ["x", "c"]
+    before, after = (evaluate(each, dict(zip(names, feeds, strict=True))) for each in (graph_of(text, "lowered"), graph))
+    np.testing.assert_array_equal(next(iter(before.values())), next(iter(after.values())))
+
+
+def test_masks_of_samples_and_of_positions_are_taken_apart_into_heads() -> None:
+    """As attention writes them: `(mask + padding).view(samples, heads, ...)`."""
+    graph = canonical(
+        f"""{MASKED}input %s: f32[1,2,3,3]
+        %m = where(%c, @low, @zero)
+        %n = add(%m, @causal)
+        %h = reshape(%n) {{shape=[1,2,3,3]}}
+        %y = add(%s, %h)
+        output %y
+        output %x"""
+    )
+    assert sorted(node.op.name for node in graph.nodes) == ["reshape", "where", "where"]
+    assert next(node for node in graph.nodes if node.op.name == "reshape").result.type.dtype is DType.BOOL
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_choice_that_is_always_the_same_goes(holds: bool) -> None:
+    graph = canonical(
+        f"{X4}\nparam @c: b1[6] = {[holds] * 6}\nparam @z = 0.0\n%y = relu(%x)\n%r = where(@c, %y, @z)\noutput %r".lower()
+    )
+    assert [node.op.name for node in graph.nodes] == (["relu"] if holds else ["relu", "where"]), "a number has no shape"

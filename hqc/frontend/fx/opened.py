@@ -47,45 +47,65 @@ def multihead_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Any, Any]:
-    """Projections, `softmax(q k^T / sqrt(d) + masks)`, times the values, one more projection.
+    """The steps that torch takes, and its exporter writes: sequences first, heads beside the samples. With weights,
+    `softmax(q k^T / sqrt(d) + masks)` of rank 3; without, `F.scaled_dot_product_attention` of rank 4. The last projection keeps the
+    layout of the result, so that what is added to it is added in it.
 
     `is_causal` says of the mask, which is given beside it, what it is; it changes nothing.
     """
-    sequence_first = query.dim() == 3 and not m.batch_first
-    query, key, value = _projected(m, query, key, value, sequence_first)
+    batched = query.dim() == 3
+    if not batched:
+        query, key, value = (x.unsqueeze(1) for x in (query, key, value))  # torch projects them apart then
+    elif m.batch_first:
+        query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
+    length = query.shape[0]
+    query, key, value = _projected(m, query, key, value)
     if m.bias_k is not None:
-        key, value = _with_row(key, m.bias_k), _with_row(value, m.bias_v)
+        key, value = (torch.cat([x, row.expand(-1, x.shape[1], -1)]) for x, row in ((key, m.bias_k), (value, m.bias_v)))
     query, key, value = (_heads(m, item) for item in (query, key, value))
     if m.add_zero_attn:
-        key, value = (torch.cat([item, torch.zeros_like(item[..., :1, :])], -2) for item in (key, value))
-    scores = (query * (1.0 / math.sqrt(m.head_dim))) @ key.transpose(-2, -1)
+        key, value = (torch.cat([item, torch.zeros_like(item[:, :1])], 1) for item in (key, value))
     extra = int(m.bias_k is not None) + int(m.add_zero_attn)
-    if attn_mask is not None:
-        if attn_mask.dim() == 3 and scores.dim() == 4:
-            attn_mask = attn_mask.unflatten(0, (-1, m.num_heads))
-        scores = _masked(scores, _reaching(attn_mask, extra))
+    masks = [] if attn_mask is None else [_reaching(attn_mask if attn_mask.dim() == 3 else attn_mask.unsqueeze(0), extra)]
     if key_padding_mask is not None:
-        blocked = _reaching(key_padding_mask, extra)
-        scores = _masked(scores, blocked.unsqueeze(-2).unsqueeze(-2))
+        of_keys = _reaching(key_padding_mask if batched else key_padding_mask.unsqueeze(0), extra)
+        masks.append(of_keys.view(-1, 1, 1, of_keys.shape[-1]).expand(-1, m.num_heads, -1, -1).flatten(0, 1))
+    if not need_weights:
+        query, key, value = (item.unflatten(0, (-1, m.num_heads)) for item in (query, key, value))
+        masks = [mask.unsqueeze(0) if mask.shape[0] == 1 else mask.unflatten(0, (-1, m.num_heads)) for mask in masks]
+        scores = (query @ key.transpose(-2, -1)) * (1.0 / math.sqrt(m.head_dim))
+    else:
+        scores = (query * (1.0 / math.sqrt(m.head_dim))) @ key.transpose(-2, -1)
+    for mask in masks:
+        scores = _masked(scores, mask)
     weights = torch.softmax(scores, -1)
     if m.dropout:
         weights = F.dropout(weights, m.dropout, m.training)
-    result = m.out_proj((weights @ value).transpose(-3, -2).flatten(-2))
-    if sequence_first:
-        result = result.transpose(0, 1)
+    result = weights @ value
+    if m.batch_first and batched:
+        result = (result.unflatten(0, (-1, m.num_heads)) if need_weights else result).transpose(1, 2).flatten(-2)
+    else:
+        result = result.transpose(0, 1) if need_weights else result.permute(2, 0, 1, 3)
+        result = result.reshape(length, -1, m.embed_dim)
+    result = m.out_proj(result if batched else result.squeeze(1))
     if not need_weights:
         return result, None
-    return result, weights.mean(-3) if average_attn_weights else weights
+    weights = weights.unflatten(0, (-1, m.num_heads))
+    if average_attn_weights:
+        weights = weights.mean(1)
+    return result, weights if batched else weights.squeeze(0)
 
 
-def _projected(m: nn.MultiheadAttention, query: Any, key: Any, value: Any, sequence_first: bool) -> tuple[Any, Any, Any]:
-    """Queries, keys and values, batch first. What is one tensor is projected by one linear layer."""
+def _each(change: Callable[[Any], Any], query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
+    """Queries, keys and values changed; what is one tensor stays one."""
+    changed = change(key)
+    return changed if query is key else change(query), changed, changed if value is key else change(value)
+
+
+def _projected(m: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
+    """Queries, keys and values. What is one tensor is projected by one linear layer."""
     same = key is value
     itself = same and query is key
-    if sequence_first:
-        query = query.transpose(0, 1)
-        key = query if itself else key.transpose(0, 1)
-        value = key if same else value.transpose(0, 1)
     width = m.embed_dim
     if not m._qkv_same_embed_dim:
         biases = (None, None, None) if m.in_proj_bias is None else m.in_proj_bias.chunk(3)
@@ -105,14 +125,9 @@ def _projected(m: nn.MultiheadAttention, query: Any, key: Any, value: Any, seque
     return query, key, value
 
 
-def _with_row(x: Any, row: Any) -> Any:
-    """One more position, the same for every sample; `row`: `[1, 1, E]`."""
-    return torch.cat([x, row.expand(x.shape[0], 1, -1) if x.dim() == 3 else row[0]], -2)
-
-
 def _heads(m: nn.MultiheadAttention, x: Any) -> Any:
-    """`[..., L, E]` to `[..., heads, L, E / heads]`."""
-    return x.unflatten(-1, (m.num_heads, m.head_dim)).transpose(-3, -2)
+    """`[L, B, E]` to `[B * heads, L, E / heads]`."""
+    return x.reshape(x.shape[0], -1, m.head_dim).transpose(0, 1)
 
 
 def _reaching(mask: Any, extra: int) -> Any:

@@ -7,6 +7,7 @@ does for every front end (SiLU, hardswish, GELU) is not here.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -225,6 +226,113 @@ def attention_scale(graph: Graph, node: Node) -> bool:
     factor = graph.add_parameter(graph.unique_name(f"{name}_scale"), np.array(first**2, np.float32))
     _spell(graph, node, "mul", [scores.result, factor])
     return True
+
+
+@_reads("reshape")
+def rows_of_attention(graph: Graph, node: Node) -> bool:
+    """A linear layer of rows, `[L * B, E]`, between the product of attention, moved to sequences first, and `[L, B, E]` again, as torch
+    writes the last projection, is one of `[L, B, E]`."""
+    layer = _maker(node.operands[0], "linear")
+    rows = None if layer is None else _maker(layer.operands[0], "reshape")
+    moved = None if rows is None else _maker(rows.operands[0], "transpose")
+    shape, width = node.result.shape, None if rows is None or rows.result.shape is None else rows.result.shape[-1]
+    if layer is None or rows is None or moved is None or _maker(moved.operands[0], "matmul") is None or not shape:
+        return False
+    before = moved.result.shape
+    if layer.result.shape is None or len(layer.result.shape) != 2 or len(shape) not in (2, 3) or before is None:
+        return False
+    if shape[-1] != layer.result.shape[-1] or before[0] != shape[0] or width is None:
+        return False
+    if [user.result.shape for user in node.users if user.op.name == "reshape"] == [layer.result.shape]:
+        return False  # one sample without a batch
+    name = graph.unique_name(f"{node.name}_rows")
+    flat = graph.add_node(
+        "reshape", [moved.result], {"shape": (*shape[:-1], width)}, name=name, loc=rows.loc, origin=(name,), before=node
+    )
+    _spell(graph, node, "linear", [flat.result, *layer.inputs[1:]], **layer.attributes)
+    return True
+
+
+@_reads("transpose")
+def samples_first(graph: Graph, node: Node) -> bool:
+    """What attention with samples first moves behind its last projection is moved before it."""
+    layer = _maker(node.operands[0], "linear")
+    merged = None if layer is None else _maker(layer.operands[0], "reshape")
+    moved = None if merged is None else _maker(merged.operands[0], "transpose")
+    if layer is None or merged is None or moved is None or node.attributes["perm"] != (1, 0, 2):
+        return False
+    product, sizes = moved.operands[0], layer.operands[0].shape
+    if _maker(product, "matmul") is None or product.shape is None or sizes is None or len(sizes) != 3:
+        return False
+    length, samples, width = sizes
+    size = product.shape[-1]
+    heads = width // size
+    apart = (samples, heads, length, size)
+    if moved.attributes["perm"] not in ((2, 0, 1, 3), (1, 0, 2)) or math.prod(product.shape) != math.prod(apart):
+        return False
+    loc, name = moved.loc, node.name
+    if product.shape != apart:
+        if product.shape != (samples * heads, length, size):
+            return False
+        of_heads = graph.unique_name(f"{name}_heads")
+        product = graph.add_node(
+            "reshape", [product], {"shape": apart}, name=of_heads, loc=loc, origin=(of_heads,), before=node
+        ).result
+    names = [graph.unique_name(f"{name}_{what}") for what in ("moved", "merged")]
+    moved = graph.add_node(
+        "transpose", [product], {"perm": (0, 2, 1, 3)}, name=names[0], loc=loc, origin=(names[0],), before=node
+    )
+    merged = graph.add_node(
+        "reshape", [moved.result], {"shape": (samples, length, width)}, name=names[1], loc=loc, origin=(names[1],), before=node
+    )
+    _spell(graph, node, "linear", [merged.result, *layer.inputs[1:]], **layer.attributes)
+    return True
+
+
+@_reads("slice")
+def packed_projections(graph: Graph, node: Node) -> bool:
+    """`x.unflatten(-1, (n, E)).unsqueeze(0).transpose(0, -2).squeeze(-2)[k]`, as attention takes queries, keys and values of what one
+    layer projects, is part k of a split of the last axis."""
+    packed = node.operands[0]
+    behind = _through_reshapes(graph, packed)
+    moved = behind.producer
+    if (behind is not packed and len(behind.users) != 1) or moved is None or moved.op.name != "transpose" or not packed.shape:
+        return False
+    before = moved.operands[0]
+    x, sizes, parts = _through_reshapes(graph, before), before.shape, list(packed.users)
+    if not x.shape or sizes is None or len(sizes) < 3 or (before is not x and len(before.users) != 1):
+        return False
+    count, width = packed.shape[0], packed.shape[-1]
+    if count < 2 or len(parts) != count or packed.shape != (count, *x.shape[:-1], width) or not all(map(_takes_one, parts)):
+        return False
+    packing = max((axis for axis in range(len(sizes) - 1) if sizes[axis] != 1), default=0)  # the axis of the n parts
+    order = [axis for axis in moved.attributes["perm"] if sizes[axis] != 1]
+    if (sizes[packing], sizes[-1]) != (count, width) or order != [packing, *(k for k in sorted(order) if k != packing)]:
+        return False
+    parts.sort(key=lambda part: int(part.attributes["starts"][0]))
+    first = min(parts, key=lambda part: part.order)
+    names = [graph.unique_name(f"{part.name}_part") for part in parts]
+    attributes = {"axis": len(x.shape) - 1, "sizes": (width,) * count}
+    split = graph.add_node("split", [x], attributes, name=names, loc=node.loc, origin=(names[0],), before=first)
+    for part, result in zip(parts, split.results, strict=True):
+        _spell(graph, part, "reshape", [result], shape=part.result.shape)
+    return True
+
+
+def _through_reshapes(graph: Graph, value: Value) -> Value:
+    """What `value` is a reshape of, of a reshape of, and so on; nothing else reads what lies between."""
+    while value.producer is not None and value.producer.op.name == "reshape" and not graph.is_output(value):
+        inner = value.producer.operands[0]
+        if len(inner.users) != 1 and inner.producer is not None and inner.producer.op.name == "reshape":
+            break
+        value = inner
+    return value
+
+
+def _takes_one(part: Node) -> bool:
+    """A slice that takes one element along the first axis."""
+    a = part.attributes
+    return part.op.name == "slice" and a["axes"] == (0,) and a["ends"][0] - a["starts"][0] == 1 and a["starts"][0] >= 0
 
 
 @_reads("slice")
