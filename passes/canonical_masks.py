@@ -19,7 +19,7 @@ _WHERE = get_op("where")
 def add_infinities(graph: Graph, node: Node) -> bool:
     """`x + mask` with a constant mask that holds minus infinities is `where(keep, x + rest, -inf)`, and `x` alone where the rest is 0."""
     x, mask, array = node.inputs[0], node.inputs[1], constant_operand(node, 1)
-    if x is None or mask is None or array is None or array.dtype.kind != "f" or own_scale(node) or mask.name in graph.trained:
+    if x is None or mask is None or array is None or array.dtype.kind != "f" or own_scale(node) or mask.trains:
         return False
     blocked = np.isneginf(array)
     rest = np.where(blocked, np.zeros((), array.dtype), array)
@@ -37,14 +37,14 @@ def add_infinities(graph: Graph, node: Node) -> bool:
 
 @rule(elementwise.add)
 def add_masked(graph: Graph, node: Node) -> bool:
-    """`x + where(c, -inf, rest)`, where nothing else reads the mask, is `where(c, -inf, x + rest)`, and `x` alone where the rest is 0."""
+    """`x + where(c, -inf, rest)` is `where(c, -inf, x + rest)`, and `x` alone where the rest is 0."""
     for index in (0, 1):
         mask, x = node.inputs[index], node.inputs[1 - index]
         chosen = None if mask is None else mask.producer
         if chosen is None or chosen.op is not _WHERE or x is None or own_scale(node) or own_scale(chosen):
             continue
         found = [_uniform(chosen, branch) for branch in (1, 2)]
-        if only_user(graph, chosen.result) is not node or -np.inf not in found or (x.is_parameter and np.inf in found):
+        if -np.inf not in found or (x.is_parameter and np.inf in found):
             continue
         blocked = 1 + found.index(-np.inf)
         rest = chosen.inputs[3 - blocked]
@@ -54,11 +54,13 @@ def add_masked(graph: Graph, node: Node) -> bool:
         elif chosen.inputs[0] is None or not _reaches(node, chosen.inputs[0].shape, x.shape):
             continue
         branches = (_infinity(graph, node), x) if blocked == 1 else (x, _infinity(graph, node))
-        old = chosen.operands
-        absorb_origin(graph, node, chosen)
+        old, alone = chosen.operands, only_user(graph, chosen.result) is node
+        if alone:
+            absorb_origin(graph, node, chosen)
         morph(node, _WHERE, [chosen.inputs[0], *branches])
-        graph.erase(chosen)
-        drop_unused(graph, *old)
+        if alone:
+            graph.erase(chosen)
+            drop_unused(graph, *old)
         return True
     return False
 
@@ -139,7 +141,7 @@ def masked_sum(graph: Graph, node: Node) -> bool:
             continue
         mask, x = added.inputs[1], added.inputs[0]
         alone = only_user(graph, added.result) is node and not own_scale(added) and mask is not None
-        if not alone or mask is None or x is None or mask.name in graph.trained or x.shape != added.result.shape:
+        if not alone or mask is None or x is None or mask.trains or x.shape != added.result.shape:
             continue
         absorb_origin(graph, node, added)
         node.set_input(index, x)

@@ -60,7 +60,7 @@ def multihead_attention(
         query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
     length = query.shape[0]
     query, key, value = _projected(m, query, key, value)
-    if m.bias_k is not None:
+    if m.bias_k is not None and m.bias_v is not None:
         key, value = (torch.cat([x, row.expand(-1, x.shape[1], -1)]) for x, row in ((key, m.bias_k), (value, m.bias_v)))
     query, key, value = (_heads(m, item) for item in (query, key, value))
     if m.add_zero_attn:
@@ -71,8 +71,8 @@ def multihead_attention(
         of_keys = _reaching(key_padding_mask if batched else key_padding_mask.unsqueeze(0), extra)
         masks.append(of_keys.view(-1, 1, 1, of_keys.shape[-1]).expand(-1, m.num_heads, -1, -1).flatten(0, 1))
     if not need_weights:
-        query, key, value = (item.unflatten(0, (-1, m.num_heads)) for item in (query, key, value))
-        masks = [mask.unsqueeze(0) if mask.shape[0] == 1 else mask.unflatten(0, (-1, m.num_heads)) for mask in masks]
+        query, key, value = (_apart(m, item) for item in (query, key, value))
+        masks = [mask.unsqueeze(0) if mask.shape[0] == 1 else _apart(m, mask) for mask in masks]
         scores = (query @ key.transpose(-2, -1)) * (1.0 / math.sqrt(m.head_dim))
     else:
         scores = (query * (1.0 / math.sqrt(m.head_dim))) @ key.transpose(-2, -1)
@@ -83,17 +83,22 @@ def multihead_attention(
         weights = F.dropout(weights, m.dropout, m.training)
     result = weights @ value
     if m.batch_first and batched:
-        result = (result.unflatten(0, (-1, m.num_heads)) if need_weights else result).transpose(1, 2).flatten(-2)
+        result = (_apart(m, result) if need_weights else result).transpose(1, 2).flatten(-2)
     else:
         result = result.transpose(0, 1) if need_weights else result.permute(2, 0, 1, 3)
         result = result.reshape(length, -1, m.embed_dim)
     result = m.out_proj(result if batched else result.squeeze(1))
     if not need_weights:
         return result, None
-    weights = weights.unflatten(0, (-1, m.num_heads))
+    weights = _apart(m, weights)
     if average_attn_weights:
         weights = weights.mean(1)
     return result, weights if batched else weights.squeeze(0)
+
+
+def _apart(m: nn.MultiheadAttention, x: Any) -> Any:
+    """`[B * heads, ...]` as `[B, heads, ...]`."""
+    return x.unflatten(0, (-1, m.num_heads))
 
 
 def _each(change: Callable[[Any], Any], query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
