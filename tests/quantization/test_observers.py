@@ -304,6 +304,35 @@ def test_weights_take_the_scale_with_the_smallest_error(power_of_two: bool) -> N
     assert not torch.equal(observer.scale(), again)
 
 
+@pytest.mark.parametrize("change", ["computed anew", "data", "no_grad", "swapped"])
+def test_the_scale_of_a_weight_follows_it_however_it_changes(change: str) -> None:
+    """Memory is given out again, and `.data` is written without a new version: neither tells whether a weight is the same."""
+    weight, observer = torch.nn.Parameter(torch.randn(4, 3, 3, 3)), PerChannelMSEObserver(ch_axis=0)
+    for _ in range(3):
+        observer(weight * 2 if change == "computed anew" else weight)
+        before = observer.scale().clone()
+        if change == "swapped":
+            weight.data = weight.data * 1.5
+        elif change == "data":
+            weight.data.mul_(1.5)
+        else:
+            with torch.no_grad():
+                weight.mul_(1.5)
+        observer(weight * 2 if change == "computed anew" else weight)
+        torch.testing.assert_close(observer.scale(), before * 1.5)
+
+
+@pytest.mark.parametrize("shape", [(300, 1024), (1, 300_000), (150_000, 2), (7,)])
+def test_weights_of_any_size_are_worked_on_in_blocks(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    whole = observe_all(PerChannelMSEObserver(ch_axis=0), [weight]).scale()
+    assert whole.shape == shape[:1]
+    for row in (0, shape[0] // 2, shape[0] - 1):
+        torch.testing.assert_close(
+            whole[row : row + 1], observe_all(PerChannelMSEObserver(ch_axis=0), [weight[row : row + 1]]).scale()
+        )
+
+
 def weight_error(rows: np.ndarray, scale: float) -> float:
     return float(((rows - np.clip(np.rint(rows / scale), -128, 127) * scale) ** 2).sum())
 

@@ -15,6 +15,8 @@ from hqc.quantization.observers.base import ObserverBase
 
 SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75, 0.7)
 """Ranges that are tried, as shares of a channel's largest weight."""
+_BLOCK = 1 << 17
+"""Elements that are worked on at once on the CPU, so that they stay in its cache."""
 
 
 @numeric
@@ -42,7 +44,7 @@ class PerChannelMSEObserver(ObserverBase):
         super().__init__(ch_axis=ch_axis, **options)
         del stride, averaging_constant, update_interval
         self.register_buffer("chosen", torch.empty(0))
-        self._last: tuple[int, int] | None = None  # storage and version of what was seen last
+        self._last: Tensor | None = None  # `_digest` of what was seen last
 
     def reset(self) -> None:
         self.chosen, self._last = self.chosen.new_empty(0), None
@@ -51,27 +53,31 @@ class PerChannelMSEObserver(ObserverBase):
     def calibrated(self) -> bool:
         return self.chosen.numel() > 0
 
-    def observe(self, x: Tensor) -> None:
-        seen = (x.data_ptr(), -1 if x.is_inference() else x._version)
-        if seen != self._last:  # calibration shows the same weight with every batch
-            super().observe(x)
-            self._last = seen
-
     def _observe(self, x: Tensor) -> None:
         rows = x.transpose(0, self.ch_axis).flatten(1) if x.dim() > 1 else x.view(-1, 1)
+        digest = _digest(rows)
+        if self._last is not None and self._last.device == digest.device and torch.equal(self._last, digest):
+            return  # calibration shows the same weight with every batch
         if not bool(rows.isfinite().all()):
             raise self._not_finite()
+        candidates = self._candidates(rows)
+        count = max(1, _BLOCK // max(1, rows.shape[1])) if rows.is_cpu else len(rows)
+        blocks = [
+            (rows[at : at + count], [scale[at : at + count] for scale in candidates]) for at in range(0, len(rows), count)
+        ]
+        self.chosen, self._last = torch.cat([self._best(block, scales) for block, scales in blocks]), digest
+
+    def _best(self, rows: Tensor, candidates: list[Tensor]) -> Tensor:
+        """Of each row, the first of the candidates `[C]` with the smallest error."""
         low, high = bounds(self.bits)
-        cost = best = torch.empty(0)
-        for scale in self._candidates(rows):
+        chosen, best, work = candidates[0], None, torch.empty_like(rows)
+        for scale in candidates:
             column = scale.unsqueeze(1)
-            error = rows - (rows / column).round_().clamp_(low, high).mul_(column)
-            cost = error.square_().sum(1)
-            if best.numel() == 0:
-                best, self.chosen = cost, scale
-            else:
-                self.chosen = torch.where(cost < best, scale, self.chosen)
-                best = torch.minimum(cost, best)
+            torch.div(rows, column, out=work).round_().clamp_(low, high).mul_(column)
+            cost = work.sub_(rows).square_().sum(1)
+            chosen = scale if best is None else torch.where(cost < best, scale, chosen)
+            best = cost if best is None else torch.minimum(cost, best)
+        return chosen
 
     def _candidates(self, rows: Tensor) -> list[Tensor]:
         """Scales `[C]`, the widest first: it wins ties, and of an all-zero channel, which takes the largest one's, all do."""
@@ -99,3 +105,11 @@ class PerChannelMSEObserver(ObserverBase):
 
     def extra_repr(self) -> str:
         return f"chosen={self.chosen}"
+
+
+def _digest(rows: Tensor) -> Tensor:
+    """Range, sum and sum of squares of each row: other numbers give another digest, wherever they are in memory.
+
+    (Numbers in another order may give the same one, and the same scale.)
+    """
+    return torch.stack((*rows.aminmax(dim=1), rows.sum(1), torch.linalg.vector_norm(rows, dim=1)))
