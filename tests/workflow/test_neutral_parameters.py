@@ -76,13 +76,16 @@ COMPUTED = {
 }
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("way", COMPUTED)
-def test_what_is_computed_of_parameters_trains_and_converts(way):
+def test_what_is_computed_of_parameters_trains_and_converts(way, frozen):
+    """Frozen ones too: backbones are thawed after the first epochs."""
     torch.manual_seed(0)
     set_march("bayes")
     x = torch.rand(2, 3, 4, 4)
-    model = prepare_qat_fx(Computed(COMPUTED[way]).eval(), {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=x)
-    model.train()
+    network = Computed(COMPUTED[way]).eval().requires_grad_(not frozen)
+    model = prepare_qat_fx(network, {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=x)
+    model.train().requires_grad_(True)
     with torch.no_grad():  # as training does, which may reach only some of them
         for parameter in model.parameters():
             parameter += 0.25 * (parameter.ndim == 1)

@@ -215,9 +215,11 @@ class LoweringContext:
         return value
 
     def trains(self, constant: Any) -> bool:
-        """True for a tensor whose numbers training changes: a parameter, or what forward computes of one."""
-        own = isinstance(constant, torch.nn.Parameter) and constant.requires_grad
-        return own or (isinstance(constant, torch.Tensor) and id(constant) in self._training)
+        """True for a tensor whose numbers training changes: a parameter (a frozen one may be thawed later), or what forward computes
+        of one."""
+        return isinstance(constant, torch.nn.Parameter) or (
+            isinstance(constant, torch.Tensor) and id(constant) in self._training
+        )
 
     def mark_trained(self, node: fx.Node, result: Any, operands: Iterable[Any]) -> None:
         """`node` has computed the constant `result` from these: it trains where one of them does."""
