@@ -287,7 +287,7 @@ def test_what_forward_does_is_refused_in_one_sentence(work: Callable[..., object
             hqc.explain(model, x, march="bayes")
         with pytest.raises(HqcError, match=message):
             hqc.compile(model, x, march="bayes", calibration_data=[x])
-    with pytest.raises(InputError, match="the layer layer was scripted or traced"):
+    with pytest.raises(HqcError, match=message):
         hqc.explain(_Does(work, torch.jit.trace(nn.ReLU(), x)), x, march="bayes")
 
 

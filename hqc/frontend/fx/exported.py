@@ -34,6 +34,7 @@ from hqc.frontend.fx.known import KnownValues
 from hqc.frontend.fx.registry import find_function, find_method
 from hqc.frontend.fx.strides import settle_strides
 from hqc.frontend.fx.views import FUNCTIONAL_META, functionalize
+from hqc.structures import leaves
 
 _RENAMED = {"embedding": {"indices": "input"}}
 _UPSAMPLE = {
@@ -257,22 +258,44 @@ _Call = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 
 def _ordinary(node: fx.Node, overload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
     """The call that a user would write for an overload with these arguments."""
-    schema = overload._schema
-    name = schema.name.partition("::")[2]
-    bound = {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)}
+    bound = {argument.name: value for argument, value in zip(overload._schema.arguments, args, strict=False)}
     bound.update(kwargs)
-    for argument in schema.arguments:
-        if argument.has_default_value() and argument.name in bound and bound[argument.name] == argument.default_value:
-            del bound[argument.name]
+    name = _operator_name(node)
     if name == "_native_batch_norm_legit_functional" or (name == "batch_norm" and bound.get("training")):
         raise InputError(
             f"{node.name}: the program was exported in training mode; call eval() on the model and export it again"
         )
     if _is_own_norm(node):
-        return instance_norm(bound)
+        return instance_norm(_given(overload, bound))
+    try:
+        return ordinary_call(overload, bound, reads_places(node))
+    except LoweringError as error:
+        raise LoweringError(f"{node.name}: {error}") from None
+
+
+def _given(overload: Any, bound: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that are no defaults."""
+    defaults = {
+        argument.name: argument.default_value for argument in overload._schema.arguments if argument.has_default_value()
+    }
+    return {name: value for name, value in bound.items() if name not in defaults or not _equal(value, defaults[name])}
+
+
+def _equal(value: Any, default: Any) -> bool:
+    """True for a plain value that is the default; proxies would record the question."""
+    traced = any(isinstance(leaf, (fx.Node, fx.Proxy, torch.Tensor)) for leaf in leaves(value))
+    return not traced and bool(value == default)
+
+
+def ordinary_call(overload: Any, bound: dict[str, Any], reads_places: bool = False) -> _Call:
+    """The call that a user would write for `overload` with arguments by name. `reads_places`: somebody reads the second result."""
+    schema = overload._schema
+    name = schema.name.partition("::")[2]
+    bound = _given(overload, bound)
+    args, kwargs = tuple(_positional(schema.arguments, bound)), _named(schema.arguments, bound)
     if name in CORE:
         kind, target, args, kwargs = CORE[name](bound)
-        if name in WITH_INDICES and reads_places(node):
+        if name in WITH_INDICES and reads_places:
             kwargs = {**kwargs, "return_indices": True}
         return kind, target, args, kwargs
     if name in _SPECIAL:
@@ -300,7 +323,7 @@ def _ordinary(node: fx.Node, overload: Any, args: tuple[Any, ...], kwargs: dict[
             if call is not None:
                 return call
     if not hasattr(torch.ops.aten, plain_name):
-        raise LoweringError(f"{node.name}: the operator {overload} is not one of torch's own")
+        raise LoweringError(f"the operator {overload} is not one of torch's own")
     return "call_function", overload, args, kwargs
 
 

@@ -41,7 +41,7 @@ def restore_layers(module: fx.GraphModule) -> None:
             continue
         owner = module.get_submodule(path)
         if not isinstance(owner, _KINDS):
-            layer = _layer(_name(node), owner, given)
+            layer = layer_of_call(_name(node), owner, given)
             if layer is None:
                 del made[path]
                 continue
@@ -56,7 +56,7 @@ def adopt_layers(module: fx.GraphModule) -> None:
     """Replace such calls of `module`, whose tree is the user's own, by calls of the user's layers where those do just that."""
     for node, path, given in _layer_calls(module.graph):
         owner = module.get_submodule(path)
-        layer = _layer(_name(node), owner, given) if is_library_module(owner) and _is_bare(owner) else None
+        layer = layer_of_call(_name(node), owner, given) if is_library_module(owner) and _is_bare(owner) else None
         if layer is not None and isinstance(owner, type(layer)) and layer.extra_repr() == owner.extra_repr():
             node.op, node.target, node.args, node.kwargs = "call_module", path, (given["input"],), {}
     _tidy(module)
@@ -109,9 +109,9 @@ def _owner(given: dict[str, Any]) -> str | None:
     return paths.pop() if len(paths) == 1 and "" not in paths else None
 
 
-def _layer(kind: str, owner: nn.Module, given: dict[str, Any]) -> nn.Module | None:
+def layer_of_call(kind: str, owner: nn.Module, given: dict[str, Any]) -> nn.Module | None:
     """The layer of these settings with the parameters of `owner`, or None where torch has none."""
-    if any(True for _ in owner.children()):
+    if kind not in _SIGNATURES or any(True for _ in owner.children()):
         return None
     weight = getattr(owner, "weight", None)
     bias = given.get("bias") is not None

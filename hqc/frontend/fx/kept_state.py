@@ -28,6 +28,8 @@ from hqc.structures import leaves, map_structure, reached
 
 _LIKE_ANOTHER = frozenset({"type_as", "to", "expand_as", "view_as", "reshape_as"})
 """Calls that read only shape and type of the tensors behind their first operand."""
+_MOVES = frozenset({"type_as", "to", "type", "float", "cpu", "cuda", "contiguous", "clone", "detach"})
+"""Calls that change no number of what was made of sizes: `self.mean = self.mean.to(x.device)` may be done again."""
 _FAR = 997
 """How many calls later a counter is looked at: odd, and past the usual bounds."""
 
@@ -228,6 +230,9 @@ class _Computed:
         written: list[int] = []
         for node in graph.nodes:
             operands = self._plain((node.args, node.kwargs), keys) if node.op != "placeholder" else None
+            if _name(node) in _MOVES and isinstance(_first(node), fx.Node) and not _is_made_of_data(node):
+                keys[node] = keys[_first(node)]
+                continue
             target = str(node.target) if node.op == "placeholder" else self._target(node)
             key = (node.op, node in before, target, operands)
             keys[node] = self._keys.setdefault(key, len(self._keys))
@@ -279,11 +284,15 @@ def _is_made_of_data(node: fx.Node) -> bool:
 def _data_operands(node: fx.Node) -> list[fx.Node]:
     if node.op not in ("call_function", "call_method", "call_module", "output") or is_size(node):
         return []
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = _name(node)
     operands = node.all_input_nodes
     if name.startswith("new_") or name.endswith("_like"):
         return [operand for operand in operands if operand is not _first(node)]
     return operands[:1] if name in _LIKE_ANOTHER else operands
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _first(node: fx.Node) -> Any:

@@ -7,14 +7,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from types import CodeType, FrameType, TracebackType
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
 
 from hqc.ir import Location
 
+_F = TypeVar("_F")
 SOURCE_META = "hqc_source"
 """Key in `node.meta` of the user's `file.py:line` (empty when only library code called the op)."""
 MODULE_META = "hqc_module"
@@ -60,19 +61,38 @@ def user_frame(stop: FrameType | None = None) -> FrameType | None:
     return None
 
 
+_INTERPRETERS: set[CodeType] = set()
+
+
+def interpreter(function: _F) -> _F:
+    """Decorator: `function` runs one step of user's code that is no Python; its argument `step` has the line, as `source`."""
+    _INTERPRETERS.add(function.__code__)  # type: ignore[attr-defined]
+    return function
+
+
 def user_source(stop: FrameType | None = None) -> str:
     """`file.py:line` of that frame, or an empty string."""
-    frame = user_frame(stop)
-    return "" if frame is None else shown(frame.f_code.co_filename, frame.f_lineno)
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not stop:
+        found = _source_of(frame, frame.f_lineno)
+        if found:
+            return found
+        frame = frame.f_back
+    return ""
+
+
+def _source_of(frame: FrameType, line: int) -> str:
+    if frame.f_code in _INTERPRETERS:
+        return str(frame.f_locals["step"].source)
+    return shown(frame.f_code.co_filename, line) if is_user_file(frame.f_code.co_filename) else ""
 
 
 def traceback_source(traceback: TracebackType | None, stop: FrameType | None = None) -> str:
     """`file.py:line` of the innermost user frame of a traceback, ignoring those outside the frame `stop`."""
     found, inside = "", stop is None
     while traceback is not None:
-        filename = traceback.tb_frame.f_code.co_filename
-        if inside and is_user_file(filename):
-            found = shown(filename, traceback.tb_lineno)
+        if inside:
+            found = _source_of(traceback.tb_frame, traceback.tb_lineno) or found
         inside = inside or traceback.tb_frame is stop
         traceback = traceback.tb_next
     return found

@@ -13,6 +13,7 @@ from hqc.checked import explained
 from hqc.errors import InputError
 from hqc.frontend.fx.copying import deep_copy
 from hqc.frontend.fx.exported import is_aten, module_of, plain
+from hqc.frontend.fx.scripted import opened
 
 _RESERVED = frozenset({*dir(fx.GraphModule), "meta", "preparation"} - {*dir(nn.Module)})
 """Names at the top of a model that a traced model has for itself."""
@@ -25,10 +26,12 @@ def as_traceable(model: Any) -> tuple[nn.Module, list[str]]:
 
     A `torch.export.ExportedProgram` becomes a GraphModule of ordinary torch calls that shares its parameters; a compiled module
     the module behind it; a model with half, bfloat16 or double tensors a float32 copy. Other modules are returned as they are.
-    `InputError` for scripted modules and for lazy modules that were never run.
+    Scripted and traced modules become Python again. `InputError` for lazy modules that were never run.
     """
     if isinstance(model, torch.export.ExportedProgram):
         return as_traceable(module_of(model))
+    if isinstance(model, torch.jit.ScriptModule):
+        return as_traceable(opened(model))
     refuse_untraceable(model)
     if "torch._dynamo" in sys.modules and isinstance(model, torch._dynamo.OptimizedModule):
         return as_traceable(model._orig_mod)
@@ -36,35 +39,33 @@ def as_traceable(model: Any) -> tuple[nn.Module, list[str]]:
 
 
 def _in_ordinary_calls(model: nn.Module) -> nn.Module:
-    """The model with the graphs of ATen operators in it (`torch.export.export(...).module()`) written in torch's ordinary calls.
+    """The model with the graphs of ATen operators in it (`torch.export.export(...).module()`), and with what torch.jit scripted or traced,
+    written in torch's ordinary calls.
 
-    Where there are such graphs it is a copy, which shares parameters and buffers.
+    Where there are such parts it is a copy, which shares parameters and buffers.
     """
     if isinstance(model, fx.GraphModule) and is_aten(model.graph):
         return plain(model)
-    exported = [module for module in model.modules() if isinstance(module, fx.GraphModule) and is_aten(module.graph)]
-    if not exported:
+    foreign: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in foreign)
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if not inside and (scripted or (isinstance(module, fx.GraphModule) and is_aten(module.graph))):
+            foreign[path] = module
+    if not foreign:
         return model
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    for module in exported:
-        memo[id(module)] = plain(module, is_part=True)
+    for path, module in foreign.items():
+        memo[id(module)] = plain(module, is_part=True) if isinstance(module, fx.GraphModule) else opened(module, path)
     return deep_copy(model, memo)
 
 
 def refuse_untraceable(model: Any) -> None:
     """Raise `InputError` for what has no Python code or no sizes yet."""
-    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        raise InputError(
-            f"the model is a {type(model).__name__}, whose Python code is gone; give the torch.nn.Module that was scripted or traced"
-        )
+    if isinstance(model, torch.jit.ScriptFunction):
+        raise InputError("the model is a ScriptFunction of torch.jit; call it in the forward of a torch.nn.Module")
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module or a torch.export.ExportedProgram, got {type(model).__name__}")
-    scripted = next((name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)), None)
-    if scripted is not None:
-        raise InputError(
-            f"the layer {scripted} was scripted or traced by torch.jit, so its Python code is gone; put the "
-            "torch.nn.Module that it was in its place"
-        )
     taken = sorted(_RESERVED & {*model._modules, *model._parameters, *model._buffers})
     if taken:
         raise InputError(

@@ -19,7 +19,7 @@ from hqc.frontend.fx.exported import is_aten, module_of, plain
 from hqc.frontend.fx.exported_trace import exported_trace
 from hqc.frontend.fx.kept_state import KeptState
 from hqc.frontend.fx.leaf_modules import LeafSpec
-from hqc.frontend.fx.models import refuse_untraceable
+from hqc.frontend.fx.models import as_traceable, refuse_untraceable
 from hqc.frontend.fx.patches import TRACE_LOCK
 from hqc.frontend.fx.precision import said_of
 from hqc.frontend.fx.proxies import recorded
@@ -72,6 +72,8 @@ def trace(
     """
     if isinstance(model, torch.export.ExportedProgram):
         model = module_of(model)
+    if isinstance(model, nn.Module) and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        model, _ = as_traceable(model)
     refuse_untraceable(model)
     if isinstance(model, fx.GraphModule):
         return retrace(plain(model) if is_aten(model.graph) else model)
