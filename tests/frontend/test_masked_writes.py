@@ -78,7 +78,17 @@ def computed_rows(x):
     return z
 
 
-MOVES = [from_another, a_number, rows, through_a_view, whole_numbers]
+def where_and_nonzero_as_index(x):
+    """As decoders that attend within masks free the rows in which everything is masked."""
+    y, masked = x * 1, x < 0
+    masked[torch.where(masked.sum(-1) == masked.shape[-1])] = False
+    y[masked.nonzero(as_tuple=True)] = 9.0
+    chosen = torch.where(x > 1)
+    y[chosen] = x[chosen] * 2
+    return y, masked
+
+
+MOVES = [from_another, a_number, rows, through_a_view, whole_numbers, where_and_nonzero_as_index]
 COMPUTES = [computed, written_step_by_step, of_two_tensors, computed_rows]
 
 
@@ -112,6 +122,17 @@ def read_elsewhere(x):
     part = x[mask]
     y[mask] = part
     return y, part.sum()
+
+
+def counted(x):
+    y, places = x * 1, torch.where(x > 0)
+    y[places] = places[0].float()
+    return y
+
+
+def test_indices_of_a_mask_that_are_read_are_refused():
+    with pytest.raises(LoweringError, match=r"where\(condition\) gives as many indices as the data has"):
+        lower_graph_module(trace(Function(counted), X), X)
 
 
 @pytest.mark.parametrize("function", [other_mask, read_elsewhere, summed, steps_of_two_masks])

@@ -332,3 +332,22 @@ def test_a_wrapped_function_may_write_into_its_first_operand(function: Any) -> N
 def test_a_wrapped_function_that_writes_is_written_to_a_file(tmp_path: Path) -> None:
     compiled = hqc.compile(Function(written_and_result_left).eval(), X, march="bayes", calibration_data=[X])
     assert compiled.export(tmp_path / "m.onnx", flavour="runnable").executed
+
+
+def narrow_by_sizes(x: Any) -> Any:
+    """As speech networks mask the frames behind each sequence."""
+    mask = torch.BoolTensor(x.size()).fill_(0)
+    for i, length in enumerate((1, 3)):
+        if (mask[i].size(2) - length) > 0:
+            mask[i].narrow(2, length, mask[i].size(2) - length).fill_(1)
+    return x.masked_fill(mask, 0)
+
+
+@pytest.mark.parametrize("shapes", [True, False])
+def test_a_narrow_whose_bounds_are_sizes_is_written(shapes):
+    if not shapes:  # the branch asks for the size
+        with pytest.raises(HqcError, match=r"needs the value|a branch tests the value of"):
+            run_both(narrow_by_sizes, X, shapes=False)
+        return
+    _, found, expected = run_both(narrow_by_sizes, X)
+    compare(found, expected, 0)

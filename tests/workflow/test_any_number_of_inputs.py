@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -19,9 +20,18 @@ class Two(nn.Module):
         return self.left(images[0]) + self.right(images[1])
 
 
-def test_whole_way(tmp_path: Path) -> None:
+class WithTargets(Two):
+    """As YOLOX's head has them: arguments by name alone, behind the images."""
+
+    def forward(self, *images: Tensor, labels: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        assert labels is None
+        return super().forward(*images) * scale
+
+
+@pytest.mark.parametrize("kind", [Two, WithTargets])
+def test_whole_way(kind: type[Two], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Two().eval()
+    model = kind().eval()
     x = (torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8))
     compiled = hqc.compile(model, x, march="bayes", calibration_data=[x, x])
     expected = model(*x)

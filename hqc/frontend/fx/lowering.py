@@ -29,7 +29,16 @@ from hqc.frontend.fx.known import memory_of
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
 from hqc.frontend.fx.lowered import LoweredModel, ValueName
-from hqc.frontend.fx.masked import MaskedPart, has_masked_part, masked_part, masked_step, masked_write, writes_value
+from hqc.frontend.fx.lowerings.elementwise import truth
+from hqc.frontend.fx.masked import (
+    MaskedPart,
+    has_masked_part,
+    index_of_mask,
+    masked_part,
+    masked_step,
+    masked_write,
+    writes_value,
+)
 from hqc.frontend.fx.models import as_traceable
 from hqc.frontend.fx.opaque import emit_opaque, trial, tried
 from hqc.frontend.fx.proxies import IN_PLACE_META
@@ -137,7 +146,9 @@ class _GraphLowering:
             if {refused.written, refused.sharer, refused.reader} <= named.keys():
                 raise self._shared_write(named[refused.written], named[refused.sharer], named[refused.reader])
         try:
-            if not writes_value(node) and has_masked_part([self.env[each] for each in node.all_input_nodes]):
+            if (mask := index_of_mask(node)) is not None and isinstance(self.env[mask], Value):
+                self._assign(node, truth(self.ctx, self.env[mask]))
+            elif not writes_value(node) and has_masked_part([self.env[each] for each in node.all_input_nodes]):
                 self._call_on_masked(node)
             else:
                 self._call(node)

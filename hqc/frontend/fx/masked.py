@@ -38,6 +38,23 @@ def masked_part(node: fx.Node, source: Any, mask: Any) -> MaskedPart | None:
     return MaskedPart(source, mask) if ends and all(map(writes_value, ends)) else None
 
 
+def index_of_mask(node: fx.Node) -> Any:
+    """The operand of `torch.where(mask)` and `mask.nonzero(as_tuple=True)`, where all that reads them indexes by them: as by the mask."""
+    asks = node.target is torch.where or (
+        node.target in (torch.nonzero, "nonzero") and node.kwargs.get("as_tuple", node.args[1:] == (True,))
+    )
+    reads = (*node.args, *(node.kwargs[name] for name in ("input", "condition") if name in node.kwargs))
+    if not asks or not reads or (node.target is torch.where and len(reads) > 1):
+        return None
+    indexes = all(
+        user.target in (operator.getitem, operator.setitem, set_item_of_copy)
+        and user.args[1] is node
+        and user.args[0] is not node
+        for user in node.users
+    )
+    return reads[0] if indexes and node.users else None
+
+
 def writes_value(node: fx.Node) -> bool:
     """Whether `node` is an assignment to a part of a tensor."""
     return node.target in (operator.setitem, set_item_of_copy)

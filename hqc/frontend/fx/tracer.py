@@ -435,7 +435,18 @@ class HqcTracer(fx.Tracer):
             if isinstance(arg, fx.Proxy) and arg.node.op == "placeholder":
                 args[index] = self._argument(arg, parameters[str(arg.node.target).lstrip("*")])
         self._default_constants()
+        self._order_placeholders(parameters)
         return function, args
+
+    def _order_placeholders(self, parameters: Mapping[str, inspect.Parameter]) -> None:
+        """Arguments by name alone come behind `*args`, as in Python's grammar; stock FX has them before."""
+        nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
+        starred = next((node for node in nodes if str(node.target).startswith("*") and str(node.target)[1] != "*"), None)
+        if starred is None:
+            return
+        for node in reversed(nodes):
+            if parameters[str(node.target).lstrip("*")].kind is inspect.Parameter.KEYWORD_ONLY:
+                starred.append(node)
 
     def _default_constants(self) -> None:
         """Arguments that are constants need not be given to the traced module, where Python's grammar allows it."""

@@ -279,10 +279,19 @@ class _Functionalizer:
             return self._new(reader, "call_method", "movedim", (value, back, there))
         if name == "diagonal":
             return self._new(reader, "call_function", torch.diagonal_scatter, (base, value, *step.args[1:]), dict(step.kwargs))
-        index = _index(step)
+        index = self._narrowed(step, reader) if name == "narrow" else _index(step)
         if index is None:
             raise _NotExpressible(certain=True)
         return self._new(reader, "call_function", set_item_of_copy, (base, index, value))
+
+    def _narrowed(self, step: fx.Node, reader: fx.Node) -> Any:
+        """The index of what `narrow` takes, of which the bounds may be computed from sizes."""
+        start, length = _argument(step, 2, "start", 0), _argument(step, 3, "length", 0)
+        if not all(isinstance(each, int) or (isinstance(each, fx.Node) and is_size(each)) for each in (start, length)):
+            return None
+        is_known = isinstance(start, int) and isinstance(length, int)
+        end = start + length if is_known else self._new(reader, "call_function", operator.add, (start, length))
+        return _along(_argument(step, 1, "dim", 0), slice(start, end))
 
     def _again(self, step: fx.Node, base: fx.Node, reader: fx.Node) -> fx.Node:
         """The view `step` of another base."""
@@ -406,11 +415,6 @@ def _index(step: fx.Node) -> Any:
         index = step.args[1]
     elif _name(step) == "select":
         index = _along(_argument(step, 1, "dim", 0), _argument(step, 2, "index", 0))
-    elif _name(step) == "narrow":
-        start, length = _argument(step, 2, "start", 0), _argument(step, 3, "length", 0)
-        if not isinstance(start, int) or not isinstance(length, int):
-            return None
-        index = _along(_argument(step, 1, "dim", 0), slice(start, start + length))
     else:
         return None
     entries = index if isinstance(index, tuple) else (index,)
