@@ -36,6 +36,7 @@ from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_functional, is_library_module, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, types_along, user_source
 from hqc.frontend.fx.opened import opened_forward
+from hqc.frontend.fx.packed import FullSequence, of_packed, open_packed_sequences
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
 from hqc.frontend.fx.precision import REDUCED, in_float32, reduced_dtype
 from hqc.frontend.fx.proxies import (
@@ -160,6 +161,7 @@ class HqcTracer(fx.Tracer):
         try:
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
                 record_factories(patches)
+                open_packed_sequences(patches, functools.partial(user_source, self._stop))
                 self._rewriter = Rewriter(patches, {**BUILTINS, MAKER: maker_of, **_training_branches(weakref.ref(self))})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
@@ -336,6 +338,8 @@ class HqcTracer(fx.Tracer):
             return forward(*args, **kwargs)  # made in forward, as in `nn.Softmax(-1)(x)`: what it calls is recorded
         if type(m) is nn.Identity and args and isinstance(args[0], (list, tuple, dict)):
             return args[0]  # several tensors, as between the pathways of a video network
+        if args and isinstance(m, nn.RNNBase) and isinstance(args[0], FullSequence):
+            return of_packed(m, lambda *given: self.call_module(m, forward, given, kwargs), args[0], args[1:])
         path = self.path_of_module(m)
         opened = self._opened(m, path, (*args, *kwargs.values()))
         if opened is None and not self.is_leaf_module(m, path):
