@@ -231,13 +231,14 @@ def float_outputs(compiled: Compiled, arguments: tuple[Any, ...]) -> Any:
     """What the float model returns in eval mode, as NumPy arrays."""
     import torch
 
+    from hqc.frontend.fx.copying import in_eval_mode
     from hqc.workflow.runner import as_arrays
 
     model = compiled.prepared.preparation.float_model
     training = model.training
     try:
         with torch.no_grad():
-            return as_arrays(model.eval()(*compiled.runner.arguments(arguments)))
+            return as_arrays(in_eval_mode(model)(*compiled.runner.arguments(arguments)))
     finally:
         model.train(training)
 

@@ -18,7 +18,7 @@ from hqc.analysis.picture import draw
 from hqc.backends import onnx
 from hqc.checked import checked
 from hqc.errors import ExportError, InputError
-from hqc.frontend.fx.copying import deep_copy
+from hqc.frontend.fx.copying import deep_copy, in_eval_mode
 from hqc.lazy import lazily
 from hqc.march import get_march
 from hqc.quantization.fake_quantize import fake_quants
@@ -150,7 +150,7 @@ def _float_picture(
 
 def _calibrated_copy(model: ObservedGraphModule, inputs: tuple[Any, ...]) -> ObservedGraphModule:
     """A frozen copy; fake quants that have seen nothing take their scale from `inputs`."""
-    model = deep_copy(model).eval()
+    model = in_eval_mode(deep_copy(model))
     settle_plan(model, inputs)  # before any scale is asked for: with the shapes there may be other fake quants
     fresh = [fake_quant for _, fake_quant in fake_quants(model) if not fake_quant.calibrated]
     if fresh:

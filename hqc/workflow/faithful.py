@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from hqc.errors import FAULTS, TraceError, first_line
 from hqc.frontend.fx import trace
-from hqc.frontend.fx.copying import deep_copy
+from hqc.frontend.fx.copying import deep_copy, in_eval_mode
 from hqc.frontend.fx.precision import Float32Steps, said_of
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.passes.base import Remark
@@ -111,7 +111,7 @@ def one_sample(prepared: ObservedGraphModule, batch: Sequence[Any]) -> tuple[Any
 def _float_copy(prepared: ObservedGraphModule) -> nn.Module:
     """The float model with buffers and Python state of its own, for a run leaves no trace in what is remembered; weights are shared."""
     model = prepared.preparation.float_model
-    return _without_shortcut(deep_copy(model, {id(each): each for each in model.parameters()}).eval())
+    return _without_shortcut(in_eval_mode(deep_copy(model, {id(each): each for each in model.parameters()})))
 
 
 def _without_shortcut(model: nn.Module) -> nn.Module:

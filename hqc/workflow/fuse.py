@@ -66,4 +66,5 @@ def fuse_fx(model: nn.Module, fuse_custom_config_dict: Mapping[str, Any] | None 
 def _assign(root: nn.Module, target: str, module: nn.Module) -> None:
     parent, _, name = target.rpartition(".")
     owner = root.get_submodule(parent) if parent else root
-    owner.add_module(name, module.train(owner.training))
+    module.train(owner.training)
+    owner.add_module(name, module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from types import CodeType
 from typing import Any
@@ -64,3 +65,37 @@ def test_what_a_call_reaches_is_rewritten_and_nothing_else(rewritten: set[str]) 
     assert {"forward", "forward_plain", "rows", "least", "halved"} <= rewritten
     assert not {"save", "exported", "__init__", "info", "getLogger"} & rewritten
     assert len(traced(torch.ones(6, 3))) == 5  # sizes stayed sizes in all of it
+
+
+@dataclasses.dataclass
+class Result:
+    """As the results of published models, it looks at what it is given."""
+
+    state: Any = None
+
+    def __post_init__(self) -> None:
+        self.rows = None if is_array(self.state) else list(self.state)
+
+
+class LastState(Result):
+    pass
+
+
+def is_array(item: Any) -> bool:
+    return any(test(item) for test in (is_tensor,))
+
+
+def is_tensor(item: Any) -> bool:
+    return isinstance(item, Tensor)
+
+
+class WithResult(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        result = LastState(x.relu())
+        return result.state if result.rows is None else torch.stack(result.rows)
+
+
+def test_what_a_class_inherits_is_rewritten(rewritten: set[str]) -> None:
+    traced = trace(WithResult().eval(), torch.ones(1, 3))
+    assert {"__post_init__", "is_tensor"} <= rewritten
+    assert len(traced(torch.ones(6, 3))) == 6  # nobody went through the rows

@@ -114,3 +114,37 @@ def test_functions_of_a_copy_know_the_copy() -> None:
     assert not model.features and set(copied.features) == {"conv"}
     compiled = hqc.compile(copied, x, march="bayes", calibration_data=[x])
     assert np.abs(compiled.simulate(x) - expected.detach().numpy()).max() < 0.1
+
+
+class StaysFrozen(nn.Module):
+    """Its `train` keeps the stem's norm in eval and returns nothing, as that of every model of MMEngine does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+        self.drop = nn.Dropout(0.5)
+        self.quant, self.dequant = QuantStub(), DeQuantStub()
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+        self.norm.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dequant(self.head(self.drop(self.norm(self.conv(self.quant(x))).relu())))
+
+
+def test_train_of_the_users_may_return_nothing(tmp_path: Path) -> None:
+    model, x = StaysFrozen(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model.eval()
+    expected = model(x).detach().numpy()
+    compiled = hqc.compile(model, x, march="bayes", calibration_data=[x])
+    assert np.abs(np.asarray(compiled.simulate(x)) - expected).max() < 0.1
+    compiled.export(tmp_path / "net.onnx", flavour="runnable")
+    assert not model.training
+    set_march("bayes")
+    prepared = prepare_qat_fx(model, {"": get_default_qat_qconfig()}, example_inputs=(x,))
+    prepared.train()
+    prepared(x).sum().backward()
+    prepared.eval()(x)
+    assert np.abs(convert_fx(prepared)(x).detach().numpy() - expected).max() < 0.1
+    assert np.abs(model(x).detach().numpy() - expected).max() == 0

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from hqc.checked import checked, numeric, shown
 from hqc.errors import InputError
+from hqc.frontend.fx.copying import in_eval_mode
 from hqc.workflow.calibration import as_arguments
 from hqc.workflow.compile import Compiled
 from hqc.workflow.runner import arrays_of, as_arrays
@@ -158,7 +159,7 @@ class Timing:
 def time_simulator(compiled: Compiled, progress: Callable[[int, int | None], None] | None = None) -> Timing:
     """Simulator and eager float32 PyTorch on random input of the compiled shapes. `progress`: gets `(runs done, all)`."""
     inputs = random_inputs(compiled, compiled.graph.inputs[0].shape[0] if compiled.graph.inputs[0].shape else 1)
-    model = compiled.prepared.preparation.float_model.eval()
+    model = in_eval_mode(compiled.prepared.preparation.float_model)
     compiled.simulate(*inputs)
     ours, eager, profiles = [], [], []
     advance = progress or (lambda done, total: None)

@@ -17,6 +17,7 @@ from hqc.backends.onnx.emit import emit
 from hqc.backends.onnx.verify import run_model
 from hqc.errors import ExportError, InputError
 from hqc.frontend.fx import trace
+from hqc.frontend.fx.copying import in_eval_mode
 from hqc.ir import Graph
 from hqc.quantization.switches import quantizing
 from hqc.workflow.arguments import from_meta, tensors_of
@@ -45,7 +46,7 @@ class FloatView:
         preparation = prepared.preparation
         options = preparation.options
         inputs = None if preparation.inputs is None else from_meta(preparation.inputs)
-        model = copy_model(preparation.float_model).eval()
+        model = in_eval_mode(copy_model(preparation.float_model))
         self.module = trace(model, inputs, leaf_modules=options.leaf_modules, concrete_args=options.concrete_args).eval()
         self.operations = operations
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.fx import immutable_collections
 
-from hqc.frontend.fx.copying import deep_copy
+from hqc.frontend.fx.copying import deep_copy, in_eval_mode
 from hqc.frontend.fx.in_place import FIRST_OPERANDS, inplace_position, is_in_place_name
 from hqc.frontend.fx.registry import plain_function
 from hqc.structures import leaves
@@ -30,7 +30,7 @@ class FrozenModule:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._frozen is None:
-            self._frozen = deep_copy(self.module).eval().requires_grad_(False)
+            self._frozen = in_eval_mode(deep_copy(self.module)).requires_grad_(False)
         given = next((item for item in leaves((args, kwargs)) if isinstance(item, torch.Tensor)), None)
         if given is not None and given.device != self._place:
             self._frozen.to(given.device)

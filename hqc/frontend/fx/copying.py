@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 _T = TypeVar("_T")
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def deep_copy(thing: _T, memo: dict[int, Any] | None = None) -> _T:
@@ -35,6 +36,13 @@ def deep_copy(thing: _T, memo: dict[int, Any] | None = None) -> _T:
     for function, copied in rebound:
         _rebind(function, copied, memo)
     return result
+
+
+def in_eval_mode(model: _Model) -> _Model:
+    """The model itself, in eval mode. `model.eval()` is asked for nothing: a `train` of the user's, which keeps a part frozen, as every
+    model of MMEngine has it, may return None."""
+    model.eval()
+    return model
 
 
 def _functions_over(model: nn.Module, memo: dict[int, Any]) -> list[tuple[types.FunctionType, types.FunctionType]]:

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from hqc.errors import FAULTS
 from hqc.frontend.fx.assumptions import is_size
-from hqc.frontend.fx.copying import deep_copy
+from hqc.frontend.fx.copying import deep_copy, in_eval_mode
 from hqc.frontend.fx.in_place import writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues
 from hqc.frontend.fx.locations import SOURCE_META
@@ -124,7 +124,7 @@ def refusal_of_runs(model: nn.Module, given: inspect.BoundArguments) -> str | No
         changed = _changed(before, _contents(model))
     if not changed:
         return None
-    fresh, used = (deep_copy(model).eval() for _ in range(2))
+    fresh, used = (in_eval_mode(deep_copy(model)) for _ in range(2))
     now = _random_state()
     try:
         with torch.no_grad():

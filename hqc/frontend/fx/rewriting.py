@@ -116,6 +116,7 @@ class Rewriter:
                 pending.append(current.func)
             elif isinstance(current, type) and not issubclass(current, nn.Module) and _is_user_module(current.__module__):
                 self._visited.add(id(current))
+                pending.extend(current.__bases__)  # what it inherits runs too
                 pending.extend(self._members(current, frozenset()))
                 if "__subclasses__" in self._named:  # a library that looks for the class that knows a tensor
                     pending.extend(type.__subclasses__(current))

@@ -15,6 +15,7 @@ from hqc.analysis.compare.operations import Operation, operations_of
 from hqc.analysis.compare.views import FakeQuantView, FloatView, OtherFakeQuantView, SimulatorView
 from hqc.errors import InputError
 from hqc.frontend.fx import trace
+from hqc.frontend.fx.copying import in_eval_mode
 from hqc.workflow.arguments import as_tuple, given_to
 from hqc.workflow.convert import QuantizedGraphModule
 from hqc.workflow.deferred import refuse_waiting
@@ -75,7 +76,7 @@ def _view(model: nn.Module, prepared: ObservedGraphModule, runner: Runner, opera
     if not isinstance(model, nn.Module):
         raise InputError(f"an analysis takes models, got {type(model).__name__}")
     view = FloatView(prepared, operations)
-    view.module = trace(copy_model(model).eval(), None, leaf_modules=prepared.preparation.options.leaf_modules).eval()
+    view.module = trace(in_eval_mode(copy_model(model)), None, leaf_modules=prepared.preparation.options.leaf_modules).eval()
     return view
 
 
@@ -94,7 +95,7 @@ def _feature(operation: Operation, data: Array, model: nn.Module) -> Feature:
 
 
 def _traced(model: nn.Module, arguments: tuple[Any, ...]) -> dict[str, Feature]:
-    module = trace(copy_model(model).eval(), arguments).eval()
+    module = trace(in_eval_mode(copy_model(model)), arguments).eval()
     with given_to(arguments):
         run = Run(module, arguments)
     found = {}
