@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hqc.ir import Graph, Node, Trait
-from hqc.passes import canonical_forms, canonical_masks, canonical_spellings, canonical_structure  # noqa: F401  (they register their rules)
+from hqc.passes import (  # noqa: F401  (they register their rules)
+    canonical_forms,
+    canonical_masks,
+    canonical_rows,
+    canonical_spellings,
+    canonical_structure,
+)
 from hqc.passes.base import Pass, PassContext, PassResult
 from hqc.passes.canonical_rules import rules_of
 from hqc.passes.constant_folding import fold_constant

@@ -636,3 +636,48 @@ def test_a_choice_that_is_always_the_same_goes(holds: bool) -> None:
         f"{X4}\nparam @c: b1[6] = {[holds] * 6}\nparam @z = 0.0\n%y = relu(%x)\n%r = where(@c, %y, @z)\noutput %r".lower()
     )
     assert [node.op.name for node in graph.nodes] == (["relu"] if holds else ["relu", "where"]), "a number has no shape"
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------------------
+
+LAYERS = """param @v: f32[6,4] = #random(1, [6,4])
+param @w: f32[4,6] = #random(2, [4,6])
+param @b: f32[6] = #random(3, [6])
+param @slopes: f32[6] = #random(4, [6])
+"""
+TOKENS = f"input %x: f32[2,3,4]\n{LAYERS}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        ("%r = reshape(%x) {shape=[6,4]}\n%l = linear(%r, @v)\n%y = reshape(%l) {shape=[2,3,6]}", ["linear"]),
+        ("%r = reshape(%x) {shape=[-1,4]}\n%l = linear(%r, @v, @b)\n%y = reshape(%l) {shape=[2,-1,6]}", ["linear"]),
+        (
+            "%r = reshape(%x) {shape=[6,4]}\n%l = linear(%r, @v)\n%g = gelu(%l)\n%m = linear(%g, @w)\n%y = reshape(%m) {shape=[2,3,4]}",
+            ["linear", "gelu", "linear"],
+        ),
+        ("%r = reshape(%x) {shape=[6,4]}\n%l = linear(%r, @v)\n%y = reshape(%l) {shape=[2,3,3,2]}", ["linear", "reshape"]),
+        (
+            "%t = transpose(%x) {perm=[1,0,2]}\n%r = reshape(%t) {shape=[6,4]}\n%l = linear(%r, @v)\n%y = reshape(%l) {shape=[3,2,2,3]}",
+            ["transpose", "linear", "reshape"],
+        ),
+        # what stays: rows that are the result, channels that axis 1 is, and layers of maps
+        ("%r = reshape(%x) {shape=[6,4]}\n%y = linear(%r, @v)", ["reshape", "linear"]),
+        (
+            "%r = reshape(%x) {shape=[6,4]}\n%l = linear(%r, @v)\n%p = prelu(%l, @slopes)\n%y = reshape(%p) {shape=[2,3,6]}",
+            ["reshape", "linear", "prelu", "reshape"],
+        ),
+        (
+            "%r = reshape(%x) {shape=[6,4]}\n%l = linear(%r, @v)\n%s = softmax(%l) {axis=1}\n%y = reshape(%s) {shape=[2,3,6]}",
+            ["reshape", "linear", "softmax", "reshape"],
+        ),
+    ],
+)
+def test_layers_of_rows_work_on_tokens(lines: str, left: list[str]) -> None:
+    text = f"{TOKENS}{lines}\n%z = relu(%y)\noutput %z"
+    graph = canonical(text)
+    assert [node.op.name for node in graph.nodes] == [*left, "relu"]
+    feeds = {"x": np.linspace(-2, 2, 24, dtype=np.float32).reshape(2, 3, 4)}
+    want, got = evaluate(graph_of(text, "lowered"), feeds)["z"], evaluate(graph, feeds)["z"]
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
