@@ -9,7 +9,6 @@ from hqc.ir import Graph, Node, Trait
 from hqc.passes import (  # noqa: F401  (they register their rules)
     canonical_forms,
     canonical_masks,
-    canonical_rows,
     canonical_spellings,
     canonical_structure,
 )

@@ -22,6 +22,7 @@ from hqc.frontend.onnx.quantized_inputs import KINDS, FileGrid, kind_of
 from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_type, line_of, read_model
 from hqc.frontend.onnx.recurrent import join_recurrent
 from hqc.frontend.onnx.registry import LOWERINGS
+from hqc.frontend.onnx.rows import read_rows
 from hqc.ir import Graph, TensorType, Value
 
 
@@ -87,6 +88,7 @@ class _Walk:
         graph.remove_dead_code()
         join_recurrent(graph, self.result.opaque)
         read_patterns(graph)
+        read_rows(graph)
         self.result.shapes = {name: operand.shape for name, operand in env.items() if operand.shape is not None}
         self.result.warnings.extend(self.ctx.warnings)
         return self.result

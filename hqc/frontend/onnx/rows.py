@@ -1,7 +1,8 @@
-"""The rewrite of `canonicalize` for linear layers that are given rows: `[N, C]` between changes of shape.
+"""Linear layers that a file gives rows: `[N, C]` between changes of shape.
 
-As in `canonical_rules`, one function, whose docstring is the rule as documentation shows it. Tools that simplify files (onnxsim, onnxslim)
-write every linear layer of tokens in this way, as a Gemm takes matrices alone.
+Tools that simplify files (onnxsim, onnxslim) write every linear layer of tokens in this way, as a Gemm takes matrices alone. The layers,
+and what computes element by element between them, work on `[..., C]` again, where what is reshaped before or behind them has these axes: a
+sum behind a layer is added in it then, and no change of shape stands between.
 """
 
 from __future__ import annotations
@@ -9,29 +10,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from hqc.ir import Graph, Node, Trait, Value
-from hqc.ir.ops import conv, layout
-from hqc.passes.canonical_rules import own_scale, rule
-from hqc.passes.rewrite import drop_unused, only_user
+from hqc.ir import Graph, Node, Trait, Value, get_op
 
+_LINEAR, _RESHAPE = get_op("linear"), get_op("reshape")
 Sizes = tuple[int, ...]
 
 
-@rule(conv.linear)
-def linear_of_rows(graph: Graph, node: Node) -> bool:
-    """Linear layers, and what computes element by element between them, on rows `[N, C]` that are reshaped before and behind, work on
-    `[..., C]` where one of those shapes has these axes."""
-    x = node.inputs[0]
-    if x is None or x.type.rank != 2 or x.producer is None or x.producer.op is not layout.reshape:
-        return False
-    region = _Region(graph)
-    if not region.grow(node):
-        return False
-    lead = region.lead()
-    if lead is None:
-        return False
-    region.move(lead)
-    return True
+def read_rows(graph: Graph) -> None:
+    """Let the linear layers of `graph` work on tokens, in place."""
+    for node in list(graph.nodes):
+        if node.graph is not graph or node.op is not _LINEAR:
+            continue
+        x = node.operands[0]
+        if x.type.rank != 2 or x.producer is None or x.producer.op is not _RESHAPE:
+            continue
+        region = _Region(graph)
+        lead = region.lead() if region.grow(node) else None
+        if lead is not None:
+            region.move(lead)
 
 
 @dataclass
@@ -59,29 +55,28 @@ class _Region:
                 maker = value.producer
                 if maker is None or value.type.rank != 2:
                     return False
-                if maker.op is layout.reshape:
-                    if maker.inputs[0] is None or maker.inputs[0].shape is None or own_scale(maker):
+                if maker.op is _RESHAPE:
+                    if maker.inputs[0] is None or maker.inputs[0].shape is None or not _keeps_scale(maker, maker.operands[0]):
                         return False
                     self.entries[maker] = None
                 else:
                     waiting.append(maker)
             for user in node.result.users:
-                if user.op is not layout.reshape:
+                if user.op is not _RESHAPE:
                     waiting.append(user)
-                elif 0 in user.attributes["shape"] or _last(self.graph, user).shape in (None, node.result.shape):
+                elif (
+                    not _keeps_scale(user, node.result)
+                    or 0 in user.attributes["shape"]
+                    or _last(self.graph, user).shape in (None, node.result.shape)
+                ):
                     return False  # it copies a size of the rows, or what is left are rows
                 else:
                     self.exits[user] = None
         return bool(self.exits)
 
     def _computes_rows(self, node: Node) -> bool:
-        layer = node.op is conv.linear and node.operand("residual") is None
-        if (
-            not (layer or node.op.has(Trait.ELEMENTWISE))
-            or len(node.results) != 1
-            or own_scale(node)
-            or node.support is not None
-        ):
+        layer = node.op is _LINEAR and node.operand("residual") is None
+        if not (layer or node.op.has(Trait.ELEMENTWISE)) or len(node.results) != 1:
             return False
         shape = node.result.shape
         if shape is None or len(shape) != 2 or self.graph.is_output(node.result):
@@ -108,7 +103,7 @@ class _Region:
             if source.shape != wanted:
                 name = graph.unique_name(f"{entry.name}_tokens")
                 source = graph.add_node(
-                    layout.reshape, [source], {"shape": wanted}, name=name, loc=entry.loc, origin=entry.origin, before=entry
+                    _RESHAPE, [source], {"shape": wanted}, name=name, loc=entry.loc, origin=entry.origin, before=entry
                 ).result
             for user, index in list(rows._uses.values()):
                 if user in self.nodes:
@@ -122,16 +117,22 @@ class _Region:
                 graph.erase(leaving)
         for entry in self.entries:
             if not any(value.users or graph.is_output(value) for value in entry.results):
-                source = entry.operands[0]
                 graph.erase(entry)
-                drop_unused(graph, source)
+
+
+def _keeps_scale(node: Node, source: Value) -> bool:
+    return node.result.quant is None or node.result.quant.same_grid(source.quant)
+
+
+def _only_user(graph: Graph, value: Value) -> Node | None:
+    return value.users[0] if len(value.users) == 1 and not graph.is_output(value) else None
 
 
 def _last(graph: Graph, node: Node) -> Value:
     """What a reshape is in the end, where nothing but reshapes reads it."""
-    user = only_user(graph, node.result)
-    while user is not None and user.op is layout.reshape:
-        node, user = user, only_user(graph, user.result)
+    user = _only_user(graph, node.result)
+    while user is not None and user.op is _RESHAPE:
+        node, user = user, _only_user(graph, user.result)
     return node.result
 
 
