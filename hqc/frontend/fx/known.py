@@ -72,6 +72,26 @@ class KnownValues:
             self._evaluate()
         return self._values.get(node, UNKNOWN)
 
+    def refusal(self, node: fx.Node) -> BaseException | None:
+        """What torch raises for a call on tensors of these shapes; None where it takes them, or nobody knows."""
+        if self.of(node) is not UNKNOWN or not self._active:
+            return None
+        operands = {operand: self.of(operand) for operand in node.all_input_nodes}
+        if any(value is UNKNOWN for value in operands.values()):
+            return None
+        paused, self.paused = self.paused, True
+        try:
+            with _real_tensors(), torch.no_grad():
+                args, kwargs = fx.node.map_arg(
+                    (node.args, node.kwargs), lambda operand: map_structure(operands[operand], _zeros_alike)
+                )
+                self._call(node, args, kwargs)
+        except FAULTS as error:
+            return error
+        finally:
+            self.paused = paused
+        return None
+
     def of_constants(self, node: fx.Node) -> Any:
         """The value of `node`, with real tensors, where it is computed from constants and sizes alone; UNKNOWN where data counts.
 
@@ -240,6 +260,13 @@ class KnownValues:
         if node.op == "call_function":
             return target(*args, **kwargs)
         return UNKNOWN
+
+
+def _zeros_alike(fake: Any) -> Any:
+    """A real tensor of the shape, layout and type of a fake one."""
+    if not isinstance(fake, torch.Tensor):
+        return fake
+    return torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device=fake.device).zero_()
 
 
 def _number(value: Any) -> Any:

@@ -1,6 +1,9 @@
 """Calls of `int`, `float`, `len`, `isinstance`, `type` and `callable`, of types of tensors (`torch.FloatTensor(n, 3)`), and `is`, in
 the user's code: Python and C++ answer, no proxy can record.
 
+A `try` whose handlers may wait for what torch says of shapes (`try: x.view(...) except RuntimeError:`) tells the trace, which then asks
+torch call by call.
+
 So are branches `if self.training:` that only change buffers: they are taken, as part of the graph that acts in training.
 
 While a trace runs, the functions it may reach run from code in which these calls go to `proxies`: `int(x.size(0))` stays a size,
@@ -237,7 +240,7 @@ def _filled(code: CodeType, replacements: Mapping[str, Callable[..., Any]]) -> C
 @functools.cache
 def rewritten_code(code: CodeType) -> CodeType | None:
     """The code with marks for the calls, or None where there is none, or no source that it certainly came from."""
-    if not _names(code) & {*CALLS, *TENSOR_TYPES, "training"} and not _tests_identity(code):
+    if not _names(code) & {*CALLS, *TENSOR_TYPES, "training"} and not _tests_identity(code) and not _catches(code):
         return None
     stamp = os.stat(code.co_filename).st_mtime_ns if os.path.exists(code.co_filename) else 0
     for candidate in _file_codes(code.co_filename, stamp).get((code.co_name, code.co_firstlineno), ()):
@@ -251,6 +254,17 @@ def _tests_identity(code: CodeType) -> bool:
     if any(instruction.opname == "IS_OP" for instruction in dis.get_instructions(code)):
         return True
     return any(_tests_identity(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+
+
+def _catches(code: CodeType) -> bool:
+    """True where code has an `except` in it."""
+    before = ""
+    for instruction in dis.get_instructions(code):
+        name = instruction.opname
+        if name in ("CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH") or (before, name) == ("PUSH_EXC_INFO", "POP_TOP"):
+            return True
+        before = name
+    return any(_catches(constant) for constant in code.co_consts if isinstance(constant, CodeType))
 
 
 def _same_program(candidate: CodeType, code: CodeType) -> bool:
@@ -270,6 +284,7 @@ MAKER = "maker"
 IS = "is"
 IN_TRAINING = "in_training"
 UPDATING = "updating"
+TRYING = "trying"
 
 
 @functools.cache
@@ -300,6 +315,14 @@ class _MarkCalls(ast.NodeTransformer):
             branch.test = _call(IN_TRAINING, branch.test, branch.test)
             region = ast.withitem(_call(UPDATING, branch.test))
             branch.body = [ast.copy_location(ast.With([region], branch.body), branch.body[0])]
+        return node
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        self.generic_visit(node)
+        if node.handlers:
+            first = node.body[0]
+            place = ast.copy_location(ast.Constant(None), first)
+            node.body = [ast.copy_location(ast.With([ast.withitem(_call(TRYING, place))], node.body), first)]
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:

@@ -49,7 +49,7 @@ from hqc.frontend.fx.proxies import (
     shape_slice_length,
 )
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, WRITES_META, record_math, record_wrapped_calls
-from hqc.frontend.fx.rewriting import IN_TRAINING, MAKER, UPDATING, Rewriter
+from hqc.frontend.fx.rewriting import IN_TRAINING, MAKER, TRYING, UPDATING, Rewriter
 from hqc.frontend.fx.state import remembered
 from hqc.frontend.fx.tensor_types import call_of_new, maker_of
 from hqc.frontend.fx.trace_errors import ProxyUse
@@ -95,6 +95,7 @@ class HqcTracer(fx.Tracer):
         self._watch: Canvases | None = None
         self.was_asked = False  # whether it traces
         self._test = self._branch = ""  # line of the last test of the mode, of the branch that acts in training only
+        self._tries = 0  # how many `try` are around the present call
         self.replaced_buffers: list[str] = []
         self.assigned: list[tuple[nn.Module, str]] = []
         self.assigned_at: dict[str, str] = {}  # path of an attribute -> the line that assigns it
@@ -162,7 +163,7 @@ class HqcTracer(fx.Tracer):
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
                 record_factories(patches)
                 open_packed_sequences(patches, functools.partial(user_source, self._stop))
-                self._rewriter = Rewriter(patches, {**BUILTINS, MAKER: maker_of, **_training_branches(weakref.ref(self))})
+                self._rewriter = Rewriter(patches, {**BUILTINS, MAKER: maker_of, **_regions(weakref.ref(self))})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
                 function, args = self.create_args_for_root(forward, is_method, concrete_args)
@@ -266,6 +267,18 @@ class HqcTracer(fx.Tracer):
             yield
         finally:
             self._branch = outer
+
+    @contextlib.contextmanager
+    def _trying(self) -> Iterator[None]:
+        """What torch refuses inside is raised where it is called: a handler waits for it."""
+        if threading.get_ident() != self._thread or self.known.paused:
+            yield
+            return
+        self._tries += 1
+        try:
+            yield
+        finally:
+            self._tries -= 1
 
     def _assigned_buffer(self, module: nn.Module, name: str, value: Any) -> bool:
         """Take `module.name = value` where that is a buffer: it is written, and read as `value` from now on."""
@@ -575,12 +588,21 @@ class HqcTracer(fx.Tracer):
             computed = self.create_proxy(kind, target, args, {name: each for name, each in kwargs.items() if name != "out"})
             return self.create_proxy("call_method", "copy_", (kwargs["out"], computed), {})
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        if self._tries and kind in ("call_function", "call_method"):
+            self._raise_refusal(proxy.node)
         if target is operator.getitem or target is getattr:
             found = self._constant_entry(proxy.node)
             if found is not UNKNOWN:
                 self.assume(proxy.node, found, fixed=True)
                 return found
         return proxy
+
+    def _raise_refusal(self, node: fx.Node) -> None:
+        """Raise what torch says of a call that it refuses, and forget the call."""
+        refusal = self.known.refusal(node)
+        if refusal is not None:
+            self.graph.erase_node(node)
+            raise refusal
 
     def _answer(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What Python gets for a question about a tensor that is answered while tracing; UNKNOWN where nobody knows."""
@@ -642,8 +664,9 @@ class HqcTracer(fx.Tracer):
         raise ProxyUse("a call unpacks the keys of", obj.node, self.known.reasons.get(obj.node, ""))
 
 
-def _training_branches(reference: weakref.ref[HqcTracer]) -> dict[str, Callable[..., Any]]:
-    """What rewritten code calls at a branch on the mode. Functions that are made while tracing keep that code, and not the tracer."""
+def _regions(reference: weakref.ref[HqcTracer]) -> dict[str, Callable[..., Any]]:
+    """What rewritten code calls at a branch on the mode, and at a `try`. Functions that are made while tracing keep that code, and not the
+    tracer."""
 
     def in_training(training: bool) -> bool:
         tracer = reference()
@@ -653,7 +676,11 @@ def _training_branches(reference: weakref.ref[HqcTracer]) -> dict[str, Callable[
         tracer = reference()
         return contextlib.nullcontext() if tracer is None else tracer._updating()
 
-    return {IN_TRAINING: in_training, UPDATING: updating}
+    def trying() -> Any:
+        tracer = reference()
+        return contextlib.nullcontext() if tracer is None else tracer._trying()
+
+    return {IN_TRAINING: in_training, UPDATING: updating, TRYING: trying}
 
 
 def _from_placeholder(node: Any) -> bool:
