@@ -53,8 +53,7 @@ def ranks_and_sizes(x: torch.Tensor) -> Any:
 def within_a_helper(x: torch.Tensor) -> Any:
     try:
         return joined(x)
-    except (RuntimeError, TypeError) as error:
-        assert "Sizes of tensors must match" in str(error)
+    except (RuntimeError, TypeError):
         return torch.cat([x, x], 1)
     finally:
         x = x + 1
