@@ -34,6 +34,7 @@ from hqc.nn.qat.weights import BiasFakeQuantize, weight_fake_quant
 from hqc.passes.steps import divided
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize
 from hqc.quantization.off_grid import FixedPointSample, GainPool, OffGridFakeQuantize
+from hqc.structures import reached
 from hqc.workflow.activation_configs import ActivationConfigs
 from hqc.workflow.emit_layers import LayerBuilder, LayerGroup, find_groups, source_of
 from hqc.workflow.emit_observers import SCALES_META, Observers
@@ -410,12 +411,21 @@ class _Emitter:
     def _is_asked_early(self, group: LayerGroup) -> bool:
         """True when the model asks for the size of a member's result before the residual exists, often to make it."""
         end = self.position[group.anchor]
-        before = [member for member in group.members if self.position[member] < end]
         return any(
             self.position[user] < end and user not in group.members and not self.values.holds_tensor(user)
-            for member in before
+            for member in self._before_residual(group)
             for user in member.users
         )
+
+    def _before_residual(self, group: LayerGroup) -> list[fx.Node]:
+        """The members before the residual is added, with what the plan dropped behind them."""
+        end = self.position[group.anchor]
+
+        def dropped(node: fx.Node) -> list[fx.Node]:
+            return [user for user in node.users if self.position[user] < end and self.values.passes_on(user)]
+
+        members = [member for member in group.members if self.position[member] < end]
+        return list(dict.fromkeys(node for member in members for node in reached(member, dropped)))
 
     def _write_like(self, group: LayerGroup) -> None:
         """A tensor of the shape of the layer's result, for members whose size is asked for before the layer can be called."""
@@ -423,9 +433,9 @@ class _Emitter:
         layer = self.graph.create_node("get_attr", path, (), {}, self.free_name(f"{group.conv.name}_layer"))
         like = self.graph.create_node("call_method", "result_like", (layer, x), {}, group.conv.name)
         like.meta = dict(group.conv.meta)
-        for member in group.members:
-            if self.position[member] < self.position[group.anchor]:
-                self.env[member] = like
+        for member in self._before_residual(group):
+            self.env[member] = like
+            self.pending[member] = group
 
     def free_name(self, base: str) -> str:
         name, count = base, 0
