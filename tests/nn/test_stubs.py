@@ -7,10 +7,19 @@ import torch
 from torch import nn
 
 from hqc.errors import InputError, QConfigError
+from hqc.march import set_march
 from hqc.nn import DeQuantStub, QuantStub, qat
 from hqc.nn.qat.mapping import qat_stub
 from hqc.nn.quantized import FloatFunctional
-from hqc.quantization import FakeQuantize
+from hqc.quantization import (
+    FakeQuantize,
+    FakeQuantState,
+    convert_fx,
+    get_default_qat_qconfig,
+    prepare_qat_fx,
+    set_fake_quantize,
+)
+from hqc.utils.onnx_helper import export_to_onnx
 
 
 def test_stubs_compute_nothing_and_print_their_name() -> None:
@@ -86,3 +95,32 @@ def test_every_method_is_tested() -> None:
 def test_calling_a_float_functional_says_what_to_do() -> None:
     with pytest.raises(InputError, match="use its methods"):
         FloatFunctional()(A)
+
+
+class Classes(nn.Module):
+    """A segmentation network that gives the class of each pixel, or the two largest of two maps."""
+
+    def __init__(self, decide) -> None:
+        super().__init__()
+        self.quant, self.conv, self.dequant, self.decide = QuantStub(), nn.Conv2d(3, 4, 1), DeQuantStub(), decide
+
+    def forward(self, x):
+        return self.dequant(self.decide(torch.softmax(self.conv(self.quant(x)), 1)))
+
+
+@pytest.mark.parametrize("march", ["bernoulli2", "bayes"])
+@pytest.mark.parametrize("decide", [lambda y: y.argmax(1, keepdim=True), lambda y: y.max(1)[1], lambda y: y > 0.3])
+def test_there_is_nothing_to_dequantize_of_indices_and_truths(march, decide, tmp_path):
+    torch.manual_seed(0)
+    set_march(march)
+    x = torch.randn(1, 3, 4, 4)
+    trained = prepare_qat_fx(Classes(decide), {"": get_default_qat_qconfig()}, hybrid=True)
+    trained(x)
+    trained.eval()
+    set_fake_quantize(trained, FakeQuantState.VALIDATION)
+    expected = trained(x)
+    converted = convert_fx(trained)
+    found = converted(x)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+    export_to_onnx(converted, (x,), str(tmp_path / "classes.onnx"))

@@ -19,7 +19,7 @@ def quant_stub(ctx: LoweringContext, module: nn.Module, x: Value) -> Value:
 
 @lower_module(*DEQUANT_STUBS)
 def dequant_stub(ctx: LoweringContext, module: nn.Module, x: Value) -> Value:
-    return ctx.emit("dequantize", x, stub=True)
+    return ctx.emit("dequantize", x, stub=True) if x.type.dtype.is_float else ctx.emit("identity", x)
 
 
 @lower_module(nn.Identity, alias=Alias.SAME)
