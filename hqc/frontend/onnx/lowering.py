@@ -14,6 +14,7 @@ from hqc.errors import HqcError, InputError, LoweringError
 from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.fused import opened
+from hqc.frontend.onnx.image_layout import read_image_layout
 from hqc.frontend.onnx.kept import KeptNode, names_read
 from hqc.frontend.onnx.ops.quantized import activation_quant, on_grid, put_on_grid
 from hqc.frontend.onnx.ops.sequences import MAKERS
@@ -89,6 +90,7 @@ class _Walk:
         join_recurrent(graph, self.result.opaque)
         read_patterns(graph)
         read_rows(graph)
+        read_image_layout(graph)
         self.result.shapes = {name: operand.shape for name, operand in env.items() if operand.shape is not None}
         self.result.warnings.extend(self.ctx.warnings)
         return self.result
