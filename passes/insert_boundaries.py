@@ -10,6 +10,7 @@ from hqc.errors import QuantizationError
 from hqc.ir import Device, Graph, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import Pass, PassContext, PassResult, Remark
+from hqc.passes.compared_grids import never_equal
 from hqc.passes.node_facts import is_dequantize, is_quantize, is_real, on_bpu, on_cpu, on_grid_side
 from hqc.passes.registry import register_pass
 
@@ -39,7 +40,7 @@ class InsertBoundaries(Pass):
             return PassResult(False)
         if self.form == "qat":
             changed = _QatForm(graph, self.auto_stub).run()
-            return PassResult(changed)
+            return PassResult(changed, tuple(self.remark(message, node, warning=True) for node, message in never_equal(graph)))
         form = _DeployedForm(self, graph, context.march)
         return PassResult(form.run(), tuple(form.remarks))
 
