@@ -7,6 +7,7 @@ spelled as Python takes them; what is lowered again has the graph's own.
 
 from __future__ import annotations
 
+import keyword
 import operator
 import re
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class _Writer:
             return nn.Dropout(node.attributes["p"])
         if node.op.name == "batch_norm":
             return _batch_norm(node)
-        make = _LAYERS.get(node.op.name)
+        make = None if node.operands[0].is_parameter else _LAYERS.get(node.op.name)
         weight = node.operand("weight") if make is not None else None
         bias = node.operand("bias") if make is not None else None
         if make is None or weight is None or weight.array is None or (bias is not None and bias.array is None):
@@ -101,7 +102,7 @@ class _Writer:
 
     def place(self, wanted: str, module: nn.Module) -> str:
         """Put `module` into the tree at the dotted path `wanted`, or beside it where that is taken; returns the path."""
-        *parents, last = [re.sub(r"\W", "_", part) or "_" for part in wanted.split(".")]
+        *parents, last = [_word(part) for part in wanted.split(".")]
         owner: nn.Module = self.root
         path: list[str] = []
         for part in parents:
@@ -135,14 +136,20 @@ class _Writer:
 
     def name(self, wanted: str) -> str:
         """`wanted` as an identifier that nothing has yet."""
-        base = re.sub(r"\W", "_", wanted)
-        base = f"_{base}" if not base or base[0].isdigit() else base
+        base = _word(wanted)
+        base = f"_{base}" if base[0].isdigit() else base
         name, count = base, 0
         while name in self.taken or hasattr(nn.Module, name):
             count += 1
             name = f"{base}_{count}"
         self.taken.add(name)
         return name
+
+
+def _word(text: str) -> str:
+    """`text` without what no identifier has; Python's own words (`while`, `in`) are none."""
+    word = re.sub(r"\W", "_", text) or "_"
+    return f"{word}_" if keyword.iskeyword(word) else word
 
 
 class _Container(nn.Module):

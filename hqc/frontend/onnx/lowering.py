@@ -24,6 +24,7 @@ from hqc.frontend.onnx.reader import STANDARD, InputShapes, OnnxFile, element_ty
 from hqc.frontend.onnx.recurrent import join_recurrent
 from hqc.frontend.onnx.registry import LOWERINGS
 from hqc.frontend.onnx.rows import read_rows
+from hqc.frontend.onnx.unrolled import loop, scan
 from hqc.ir import Graph, TensorType, Value
 
 
@@ -128,6 +129,11 @@ class _Walk:
     def node(self, node: onnx.NodeProto) -> None:
         if node.op_type == "If" and self.branch(node):
             return
+        if node.op_type in _UNROLLED and node.domain in STANDARD:
+            results = _UNROLLED[node.op_type](self.ctx, self.nodes)
+            if results is not None:
+                self.define(node, results)
+                return
         if (
             all(isinstance(self.ctx.env.get(name), np.ndarray) for name in node.input if name)
             and node.op_type not in _NOT_FOLDED
@@ -230,6 +236,7 @@ class _Walk:
 
 _NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError)
 """What arithmetic on sizes and axes raises where those of a damaged node pass the operator's definition."""
+_UNROLLED = {"Loop": loop, "Scan": scan}
 _NOT_FOLDED = {"DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", *MAKERS}
 
 
