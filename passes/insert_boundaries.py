@@ -13,6 +13,7 @@ from hqc.passes.base import Pass, PassContext, PassResult, Remark
 from hqc.passes.compared_grids import never_equal
 from hqc.passes.node_facts import is_dequantize, is_quantize, is_real, on_bpu, on_cpu, on_grid_side
 from hqc.passes.registry import register_pass
+from hqc.passes.whole_numbers import one_off
 
 
 @register_pass
@@ -40,7 +41,8 @@ class InsertBoundaries(Pass):
             return PassResult(False)
         if self.form == "qat":
             changed = _QatForm(graph, self.auto_stub).run()
-            return PassResult(changed, tuple(self.remark(message, node, warning=True) for node, message in never_equal(graph)))
+            said = (*never_equal(graph), *one_off(graph))
+            return PassResult(changed, tuple(self.remark(message, node, warning=True) for node, message in said))
         form = _DeployedForm(self, graph, context.march)
         return PassResult(form.run(), tuple(form.remarks))
 

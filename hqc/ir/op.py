@@ -72,6 +72,7 @@ class Trait(enum.Enum):
     INTEGER = "an op of the integer stage, with the arithmetic of ARITHMETIC.md"
     OPAQUE = "a call of the framework that the model comes from, which the IR does not look into"
     SINGULAR = "infinite, undefined or infinitely steep at some points: a grid that holds such a point meets it"
+    WHOLE = "its results are whole numbers, as reals"
     SELECTS = "moves, selects or compares elements: on integers of one grid it computes what it computes on the reals"
 
     __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code, and passes ask traits all the time

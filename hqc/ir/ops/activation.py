@@ -98,9 +98,15 @@ def clamp(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
 
 
 def _table_op(
-    name: str, doc: str, function: ScalarFunction, *attributes: Attr, activation: bool = False, singular: bool = False
+    name: str,
+    doc: str,
+    function: ScalarFunction,
+    *attributes: Attr,
+    activation: bool = False,
+    singular: bool = False,
+    whole: bool = False,
 ) -> None:
-    traits = {Trait.ELEMENTWISE, Trait.LUT}
+    traits = {Trait.ELEMENTWISE, Trait.LUT} | ({Trait.WHOLE} if whole else set())
     traits |= ({Trait.NONLINEARITY} if activation else set()) | ({Trait.SINGULAR} if singular else set())
     op(name, operands="x", attributes=attributes, traits=traits, function=function, doc=doc)(same_as_first)
 
@@ -160,11 +166,11 @@ _table_op("atan", "Arc tangent.", lambda x, a: np.arctan(x))
 _table_op("erf", "Error function.", lambda x, a: _erf(x))
 _table_op("abs", "`|x|`.", lambda x, a: np.abs(x))
 _table_op("neg", "`-x`.", lambda x, a: -x)
-_table_op("floor", "Largest whole number that is not above x.", lambda x, a: np.floor(x))
-_table_op("ceil", "Smallest whole number that is not below x.", lambda x, a: np.ceil(x))
-_table_op("round", "Nearest whole number, halves to even.", lambda x, a: np.rint(x))
-_table_op("sign", "-1, 0 or 1.", lambda x, a: np.sign(x))
-_table_op("trunc", "The whole part of x: rounded towards 0.", lambda x, a: np.trunc(x))
+_table_op("floor", "Largest whole number that is not above x.", lambda x, a: np.floor(x), whole=True)
+_table_op("ceil", "Smallest whole number that is not below x.", lambda x, a: np.ceil(x), whole=True)
+_table_op("round", "Nearest whole number, halves to even.", lambda x, a: np.rint(x), whole=True)
+_table_op("sign", "-1, 0 or 1.", lambda x, a: np.sign(x), whole=True)
+_table_op("trunc", "The whole part of x: rounded towards 0.", lambda x, a: np.trunc(x), whole=True)
 _table_op("exp2", "`2^x`.", lambda x, a: np.exp2(x))
 _table_op("expm1", "`e^x - 1`.", lambda x, a: np.expm1(x))
 _table_op("log2", "Logarithm to the base 2.", lambda x, a: np.log2(x), singular=True)
