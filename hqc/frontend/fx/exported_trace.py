@@ -102,7 +102,9 @@ def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.Export
     for node in program.graph.nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise TraceError(f"{node.name} is control flow")
-        if isinstance(node.meta.get("val"), _NUMBERS):  # a number that was read out of data
+        if isinstance(value := node.meta.get("val"), torch.Tensor) and value.is_complex():
+            raise TraceError(f"{node.name} is complex")
+        if isinstance(value, _NUMBERS):  # a number that was read out of data
             raise TraceError(f"{node.name} depends on data")
     return program
 

@@ -450,6 +450,9 @@ def isinstance_of_jit(original: Callable[[Any, Any], bool]) -> Callable[[Any, An
 
 def _of_its_kind(proxy: Any) -> Any:
     """The value of a proxy, or one of its kind; an argument of forward is taken for a tensor."""
+    alike = getattr(type(proxy), "_hqc_alike", None)
+    if alike is not None:
+        return alike
     value = proxy.tracer.known.of(proxy.node)
     if type(value).__name__ == "FakeTensor":
         return torch.empty(0, dtype=value.dtype)

@@ -29,6 +29,7 @@ from hqc.frontend.fx.assumptions import (
 )
 from hqc.frontend.fx.autograd_functions import open_autograd_functions, open_variables
 from hqc.frontend.fx.canvases import Canvases, constant_behind
+from hqc.frontend.fx.complex_numbers import complex_step
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
 from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_by_hooks
 from hqc.frontend.fx.in_place import writes_first_operand
@@ -572,6 +573,9 @@ class HqcTracer(fx.Tracer):
             # torch's functions name themselves by what their module holds, which is our wrapper while we trace
             target = getattr(target, RECORDED, target)
         if kind in ("call_function", "call_method"):
+            made = complex_step(self, target, args, kwargs)
+            if made is not NotImplemented:
+                return made
             reduced = reduced_dtype(target, args, kwargs)
             if reduced is not None:
                 self.reduced.setdefault((user_source(self._stop), reduced))
