@@ -229,3 +229,11 @@ def test_names_that_are_no_text_are_refused() -> None:
     proto.graph.node[0].name = "a\nb"
     with pytest.raises(InputError, match=r"is damaged: a name in it is 'a\\nb'"):
         lower_onnx(proto)
+
+
+def test_a_call_with_more_operands_than_its_function_has_is_refused() -> None:
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        net (float[1,3] x) => (float[1,3] y) { y = own.twice(x, x) }
+        <domain: "own", opset_import: ["" : 17]> twice (a) => (b) { b = Add(a, a) }""")
+    with pytest.raises(InputError, match="a function of the file does not fit a call of it"):
+        lower_onnx(proto)

@@ -65,7 +65,10 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto, shapes: InputSh
     if model.functions:
         from onnx import inliner
 
-        model = inliner.inline_local_functions(model)
+        try:
+            model = inliner.inline_local_functions(model)
+        except (RuntimeError, ValueError, TypeError) as error:  # onnx asserts in its own C++
+            raise InputError(f"{where}: a function of the file does not fit a call of it: {line_of(error)}") from None
     model = in_order(model)
     graph = model.graph
     if graph.sparse_initializer:
