@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import threading
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,47 @@ def test_train_of_the_users_may_return_nothing(tmp_path: Path) -> None:
     prepared.eval()(x)
     assert np.abs(convert_fx(prepared)(x).detach().numpy() - expected).max() < 0.1
     assert np.abs(model(x).detach().numpy() - expected).max() == 0
+
+
+class FrozenConfiguration(OrderedDict):  # type: ignore[type-arg]
+    """As diffusers and others keep the arguments of a model: nothing in it can be changed."""
+
+    def _refuse(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("a configuration is frozen")
+
+    clear = update = pop = setdefault = _refuse  # type: ignore[assignment]
+
+    def __setitem__(self, key: str, value: object) -> None:
+        if getattr(self, "frozen", False):
+            self._refuse()
+        super().__setitem__(key, value)
+
+
+class FrozenList(list):  # type: ignore[type-arg]
+    def clear(self) -> None:
+        raise TypeError("frozen")
+
+    extend = clear  # type: ignore[assignment]
+
+
+class Configured(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = FrozenConfiguration(channels=4, names=FrozenList(["a", "b"]))
+        self.config.frozen = True  # type: ignore[attr-defined]
+        self.cache: dict[tuple[int, ...], Tensor] = {}
+        self.conv, self.head = nn.Conv2d(3, self.config["channels"], 3), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.cache[tuple(x.shape)] = x
+        return self.head(self.conv(x).relu()) * len(self.config["names"])
+
+
+def test_configurations_that_refuse_changes_are_left_alone() -> None:
+    model, x = Configured().eval(), torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    kept = list(model.config.items())
+    expected = model(x).detach().numpy()
+    model.cache.clear()
+    compiled = hqc.compile(model, x, march="bayes", calibration_data=[x])
+    assert np.abs(np.asarray(compiled.simulate(x)) - expected).max() < 0.1
+    assert list(model.config.items()) == kept and not model.cache  # what the trace left there is gone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
+from collections import OrderedDict
 from typing import Any, TypeVar
 
 import torch
@@ -101,6 +102,9 @@ def _rebind(function: types.FunctionType, copied: types.FunctionType, memo: dict
         copied.__defaults__ = tuple(memo.get(id(item), item) for item in function.__defaults__)
 
 
+_CONTAINERS = (dict, list, tuple, set, OrderedDict)
+
+
 def _not_copied(thing: Any, memo: dict[int, Any]) -> list[Any]:
     """The smallest objects inside `thing` that cannot be copied, in the order they are held."""
     found: list[Any] = []
@@ -125,8 +129,17 @@ def _not_copied(thing: Any, memo: dict[int, Any]) -> list[Any]:
             if len(found) == before:
                 found.append(item)
             return
+        before = len(found)
         for part in inside:
             visit(part)
+        # A container of a class of the user's may itself refuse to be filled (a frozen configuration).
+        if (
+            not isinstance(item, nn.Module)
+            and type(item) not in _CONTAINERS
+            and len(found) == before
+            and not _is_copied(item, memo)
+        ):
+            found.append(item)
 
     visit(thing)
     return found

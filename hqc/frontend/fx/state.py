@@ -7,7 +7,8 @@ keyed by shape: a trace would leave proxies in them.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+import operator
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -129,21 +130,32 @@ def _is_plain_object(item: Any) -> bool:
 
 
 def _dict_again(table: dict[Any, Any]) -> Callable[[], None]:
-    entries = dict(table)
+    # As the built-in type has it: a class of the user's may refuse changes (a frozen configuration) or do more than storing.
+    base: Any = OrderedDict if isinstance(table, OrderedDict) else dict
+    entries = list(base.items(table))
 
     def again() -> None:
-        table.clear()
-        table.update(entries)
+        now = base.items(table)
+        if len(now) == len(entries) and all(
+            key is old_key and value is old for (key, value), (old_key, old) in zip(now, entries, strict=True)
+        ):
+            return
+        base.clear(table)
+        for key, value in entries:
+            base.__setitem__(table, key, value)
 
     return again
 
 
 def _list_again(items: Any) -> Callable[[], None]:
-    entries = list(items)
+    base: Any = deque if isinstance(items, deque) else list
+    entries = list(base.__iter__(items))
 
     def again() -> None:
-        items.clear()
-        items.extend(entries)
+        if len(entries) == base.__len__(items) and all(map(operator.is_, base.__iter__(items), entries)):
+            return
+        base.clear(items)
+        base.extend(items, entries)
 
     return again
 
@@ -152,8 +164,9 @@ def _set_again(items: set[Any]) -> Callable[[], None]:
     entries = set(items)
 
     def again() -> None:
-        items.clear()
-        items.update(entries)
+        if set.symmetric_difference(items, entries):
+            set.clear(items)
+            set.update(items, entries)
 
     return again
 
