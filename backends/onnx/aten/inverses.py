@@ -1,0 +1,56 @@
+"""Inverses of small matrices, in closed form: opset 11 has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hqc.backends.onnx.aten.calls import Call
+from hqc.backends.onnx.aten.writer import CallWriter, NoFormError, aten, shape
+from hqc.ir import Value
+
+Element = Callable[[int, int], Value]
+_LARGEST = 4
+"""Rows of a matrix whose closed form is short and exact enough in float32."""
+
+
+@aten("inverse.default", "linalg_inv.default")
+def inverse(c: Call, w: CallWriter) -> Value:
+    """The adjugate over the determinant; the signed minors of all places are computed at once, by picking elements."""
+    x = w.value(c["self"] if "self" in c.arguments else c["A"])
+    *lead, size, _ = shape(x)
+    if size > _LARGEST:
+        raise NoFormError(f"no ONNX form of aten.{c.target} of {size} rows is known, only of up to {_LARGEST}")
+    flat = w.reshape(x, [*lead, size * size])
+    axis = len(lead)
+    rows, columns = np.divmod(np.arange(size * size), size)
+    others = np.array([[index for index in range(size) if index != left] for left in range(size)], dtype=np.int64)
+
+    def element(row: int, column: int) -> Value:
+        """That element of the minor of every place."""
+        place: npt.NDArray[np.int64] = others[rows, row] * size + others[columns, column]
+        return w.gather(flat, place, axis)
+
+    if size == 1:
+        return w.op("div", w.const(1.0, c.dtype), x)
+    signs = np.where((rows + columns) % 2 == 0, 1.0, -1.0)
+    cofactors = w.op("mul", _determinant(w, element, range(size - 1), range(size - 1)), w.const(signs, c.dtype))
+    first = w.op("mul", w.slice(flat, axis, 0, size), w.slice(cofactors, axis, 0, size))
+    determinant = w.op("sum", first, axes=(axis,), keepdims=True)
+    turned = w.gather(cofactors, columns * size + rows, axis)
+    return w.reshape(w.op("div", turned, determinant), c.shape)
+
+
+def _determinant(w: CallWriter, element: Element, rows: Sequence[int], columns: Sequence[int]) -> Value:
+    """By the first row."""
+    if len(rows) == 1:
+        return element(rows[0], columns[0])
+    total: Value | None = None
+    for index, column in enumerate(columns):
+        rest = [other for other in columns if other != column]
+        term = w.op("mul", element(rows[0], column), _determinant(w, element, rows[1:], rest))
+        total = term if total is None else w.op("sub" if index % 2 else "add", total, term)
+    assert total is not None
+    return total
