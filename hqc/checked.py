@@ -208,6 +208,18 @@ def _kind_of(value: Any) -> str:
     return text if "strided" in str(layout) else f"{str(layout).removeprefix('torch.')} {text}"
 
 
+SEEDS = (0, 2**63 - 1)
+"""What every generator of random numbers takes as a seed."""
+BATCHES = (1, 2**20)
+"""Rows that are drawn at once."""
+
+
+def check_within(name: str, value: int, bounds: tuple[int, int]) -> None:
+    """`InputError` for a whole number outside of `bounds`, which are included."""
+    if not bounds[0] <= value <= bounds[1]:
+        raise InputError(f"{name} is a whole number from {bounds[0]} to {bounds[1]}, got {shown(value)}")
+
+
 def check_kinds(values: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
     """`InputError` for the first value that its annotation does not take. Parameters without an annotation take everything."""
     for name, value in values.items():

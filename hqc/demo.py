@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hqc.checked import SEEDS, check_within
 from hqc.distribution import install_command
 from hqc.errors import InputError
 
@@ -85,6 +86,7 @@ def train(
     model: nn.Module, digits: Digits, *, epochs: int = 8, rate: float = 0.05, seed: int = 0, progress: Any = None
 ) -> None:
     """Train in place with SGD and a cosine schedule; deterministic. `progress(epoch)` is called after each epoch."""
+    check_within("seed", seed, SEEDS)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate, momentum=0.9, weight_decay=5e-4)
     batches = len(digits.train_y) // 64 + 1
@@ -110,6 +112,7 @@ def accuracy(logits: npt.ArrayLike | torch.Tensor, labels: torch.Tensor) -> floa
 
 def trained_network(digits: Digits, *, seed: int = 0, epochs: int = 8, progress: Any = None) -> DigitsNet:
     """A freshly trained `DigitsNet` in eval mode."""
+    check_within("seed", seed, SEEDS)
     torch.manual_seed(seed)
     model = DigitsNet()
     train(model, digits, seed=seed, epochs=epochs, progress=progress)

@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from hqc.checked import BATCHES, SEEDS, check_within
 from hqc.workflow.loaded import LoadedModel
 
 
@@ -55,6 +56,8 @@ def simulate_all(
 
 def random_batch(model: LoadedModel, batch: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
     """Inputs of the compiled shapes with another batch size: reals uniform in [0, 1), integers 0 or 1, which are valid as indices."""
+    check_within("batch", batch, BATCHES)
+    check_within("seed", seed, SEEDS)
     generator = np.random.default_rng(seed)
     found = {}
     for value in model.graph.inputs:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import hqc
-from hqc.analysis.compare import CAUSES, compare
+from hqc.analysis.compare import CAUSES, compare, random_inputs
 from hqc.errors import InputError
 from hqc.quantization import get_default_qat_qconfig, prepare_calibration_fx, prepare_qat_fx
 from hqc.quantization.fake_quantize import fake_quants
@@ -153,3 +153,12 @@ def _printed(found):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(found.table())
     return console.export_text()
+
+
+@pytest.mark.parametrize(("batch", "seed"), [(0, 0), (-1, 0), (2**70, 0), (1, -1), (1, 2**70)])
+def test_batches_and_seeds_that_no_generator_takes_are_refused(batch: int, seed: int) -> None:
+    compiled = hqc.compile(
+        torch.nn.Conv2d(3, 4, 1), torch.rand(1, 3, 4, 4), march="bayes", calibration_data=[torch.rand(1, 3, 4, 4)]
+    )
+    with pytest.raises(InputError, match="is a whole number from"):
+        random_inputs(compiled, batch, seed)

@@ -84,6 +84,7 @@ GRID = torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(5)) * 2.4 
 PLACES = torch.rand(2, 2, 3, 4, 3, generator=torch.Generator().manual_seed(6)) * 2.4 - 1.2
 LONG = torch.tensor([2, 0, 5])
 KNOTS = torch.tensor([-0.5, 0.0, 0.5])
+POSES = 2 * torch.eye(3) + torch.rand(3, 3, generator=torch.Generator().manual_seed(7))
 
 POINTWISE: dict[str, Case] = {
     "glu": lambda y: F.glu(y, 1),
@@ -230,6 +231,11 @@ PRODUCTS: dict[str, Case] = {
     "inverse_4": lambda y: (y[0, 0, :4, :4] + 4 * torch.eye(4)).inverse(),
     "kron": lambda y: torch.kron(y[0, 0], y[0, 1]),
     "bilinear": lambda y: F.bilinear(y[0, 0], y[0, 1], torch.ones(4, 6, 6)),
+    "systems": lambda y: (
+        torch.linalg.solve(y[..., :3, :3] + 9 * torch.eye(3), y[..., :3, 3:])
+        + torch.linalg.solve(POSES, y[..., 3:, :3], left=False)
+    ),
+    "systems_of_vectors": lambda y: torch.linalg.solve(y[0, :, :3, :3] + 9 * torch.eye(3), y[0, :, :3, 3]),
     "cdist": lambda y: torch.cdist(y, y),
     "cdist_1": lambda y: torch.cdist(y, y, p=1),
     "attention": lambda y: F.scaled_dot_product_attention(y, y, y),
@@ -609,6 +615,6 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "control_flow": (lambda y: y if y.sum() > 0 else -y, "depends on the data it gets"),
     "random": (lambda y: y + torch.rand_like(y), "draws random numbers"),
     "complex": (lambda y: torch.fft.rfft(y).abs(), "torch.complex64"),
-    "inverse": (lambda y: torch.linalg.inv(y + 9 * torch.eye(6)), "aten.linalg_inv.default"),
+    "inverse": (lambda y: torch.linalg.inv(y + 9 * torch.eye(6)), "no ONNX form of aten.linalg_inv.default of 6 rows is known"),
     "bits": (lambda y: y.argmax(1) & 3, "works on their bits"),
 }

@@ -1,4 +1,4 @@
-"""Inverses of small matrices, in closed form: opset 11 has none."""
+"""Inverses and linear systems of small matrices, in closed form: opset 11 has none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hqc.backends.onnx.aten.calls import Call
+from hqc.backends.onnx.aten.products import product
 from hqc.backends.onnx.aten.writer import CallWriter, NoFormError, aten, shape
 from hqc.ir import Value
 
@@ -18,8 +19,21 @@ _LARGEST = 4
 
 @aten("inverse.default", "linalg_inv.default")
 def inverse(c: Call, w: CallWriter) -> Value:
+    return _inverse(c, w, w.value(c["self"] if "self" in c.arguments else c["A"]))
+
+
+@aten("linalg_solve.default")
+def solve(c: Call, w: CallWriter) -> Value:
+    """`A^-1 B`, or `B A^-1`; a B with one axis less than A, and A's sizes before it, is a vector, as torch reads it."""
+    inverted, b = _inverse(c, w, w.value(c["A"])), w.value(c["B"])
+    vector = shape(b) == shape(inverted)[:-1]
+    if vector:
+        b = w.reshape(b, [*shape(b), 1])
+    return w.reshape(product(w, inverted, b) if c["left"] or vector else product(w, b, inverted), c.shape)
+
+
+def _inverse(c: Call, w: CallWriter, x: Value) -> Value:
     """The adjugate over the determinant; the signed minors of all places are computed at once, by picking elements."""
-    x = w.value(c["self"] if "self" in c.arguments else c["A"])
     *lead, size, _ = shape(x)
     if size > _LARGEST:
         raise NoFormError(f"no ONNX form of aten.{c.target} of {size} rows is known, only of up to {_LARGEST}")
@@ -40,7 +54,7 @@ def inverse(c: Call, w: CallWriter) -> Value:
     first = w.op("mul", w.slice(flat, axis, 0, size), w.slice(cofactors, axis, 0, size))
     determinant = w.op("sum", first, axes=(axis,), keepdims=True)
     turned = w.gather(cofactors, columns * size + rows, axis)
-    return w.reshape(w.op("div", turned, determinant), c.shape)
+    return w.reshape(w.op("div", turned, determinant), shape(x))
 
 
 def _determinant(w: CallWriter, element: Element, rows: Sequence[int], columns: Sequence[int]) -> Value:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from torch.utils import _pytree as pytree
 
-from hqc.checked import checked, numeric, shown
+from hqc.checked import BATCHES, SEEDS, check_within, checked, numeric, shown
 from hqc.errors import InputError
 from hqc.frontend.fx.copying import in_eval_mode
 from hqc.workflow.calibration import as_arguments
@@ -37,6 +37,8 @@ def sqnr(expected: Any, actual: Any) -> float:
 @checked
 def random_inputs(compiled: Compiled, batch: int, seed: int = 0) -> list[torch.Tensor]:
     """Inputs of the compiled shapes with another batch size: reals uniform in [0, 1), integers 0 or 1, which are valid as indices."""
+    check_within("batch", batch, BATCHES)
+    check_within("seed", seed, SEEDS)
     generator = torch.Generator().manual_seed(seed)
     found = []
     for value in compiled.graph.inputs:
