@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hqc.errors import ShapeError
 from hqc.frontend.fx import LoweredModel
@@ -115,18 +116,37 @@ def _writable(call: OpaqueCall) -> WritableCall:
 def sample_operands(function: TensorFunction, types: Sequence[TensorType]) -> list[list[Tensor]] | None:
     """Two sets of operands that eager torch accepts, the second to catch what the first decided while it was traced.
 
-    Normal reals and small integers; where torch refuses those, zeros for integers; then reals in (0, 1).
+    Normal reals and small integers; where torch refuses those, zeros for integers; then reals in (0, 1). Operands that an operation takes
+    for sorted are.
     """
     for make in (_normal, _normal_and_zeros, _unit_and_zeros):
         generator = torch.Generator().manual_seed(0)
         samples = [[make(type, generator) for type in types] for _ in range(2)]
         try:
             for tensors in samples:
-                function(*tensors)
+                with _TakenForSorted(tensors) as taken:
+                    function(*tensors)
+                for index in taken.found:
+                    tensors[index] = tensors[index].sort(-1).values
         except (RuntimeError, IndexError, ValueError):
             continue
         return samples
     return None
+
+
+class _TakenForSorted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which of `operands` are the boundaries of a search, whose result is undefined where they are not sorted."""
+
+    def __init__(self, operands: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._operands = operands
+        self.found: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        searched = {torch.ops.aten.searchsorted.Tensor: 0, torch.ops.aten.bucketize.Tensor: 1}.get(func)
+        if searched is not None:
+            self.found |= {index for index, operand in enumerate(self._operands) if operand is args[searched]}
+        return func(*args, **(kwargs or {}))
 
 
 def _normal(type: TensorType, generator: torch.Generator) -> Tensor:

@@ -217,6 +217,8 @@ INDEXING: dict[str, Case] = {
     "embedding_bag": module(lambda: nn.EmbeddingBag(8, 4), lambda y: y.argmax(1)[0]),
     "isin": lambda y: torch.isin(y.argmax(1), torch.tensor([1, 2])),
     "bucketize": lambda y: torch.bucketize(y, KNOTS),
+    "bucketize_computed": lambda y: torch.bucketize(y, y[0, 0, 0].abs().cumsum(0)),
+    "searchsorted_rows": lambda y: torch.searchsorted(y.sort(-1).values.contiguous(), y[..., :3].contiguous(), right=True),
     "searchsorted": lambda y: torch.searchsorted(KNOTS, y, right=True),
 }
 PRODUCTS: dict[str, Case] = {

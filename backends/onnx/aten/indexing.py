@@ -337,14 +337,17 @@ def searchsorted(c: Call, w: CallWriter) -> Value:
     """How many of the sorted boundaries lie before each value."""
     sorted_, values = c.get("sorted_sequence", c.get("boundaries")), c["self"] if "self" in c.arguments else c["input"]
     edges, x = w.value(sorted_), w.value(values)
-    if len(shape(edges)) != 1 or c.get("sorter") is not None:
-        raise NoFormError(f"no ONNX form of aten.{c.target} with boundaries of {len(shape(edges))} axes is known")
+    if c.get("sorter") is not None:
+        raise NoFormError(f"no ONNX form of aten.{c.target} with a sorter is known")
     right = bool(c["right"]) or c.get("side") == "right"
     dtype = DType.FLOAT64 if DType.FLOAT64 in (edges.type.dtype, x.type.dtype) else DType.FLOAT32
     if not (edges.type.dtype.is_float or x.type.dtype.is_float):
         dtype = I64
     columns = w.reshape(w.cast(x, dtype), [*shape(x), 1])
-    before = w.op("less_equal" if right else "less", w.cast(edges, dtype), columns)
+    rows = (
+        w.reshape(edges, [*shape(edges)[:-1], 1, shape(edges)[-1]]) if len(shape(edges)) > 1 else edges
+    )  # for each row its own
+    before = w.op("less_equal" if right else "less", w.cast(rows, dtype), columns)
     return w.op("cast", w.op("sum", w.cast(before, I64), axes=(len(shape(x)),)), dtype=c.dtype)
 
 
