@@ -11,6 +11,7 @@ from onnx import shape_inference
 
 from hqc.checked import checked, explained
 from hqc.errors import HqcError, InputError, LoweringError
+from hqc.frontend.onnx import fused_attention  # noqa: F401  (registers its openings)
 from hqc.frontend.onnx.constants import branch_of, fold
 from hqc.frontend.onnx.context import Array, OnnxContext, Operand, Unexpressed
 from hqc.frontend.onnx.fused import opened
