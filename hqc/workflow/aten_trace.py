@@ -175,6 +175,8 @@ class _Reader:
             assert isinstance(source, fx.Node)
             self.real[node] = self.real[source][index]
             if source in self.symbols:
+                if self.symbols[source] is None:  # an operation that nobody knows the shapes of, as histogramdd's
+                    raise UntraceableError(DATA_DEPENDENT)
                 self.symbols[node] = self.symbols[source][index]
             return
         if not isinstance(target, OpOverload):

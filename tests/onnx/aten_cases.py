@@ -618,5 +618,6 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "random": (lambda y: y + torch.rand_like(y), "draws random numbers"),
     "complex": (lambda y: torch.fft.rfft(y).abs(), "torch.complex64"),
     "inverse": (lambda y: torch.linalg.inv(y + 9 * torch.eye(6)), "no ONNX form of aten.linalg_inv.default of 6 rows is known"),
+    "histogramdd": (lambda y: torch.histogramdd(y[0, 0, :, :2], [2, 2])[0], "cannot be written to ONNX"),
     "bits": (lambda y: y.argmax(1) & 3, "works on their bits"),
 }
