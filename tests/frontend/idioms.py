@@ -1170,3 +1170,17 @@ class DrawsBeforeItAsksWhetherItTrains(nn.Module):
 def wrapped_in_variables(x: Tensor) -> Tensor:  # as code from before torch 0.4 has it
     made = torch.autograd.Variable(torch.ones(x.size()))
     return torch.autograd.Variable(x) * torch.autograd.Variable(data=made)
+
+
+@idiom()
+class PartsOfASequence(nn.Module):
+    """A slice of a Sequential is a module that forward makes, of layers that the model has (guided diffusion's residual blocks)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(), nn.Dropout(0.1), nn.Conv2d(4, 4, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, rest = self.layers[0], self.layers[1:]
+        made = nn.ModuleList(self.layers[1:3])
+        return rest(norm(x) * 2) + made[0](x) + nn.Sequential(*self.layers)(x)

@@ -348,8 +348,10 @@ class HqcTracer(fx.Tracer):
         return declared or isinstance(m, self._leaf_types) or path in self._leaf_paths or id(m) in self._leaf_ids
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.submodule_paths is not None and m not in self.submodule_paths and not is_stub(m) and not _has_state(m):
-            return forward(*args, **kwargs)  # made in forward, as in `nn.Softmax(-1)(x)`: what it calls is recorded
+        paths = self.submodule_paths
+        if paths is not None and m not in paths and not is_stub(m) and not _brings_state(m, paths):
+            # Made in forward, as in `nn.Softmax(-1)(x)` or `self.layers[1:](x)`: what it calls is recorded.
+            return forward(*args, **kwargs)
         if type(m) is nn.Identity and args and isinstance(args[0], (list, tuple, dict)):
             return args[0]  # several tensors, as between the pathways of a video network
         if args and isinstance(m, nn.RNNBase) and isinstance(args[0], FullSequence):
@@ -708,8 +710,12 @@ def _forward_of(root: nn.Module) -> tuple[Any, bool]:
     )
 
 
-def _has_state(module: nn.Module) -> bool:
-    return any(True for _ in itertools.chain(module.parameters(), module.buffers()))
+def _brings_state(module: nn.Module, known: Mapping[nn.Module, str]) -> bool:
+    """Whether `module` has parameters or buffers beside those of the `known` modules."""
+    return any(
+        each not in known and any(True for _ in itertools.chain(each.parameters(recurse=False), each.buffers(recurse=False)))
+        for each in module.modules()
+    )
 
 
 def _check_arguments(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
