@@ -9,9 +9,8 @@ import itertools
 import operator
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import BuiltinFunctionType, FrameType, FunctionType
+from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ import torch
 from torch import fx, nn
 
 from hqc.checked import explained
-from hqc.errors import InputError, TraceError
+from hqc.errors import TraceError
+from hqc.frontend.fx.arguments import RootArguments, check_arguments, forward_of, from_placeholder
 from hqc.frontend.fx.assumptions import (
     Assumption,
     assumption,
@@ -50,7 +50,8 @@ from hqc.frontend.fx.proxies import (
     shape_slice_length,
 )
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, WRITES_META, record_math, record_wrapped_calls
-from hqc.frontend.fx.rewriting import IN_TRAINING, MAKER, TRYING, UPDATING, Rewriter
+from hqc.frontend.fx.regions import Regions, called_names
+from hqc.frontend.fx.rewriting import MAKER, Rewriter
 from hqc.frontend.fx.state import remembered
 from hqc.frontend.fx.tensor_types import call_of_new, maker_of
 from hqc.frontend.fx.trace_errors import ProxyUse
@@ -61,7 +62,6 @@ from hqc.frontend.fx.user_code import in_assertion
 
 _ANSWERED = ("type", "stride", "storage_offset")
 """Methods of tensors that a trace with example inputs answers with plain Python objects."""
-_SPECIALIZED = (bool, int, float, str, type(None))
 
 
 class HqcTracer(fx.Tracer):
@@ -86,8 +86,7 @@ class HqcTracer(fx.Tracer):
         super().__init__()
         self._options = (leaf_modules, concrete_args, symbolic_args, examples)
         self._state = frozenset(state)
-        self.takes_updates = updates
-        self.took_updates = False
+        self.regions = Regions(updates, lambda: user_source(self._stop), self.is_asleep)
         self.hidden = hidden
         self.canvases = canvases
         self.written_line: str | None = (
@@ -95,8 +94,6 @@ class HqcTracer(fx.Tracer):
         )
         self._watch: Canvases | None = None
         self.was_asked = False  # whether it traces
-        self._test = self._branch = ""  # line of the last test of the mode, of the branch that acts in training only
-        self._tries = 0  # how many `try` are around the present call
         self.replaced_buffers: list[str] = []
         self.assigned: list[tuple[nn.Module, str]] = []
         self.assigned_at: dict[str, str] = {}  # path of an attribute -> the line that assigns it
@@ -106,14 +103,12 @@ class HqcTracer(fx.Tracer):
         self._leaf_types = tuple(item for item in leaf_modules if isinstance(item, type))
         self._leaf_paths = {item for item in leaf_modules if isinstance(item, str)}
         self._leaf_ids = {id(item) for item in leaf_modules if isinstance(item, nn.Module)}
-        self._constants = dict(concrete_args or {})
-        self._symbolic = set(symbolic_args)
+        self._arguments = RootArguments(concrete_args or {}, symbolic_args, examples, self)
         self._stack: list[str] = [""]
         self._stop: FrameType | None = None
         self._types: dict[str, tuple[str, ...]] = {}
         self._modules: dict[str, nn.Module] = {}
         self._paths: dict[int, list[str]] = {}  # of every module: all its names
-        self._examples = examples
         self._thread = threading.get_ident()
         self._rewriter: Rewriter | None = None
         self._parameter_proxies: dict[str, fx.Proxy] = {}
@@ -126,6 +121,10 @@ class HqcTracer(fx.Tracer):
         self.assumptions: dict[Any, Assumption] = {}
         self.reduced: dict[tuple[str, torch.dtype], None] = {}  # lines that convert to less than float32, and to what
 
+    def is_asleep(self) -> bool:
+        """True where another thread runs, or what is not the user's code."""
+        return threading.get_ident() != self._thread or self.known.paused
+
     def again(self, state: Sequence[str] = (), updates: bool = True, hidden: bool | None = None) -> HqcTracer:
         """A fresh tracer with the same options."""
         hidden = self.hidden if hidden is None else hidden
@@ -134,7 +133,7 @@ class HqcTracer(fx.Tracer):
     def of_next_call(self, entering: Callable[[HqcTracer], None]) -> HqcTracer:
         """A fresh tracer, all else equal, that calls `entering` before it traces forward."""
         self.forget_assigned()
-        fresh = self.again(tuple(self._state), self.takes_updates)
+        fresh = self.again(tuple(self._state), self.regions.takes_updates)
         fresh._entering = entering
         return fresh
 
@@ -142,7 +141,7 @@ class HqcTracer(fx.Tracer):
         """A fresh tracer, all else equal, that has the constant as nodes into which a write was refused; None where that is no cure."""
         if self.written_line is None or (self.canvases is not None and self.written_line in ("", *self.canvases)):
             return None
-        fresh = self.again(tuple(self._state), self.takes_updates)
+        fresh = self.again(tuple(self._state), self.regions.takes_updates)
         fresh.canvases = (*(self.canvases or ()), *filter(None, [self.written_line]))
         return fresh
 
@@ -159,12 +158,12 @@ class HqcTracer(fx.Tracer):
         self.called_classes[type(root)] = None
         self.graph = fx.Graph(tracer_cls=type(self))
         self.known = KnownValues(root, self._state)
-        forward, is_method = _forward_of(root)
+        forward, is_method = forward_of(root)
         try:
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
                 record_factories(patches)
                 open_packed_sequences(patches, functools.partial(user_source, self._stop))
-                self._rewriter = Rewriter(patches, {**BUILTINS, MAKER: maker_of, **_regions(weakref.ref(self))})
+                self._rewriter = Rewriter(patches, {**BUILTINS, MAKER: maker_of, **called_names(self.regions)})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
                 function, args = self.create_args_for_root(forward, is_method, concrete_args)
@@ -249,38 +248,6 @@ class HqcTracer(fx.Tracer):
             parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
         return parameter_proxy_cache[path]
 
-    def _in_training(self, training: bool) -> bool:
-        """What `if self.training:` tests where only buffers change behind it."""
-        if threading.get_ident() != self._thread or self.known.paused or not self.takes_updates:
-            return training
-        self.took_updates = True
-        self._test = user_source(self._stop)
-        return True
-
-    @contextlib.contextmanager
-    def _updating(self) -> Iterator[None]:
-        """The nodes recorded inside act in training only."""
-        if threading.get_ident() != self._thread or self.known.paused:
-            yield
-            return
-        outer, self._branch = self._branch, self._branch or self._test
-        try:
-            yield
-        finally:
-            self._branch = outer
-
-    @contextlib.contextmanager
-    def _trying(self) -> Iterator[None]:
-        """What torch refuses inside is raised where it is called: a handler waits for it."""
-        if threading.get_ident() != self._thread or self.known.paused:
-            yield
-            return
-        self._tries += 1
-        try:
-            yield
-        finally:
-            self._tries -= 1
-
     def _assigned_buffer(self, module: nn.Module, name: str, value: Any) -> bool:
         """Take `module.name = value` where that is a buffer: it is written, and read as `value` from now on."""
         buffer = module._buffers.get(name)
@@ -327,7 +294,7 @@ class HqcTracer(fx.Tracer):
                 del module.__dict__[name]
 
     def _functional_call(self, module: nn.Module, path: str, name: str, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != self._thread or self.known.paused:
+        if self.is_asleep():
             return getattr(type(module), name)(module, *args, **kwargs)
         self._stack.append(path)
         try:
@@ -382,7 +349,7 @@ class HqcTracer(fx.Tracer):
         """What a call of `m` gives: of what it calls, or of a leaf, whose hooks are called beside its node."""
         call_leaf = super().call_module
         if is_library_module(m):
-            _check_arguments(m.forward, args, kwargs)
+            check_arguments(m.forward, args, kwargs)
 
         def inside(*args: Any, **kwargs: Any) -> Any:
             return opened(m, *args, **kwargs) if opened is not None else call_leaf(m, forward, args, kwargs)
@@ -433,73 +400,26 @@ class HqcTracer(fx.Tracer):
             self._types[path] = types_along(path, self._modules)
         node.meta[SOURCE_META] = user_source(self._stop)
         node.meta[MODULE_META] = path
-        if self._branch:
-            node.meta[TRAINING_ONLY_META] = self._branch
+        if self.regions.branch:
+            node.meta[TRAINING_ONLY_META] = self.regions.branch
         node.meta[TYPES_META] = self._types.get(path, ())
         self.known.record(node)
         return node
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """Stock placeholders; those of specialized arguments stay in the signature, unused."""
+        """Stock placeholders; see `RootArguments`."""
         unwrapped = inspect.unwrap(root_fn)
         varied = (
             unwrapped.__code__.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or unwrapped.__code__.co_kwonlyargcount
         )
         function, args = super().create_args_for_root(unwrapped if varied else root_fn, is_module, concrete_args)
         parameters = inspect.signature(unwrapped).parameters
-        own = list(parameters)[1:] if is_module else list(parameters)
-        unknown = sorted((set(self._constants) | self._symbolic) - set(parameters))
-        if unknown:
-            raise InputError(f"forward has no argument {', '.join(unknown)}; it has {', '.join(own)}")
+        self._arguments.check(parameters, list(parameters)[1:] if is_module else list(parameters))
         for index, arg in enumerate(args):
             if isinstance(arg, fx.Proxy) and arg.node.op == "placeholder":
-                args[index] = self._argument(arg, parameters[str(arg.node.target).lstrip("*")])
-        self._default_constants()
-        self._order_placeholders(parameters)
+                args[index] = self._arguments.value_of(arg, parameters[str(arg.node.target).lstrip("*")])
+        self._arguments.settle_placeholders(self.graph, parameters)
         return function, args
-
-    def _order_placeholders(self, parameters: Mapping[str, inspect.Parameter]) -> None:
-        """Arguments by name alone come behind `*args`, as in Python's grammar; stock FX has them before."""
-        nodes = [node for node in self.graph.nodes if node.op == "placeholder"]
-        starred = next((node for node in nodes if str(node.target).startswith("*") and str(node.target)[1] != "*"), None)
-        if starred is None:
-            return
-        for node in reversed(nodes):
-            if parameters[str(node.target).lstrip("*")].kind is inspect.Parameter.KEYWORD_ONLY:
-                starred.append(node)
-
-    def _default_constants(self) -> None:
-        """Arguments that are constants need not be given to the traced module, where Python's grammar allows it."""
-        for node in reversed([node for node in self.graph.nodes if node.op == "placeholder"]):
-            constant = self._constants.get(str(node.target))
-            if str(node.target) in self._constants and isinstance(constant, _SPECIALIZED):
-                node.args = (constant,)
-            if not node.args and not str(node.target).startswith("*"):
-                return
-
-    def _argument(self, arg: fx.Proxy, parameter: inspect.Parameter) -> Any:
-        """What forward gets for an argument: a proxy, or a constant."""
-        name, default = parameter.name, parameter.default
-        if name in self._constants:
-            return self._constants[name]
-        if self._examples is not None and name in self._examples:
-            example = self._examples[name]
-            if isinstance(example, str) and default is inspect.Parameter.empty:
-                raise InputError(f"the example input {name} is a str, not a tensor")
-            self.known.give(arg.node, example)
-            if example is None or isinstance(example, (bool, int, float, str)):
-                self.assume(arg.node, example, fixed=True)
-                return example
-            return arg
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD and name not in self._symbolic:
-            return {}
-        if self._examples is not None and name not in self._symbolic:
-            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                return ()
-            if default is not inspect.Parameter.empty:
-                return default
-        specialized = default is not inspect.Parameter.empty and isinstance(default, _SPECIALIZED)
-        return default if specialized and name not in self._symbolic else arg
 
     # --- what Python asks proxies ------------------------------------------------------------------------------------
 
@@ -594,7 +514,7 @@ class HqcTracer(fx.Tracer):
             computed = self.create_proxy(kind, target, args, {name: each for name, each in kwargs.items() if name != "out"})
             return self.create_proxy("call_method", "copy_", (kwargs["out"], computed), {})
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
-        if self._tries and kind in ("call_function", "call_method"):
+        if self.regions.tries and kind in ("call_function", "call_method"):
             self._raise_refusal(proxy.node)
         if target is operator.getitem or target is getattr:
             found = self._constant_entry(proxy.node)
@@ -658,7 +578,7 @@ class HqcTracer(fx.Tracer):
     def is_argument(self, node: fx.Node) -> bool:
         """True for a structure of the example inputs: an argument of forward or what is taken out of one, no tensor."""
         value = self.known.early(node)
-        return not isinstance(value, (torch.Tensor, torch.Size)) and value is not UNKNOWN and _from_placeholder(node)
+        return not isinstance(value, (torch.Tensor, torch.Size)) and value is not UNKNOWN and from_placeholder(node)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         length = shape_slice_length(obj.node)
@@ -670,67 +590,12 @@ class HqcTracer(fx.Tracer):
         raise ProxyUse("a call unpacks the keys of", obj.node, self.known.reasons.get(obj.node, ""))
 
 
-def _regions(reference: weakref.ref[HqcTracer]) -> dict[str, Callable[..., Any]]:
-    """What rewritten code calls at a branch on the mode, and at a `try`. Functions that are made while tracing keep that code, and not the
-    tracer."""
-
-    def in_training(training: bool) -> bool:
-        tracer = reference()
-        return training if tracer is None else tracer._in_training(training)
-
-    def updating() -> Any:
-        tracer = reference()
-        return contextlib.nullcontext() if tracer is None else tracer._updating()
-
-    def trying() -> Any:
-        tracer = reference()
-        return contextlib.nullcontext() if tracer is None else tracer._trying()
-
-    return {IN_TRAINING: in_training, UPDATING: updating, TRYING: trying}
-
-
-def _from_placeholder(node: Any) -> bool:
-    """True for an argument of forward and for what is taken out of one."""
-    while isinstance(node, fx.Node) and node.target in (operator.getitem, getattr) and node.args:
-        node = node.args[0]
-    return isinstance(node, fx.Node) and node.op == "placeholder"
-
-
-def _forward_of(root: nn.Module) -> tuple[Any, bool]:
-    """The function that runs when `root` is called, and whether it takes `root` as its first argument."""
-    own = vars(root).get("forward")
-    if own is None:
-        return type(root).forward, True
-    if inspect.ismethod(own) and own.__self__ is root:
-        return own.__func__, True
-    if isinstance(own, FunctionType):
-        return own, False
-    raise InputError(
-        f"{type(root).__name__}.forward was replaced by a {type(own).__name__}; replace it by a function or a method"
-    )
-
-
 def _brings_state(module: nn.Module, known: Mapping[nn.Module, str]) -> bool:
     """Whether `module` has parameters or buffers beside those of the `known` modules."""
     return any(
         each not in known and any(True for _ in itertools.chain(each.parameters(recurse=False), each.buffers(recurse=False)))
         for each in module.modules()
     )
-
-
-def _check_arguments(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Python's TypeError for arguments that `forward` does not take: containers try `layer(x, lengths)` first, and `layer(x)` then."""
-    signature = _signature(getattr(forward, "__func__", forward))
-    if signature is not None and hasattr(forward, "__self__"):
-        signature.bind(forward.__self__, *args, **kwargs)
-
-
-@functools.lru_cache(1024)
-def _signature(function: Any) -> inspect.Signature | None:
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError):
-        return None
 
 
 def _first(node: fx.Node) -> Any:

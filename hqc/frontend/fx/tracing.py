@@ -138,12 +138,12 @@ def _traced_with_updates(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer
     try:
         tracer, traced, changed = _traced(model, tracer)
     except TraceError:
-        if not tracer.took_updates:
+        if not tracer.regions.took_updates:
             raise
         return _traced_with_updates(model, tracer.again(updates=False))
     frozen: dict[str, str] = {}
     if changed:
-        again = tracer.again(changed, tracer.takes_updates)
+        again = tracer.again(changed, tracer.regions.takes_updates)
         try:
             again, traced, changed = _traced(model, again)
             frozen = dict.fromkeys(changed, "the new value is computed from sizes alone")
@@ -151,7 +151,7 @@ def _traced_with_updates(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer
             frozen = dict.fromkeys(changed, str(error))
         if not frozen:
             return again, traced, frozen
-    if tracer.took_updates:  # for nothing: the branch changes no buffer, or not as a graph can
+    if tracer.regions.took_updates:  # for nothing: the branch changes no buffer, or not as a graph can
         return _traced_with_updates(model, tracer.again(updates=False))
     return tracer, traced, frozen
 
