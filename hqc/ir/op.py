@@ -47,6 +47,24 @@ Bounds = Callable[[Sequence["Range | None"], Attributes], "Range | None"]
 of the result's type."""
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """How an op standardizes its first operand: it divides every vector by the vector's own length or deviation.
+
+    `shape`: that of the operand with one axis group per vector (-1: what is left); `axes`: those of `shape` along which vectors lie.
+    `least`: the smallest divisor, that of a vector without length or deviation. `centred`: the mean is taken off before.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    least: float
+    centred: bool
+
+
+FindVectors = Callable[["tuple[int, ...]", Attributes], Vectors]
+"""`vectors(sizes, attributes)`: from the sizes of the first operand."""
+
+
 class Trait(enum.Enum):
     """What passes may ask about an op. A pass never compares op names."""
 
@@ -201,6 +219,7 @@ class OpDef:
     `rule`: result types from operand types and attributes. `function`: the float64 scalar function of a `LUT` op. `compute`: the
     results from the operands' arrays; None where only a back end defines them. `macs`: None for ops that multiply nothing.
     `bounds`: None where results can take any value of their type. `check_constants`: for ops that take some constants only.
+    `vectors`: of ops that standardize their first operand.
     """
 
     name: str
@@ -213,6 +232,7 @@ class OpDef:
     macs: Macs | None = None
     bounds: Bounds | None = None
     check_constants: CheckConstants | None = None
+    vectors: FindVectors | None = None
     doc: str = ""
     family: str = ""
 
@@ -323,6 +343,7 @@ def op(
     macs: Macs | None = None,
     bounds: Bounds | None = None,
     check_constants: CheckConstants | None = None,
+    vectors: FindVectors | None = None,
     doc: str = "",
 ) -> Callable[[InferFunction], OpDef]:
     """Declare and register an op whose result types the decorated function infers.
@@ -345,6 +366,7 @@ def op(
             macs=macs,
             bounds=bounds or (first_range if Trait.LAYOUT_ONLY in kept else None),
             check_constants=check_constants,
+            vectors=vectors,
             doc=doc or (rule.__doc__ or "").strip(),
             family=family,
         )

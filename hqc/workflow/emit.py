@@ -27,7 +27,6 @@ from hqc.frontend.fx.views import written_node
 from hqc.frontend.fx.weights import WeightArgument, weight_argument
 from hqc.ir import Device, Node, Trait, Value
 from hqc.march.spec import MarchSpec
-from hqc.nn import DeQuantStub
 from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.mapping import qat_stub
 from hqc.nn.qat.weights import BiasFakeQuantize, weight_fake_quant
@@ -269,9 +268,10 @@ class _Emitter:
     def _stub(self, old: fx.Node, node: Node | None) -> None:
         assert node is not None
         path = str(old.target)
-        module: nn.Module = DeQuantStub()
         if node.op.name == "quantize":
-            module = qat_stub(self.tree.floats[path], self.observers.make(node.result, old.name))
+            module: nn.Module = qat_stub(self.tree.floats[path], self.observers.make(node.result, old.name))
+        else:
+            module = self.observers.dequant_stub(node)
         self._copy(old).target = self.tree.place(path, module)
 
     # --- behind a value ----------------------------------------------------------------------------------------------------

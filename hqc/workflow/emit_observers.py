@@ -11,6 +11,8 @@ from hqc import arithmetic
 from hqc.errors import QConfigError
 from hqc.ir import Device, Node, QuantParams, Trait, Value
 from hqc.march.spec import MarchSpec
+from hqc.nn import DeQuantStub
+from hqc.nn.qat.steep import SteepDeQuantStub
 from hqc.quantization.fake_quantize import FakeQuantizeBase, make_fake_quant
 from hqc.workflow.activation_configs import ActivationConfigs
 
@@ -70,6 +72,14 @@ class Observers:
             before = [self.behind(operand) for operand in node.operands if operand.producer is not None]
             fake_quant.follow_singular([each for each in before if each is not None])
         return fake_quant
+
+    def dequant_stub(self, boundary: Node) -> DeQuantStub:
+        """The module of a dequantize; in front of a standardization it bounds how steep that is."""
+        reader = boundary.users[0] if len(boundary.users) == 1 else None
+        source = self.behind(boundary.operands[0])
+        if source is None or reader is None or reader.op.vectors is None or reader.operands[0] is not boundary.result:
+            return DeQuantStub()
+        return SteepDeQuantStub(source, reader.op, reader.attributes)
 
     def behind(self, value: Value) -> FakeQuantizeBase | None:
         """The fake quant that gives `value` its scale: its own, or that of what scale-keeping nodes made it from."""

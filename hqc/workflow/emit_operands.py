@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from hqc.ir import Node, Value
-from hqc.nn import DeQuantStub
 from hqc.structures import leaves
 from hqc.workflow.emit_values import is_inserted_boundary
 
@@ -75,7 +74,7 @@ class Operands:
         if boundary.name not in emitter.dequantized:
             consumer = boundary.users[0]
             name = f"{consumer.origin[-1] if consumer.origin else consumer.name}_input_dequant"
-            path = emitter.tree.insert(emitter.position[self._reader], 1, name, DeQuantStub())
+            path = emitter.tree.insert(emitter.position[self._reader], 1, name, emitter.observers.dequant_stub(boundary))
             emitter.dequantized[boundary.name] = emitter.call(path, (plain,), boundary.name)
         return emitter.dequantized[boundary.name]
 

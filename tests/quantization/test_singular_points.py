@@ -8,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hqc.ir import Trait, all_ops
+from hqc.ir import Trait, all_ops, get_op
 from hqc.march import set_march
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.quantization import (
@@ -93,6 +94,92 @@ def test_training_stays_finite_and_is_what_the_simulator_computes(name: str, qco
     # The simulator's 16-bit middle values may differ by a step here and there.
     step = (wanted.max() - wanted.min()).item() / 100
     assert ((got - wanted).abs() > 3 * step).float().mean() < 0.02
+
+
+STANDARDIZED: dict[str, Callable[[Tensor], Tensor]] = {
+    "normalize": lambda y: F.normalize(y, dim=1),
+    "normalize of order 1": lambda y: F.normalize(y, p=1.0, dim=1),
+    "a norm behind a clamp": lambda y: y / y.norm(dim=1, keepdim=True).clamp(min=1e-8),
+    "normalized rows": lambda y: F.normalize(y.flatten(2).transpose(1, 2), dim=-1).transpose(1, 2).reshape(y.shape),
+    "layer norm": lambda y: F.layer_norm(y.permute(0, 2, 3, 1), (8,), eps=1e-12).permute(0, 3, 1, 2),
+    "group norm": lambda y: (
+        F.group_norm(y.permute(0, 2, 1, 3).flatten(0, 1), 2, eps=1e-12).reshape(2, 8, 8, 8).permute(0, 2, 1, 3)
+    ),
+}
+
+
+STANDARDIZING = {
+    "layer_norm": {"normalized_ndim": 2},
+    "group_norm": {"groups": 2},
+    "instance_norm": {},
+    "lp_normalize": {"axes": (1,)},
+}
+
+
+def test_every_standardization_says_what_it_divides() -> None:
+    assert sorted(op.name for op in all_ops() if op.vectors is not None) == sorted(STANDARDIZING)
+    x = np.random.default_rng(0).standard_normal((2, 4, 3, 5)) * 1e-9  # far below the eps
+    for name, given in STANDARDIZING.items():
+        op = get_op(name)
+        attributes = op.complete_attributes({**given, "eps": 1e-2})
+        vectors = op.vectors(x.shape, attributes)  # type: ignore[misc]
+        rows = x.reshape(vectors.shape)
+        rows = rows - rows.mean(axis=vectors.axes, keepdims=True) if vectors.centred else rows
+        wanted = op.compute([x], attributes)  # type: ignore[misc]
+        np.testing.assert_allclose(rows.reshape(x.shape) / vectors.least, wanted, rtol=1e-6)
+
+
+def _gradients(function: Callable[[Tensor], Tensor], state: FakeQuantState, march: str = "bayes") -> list[Tensor]:
+    """Those of a model of which most positions give equal values in all channels that the grid holds as 0; of a float bias too."""
+    torch.manual_seed(0)
+    set_march(march)
+    x = torch.randn(2, 3, 8, 8)
+    x[:, :, :6], net = 0, Net(function)
+    nn.init.constant_(net.first.bias, 1e-3)
+    model = prepare_qat_fx(net, {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=(x,)).train()
+    model(x)
+    set_fake_quantize(model, state)
+    model(x).square().mean().backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("name", STANDARDIZED)
+def test_vectors_that_the_grid_makes_zero_or_constant_leave_training_alone(name: str) -> None:
+    """One over an eps of 1e-12 or its root is the slope there: gradients of 1e10 and of 1e4."""
+    gradients = _gradients(STANDARDIZED[name], FakeQuantState.QAT)
+    assert all(gradient.isfinite().all() and gradient.abs().max() < 50 for gradient in gradients)
+    assert gradients[0].abs().sum() > 0
+
+
+def test_the_gradient_there_is_that_of_an_eps_of_half_a_step_and_elsewhere_torch_s() -> None:
+    torch.manual_seed(0)
+    set_march("bayes")
+    x = torch.randn(1, 8, 4, 4)
+
+    class Normalized(nn.Module):
+        def __init__(self, eps: float) -> None:
+            super().__init__()
+            self.quant, self.dequant, self.eps = QuantStub(), DeQuantStub(), eps
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.quant(x)
+            return F.normalize(x, dim=1, eps=self.eps) + self.dequant(x)  # another reader keeps its gradient
+
+    x[..., 0] = 0
+
+    def gradient(eps: float) -> tuple[Tensor, Tensor, float]:
+        model = prepare_qat_fx(Normalized(eps), {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=(x,)).train()
+        leaf = x.clone().requires_grad_()
+        weight = torch.linspace(-1, 1, 8).reshape(1, 8, 1, 1)
+        (model(leaf) * weight).sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad, weight.expand_as(x), model.quant.activation_post_process.scale.item()
+
+    bounded, weight, step = gradient(1e-12)
+    asked, _, _ = gradient(step)
+    half, _, _ = gradient(step / 2)
+    torch.testing.assert_close(bounded, half)  # no other vector of the grid is as short
+    torch.testing.assert_close(asked[..., 0], (weight * (1 + 1 / step))[..., 0])
 
 
 def test_the_warning_names_the_tensor_once(caplog: pytest.LogCaptureFixture) -> None:

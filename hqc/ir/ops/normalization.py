@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from hqc.errors import ShapeError
-from hqc.ir.op import Array, Attr, Attributes, OperandTypes, op
+from hqc.ir.op import Array, Attr, Attributes, OperandTypes, Vectors, op
 from hqc.ir.ops._shapes import first, reduced, same_as_first
 from hqc.ir.ops.activation import along_channels
 from hqc.ir.types import TensorType
@@ -40,6 +41,10 @@ def _standardized(x: Array, axes: tuple[int, ...], eps: float) -> Array:
     return np.asarray((x - mean) / np.sqrt(var + eps))
 
 
+def _deviations(shape: tuple[int, ...], axes: tuple[int, ...], attributes: Attributes) -> Vectors:
+    return Vectors(shape, axes, math.sqrt(attributes["eps"]), centred=True)
+
+
 def _layer_norm(arrays: Sequence[Any], attributes: Attributes) -> Array:
     x, weight, bias = [*arrays, None, None][:3]
     y = _standardized(x.astype(np.float64), tuple(range(-attributes["normalized_ndim"], 0)), attributes["eps"])
@@ -52,6 +57,7 @@ def _layer_norm(arrays: Sequence[Any], attributes: Attributes) -> Array:
     operands="x, weight?, bias?",
     attributes=(Attr("normalized_ndim", "int", 1, minimum=1), _EPS),
     compute=_layer_norm,
+    vectors=lambda sizes, a: _deviations(sizes, tuple(range(-a["normalized_ndim"], 0)), a),
 )
 def layer_norm(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Normalize over the last `normalized_ndim` axes."""
@@ -72,6 +78,7 @@ def _group_norm(arrays: Sequence[Any], attributes: Attributes) -> Array:
     operands="x, weight?, bias?",
     attributes=(Attr("groups", "int", required=True, minimum=1), _EPS),
     compute=_group_norm,
+    vectors=lambda sizes, a: _deviations((sizes[0], a["groups"], -1), (2,), a),
 )
 def group_norm(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """Normalize over groups of channels."""
@@ -92,6 +99,7 @@ instance_norm = op(
     operands="x, weight?, bias?",
     attributes=(_EPS,),
     compute=_instance_norm,
+    vectors=lambda sizes, a: _deviations(sizes, tuple(range(2, len(sizes))), a),
     doc="Normalize each channel of each sample.",
 )(same_as_first)
 
@@ -107,6 +115,7 @@ def _lp_normalize(arrays: Sequence[Any], attributes: Attributes) -> Array:
     operands="x",
     attributes=(Attr("axes", "ints", required=True), Attr("p", "int", 2, minimum=1), Attr("eps", "float", 1e-12)),
     compute=_lp_normalize,
+    vectors=lambda sizes, a: Vectors(sizes, tuple(a["axes"]), a["eps"], centred=False),
 )
 def lp_normalize(types: OperandTypes, attributes: Attributes) -> list[TensorType]:
     """`x / max(norm(x), eps)` with the norm of order `p` (1 or 2) over `axes`."""
