@@ -89,3 +89,39 @@ def test_a_mask_that_is_joined_with_another_keeps_its_own_value(join):
     x = torch.linspace(-2, 2, 24).reshape(1, 4, 2, 3)
     lowered = lower_graph_module(trace(Function(masks), x), x)
     compare(run_graph(lowered, {lowered.graph.inputs[0].name: x.numpy()}), masks(x), 0)
+
+
+class WritesInEval(torch.nn.Module):
+    """PartialLargeKernel of PLKSR, and its kin: in eval the operand is written and returned."""
+
+    def __init__(self, write) -> None:
+        super().__init__()
+        self.conv, self.write = torch.nn.Conv2d(2, 2, 3, padding=1), write
+
+    def forward(self, x):
+        if self.training:
+            return torch.cat([self.conv(x[:, :2]), x[:, 2:]], 1)
+        self.write(self.conv, x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda conv, x: x.__setitem__((slice(None), slice(2)), conv(x[:, :2])),
+        lambda conv, x: x[:, :2].copy_(conv(x[:, :2])),
+        lambda conv, x: x.mul_(2.0),
+        lambda conv, x: functional.relu(x, inplace=True),
+        lambda conv, x: x.narrow(1, 0, 2).add_(conv(x[:, :2])),
+    ],
+)
+def test_a_module_that_writes_into_its_operand_and_returns_it_is_no_drop_path(write):
+    """It looks at `self.training` and gives back what it got; the graph called it a second time."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), WritesInEval(write), torch.nn.Conv2d(4, 2, 1)).eval()
+    x = torch.randn(1, 3, 5, 5)
+    with torch.no_grad():
+        for traced in (trace(model, x), trace(model)):
+            torch.testing.assert_close(traced(x), model(x))
+        lowered = lower_graph_module(trace(model, x), x)
+        compare(run_graph(lowered, {lowered.graph.inputs[0].name: x.numpy()}), model(x), 1e-5)

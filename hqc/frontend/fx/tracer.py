@@ -59,6 +59,7 @@ from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
 from hqc.frontend.fx.unseen import hide_trace
 from hqc.frontend.fx.updates import TRAINING_ONLY_META
 from hqc.frontend.fx.user_code import in_assertion
+from hqc.frontend.fx.views import written_node
 
 _ANSWERED = ("type", "stride", "storage_offset")
 """Methods of tensors that a trace with example inputs answers with plain Python objects."""
@@ -328,14 +329,20 @@ class HqcTracer(fx.Tracer):
         if opened is None and not self.is_leaf_module(m, path):
             self.called_classes[type(m)] = None
         self._stack.append(self._called_as(m, path))
+        last = next(iter(reversed(self.graph.nodes)), None)
         try:
             result = self._called(m, path, forward, opened, args, kwargs)
-            if args and result is args[0] and isinstance(result, fx.Proxy) and looks_at_training(m):
+            same = args and result is args[0] and isinstance(result, fx.Proxy)
+            if same and looks_at_training(m) and not any(written_node(node, self.root) for node in self._nodes_since(last)):
                 result = self.create_proxy("call_module", path, args, kwargs)  # a drop path, which acts in training
                 result.node.meta[IDENTITY_META] = True
             return result
         finally:
             self._stack.pop()
+
+    def _nodes_since(self, last: fx.Node | None) -> list[fx.Node]:
+        """The nodes behind `last`, the latest one first."""
+        return list(itertools.takewhile(lambda node: node is not last, reversed(self.graph.nodes)))
 
     def _called(
         self,
@@ -363,9 +370,7 @@ class HqcTracer(fx.Tracer):
         if kept:
             return result
         undo()
-        for node in reversed(list(self.graph.nodes)):
-            if node is last:
-                break
+        for node in self._nodes_since(last):
             self.graph.erase_node(node)
         return forward(*args, **kwargs)  # torch's own call, hooks included: what the layer calls is recorded
 
