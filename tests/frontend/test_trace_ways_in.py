@@ -325,3 +325,46 @@ def test_inputs_that_only_keywords_take_are_named() -> None:
     with pytest.raises(InputError, match="forward takes other by name only"):
         hqc.explain(TakesMore(), {"x": x, "other": x}, march="bayes")
     assert [row.name for row in hqc.explain(TakesMore(), {"x": x}, march="bayes").placement.rows] == ["mul"]
+    with pytest.raises(InputError, match="forward takes other by name only"):
+        hqc.explain(TakesOnlyMore(), {"other": x}, march="bayes")
+    with pytest.raises(InputError, match="forward takes gain by name only"):
+        hqc.explain(GainBehindMany(), {"x": x, "gain": x}, march="bayes")
+
+
+class TakesOnlyMore(nn.Module):
+    def forward(self, **more: torch.Tensor) -> torch.Tensor:
+        return more["other"] * 2
+
+
+class GainBehindMany(nn.Module):
+    def forward(self, x: torch.Tensor, *others: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        return x * gain
+
+
+class NamedImage(nn.Module):
+    def forward(self, *, image: torch.Tensor) -> torch.Tensor:
+        return image * 2
+
+
+class NamedGain(nn.Module):
+    def forward(
+        self, x: torch.Tensor, doubled: bool = True, *, gain: torch.Tensor, offset: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        y = x * gain if doubled else x
+        return y if offset is None else y + offset
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [(NamedImage(), ["image"]), (NamedGain(), ["x", "gain"]), (NamedGain(), ["offset", "gain", "x"])],
+)
+def test_inputs_by_name_only_are_inputs_behind_the_positional_ones(model: nn.Module, names: list[str]) -> None:
+    given = {name: torch.randn(1, 4, generator=torch.Generator().manual_seed(index)) for index, name in enumerate(names)}
+    torch.testing.assert_close(trace(model, given)(**given), model(**given))
+    compiled = hqc.compile(model, given, march="bayes", calibration_data=[given])
+    torch.testing.assert_close(torch.as_tensor(compiled.simulate(given)), model(**given), atol=0.1, rtol=0.0)
+
+
+def test_an_input_by_name_only_that_is_left_out_is_named() -> None:
+    with pytest.raises(InputError, match="example inputs lack gain"):
+        hqc.explain(NamedGain(), {"x": torch.randn(1, 4)}, march="bayes")

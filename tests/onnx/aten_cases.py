@@ -231,6 +231,17 @@ PRODUCTS: dict[str, Case] = {
     "inverse_2": lambda y: torch.inverse(y[..., :2, :2] + 3 * torch.eye(2)),
     "inverse_3": lambda y: torch.linalg.inv(y[..., :3, :3] + 3 * torch.eye(3)),
     "inverse_4": lambda y: (y[0, 0, :4, :4] + 4 * torch.eye(4)).inverse(),
+    "inverse_and_error": lambda y: list(torch.linalg.inv_ex(y[..., :3, :3] + 3 * torch.eye(3))),
+    "bits_and_constants": lambda y: [
+        (y * 50).int() & 7,
+        (y * 50).long() & -7,
+        ((y * 50).int() | 21) ^ 170,
+        ~(y * 50).long(),
+        ~(y.abs() * 9).to(torch.uint8) & 0b1101,
+        5 & y.argmax(1),
+        (y.argmax(1)[..., None] & 2 ** torch.arange(4)) != 0,
+        (y * 50).long() ^ torch.tensor([-8, -1, 0, 1, 6, 200]),
+    ],
     "kron": lambda y: torch.kron(y[0, 0], y[0, 1]),
     "bilinear": lambda y: F.bilinear(y[0, 0], y[0, 1], torch.ones(4, 6, 6)),
     "systems": lambda y: (
@@ -619,5 +630,5 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "complex": (lambda y: torch.fft.rfft(y).abs(), "torch.complex64"),
     "inverse": (lambda y: torch.linalg.inv(y + 9 * torch.eye(6)), "no ONNX form of aten.linalg_inv.default of 6 rows is known"),
     "histogramdd": (lambda y: torch.histogramdd(y[0, 0, :, :2], [2, 2])[0], "cannot be written to ONNX"),
-    "bits": (lambda y: y.argmax(1) & 3, "works on their bits"),
+    "bits": (lambda y: y.argmax(1) & y.argmin(1), "works on their bits"),
 }

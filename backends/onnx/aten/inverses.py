@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hqc.backends.onnx.aten.calls import Call
+from hqc.backends.onnx.aten.calls import Call, shape_of
 from hqc.backends.onnx.aten.products import product
 from hqc.backends.onnx.aten.writer import CallWriter, NoFormError, aten, shape
 from hqc.ir import Value
@@ -20,6 +20,13 @@ _LARGEST = 4
 @aten("inverse.default", "linalg_inv.default")
 def inverse(c: Call, w: CallWriter) -> Value:
     return _inverse(c, w, w.value(c["self"] if "self" in c.arguments else c["A"]))
+
+
+@aten("linalg_inv_ex.default")
+def inverse_and_error(c: Call, w: CallWriter) -> tuple[Value, Value]:
+    """The inverse, and 0 for its error: a closed form has no step that could fail."""
+    error = c.results[1]
+    return _inverse(c, w, w.value(c["A"])), w.const(np.zeros(shape_of(error)), error.type.dtype)
 
 
 @aten("linalg_solve.default")

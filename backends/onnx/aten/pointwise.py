@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from hqc.backends.onnx.aten import bits
 from hqc.backends.onnx.aten.calls import Call, Tensor, promoted
 from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoFormError, aten
 from hqc.ir import DType, Value
@@ -355,7 +356,7 @@ def _truth(w: CallWriter, item: Any) -> Value:
 def _logic(op_type: str) -> Callable[[Call, CallWriter], Value]:
     def emit(c: Call, w: CallWriter) -> Value:
         if c.dtype is not DType.BOOL:
-            raise NoFormError(f"aten.{c.target} on integers works on their bits, which opset 11 cannot")
+            return bits.emit(c, w, op_type)
         operands = [_truth(w, c[name]) for name in ("self", "other") if name in c.arguments]
         return w.onnx(op_type, *operands, type=c.type)
 
@@ -363,7 +364,8 @@ def _logic(op_type: str) -> Callable[[Call, CallWriter], Value]:
 
 
 for _name, _op in {"and": "And", "or": "Or", "xor": "Xor"}.items():
-    aten(f"logical_{_name}.default", f"bitwise_{_name}.Tensor", f"bitwise_{_name}.Scalar", f"__{_name}__.Tensor")(_logic(_op))
+    aten(f"logical_{_name}.default", f"bitwise_{_name}.Tensor", f"bitwise_{_name}.Scalar",
+         f"bitwise_{_name}.Scalar_Tensor", f"__{_name}__.Tensor")(_logic(_op))  # fmt: skip
 aten("logical_not.default", "bitwise_not.default")(_logic("Not"))
 
 

@@ -70,6 +70,7 @@ class RootArguments:
         """Give the placeholders of constants their defaults, and all the order of Python's grammar. They stay in the signature, unused."""
         self._default_constants(graph)
         _order(graph, parameters)
+        _let_defaults_stand(graph)
 
     def _default_constants(self, graph: fx.Graph) -> None:
         """Arguments that are constants need not be given to the traced module, where Python's grammar allows it."""
@@ -94,6 +95,19 @@ def _order(graph: fx.Graph, parameters: Mapping[str, inspect.Parameter]) -> None
     for node in reversed(nodes):
         if parameters[str(node.target).lstrip("*")].kind is inspect.Parameter.KEYWORD_ONLY:
             starred.append(node)
+
+
+def _let_defaults_stand(graph: fx.Graph) -> None:
+    """What forward takes by name only may follow arguments with a default; as the positional argument that it becomes it may not, and
+    so gets None for one. A caller still has to give it.
+    """
+    after_default = False
+    for node in _placeholders(graph):
+        if str(node.target).startswith("*"):
+            return
+        if after_default and not node.args:
+            node.args = (None,)
+        after_default = bool(node.args)
 
 
 def from_placeholder(node: Any) -> bool:

@@ -28,18 +28,23 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
 def positional_inputs(model: nn.Module, example_inputs: ExampleInputs) -> ExampleInputs:
     """Inputs by name as positional ones: arguments before the last one that is given have their defaults. Others as they are.
 
-    `InputError` for an argument without a default that is left out, and for one that forward takes by name only.
+    Those that forward takes by name only come behind the positional ones, in the order of its signature: the traced model takes them so.
+    `InputError` for an argument without a default that is left out, and for one that has no place in the signature (`**kwargs`, or by
+    name only behind `*args`).
     """
     if not isinstance(example_inputs, Mapping):
         return example_inputs
     signature = inspect.signature(model.forward)
     own = signature.parameters
-    if not _names_arguments(signature, example_inputs) or not {*example_inputs} & {*own}:
-        return example_inputs
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+    nothing_else = takes_any and len(own) == 1
+    if not _names_arguments(signature, example_inputs) or not (nothing_else or {*example_inputs} & {*own}):
+        return example_inputs
     if not takes_any and not {*example_inputs} <= {*own}:
         return example_inputs
-    by_name_only = [name for name in example_inputs if name not in own or own[name].kind is inspect.Parameter.KEYWORD_ONLY]
+    by_name_only = [
+        name for name in example_inputs if name not in own or (name in _names_only(signature) and _is_varied(signature))
+    ]
     if by_name_only:
         raise InputError(
             f"forward takes {by_name_only[0]} by name only, and a deployed model has its inputs in an order; wrap the model in a module "
@@ -65,6 +70,7 @@ def argument_examples(model: nn.Module, example_inputs: ExampleInputs, optional:
         return None
     args, kwargs = split_inputs(example_inputs)
     signature = inspect.signature(model.forward)
+    args, kwargs = _as_called(signature, args, kwargs)
     try:
         bound = signature.bind_partial(*args, **kwargs) if optional else None
     except TypeError:
@@ -81,6 +87,25 @@ def argument_examples(model: nn.Module, example_inputs: ExampleInputs, optional:
 
 def _tensors(example: Any, what: str) -> Any:
     return map_structure(example, lambda leaf: plain_tensor(leaf, what) if is_data(leaf) else leaf)
+
+
+def _as_called(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional inputs behind the last positional argument by the names of those that forward takes by name only."""
+    places = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in signature.parameters.values())
+    behind, names = args[places:], _names_only(signature)
+    if not behind or _is_varied(signature) or len(behind) > len(names) or {*names[: len(behind)]} & {*kwargs}:
+        return args, kwargs
+    return args[:places], {**kwargs, **dict(zip(names, behind, strict=False))}
+
+
+def _names_only(signature: inspect.Signature) -> list[str]:
+    return [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _is_varied(signature: inspect.Signature) -> bool:
+    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values())
 
 
 def _is_complete(signature: inspect.Signature, bound: inspect.BoundArguments, optional: Collection[str]) -> bool:
