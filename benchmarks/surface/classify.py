@@ -98,6 +98,7 @@ def _difference(got: Any, expected: Any) -> str:
     if len(results) != len(references):
         return f"{len(results)} results for {len(references)}"
     for index, (result, reference) in enumerate(zip(results, references, strict=True)):
+        reference = reference.float() if reference.dtype is torch.bfloat16 else reference  # NumPy has none
         array, wanted = np.asarray(result), reference.detach().numpy()
         if array.shape != wanted.shape:
             return f"result {index} has shape {array.shape}, eager's has {wanted.shape}"
