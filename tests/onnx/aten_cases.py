@@ -476,6 +476,11 @@ DIRECT: dict[str, Case] = {
         (y > 0).count_nonzero((1, 2)),
         y.median(),
         y.nanmedian(1),
+        y.sqrt().nanmedian(1),  # of NaN, where y is negative
+        y.log().nanmedian(-1, keepdim=True).values,
+        y.sqrt().nanmedian(),
+        (y[0] * 0 / 0).nanmedian(1).values,
+        y.sum().median(0),
         y.var(),
         y.var(1),
         y.std(),

@@ -216,11 +216,34 @@ def sort(c: Call, w: CallWriter) -> list[Value]:
 def kth(c: Call, w: CallWriter) -> list[Value]:
     """The k-th smallest element along an axis; the median is the lower one."""
     x = w.value(c["self"])
+    if not shape(x):  # its only element
+        return [x, w.const(0, I64)]
     axis = axis_of(c["dim"], len(shape(x)))
+    if c.target.startswith("nanmedian") and c.dtype.is_float:
+        return [w.reshape(item, c.shape) for item in _nan_median(w, x, axis)]
     k = c.get("k", (shape(x)[axis] + 1) // 2)
     values, indices = top_k(w, x, axis, k, largest=False)
     picked = [w.slice(item, axis, k - 1, k) for item in (values, indices)]
     return [w.reshape(item, c.shape) for item in picked]
+
+
+def _nan_median(w: CallWriter, x: Value, axis: int) -> tuple[Value, Value]:
+    """The lower median of what is not NaN, with its place: how many are not says where it is when NaN come last. NaN of nothing else."""
+    missing = w.onnx("IsNaN", x, type=x.type.with_dtype(DType.BOOL))
+    present = w.op("where", missing, w.const(np.inf, x.type.dtype), x)
+    ordered, places = top_k(w, present, axis, shape(x)[axis], largest=False)
+    count = w.op("sum", w.cast(w.op("logical_not", missing), F32), axes=(axis,), keepdims=True)
+    half = w.op("floor", w.op("mul", w.op("sub", count, w.const(1.0, F32)), w.const(0.5, F32)))
+    middle = w.cast(w.op("relu", half), I64)
+    value = w.onnx("GatherElements", ordered, middle, axis=axis, type=count.type.with_dtype(x.type.dtype))
+    place = w.onnx("GatherElements", places, middle, axis=axis, type=middle.type)
+    return w.op("where", w.op("equal", count, w.const(0.0, F32)), w.const(np.nan, x.type.dtype), value), place
+
+
+@aten("nanmedian.default")
+def nan_median(c: Call, w: CallWriter) -> Value:
+    x = w.reshape(w.value(c["self"]), [math.prod(c["self"].type.shape or ())])
+    return w.reshape(_nan_median(w, x, 0)[0], [])
 
 
 @aten("median.default")
