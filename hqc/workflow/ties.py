@@ -21,13 +21,13 @@ def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool =
     if x.ndim == 0:
         return torch.topk(x, k, dim, largest, sorted)
     values, indices = _sort(x, dim, largest)
-    return values.narrow(dim, 0, k), indices.narrow(dim, 0, k)
+    return values.narrow(dim, 0, k).contiguous(), indices.narrow(dim, 0, k).contiguous()  # `view` takes torch's own results
 
 
 def _kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> _Pair:
     if x.ndim == 0:
         return torch.kthvalue(x, k, dim, keepdim)
-    values, indices = (each.narrow(dim, k - 1, 1) for each in _sort(x, dim))
+    values, indices = (each.narrow(dim, k - 1, 1).contiguous() for each in _sort(x, dim))
     return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
 
 
