@@ -18,6 +18,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from hqc.errors import InputError, LoweringError
+from hqc.frontend.fx.arguments import from_placeholder
 from hqc.frontend.fx.exported_core import (
     CORE,
     WITH_INDICES,
@@ -107,7 +108,9 @@ def _make_writes_explicit(module: fx.GraphModule) -> None:
     for node in module.graph.nodes:
         if node.op != "placeholder":
             known.record(node)
-        elif isinstance(value := node.meta.get("val"), torch.Tensor):
+        if not from_placeholder(node) or isinstance(known.of(node), torch.Tensor):
+            continue
+        if isinstance(value := node.meta.get("val"), torch.Tensor):  # an input, or one that is taken out of a nested one
             known.give(node, torch.zeros([_example_size(size) for size in value.shape], dtype=value.dtype))
     settle_strides(module.graph, known)
     module.meta[FUNCTIONAL_META] = functionalize(module.graph, module, known)
@@ -181,6 +184,7 @@ def _inputs(module: fx.GraphModule, graph: fx.Graph, leaves: list[fx.Node]) -> d
     def bind(structure: Any, taken: fx.Node) -> None:
         if isinstance(structure, fx.Node):
             env[structure] = taken
+            taken.meta.update(structure.meta)
             return
         read = operator.getitem if isinstance(structure, (dict, list, tuple)) else getattr
         for key, item in _children(structure):
@@ -190,8 +194,6 @@ def _inputs(module: fx.GraphModule, graph: fx.Graph, leaves: list[fx.Node]) -> d
     arguments = [*zip(names, positional, strict=False), *named.items()]
     made = [(item, graph.placeholder(name)) for name, item in arguments]
     for item, placeholder in made:
-        if isinstance(item, fx.Node):
-            placeholder.meta.update(item.meta)
         bind(item, placeholder)
     return env
 
