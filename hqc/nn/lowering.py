@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hqc.frontend.fx.context import LoweringContext, Operand
+from hqc.frontend.fx.lowerings.boundary import dequant_stub, quant_stub
 from hqc.frontend.fx.lowerings.conv import emit_conv, emit_conv_transpose, output_padding_for
 from hqc.frontend.fx.registry import find_function, lower_functional, lower_module
 from hqc.ir import QuantParams, Value
@@ -95,15 +96,8 @@ def result_like(ctx: LoweringContext, module: QATLayer, x: Value) -> Value:
 # --- stubs and fake quants -------------------------------------------------------------------------------------------------
 
 
-@lower_module(QuantStub)
-def quant_stub(ctx: LoweringContext, module: QuantStub, x: Value) -> Value:
-    return ctx.emit("quantize", x, stub=True)
-
-
-@lower_module(DeQuantStub)
-def dequant_stub(ctx: LoweringContext, module: DeQuantStub, x: Value) -> Value:
-    """Indices and truths (an argmax) are what they are: there is nothing to dequantize."""
-    return ctx.emit("dequantize", x, stub=True) if x.type.dtype.is_float else ctx.emit("identity", x)
+lower_module(QuantStub)(quant_stub)
+lower_module(DeQuantStub)(dequant_stub)
 
 
 @lower_module(QATQuantStub)

@@ -7,7 +7,6 @@ meets the write, a third has what that line makes as nodes, and all that is done
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -29,7 +28,6 @@ class Canvases(TorchFunctionMode):
         super().__init__()
         self.lines = frozenset(lines)
         self._where, self._record, self._asleep = where, record, asleep
-        self._thread = threading.get_ident()
         self._made: list[tuple[torch.Tensor, str]] = []  # the tensors are kept, so that no memory is given to two
 
     def __torch_function__(
@@ -37,7 +35,7 @@ class Canvases(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if type(result) is not torch.Tensor or self._asleep() or threading.get_ident() != self._thread:
+        if type(result) is not torch.Tensor or self._asleep():
             return result
         memory = memory_of(result)
         given = [memory_of(item) for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]

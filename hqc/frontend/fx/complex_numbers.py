@@ -18,51 +18,11 @@ from hqc.frontend.fx import spectra
 from hqc.frontend.fx.locations import user_source
 from hqc.frontend.fx.proxies import RecordingProxy, find_proxy
 
-_ON_BOTH = frozenset(
-    {
-        *(
-            "reshape",
-            "view",
-            "permute",
-            "transpose",
-            "swapaxes",
-            "unsqueeze",
-            "squeeze",
-            "flatten",
-            "unflatten",
-            "contiguous",
-            "clone",
-        ),
-        *(
-            "roll",
-            "flip",
-            "sum",
-            "mean",
-            "expand",
-            "repeat",
-            "movedim",
-            "narrow",
-            "select",
-            "chunk",
-            "split",
-            "neg",
-            "detach",
-            "t",
-        ),
-        *(
-            "index_select",
-            "cumsum",
-            "getitem",
-            "cat",
-            "stack",
-            "concat",
-            "fftshift",
-            "ifftshift",
-            "fft_fftshift",
-            "fft_ifftshift",
-        ),
-    }
-)
+_ON_BOTH = frozenset((
+    "reshape", "view", "permute", "transpose", "swapaxes", "unsqueeze", "squeeze", "flatten", "unflatten", "contiguous", "clone",
+    "roll", "flip", "sum", "mean", "expand", "repeat", "movedim", "narrow", "select", "chunk", "split", "neg", "detach", "t",
+    "index_select", "cumsum", "getitem", "cat", "stack", "concat", "fftshift", "ifftshift", "fft_fftshift", "fft_ifftshift",
+))  # fmt: skip
 """Steps that are linear, or only move numbers: done to both parts."""
 _FUNCTIONS_BY_NAME = {"stft", "istft", "complex", "polar", "view_as_complex"}
 
@@ -258,10 +218,6 @@ def _contracted(tracer: Any, equation: str | None, left: Any, right: Any) -> Any
     return _pair(tracer, spectra.contracted, equation, a, b, c, d)
 
 
-def _is_complex(tracer: Any, x: Any) -> bool:
-    return True
-
-
 def _as_complex(tracer: Any, x: Any) -> ComplexProxy:
     return ComplexProxy(x[..., 0], x[..., 1])
 
@@ -276,7 +232,7 @@ def _size(tracer: Any, x: ComplexProxy, *args: Any) -> Any:
 
 # --- transforms -------------------------------------------------------------------------------------------------------------------
 
-_TRANSFORMS = {f"fft_{prefix}{kind}fft{rank}" for prefix in ("",) for kind in ("", "i", "r", "ir") for rank in ("", "2", "n")}
+_TRANSFORMS = {f"fft_{kind}fft{rank}" for kind in ("", "i", "r", "ir") for rank in ("", "2", "n")}
 
 
 def _transformed(tracer: Any, name: str, input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -332,6 +288,13 @@ def _dims(given: dict[str, Any], rank: str, shape: list[int]) -> tuple[list[int]
     return dims, list(size) if size is not None else [None] * len(dims)
 
 
+def _frames(n_fft: int, hop_length: int | None, win_length: int | None, window: Any) -> tuple[int, Any]:
+    """The steps between frames and their window, with torch's defaults; None for a window of ones as long as a frame."""
+    if window is None and win_length is not None and win_length != n_fft:
+        window = torch.ones(win_length)
+    return hop_length if hop_length is not None else n_fft // 4, window
+
+
 def _stft(
     tracer: Any,
     input: Any,
@@ -348,9 +311,7 @@ def _stft(
 ) -> Any:
     if isinstance(input, ComplexProxy) or align_to_window:
         raise _refused(tracer, "stft of a complex tensor, or aligned to the window,")
-    hop = hop_length if hop_length is not None else n_fft // 4
-    if window is None and win_length is not None and win_length != n_fft:
-        window = torch.ones(win_length)
+    hop, window = _frames(n_fft, hop_length, win_length, window)
     one = onesided is not False
     found = _pair(tracer, spectra.short_time, input, window, n_fft, hop, center, pad_mode, normalized, one)
     return found if return_complex else _as_real(tracer, found)
@@ -371,9 +332,7 @@ def _istft(
 ) -> Any:
     if not isinstance(input, ComplexProxy) or onesided is False or return_complex:
         raise _refused(tracer, "istft of a real or two-sided spectrum")
-    hop = hop_length if hop_length is not None else n_fft // 4
-    if window is None and win_length is not None and win_length != n_fft:
-        window = torch.ones(win_length)
+    hop, window = _frames(n_fft, hop_length, win_length, window)
     return _call(tracer, spectra.overlapped, *_parts(input), window, n_fft, hop, center, normalized, length)
 
 
@@ -398,7 +357,7 @@ _STEPS: dict[str, Callable[..., Any]] = {
     "resolve_conj": lambda tracer, x: x,
     "real": lambda tracer, x: x.real,
     "imag": lambda tracer, x: x.imag,
-    "is_complex": _is_complex,
+    "is_complex": lambda tracer, x: True,
     "is_floating_point": lambda tracer, x: False,
     "view_as_real": _as_real,
     "view_as_complex": _as_complex,

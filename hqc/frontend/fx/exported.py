@@ -232,9 +232,7 @@ def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
 
 def _written_at(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
     """What was written by index, by the statement that a user would write: `x[:, index] = y`."""
-    args, kwargs = _mapped(node, env)
-    bound = {argument.name: value for argument, value in zip(node.target._schema.arguments, args, strict=False)}  # type: ignore[union-attr]
-    bound.update(kwargs)
+    bound = _bound(node.target, *_mapped(node, env))
     target: fx.Node = bound["self"]
     indices, values = tuple(bound["indices"]), bound["values"]
     in_place = _operator_name(node).endswith("_")
@@ -260,8 +258,7 @@ _Call = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 
 def _ordinary(node: fx.Node, overload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
     """The call that a user would write for an overload with these arguments."""
-    bound = {argument.name: value for argument, value in zip(overload._schema.arguments, args, strict=False)}
-    bound.update(kwargs)
+    bound = _bound(overload, args, kwargs)
     name = _operator_name(node)
     if name == "_native_batch_norm_legit_functional" or (name == "batch_norm" and bound.get("training")):
         raise InputError(
@@ -273,6 +270,11 @@ def _ordinary(node: fx.Node, overload: Any, args: tuple[Any, ...], kwargs: dict[
         return ordinary_call(overload, bound, reads_places(node))
     except LoweringError as error:
         raise LoweringError(f"{node.name}: {error}") from None
+
+
+def _bound(overload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name."""
+    return {argument.name: value for argument, value in zip(overload._schema.arguments, args, strict=False)} | kwargs
 
 
 def _given(overload: Any, bound: dict[str, Any]) -> dict[str, Any]:

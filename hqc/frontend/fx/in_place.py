@@ -61,6 +61,11 @@ def first_operand(node: fx.Node) -> fx.Node | None:
     return next((item for item in candidates if isinstance(item, fx.Node)), None)
 
 
+def first_argument(node: fx.Node) -> Any:
+    """What a call is given first, by place or by name; None where it is given nothing."""
+    return node.args[0] if node.args else next(iter(node.kwargs.values()), None)
+
+
 def asks_in_place(node: fx.Node) -> bool:
     """True for a call of a function with `inplace=True`."""
     at = inplace_position(node.target)

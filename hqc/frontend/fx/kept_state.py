@@ -20,7 +20,7 @@ from torch import fx, nn
 from hqc.errors import FAULTS
 from hqc.frontend.fx.assumptions import is_size
 from hqc.frontend.fx.copying import deep_copy, in_eval_mode
-from hqc.frontend.fx.in_place import writes_first_operand
+from hqc.frontend.fx.in_place import first_argument, writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues
 from hqc.frontend.fx.locations import SOURCE_META
 from hqc.frontend.fx.state import Slot, slots, unchanged_in_eval
@@ -230,8 +230,8 @@ class _Computed:
         written: list[int] = []
         for node in graph.nodes:
             operands = self._plain((node.args, node.kwargs), keys) if node.op != "placeholder" else None
-            if _name(node) in _MOVES and isinstance(_first(node), fx.Node) and not _is_made_of_data(node):
-                keys[node] = keys[_first(node)]
+            if _name(node) in _MOVES and isinstance(first_argument(node), fx.Node) and not _is_made_of_data(node):
+                keys[node] = keys[first_argument(node)]
                 continue
             target = str(node.target) if node.op == "placeholder" else self._target(node)
             key = (node.op, node in before, target, operands)
@@ -287,16 +287,12 @@ def _data_operands(node: fx.Node) -> list[fx.Node]:
     name = _name(node)
     operands = node.all_input_nodes
     if name.startswith("new_") or name.endswith("_like"):
-        return [operand for operand in operands if operand is not _first(node)]
+        return [operand for operand in operands if operand is not first_argument(node)]
     return operands[:1] if name in _LIKE_ANOTHER else operands
 
 
 def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-
-def _first(node: fx.Node) -> Any:
-    return node.args[0] if node.args else next(iter(node.kwargs.values()), None)
 
 
 def _in_order(node: fx.Node, made: Mapping[fx.Node, Any]) -> list[fx.Node]:

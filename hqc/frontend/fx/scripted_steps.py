@@ -259,14 +259,6 @@ def _raise(message: Any, *_: Any) -> Any:
     raise LoweringError(f"the code of the scripted module raises an error: {message}")
 
 
-def _least(*items: Any) -> Any:
-    return min(items[0]) if len(items) == 1 else min(items)
-
-
-def _most(*items: Any) -> Any:
-    return max(items[0]) if len(items) == 1 else max(items)
-
-
 PRIMITIVES: dict[str, Callable[..., Any]] = {
     "If": lambda *args: args,
     "Loop": lambda *args: args,
@@ -279,8 +271,8 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
     "RaiseException": _raise,
     "Uninitialized": lambda: None,
     "Print": lambda *args: None,
-    "min": _least,
-    "max": _most,
+    "min": min,
+    "max": max,
     "device": lambda x: x.device,
     "dtype": lambda x: x.dtype,
     "is_cuda": lambda x: False,

@@ -32,7 +32,7 @@ from hqc.frontend.fx.canvases import Canvases, constant_behind
 from hqc.frontend.fx.complex_numbers import complex_step
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
 from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_by_hooks
-from hqc.frontend.fx.in_place import writes_first_operand
+from hqc.frontend.fx.in_place import first_argument, writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_functional, is_library_module, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, types_along, user_source
@@ -186,20 +186,19 @@ class HqcTracer(fx.Tracer):
         that write into it.
         """
         for node in self.graph.nodes:
-            if node.meta.get(WRAPPED_META) and isinstance(_first(node), fx.Node):
+            if node.meta.get(WRAPPED_META) and isinstance(first_argument(node), fx.Node):
                 value = self.known.of(node)
-                if isinstance(value, torch.Tensor) and value is self.known.of(_first(node)):
+                if isinstance(value, torch.Tensor) and value is self.known.of(first_argument(node)):
                     keys = (IN_PLACE_META, WRITES_META) if node in self.known.writing else (IDENTITY_META,)
                     node.meta.update(dict.fromkeys(keys, True))
 
     def _patch(self, patches: Patches) -> None:
         """What stock FX patches (module calls and attributes, wrapped functions, `math`), and what takes no proxies."""
-        thread, known = self._thread, self.known
         original_call, original_getattr, original_setattr = nn.Module.__call__, nn.Module.__getattr__, nn.Module.__setattr__
 
         @functools.wraps(original_call)
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != thread or known.paused:
+            if self.is_asleep():
                 return original_call(module, *args, **kwargs)
             if self._rewriter is not None:
                 self._rewriter.module(module)
@@ -209,13 +208,13 @@ class HqcTracer(fx.Tracer):
         @functools.wraps(original_getattr)
         def attribute(module: nn.Module, name: str) -> Any:
             value = original_getattr(module, name)
-            if threading.get_ident() != thread or known.paused:
+            if self.is_asleep():
                 return value
             return self.getattr(name, value, self._parameter_proxies)
 
         @functools.wraps(original_setattr)
         def assign(module: nn.Module, name: str, value: Any) -> None:
-            if threading.get_ident() == thread and not known.paused:
+            if not self.is_asleep():
                 if self._assigned_buffer(module, name, value):
                     return
                 path = (self.submodule_paths or {}).get(module)
@@ -235,8 +234,8 @@ class HqcTracer(fx.Tracer):
 
     def _watch_canvases(self, patches: Patches) -> None:
         if self.canvases is not None:
-            where, asleep = functools.partial(user_source, self._stop), lambda: self.known.paused
-            self._watch = Canvases(self.canvases, where, self.create_proxy, asleep)
+            where = functools.partial(user_source, self._stop)
+            self._watch = Canvases(self.canvases, where, self.create_proxy, self.is_asleep)
             patches.context(self._watch)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
@@ -601,10 +600,6 @@ def _brings_state(module: nn.Module, known: Mapping[nn.Module, str]) -> bool:
         each not in known and any(True for _ in itertools.chain(each.parameters(recurse=False), each.buffers(recurse=False)))
         for each in module.modules()
     )
-
-
-def _first(node: fx.Node) -> Any:
-    return node.args[0] if node.args else next(iter(node.kwargs.values()), None)
 
 
 def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
