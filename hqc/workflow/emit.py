@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
 from hqc.frontend.fx.calls import written_out_of_place
+from hqc.frontend.fx.equals import in_definite_order
 from hqc.frontend.fx.in_place import FIRST_OPERANDS, writes_first_operand
 from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_META
 from hqc.frontend.fx.lowered import LoweredModel
@@ -193,6 +194,9 @@ class _Emitter:
             args, kwargs = self._on_a_clone(args, kwargs)
         if training_argument(old) is not None:
             args, kwargs = self._in_the_modules_mode(old, args, kwargs)
+        definite = in_definite_order(op, target)
+        if definite is not None:
+            op, target = "call_function", definite
         new = self.graph.create_node(op, target, args, kwargs, old.name, old.type)
         new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
         self.env[old] = new

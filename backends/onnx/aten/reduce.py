@@ -222,9 +222,19 @@ def kth(c: Call, w: CallWriter) -> list[Value]:
     if c.target.startswith("nanmedian") and c.dtype.is_float:
         return [w.reshape(item, c.shape) for item in _nan_median(w, x, axis)]
     k = c.get("k", (shape(x)[axis] + 1) // 2)
-    values, indices = top_k(w, x, axis, k, largest=False)
-    picked = [w.slice(item, axis, k - 1, k) for item in (values, indices)]
-    return [w.reshape(item, c.shape) for item in picked]
+    ordered = top_k(w, x, axis, k, largest=False)
+    value, place = (w.slice(item, axis, k - 1, k) for item in ordered)
+    if c.target.startswith("median") and c.dtype.is_float:
+        value, place = _nan_where_any(w, x, axis, value, place)
+    return [w.reshape(item, c.shape) for item in (value, place)]
+
+
+def _nan_where_any(w: CallWriter, x: Value, axis: int, value: Value, place: Value) -> tuple[Value, Value]:
+    """`value` and its place, but NaN and the place of the first one where there is any: an order with NaN in it is undefined."""
+    missing = w.cast(w.onnx("IsNaN", x, type=x.type.with_dtype(DType.BOOL)), F32)
+    found = w.cast(w.op("reduce_max", missing, axes=(axis,), keepdims=True), DType.BOOL)
+    first = w.op("argmax", missing, axis=axis, keepdims=True)
+    return w.op("where", found, w.const(np.nan, x.type.dtype), value), w.op("where", found, first, place)
 
 
 def _nan_median(w: CallWriter, x: Value, axis: int) -> tuple[Value, Value]:
@@ -250,8 +260,29 @@ def nan_median(c: Call, w: CallWriter) -> Value:
 def median(c: Call, w: CallWriter) -> Value:
     x = w.value(c["self"])
     size = math.prod(shape(x))
-    values, _ = top_k(w, w.reshape(x, [size]), 0, (size + 1) // 2, largest=False)
-    return w.reshape(w.slice(values, 0, (size + 1) // 2 - 1, (size + 1) // 2), [])
+    flat = w.reshape(x, [size])
+    ordered = top_k(w, flat, 0, (size + 1) // 2, largest=False)
+    value, place = (w.slice(item, 0, (size + 1) // 2 - 1, (size + 1) // 2) for item in ordered)
+    if c.dtype.is_float:
+        value, _ = _nan_where_any(w, flat, 0, value, place)
+    return w.reshape(value, [])
+
+
+@aten("mode.default")
+def mode(c: Call, w: CallWriter) -> list[Value]:
+    """The smallest of the most frequent values: of sorted ones that which equals most others first; and where it first stands."""
+    x = w.value(c["self"])
+    if not shape(x):
+        return [x, w.const(0, I64)]
+    axis, sizes = axis_of(c["dim"], len(shape(x))), shape(x)
+    ordered, _ = top_k(w, x, axis, sizes[axis], largest=False)
+    row, column = [*sizes[:axis], 1, *sizes[axis:]], [*sizes[: axis + 1], 1, *sizes[axis + 1 :]]
+    equal = w.op("equal", w.reshape(ordered, column), w.reshape(ordered, row))
+    often = w.op("sum", w.cast(equal, F32), axes=(axis + 1,), keepdims=False)
+    most = w.op("argmax", often, axis=axis, keepdims=True)
+    value = w.onnx("GatherElements", ordered, most, axis=axis, type=most.type.with_dtype(x.type.dtype))
+    place = w.op("argmax", w.cast(w.op("equal", x, value), F32), axis=axis, keepdims=True)
+    return [w.reshape(item, c.shape) for item in (value, place)]
 
 
 # --- cumulative -----------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from hqc.frontend.fx.attributes import tensor_attribute, tensor_query
 from hqc.frontend.fx.calls import FrozenModule, as_users_write, call_functional, call_method, out_of_place, set_item_of_copy
 from hqc.frontend.fx.context import CannotExpress, LoweringContext
 from hqc.frontend.fx.draws import is_draw, unread_draws
+from hqc.frontend.fx.equals import in_definite_order, torchs_function
 from hqc.frontend.fx.examples import ExampleInputs
 from hqc.frontend.fx.hooks import HOOKS_META, has_hooks
 from hqc.frontend.fx.in_place import first_operand, writes_first_operand
@@ -213,7 +214,7 @@ class _GraphLowering:
         self._lower(find_module(module), name, FrozenModule(module), (module,), args, kwargs, in_place)
 
     def _call_function(self, node: fx.Node) -> None:
-        function: Any = node.target
+        function: Any = torchs_function(node.target)
         args, kwargs = self._arguments(node)
         name = getattr(function, "__name__", str(function))
         if FORM_META in node.meta:
@@ -472,7 +473,7 @@ class _GraphLowering:
         written = first_operand(node)
         if in_place and written is not None and self.aliases.is_state(written):
             self._write(written, node, None)
-        result = self._static(function, args, kwargs)
+        result = self._static(in_definite_order(node.op, node.target) or function, args, kwargs)
         if isinstance(result, torch.Tensor):
             self.ctx.name_tensor(result, node.name)
         if in_place and written is not None and result is self.env[written]:
