@@ -138,7 +138,8 @@ def _kth(x: Tensor, k: int, dim: int) -> Tensor:
     """The position of the k-th smallest in a stable order."""
     keys = _keys(x, dim, falling=False)
     if keys is None:
-        return argsort(x, dim).narrow(dim, k - 1, 1).contiguous()
+        order: Tensor = argsort(x, dim)
+        return order.narrow(dim, k - 1, 1).contiguous()
     return _positions(torch.kthvalue(keys, k, dim, keepdim=True).values, falling=False)
 
 
