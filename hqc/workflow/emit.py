@@ -127,6 +127,8 @@ class _Emitter:
                 self._stub(old, self._stub_of(old))
             elif old.name in self.updates:
                 self._update(old)
+            elif self.steps.takes(old):
+                self.steps.take(old)
             elif (value := self.values.repeats(old)) is not None:
                 self.env[old] = self.now[value.name]
             elif old.name in self.composites:

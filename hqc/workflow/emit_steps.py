@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hqc.frontend.fx.forms import TorchForm, torch_form
 from hqc.frontend.fx.forms.layout import reshape
 from hqc.frontend.fx.locations import FORM_META, NAME_META, ORIGIN_META
 from hqc.ir import Node, Trait, Value
+from hqc.structures import children, map_structure
 from hqc.workflow.emit_operands import Operands
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class StepWriter:
 
     def __init__(self, emitter: _Emitter) -> None:
         self._emitter = emitter
+        self._held: dict[str, fx.Node] = {}  # value name -> the step that computes it
+        self._as_they_were: dict[fx.Node, fx.Node] = {}
 
     def write(self, old: fx.Node, nodes: list[Node]) -> None:
         """Write the `nodes` of `old` but those that a later operation took in."""
@@ -55,12 +59,48 @@ class StepWriter:
                 if len(node.results) > 1:
                     name = emitter.free_name(f"{node.name}_{index}")
                     new = emitter.graph.create_node("call_function", operator.getitem, (emitter.env[old], index), {}, name)
+                self._held[value.name] = new
                 if not emitter.values.has_carrier(value):
                     if emitter.observers.is_observed(value):
                         emitter.observed[value.name] = value
                     emitter.settle(value, new, old)
-        if own:
+        held = emitter.values.held(old)
+        if children(held) is not None:
+            self._gather(old, held)
+        elif own:
             self._restore_shape(old, own[-1], members)
+
+    def _gather(self, old: fx.Node, held: Any) -> None:
+        """What a call with several results returned, for readers of the whole; `take` answers who reads one of them."""
+        together = map_structure(held, lambda value: self._held.get(value.name) if isinstance(value, Value) else None)
+        name = self._emitter.free_name(f"{old.name}_results")
+        self._emitter.env[old] = self._emitter.graph.create_node("call_function", type(held), (together,), {}, name)
+
+    def takes(self, old: fx.Node) -> bool:
+        """True for `x.max(1)[0]` and `x.max(1).values`, where `x.max(1)` was written step by step."""
+        whole = old.args[0] if old.target in (operator.getitem, getattr) else None
+        if not isinstance(whole, fx.Node) or not self._emitter.values.holds_tensor(old):
+            return False
+        is_step = whole.name in self._emitter.composites or whole in self._as_they_were
+        return is_step and children(self._emitter.values.held(whole)) is not None
+
+    def take(self, old: fx.Node) -> None:
+        """The step that computes what `old` takes from a call's results. Where a later operation took that in, only calls that ask for
+        sizes read this: it is taken from the call as it was."""
+        emitter, whole = self._emitter, old.args[0]
+        assert isinstance(whole, fx.Node)
+        value = emitter.values.value(old)
+        if value is not None and value.name in self._held:
+            emitter.env[old] = self._held[value.name]
+            return
+        if whole not in self._as_they_were:
+            self._as_they_were[whole] = self._as_it_was(whole, emitter.env.__getitem__)
+        emitter.env[old] = self._as_it_was(old, {whole: self._as_they_were[whole]}.__getitem__)
+        self._as_they_were[old] = emitter.env[old]
+
+    def _as_it_was(self, old: fx.Node, of: Callable[[fx.Node], fx.Node]) -> fx.Node:
+        args, kwargs = fx.node.map_arg(old.args, of), fx.node.map_arg(dict(old.kwargs), of)
+        return self._emitter.graph.create_node(old.op, old.target, args, kwargs, self._emitter.free_name(f"{old.name}_sizes"))
 
     def _restore_shape(self, old: fx.Node, last: Node, members: dict[str, Any]) -> None:
         """The shape that readers of the call expect, where a rewrite dropped the last change of shape; a later operation that took it

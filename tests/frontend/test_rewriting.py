@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -99,3 +100,32 @@ def test_what_a_class_inherits_is_rewritten(rewritten: set[str]) -> None:
     traced = trace(WithResult().eval(), torch.ones(1, 3))
     assert {"__post_init__", "is_tensor"} <= rewritten
     assert len(traced(torch.ones(6, 3))) == 6  # nobody went through the rows
+
+
+# fmt: off
+TWINS = [lambda x: x * float(len(x)), lambda x: x + float(len(x))]
+# fmt: on
+
+
+class Twin(nn.Module):
+    def __init__(self, which: int) -> None:
+        super().__init__()
+        self.step = TWINS[which]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(x)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_two_lambdas_in_one_line_are_two_programs(which: int) -> None:
+    x = torch.ones(4, 3)
+    torch.testing.assert_close(trace(Twin(which).eval(), x)(x), TWINS[which](x))
+
+
+def test_code_of_a_file_that_was_changed_after_its_import_stays_what_was_imported(tmp_path: Path) -> None:
+    file = tmp_path / "changed_later.py"
+    file.write_text("def step(x):\n    return x * float(len(x))\n")
+    names: dict[str, Any] = {}
+    exec(compile(file.read_text(), str(file), "exec", dont_inherit=True), names)
+    file.write_text("def step(x):\n    return x + float(len(x))\n")
+    assert rewriting.rewritten_code(names["step"].__code__) is None

@@ -395,3 +395,15 @@ def test_a_sparse_tensor_that_is_written_has_no_memory_to_look_for() -> None:
 
     with pytest.raises(LoweringError, match="to_sparse returns a sparse_coo tensor"):
         hqc.explain(Net(), (torch.randn(1, 3),), march="bayes")
+
+
+class ListOfAsMany(nn.Module):
+    def forward(self, x):
+        rows = torch.stack(x.size(1) * (x.sum(1),), 1)
+        return torch.cat([rows] * x.size(0)) + x.new_zeros([1] * x.dim()) + sum([1] * x.shape[-1])
+
+
+def test_a_list_times_a_size_is_a_list_of_as_many():
+    x = torch.rand(2, 3, 4)
+    traced = trace(ListOfAsMany().eval(), x)
+    torch.testing.assert_close(traced(x), ListOfAsMany()(x))

@@ -161,6 +161,16 @@ class RecordingProxy(fx.Proxy):
         value = self.tracer.known.of(self.node)
         return list(value) if isinstance(value, dict) else super().keys()
 
+    def __mul__(self, other: Any) -> Any:
+        return other * int(self) if self._repeats(other) else super().__mul__(other)  # type: ignore[misc]  # fx makes it in a loop
+
+    def __rmul__(self, other: Any) -> Any:
+        return other * int(self) if self._repeats(other) else super().__rmul__(other)  # type: ignore[misc]
+
+    def _repeats(self, other: Any) -> bool:
+        """True for `[x] * size`: a list of as many entries, as Python makes it."""
+        return isinstance(other, (list, tuple)) and isinstance(self.tracer.known.of(self.node), int)
+
     # --- what stays a size ---------------------------------------------------------------------------------------
 
     def __round__(self, *digits: int) -> Any:

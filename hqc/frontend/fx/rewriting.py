@@ -243,10 +243,7 @@ def rewritten_code(code: CodeType) -> CodeType | None:
     if not _names(code) & {*CALLS, *TENSOR_TYPES, "training"} and not _tests_identity(code) and not _catches(code):
         return None
     stamp = os.stat(code.co_filename).st_mtime_ns if os.path.exists(code.co_filename) else 0
-    for candidate in _file_codes(code.co_filename, stamp).get((code.co_name, code.co_firstlineno), ()):
-        if _same_program(candidate, code):
-            return candidate
-    return None
+    return _file_codes(code.co_filename, stamp).get(_program(code))
 
 
 def _tests_identity(code: CodeType) -> bool:
@@ -267,12 +264,15 @@ def _catches(code: CodeType) -> bool:
     return any(_catches(constant) for constant in code.co_consts if isinstance(constant, CodeType))
 
 
-def _same_program(candidate: CodeType, code: CodeType) -> bool:
-    """True where `candidate` is `code` but for the calls: same arguments, variables and positions."""
-    same = ("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_varnames", "co_freevars", "co_cellvars", "co_flags")
-    return all(getattr(candidate, name) == getattr(code, name) for name in same) and _names(code) - set(CALLS) <= _names(
-        candidate
-    )
+def _program(code: CodeType) -> tuple[Any, ...]:
+    """What tells a code object from every other of its file: instructions, constants and positions; no state of the interpreter.
+
+    Two lambdas in one line have the same name, first line and variables; a file that was changed after it was imported has other code.
+    """
+    constants = tuple(_program(each) if isinstance(each, CodeType) else (type(each), each) for each in code.co_consts)
+    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    names = (code.co_name, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    return (code.co_firstlineno, code.co_code, code.co_linetable, counts, names, constants)
 
 
 CALLS = ("int", "float", "len", "isinstance", "type", "callable")
@@ -288,23 +288,29 @@ TRYING = "trying"
 
 
 @functools.cache
-def _file_codes(filename: str, stamp: int) -> dict[tuple[str, int], list[CodeType]]:
-    """Code objects of a source file with the calls marked, by name and first line."""
-    lines = linecache.getlines(filename)
+def _file_codes(filename: str, stamp: int) -> dict[tuple[Any, ...], CodeType]:
+    """Code objects of a source file with the calls marked, by the `_program` that each was made of."""
+    source = "".join(linecache.getlines(filename))
     try:
-        tree = _MarkCalls().visit(ast.parse("".join(lines), filename))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # a constant is called
-            top = compile(tree, filename, "exec", dont_inherit=True)
+            own = compile(ast.parse(source, filename), filename, "exec", dont_inherit=True)
+            marked = compile(_MarkCalls().visit(ast.parse(source, filename)), filename, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return {}
-    found: dict[tuple[str, int], list[CodeType]] = {}
-    pending = [top]
+    found: dict[tuple[Any, ...], CodeType] = {}
+    pending = [(own, marked)]
     while pending:
-        code = pending.pop()
-        found.setdefault((code.co_name, code.co_firstlineno), []).append(code)
-        pending.extend(constant for constant in code.co_consts if isinstance(constant, CodeType))
+        code, rewritten = pending.pop()
+        found[_program(code)] = rewritten
+        parts, new_parts = _parts_of(code), _parts_of(rewritten)
+        if [part.co_name for part in parts] == [part.co_name for part in new_parts]:
+            pending.extend(zip(parts, new_parts, strict=True))
     return found
+
+
+def _parts_of(code: CodeType) -> list[CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]
 
 
 class _MarkCalls(ast.NodeTransformer):
