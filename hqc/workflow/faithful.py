@@ -20,6 +20,7 @@ from hqc.errors import FAULTS, TraceError, first_line
 from hqc.frontend.fx import trace
 from hqc.frontend.fx.copying import deep_copy, in_eval_mode
 from hqc.frontend.fx.precision import Float32Steps, said_of
+from hqc.frontend.fx.results import tensors_opened
 from hqc.frontend.fx.updates import buffer_updates, unchanged_buffers
 from hqc.passes.base import Remark
 from hqc.quantization.switches import quantizing
@@ -126,7 +127,7 @@ def _outputs(model: nn.Module, arguments: Sequence[Any]) -> list[Array]:
     """The tensors and numbers that a model returns in eval mode, from the same state of the random generators in every call."""
     with torch.no_grad(), _in_eval(model), torch.random.fork_rng(devices=_cuda_devices(arguments)):
         torch.manual_seed(0)
-        results = leaves(model(*arguments))
+        results = leaves(tensors_opened(model(*arguments)))
     return [
         np.asarray(leaf.detach().cpu().float() if isinstance(leaf, Tensor) else leaf) for leaf in results if _is_numeric(leaf)
     ]

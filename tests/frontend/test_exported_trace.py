@@ -160,3 +160,20 @@ def test_names_of_inputs_may_have_gaps(tmp_path: Path) -> None:
     compiled = hqc.compile(Gaps(), example, march="bayes", calibration_data=[example])
     assert abs(compiled.simulate(example) - (X * 3 + X + 1).numpy()).max() < 0.5
     assert compiled.export(tmp_path / "gaps.onnx", flavour="runnable").executed
+
+
+class ManyTensors(nn.Module):
+    """Functions of any number of tensors, whose operators take a list."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = torch.vmap(lambda row: row.sum())(x)
+        a, b = torch.broadcast_tensors(x, y[:, None])
+        return a + b, torch.block_diag(x, x), torch.einsum("ij,kj->ik", a, x), *torch.meshgrid(y, y, indexing="ij")
+
+
+@needs_vmap
+def test_functions_of_any_number_of_tensors() -> None:
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    traced = trace(ManyTensors(), x)
+    assert "torch.export" in traced.meta["hqc_warnings"][0]
+    torch.testing.assert_close(traced(x), ManyTensors()(x))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -352,7 +353,8 @@ def _call(function: Callable[..., Any], schema: Any, bound: dict[str, Any]) -> _
     parameters = _parameters(function)
     if parameters is None:  # implemented in C++ from the same schema
         named = {("input" if key == "self" else key): value for key, value in _named(schema.arguments, bound).items()}
-        return "call_function", function, tuple(_positional(schema.arguments, bound)), named
+        given = tuple(_positional(schema.arguments, bound))
+        return "call_function", function, _spread(given) if _takes_any_number(function) else given, named
     values = dict(bound)
     if "self" in values:
         values[parameters[0]] = values.pop("self")
@@ -370,6 +372,20 @@ def _call(function: Callable[..., Any], schema: Any, bound: dict[str, Any]) -> _
             break
         leading.append(values.pop(parameter))
     return "call_function", function, tuple(leading), values
+
+
+def _spread(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(itertools.chain.from_iterable(value if isinstance(value, (list, tuple)) else (value,) for value in values))
+
+
+@functools.cache
+def _takes_any_number(function: Callable[..., Any]) -> bool:
+    """True for `broadcast_tensors(*tensors)` and its kin, whose operators take a list; a decorated function takes `**kwargs` as well."""
+    try:
+        kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    except (TypeError, ValueError):
+        return False
+    return inspect.Parameter.VAR_POSITIONAL in kinds and inspect.Parameter.VAR_KEYWORD not in kinds
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import inspect
 import io
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from hqc.frontend.fx.known import KnownValues
 from hqc.frontend.fx.leaf_modules import is_functional, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, is_user_file, shown, types_along
 from hqc.frontend.fx.precision import without_reduced
+from hqc.frontend.fx.results import tensors_opened
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree
 from hqc.frontend.fx.state import unchanged_in_eval
 from hqc.frontend.fx.strides import settle_strides
@@ -94,6 +95,7 @@ def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.Export
         for path, module in model.named_modules():
             if _is_kept(module):
                 module.__dict__["forward"] = functools.partial(_kept_module, path=path)
+        model.__dict__["forward"] = _returning_tensors(model.forward)
         with _quiet():
             program = torch.export.export(model, bound.args, bound.kwargs, strict=False)
     if program.graph_signature.buffers_to_mutate or program.graph_signature.user_inputs_to_mutate:
@@ -123,6 +125,14 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def _returning_tensors(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        return tensors_opened(forward(*args, **kwargs))
+
+    return opened
 
 
 def _kept_module(input: torch.Tensor, path: str) -> Any:

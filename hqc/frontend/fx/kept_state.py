@@ -23,6 +23,7 @@ from hqc.frontend.fx.copying import deep_copy, in_eval_mode
 from hqc.frontend.fx.in_place import first_argument, writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues
 from hqc.frontend.fx.locations import SOURCE_META
+from hqc.frontend.fx.results import tensors_opened
 from hqc.frontend.fx.state import Slot, slots, unchanged_in_eval
 from hqc.structures import leaves, map_structure, reached
 
@@ -147,7 +148,7 @@ def _run(model: nn.Module, given: inspect.BoundArguments, seed: int) -> Any:
         (given.args, given.kwargs),
         lambda item: torch.rand_like(item) if isinstance(item, torch.Tensor) and item.is_floating_point() else item,
     )
-    return model(*args, **kwargs)
+    return tensors_opened(model(*args, **kwargs))
 
 
 def _alike(left: Any, right: Any) -> bool:

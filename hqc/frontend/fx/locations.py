@@ -41,6 +41,9 @@ _LIBRARY = tuple(
 )
 
 
+_TRACING = (f"{_HQC / 'frontend'}{os.sep}", f"{Path(torch.__file__).parent / 'fx'}{os.sep}")
+
+
 def is_user_file(filename: str) -> bool:
     """False for frames of torch, hqc and generated code."""
     return not filename.startswith(("<", *_LIBRARY))
@@ -59,6 +62,14 @@ def user_frame(stop: FrameType | None = None) -> FrameType | None:
             return frame
         frame = frame.f_back
     return None
+
+
+def asking_frame() -> FrameType | None:
+    """The frame that asks a traced tensor for its value: the user's, or one of torch's own Python beyond FX."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_TRACING):
+        frame = frame.f_back
+    return frame
 
 
 _INTERPRETERS: set[CodeType] = set()

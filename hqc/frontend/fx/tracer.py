@@ -35,7 +35,7 @@ from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_b
 from hqc.frontend.fx.in_place import first_argument, writes_first_operand
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, is_plain
 from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_functional, is_library_module, is_stub
-from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, types_along, user_source
+from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, asking_frame, types_along, user_source
 from hqc.frontend.fx.opened import opened_forward
 from hqc.frontend.fx.packed import FullSequence, of_packed, open_packed_sequences
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
@@ -51,6 +51,7 @@ from hqc.frontend.fx.proxies import (
 )
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, WRITES_META, record_math, record_wrapped_calls
 from hqc.frontend.fx.regions import Regions, called_names
+from hqc.frontend.fx.results import with_opened_objects
 from hqc.frontend.fx.rewriting import MAKER, Rewriter
 from hqc.frontend.fx.state import remembered
 from hqc.frontend.fx.tensor_types import call_of_new, maker_of
@@ -58,7 +59,7 @@ from hqc.frontend.fx.trace_errors import ProxyUse
 from hqc.frontend.fx.training import IDENTITY_META, looks_at_training
 from hqc.frontend.fx.unseen import hide_trace
 from hqc.frontend.fx.updates import TRAINING_ONLY_META
-from hqc.frontend.fx.user_code import in_assertion
+from hqc.frontend.fx.user_code import in_assertion, passed_check
 from hqc.frontend.fx.views import written_node
 
 _ANSWERED = ("type", "stride", "storage_offset")
@@ -172,7 +173,8 @@ class HqcTracer(fx.Tracer):
                 self._watch_canvases(patches)
                 self._entering(self)
                 returned = inspect.get_annotations(inspect.unwrap(forward)).get("return")
-                self.create_node("output", "output", (self.create_arg(function(*args)),), {}, type_expr=returned)
+                result = with_opened_objects(function(*args), self._is_traced_tensor)
+                self.create_node("output", "output", (self.create_arg(result),), {}, type_expr=returned)
             for node in self.asserted:
                 _erase_unread(self.graph, node)
             self._mark_identities()
@@ -222,6 +224,14 @@ class HqcTracer(fx.Tracer):
                     self.assigned_at.setdefault(f"{path}.{name}" if path else name, user_source(self._stop))
             original_setattr(module, name, value)
 
+        original_check = torch.distributions.Distribution._validate_sample
+
+        @functools.wraps(original_check)
+        def check(distribution: torch.distributions.Distribution, value: torch.Tensor) -> None:
+            if self.is_asleep() or not isinstance(value, fx.Proxy):
+                original_check(distribution, value)  # an assertion that begins with the type of tensors
+
+        patches.attribute(torch.distributions.Distribution, "_validate_sample", check)
         patches.attribute(fx._symbolic_trace, "_is_fx_tracing_flag", True)
         patches.attribute(nn.Module, "__call__", call)
         patches.attribute(nn.Module, "__getattr__", attribute)
@@ -447,6 +457,10 @@ class HqcTracer(fx.Tracer):
         if not plain:
             constant = self.known.of_constants(obj.node)
             if not isinstance(constant, torch.Tensor) or constant.numel() != 1:
+                passing = passed_check(asking_frame())
+                if passing is not None:
+                    self.asserted.append(obj.node)
+                    return passing
                 reason = self.known.reasons.get(obj.node, "")
                 if isinstance(value, torch.Tensor) and is_size(obj.node):
                     reason = "it is drawn at random, or made of what is written in place"
@@ -475,7 +489,23 @@ class HqcTracer(fx.Tracer):
         ):
             self.reduced.setdefault((user_source(self._stop), a.dtype))
             a = a.float()
-        return self._constant(a) if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter) else super().create_arg(a)
+        if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter):
+            return self._constant(a)
+        try:
+            return super().create_arg(a)
+        except NotImplementedError as error:
+            where = user_source(self._stop) or type(self.root).__name__
+            raise TraceError(
+                f"{where}: a traced call takes, or the model returns, a {type(a).__name__}, which holds no tensors "
+                "that a graph could return; pass and return tensors, numbers, texts, and tuples, lists and dicts of these"
+            ) from error
+
+    def _is_traced_tensor(self, item: Any) -> bool:
+        """True for a tensor, and for a proxy of one: not for a shape or a dtype that was asked for."""
+        if not isinstance(item, fx.Proxy):
+            return isinstance(item, torch.Tensor)
+        value = self.known.of(item.node)
+        return isinstance(value, torch.Tensor) if value is not UNKNOWN else not is_size(item.node)
 
     def _constant(self, tensor: torch.Tensor) -> Any:
         """Stock `get_attr` of a tensor; one that forward makes of constants is kept as it is now, for forward may go on writing it."""

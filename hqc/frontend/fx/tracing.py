@@ -62,7 +62,8 @@ def trace(
     names. Each `node.meta` has `hqc_source` (`file.py:line`), `hqc_module` (path) and `hqc_module_types`;
     `result.meta["hqc_warnings"]` lists what should be known, such as branches on `self.training`.
 
-    Assertions about traced tensors are taken as true and leave no nodes.
+    Assertions about traced tensors, and other checks of data (`if x.isnan().any(): raise ...`), are taken as passed and leave no nodes.
+    Objects in what forward returns become dicts of the tensors that they hold.
 
     Where proxies cannot go through the Python code and there are example inputs, the graph is what `torch.export` makes of it, over the
     same tree; a warning says so, and sizes are constants (see `exported_trace`).

@@ -102,13 +102,66 @@ def in_assertion(stop: FrameType | None) -> bool:
     return any(first <= frame.f_lineno <= last for first, last in _assertions(frame.f_code.co_filename))
 
 
+def passed_check(frame: FrameType | None) -> bool | None:
+    """What a condition about data must be for `frame` to pass the check that it evaluates: `if x.isnan().any(): raise ...`, or one that
+    only tells the user; None where it does not evaluate one.
+    """
+    if frame is None:
+        return None
+    checks = _checks(frame.f_code.co_filename)
+    return next((passes for first, last, passes in checks if first <= frame.f_lineno <= last), None)
+
+
 @functools.cache
 def _assertions(filename: str) -> tuple[tuple[int, int], ...]:
     """First and last lines of the conditions of all assertions in a file."""
+    tests = [node.test for node in ast.walk(_tree(filename)) if isinstance(node, ast.Assert)]
+    return tuple((test.lineno, test.end_lineno or test.lineno) for test in tests if not _has_not(test))
+
+
+@functools.cache
+def _checks(filename: str) -> tuple[tuple[int, int, bool], ...]:
+    """First and last lines of the conditions of all checks in a file, and what passes them."""
+    found: list[tuple[int, int, bool]] = []
+    pending: list[ast.AST] = [_tree(filename)]
+    while pending:
+        node = pending.pop()
+        caught = node.body if isinstance(node, ast.Try) and node.handlers else []  # what is raised there decides
+        pending.extend(child for child in ast.iter_child_nodes(node) if child not in caught)
+        if isinstance(node, ast.Assert):
+            test, negated = node.test, True
+        elif isinstance(node, ast.If) and not node.orelse and all(map(_only_tells, node.body)):
+            test, negated = node.test, False
+        else:
+            continue
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            test, negated = test.operand, not negated
+        if not _has_not(test):
+            found.append((test.lineno, test.end_lineno or test.lineno, negated))
+    return tuple(found)
+
+
+def _only_tells(statement: ast.stmt) -> bool:
+    """True for `raise`, and for what prints, warns or logs."""
+    if isinstance(statement, (ast.Raise, ast.Pass)):
+        return True
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return False
+    function = statement.value.func
+    if isinstance(function, ast.Name):
+        return function.id in ("print", "warn")
+    home = function.value if isinstance(function, ast.Attribute) else None
+    home = home.attr if isinstance(home, ast.Attribute) else home.id if isinstance(home, ast.Name) else ""
+    return home.lower().lstrip("_") in ("warnings", "logging", "logger", "log")
+
+
+def _has_not(test: ast.AST) -> bool:
+    return any(isinstance(node, ast.Not) for node in ast.walk(test))
+
+
+@functools.cache
+def _tree(filename: str) -> ast.Module:
     try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
+        return ast.parse("".join(linecache.getlines(filename)))
     except SyntaxError:
-        return ()
-    tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-    plain = [test for test in tests if not any(isinstance(node, ast.Not) for node in ast.walk(test))]
-    return tuple((test.lineno, test.end_lineno or test.lineno) for test in plain)
+        return ast.Module([], [])

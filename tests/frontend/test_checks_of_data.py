@@ -1,0 +1,62 @@
+"""Checks of data: `if x.isnan().any(): raise ...`. A graph does not repeat them; they are taken as passed, as assertions are."""
+
+from __future__ import annotations
+
+import linecache
+import warnings
+import zlib
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hqc.errors import TraceError
+from hqc.frontend.fx import trace
+
+
+def _sourced(body: str) -> nn.Module:
+    """A model whose forward has this body, with source that Python finds."""
+    lines = ["class Model(nn.Module):", "    def forward(self, x):", *(f"        {line}" for line in body.splitlines())]
+    source, filename = "\n".join(lines), f"user_net_{zlib.crc32(body.encode())}.py"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace: dict[str, Any] = {"torch": torch, "nn": nn, "warnings": warnings}
+    exec(compile(source, filename, "exec"), namespace)
+    model: nn.Module = namespace["Model"]()
+    return model
+
+
+CHECKS = {
+    "raise": "if x.isnan().any(): raise ValueError('nan')\nreturn x.relu()",
+    "not": "if not (x > 0).all():\n    raise ValueError('negative')\nreturn x.relu()",
+    "and": "if x.shape[1] == 3 and (x < 0).any() and (x > 1).any():\n    raise ValueError('range')\nreturn x.relu()",
+    "warn": "if x.isnan().any():\n    warnings.warn('nan')\n    print('nan')\nreturn x.relu()",
+    "assert not": "assert not x.isnan().any(), 'nan'\nreturn x.relu()",
+    "parameters": "torch.distributions.Normal(x, x.exp())\nreturn x.relu()",
+}
+
+
+@pytest.mark.parametrize("body", CHECKS.values(), ids=list(CHECKS))
+@pytest.mark.parametrize("example", [torch.randn(2, 3), None], ids=["example", "no example"])
+def test_checks_of_data_are_taken_as_passed(body: str, example: torch.Tensor | None) -> None:
+    names = [node.name for node in trace(_sourced(body), example).graph.nodes]
+    assert "relu" in names and not [name for name in names if name.startswith(("isnan", "all", "any", "_is_all_true"))]
+
+
+def test_the_density_of_a_distribution() -> None:
+    model = _sourced("return torch.distributions.Normal(x.tanh(), 1 + x.abs()).log_prob(x)")
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(trace(model, x)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "try:\n    if x.isnan().any(): raise ValueError('nan')\nexcept ValueError:\n    x = x + 1\nreturn x",
+        "if (x > 0).all():\n    x = x + 1\nreturn x",
+        "if (x > 0).all():\n    raise ValueError('nan')\nelse:\n    x = x + 1\nreturn x",
+    ],
+)
+def test_a_check_that_decides_is_refused(body: str) -> None:
+    with pytest.raises(TraceError, match="a branch tests the value of"):
+        trace(_sourced(body), torch.randn(2, 3))
