@@ -227,7 +227,7 @@ class HqcTracer(fx.Tracer):
         original_check = torch.distributions.Distribution._validate_sample
 
         @functools.wraps(original_check)
-        def check(distribution: torch.distributions.Distribution, value: torch.Tensor) -> None:
+        def check(distribution: torch.distributions.Distribution, value: Any) -> None:
             if self.is_asleep() or not isinstance(value, fx.Proxy):
                 original_check(distribution, value)  # an assertion that begins with the type of tensors
 

@@ -151,8 +151,8 @@ def _only_tells(statement: ast.stmt) -> bool:
     if isinstance(function, ast.Name):
         return function.id in ("print", "warn")
     home = function.value if isinstance(function, ast.Attribute) else None
-    home = home.attr if isinstance(home, ast.Attribute) else home.id if isinstance(home, ast.Name) else ""
-    return home.lower().lstrip("_") in ("warnings", "logging", "logger", "log")
+    name = home.attr if isinstance(home, ast.Attribute) else home.id if isinstance(home, ast.Name) else ""
+    return name.lower().lstrip("_") in ("warnings", "logging", "logger", "log")
 
 
 def _has_not(test: ast.AST) -> bool:
