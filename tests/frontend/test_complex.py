@@ -12,6 +12,9 @@ from torch import nn
 import hqc
 from hqc.errors import TraceError
 from hqc.frontend.fx import trace
+from hqc.march import set_march
+from hqc.nn import DeQuantStub, QuantStub
+from hqc.quantization import get_default_qat_qconfig, prepare_qat_fx
 from hqc.structures import leaves
 
 _T = torch.Tensor
@@ -66,6 +69,46 @@ def round_trip(sound: _T) -> _T:
     return torch.istft(spectrum * 2, 64, 16, window=HANN, length=390)
 
 
+def filled_spectrum(x: _T) -> _T:
+    """A filter that keeps low frequencies, written into a canvas of zeros."""
+    found = torch.fft.rfft2(x)
+    kept = torch.zeros(2, 3, x.shape[-2], 5, dtype=torch.cfloat)
+    kept[:, :, :3, :2] = found[:, :, :3, :2] * (0.5 - 1j)
+    kept[:, :, -2:, 2] = 1.0
+    same = torch.zeros_like(found)
+    same[..., :4] = found[..., :4]
+    return torch.fft.irfft2(kept, s=(8, 8)) + torch.fft.irfft2(same)
+
+
+def beside_real_numbers(x: _T) -> _T:
+    """Real tensors and constants that meet complex ones."""
+    turns = torch.polar(torch.ones(8), torch.arange(8.0))
+    z = x * turns + (x + 1).to(torch.cfloat)
+    z = torch.cat([z, x, z.new_zeros(2, 1, 8, 8)], 1)
+    z = torch.where(z.real > 0, z, 1j) + z.where(z.imag < 1, torch.tensor(0.5))
+    z = z / (2 + 1j) + 1 / (z + (4 + 1j)) + z.reciprocal()
+    mixed = x.mean() * (z @ turns.view(8, 1)) - x[..., :1].mean(1, keepdim=True)
+    return torch.cat([torch.view_as_real(mixed).flatten(2), torch.fft.irfft(z.abs())[..., :4].flatten(2)], 2)
+
+
+class FourierLayer(nn.Module):
+    """As in neural operators: a complex weight for each of the low frequencies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.low = nn.Parameter(torch.randn(3, 4, 3, 3, dtype=torch.cfloat, generator=generator))
+        self.high = nn.Parameter(torch.randn(3, 4, 3, 3, dtype=torch.cfloat, generator=generator))
+        self.beside = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: _T) -> _T:
+        found = torch.fft.rfft2(x)
+        kept = torch.zeros(x.shape[0], 4, x.size(-2), x.size(-1) // 2 + 1, dtype=torch.cfloat, device=x.device)
+        kept[:, :, :3, :3] = torch.einsum("bixy,ioxy->boxy", found[:, :, :3, :3], self.low)
+        kept[:, :, -3:, :3] = torch.einsum("bixy,ioxy->boxy", found[:, :, -3:, :3], self.high)
+        return torch.fft.irfft2(kept, s=(x.size(-2), x.size(-1))) + self.beside(x)
+
+
 CASES: dict[str, tuple[Callable[[Any], Any], _T]] = {
     "spectrogram": (lambda a: torch.stft(a, 64, 16, window=HANN, return_complex=True).abs(), SOUND),
     "power": (lambda a: torch.stft(a, 64, window=HANN, return_complex=True).abs().pow(2).clamp(min=1e-5).log(), SOUND),
@@ -87,6 +130,10 @@ CASES: dict[str, tuple[Callable[[Any], Any], _T]] = {
     "rotary": (rotary, IMAGES),
     "arithmetic": (arithmetic, IMAGES),
     "mixed channels": (mixed_channels, IMAGES),
+    "phases": (lambda x: torch.view_as_real(x.abs() * torch.exp(1j * x)), IMAGES),
+    "spectrum of two rows": (lambda x: torch.fft.irfft(x.exp() * (x.cos() + 1j * x.sin()), n=9, dim=1), ODD),
+    "filled spectrum": (filled_spectrum, IMAGES),
+    "beside real numbers": (beside_real_numbers, IMAGES),
 }  # fmt: skip
 
 
@@ -109,7 +156,9 @@ def test_real_parts_compute_what_complex_numbers_do(name: str) -> None:
     assert torch.allclose(got, expected, atol=1e-5 * max(1.0, float(expected.abs().max())), rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["spectrogram", "back", "angle", "fourier unit", "rotary", "mixed channels"])
+@pytest.mark.parametrize(
+    "name", ["spectrogram", "back", "angle", "fourier unit", "rotary", "mixed channels", "filled spectrum"]
+)
 def test_spectra_go_the_whole_way(name: str, tmp_path: Any) -> None:
     step, x = CASES[name]
     model = Model(step).eval()
@@ -118,6 +167,22 @@ def test_spectra_go_the_whole_way(name: str, tmp_path: Any) -> None:
     simulated = torch.as_tensor(next(leaves(compiled.simulate(x))))
     assert (simulated - expected).norm() < 0.1 * expected.norm()
     compiled.export(tmp_path / "model.onnx")  # checked in onnxruntime
+
+
+def test_complex_weights_are_computed_with_and_trained(tmp_path: Any) -> None:
+    model = FourierLayer().eval()
+    compiled = hqc.compile(model, IMAGES, march="bayes", calibration_data=[IMAGES])
+    expected = model(IMAGES)
+    simulated = torch.as_tensor(next(leaves(compiled.simulate(IMAGES))))
+    assert (simulated - expected).norm() < 0.05 * expected.norm()
+    compiled.export(tmp_path / "model.onnx")  # checked in onnxruntime
+    set_march("bayes")
+    stubbed = nn.Sequential(QuantStub(), model, DeQuantStub())
+    prepared = prepare_qat_fx(stubbed, {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=(IMAGES,))
+    prepared(IMAGES).square().mean().backward()
+    gradients = {name: each.grad for name, each in prepared.named_parameters()}
+    assert gradients.keys() >= {"1.low", "1.high"}
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients.values())
 
 
 def test_gradients_pass_silence() -> None:

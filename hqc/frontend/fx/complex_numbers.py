@@ -1,7 +1,9 @@
 """Complex tensors of a trace: pairs of real ones. The IR, the BPU and opset 11 have no complex numbers.
 
-`torch.stft`, `torch.fft.*`, `torch.complex`, `torch.polar` and `torch.view_as_complex` of traced tensors give a `ComplexProxy`; the nodes
-are calls of `spectra.py` on the parts. A step that has no real form here is refused by name.
+`torch.stft`, `torch.fft.*`, `torch.complex`, `torch.polar` and `torch.view_as_complex` of traced tensors give a `ComplexProxy`, and so do
+complex parameters, complex numbers and constants that meet a traced tensor (`1j * phase`), and what is made of a complex dtype
+(`torch.zeros(n, c, h, w, dtype=torch.cfloat)`); the nodes are calls of `spectra.py` on the parts. A step that has no real form here is
+refused by name.
 """
 
 from __future__ import annotations
@@ -22,9 +24,14 @@ _ON_BOTH = frozenset((
     "reshape", "view", "permute", "transpose", "swapaxes", "unsqueeze", "squeeze", "flatten", "unflatten", "contiguous", "clone",
     "roll", "flip", "sum", "mean", "expand", "repeat", "movedim", "narrow", "select", "chunk", "split", "neg", "detach", "t",
     "index_select", "cumsum", "getitem", "cat", "stack", "concat", "fftshift", "ifftshift", "fft_fftshift", "fft_ifftshift",
+    "zeros_like", "new_zeros",
 ))  # fmt: skip
 """Steps that are linear, or only move numbers: done to both parts."""
 _FUNCTIONS_BY_NAME = {"stft", "istft", "complex", "polar", "view_as_complex"}
+_ZEROS = {"zeros": "zeros", "empty": "zeros", "zeros_like": "zeros_like", "empty_like": "zeros_like"}
+_ZEROS |= {"new_zeros": "new_zeros", "new_empty": "new_zeros"}
+"""What makes a tensor whose elements are 0, or are written before they are read, and its zeros."""
+_CONVERSIONS = {"to", "type", "cfloat"}
 
 
 class ComplexProxy(RecordingProxy):
@@ -43,7 +50,10 @@ class ComplexProxy(RecordingProxy):
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(function, "__name__", str(function))
-        return _step(name.removeprefix("linalg_"), args, dict(kwargs or {}), find_proxy((args, kwargs or {})))
+        proxy = find_proxy((args, kwargs or {}))
+        if name == "__setitem__":
+            proxy.tracer.refuse_write_into_constant(operator.setitem, args)
+        return _step(name.removeprefix("linalg_"), args, dict(kwargs or {}), proxy.tracer)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "device", "ndim", "is_cuda"):
@@ -54,13 +64,15 @@ class ComplexProxy(RecordingProxy):
             raise AttributeError(name)
         if name in ("T", "mT"):
             return ComplexProxy(getattr(self.real, name), getattr(self.imag, name))
-        return lambda *args, **kwargs: _step(name, (self, *args), kwargs, self)
+        return lambda *args, **kwargs: _step(name, (self, *args), kwargs, self.tracer)
 
     def __getitem__(self, index: Any) -> Any:
-        return _step("getitem", (self, index), {}, self)
+        return _step("getitem", (self, index), {}, self.tracer)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise _refused(self.tracer, "an assignment to a part of a complex tensor")
+        real, imag = _parts(value)
+        self.real[index] = real
+        self.imag[index] = 0.0 if imag is None else imag
 
     def __iter__(self) -> Any:
         return iter([self[index] for index in range(len(self.real))])
@@ -69,15 +81,15 @@ class ComplexProxy(RecordingProxy):
         return len(self.real)
 
     def __abs__(self) -> Any:
-        return _step("abs", (self,), {}, self)
+        return _step("abs", (self,), {}, self.tracer)
 
     def __neg__(self) -> Any:
-        return _step("neg", (self,), {}, self)
+        return _step("neg", (self,), {}, self.tracer)
 
 
 def _operator(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
-        return _step(name, (other, self) if swapped else (self, other), {}, self)
+        return _step(name, (other, self) if swapped else (self, other), {}, self.tracer)
 
     return method
 
@@ -98,17 +110,48 @@ def _refused(tracer: Any, what: str) -> TraceError:
 def complex_step(tracer: Any, target: Any, args: Any, kwargs: Any) -> Any:
     """What a call gives that makes complex numbers of real proxies, or takes some; NotImplemented for any other call."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name in _ZEROS or (name in _CONVERSIONS and isinstance(target, str)):
+        return _of_complex_dtype(tracer, target, name, args, kwargs)
+    if (name in _STEPS or name in _ON_BOTH) and any(map(_is_complex, args)):
+        return _step(name, args, dict(kwargs), tracer)
     if name not in _FUNCTIONS_BY_NAME and not name.startswith("fft_"):
         return NotImplemented
     if isinstance(target, str) and name not in ("stft", "istft"):
         return NotImplemented
     if name in ("fft_fftfreq", "fft_rfftfreq", "fft_fftshift", "fft_ifftshift"):
         return NotImplemented
-    return _step(name, args, dict(kwargs), find_proxy((args, kwargs)))
+    return _step(name, args, dict(kwargs), tracer)
 
 
-def _step(name: str, args: Sequence[Any], kwargs: dict[str, Any], proxy: Any) -> Any:
-    tracer = proxy.tracer
+def complex_parameter(tracer: Any, parameter: fx.Proxy) -> ComplexProxy:
+    """The parts of a complex parameter, which the model keeps, and trains, as it is."""
+    return _as_complex(tracer, tracer.create_proxy("call_function", torch.view_as_real, (parameter,), {}))
+
+
+def _is_complex(item: Any) -> bool:
+    """True for a complex number or constant, one in a list of tensors included."""
+    if isinstance(item, (list, tuple)):
+        return any(isinstance(each, torch.Tensor) and each.is_complex() for each in item)
+    return isinstance(item, complex) or (isinstance(item, torch.Tensor) and item.is_complex())
+
+
+def _of_complex_dtype(tracer: Any, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """What a factory or a conversion gives whose dtype is complex; NotImplemented for another."""
+
+    def is_complex(item: Any) -> bool:
+        return isinstance(item, torch.dtype) and item.is_complex
+
+    if name != "cfloat" and not any(map(is_complex, (*args, *kwargs.values()))):
+        return NotImplemented
+    if name in _CONVERSIONS:
+        return ComplexProxy(*_both(tracer, args[0]))
+    args = tuple(torch.float32 if is_complex(item) else item for item in args)
+    kwargs = {key: torch.float32 if is_complex(item) else item for key, item in kwargs.items()}
+    kind, zeros = ("call_method", _ZEROS[name]) if isinstance(target, str) else ("call_function", getattr(torch, _ZEROS[name]))
+    return ComplexProxy(tracer.create_proxy(kind, zeros, args, kwargs), tracer.create_proxy(kind, zeros, args, kwargs))
+
+
+def _step(name: str, args: Sequence[Any], kwargs: dict[str, Any], tracer: Any) -> Any:
     if name in _TRANSFORMS:
         return _transformed(tracer, name, *args, **kwargs)
     if name in _STEPS:
@@ -138,22 +181,30 @@ def _parts(item: Any) -> tuple[Any, Any]:
     return item, None
 
 
+def _has_parts(item: Any) -> bool:
+    return isinstance(item, ComplexProxy) or _is_complex(item)
+
+
+def _both(tracer: Any, item: Any) -> tuple[Any, Any]:
+    """Real and imaginary part of a number or a tensor, real ones included."""
+    real, imag = _parts(item)
+    if imag is None:
+        imag = _call(tracer, torch.zeros_like, real) if isinstance(real, (fx.Proxy, torch.Tensor)) else 0.0
+    return real, imag
+
+
 def _on_both(tracer: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     def of(part: int) -> Any:
         def taken(item: Any) -> Any:
-            if isinstance(item, (list, tuple)) and any(isinstance(each, (ComplexProxy, torch.Tensor)) for each in item):
-                return [taken(each) for each in item]
-            real, imag = _parts(item)
-            is_tensor = isinstance(item, (ComplexProxy, torch.Tensor)) and not (
-                isinstance(item, torch.Tensor) and item.dtype == torch.int64
-            )
-            return (real, torch.zeros_like(real) if imag is None else imag)[part] if is_tensor else item
+            if isinstance(item, (list, tuple)) and any(isinstance(each, (fx.Proxy, torch.Tensor)) for each in item):
+                return [_both(tracer, each)[part] for each in item] if any(map(_has_parts, item)) else item
+            return _both(tracer, item)[part] if _has_parts(item) else item
 
         if name == "getitem":
             return operator.getitem(taken(args[0]), args[1])
         function = getattr(torch.fft if name.endswith("shift") else torch, name.removeprefix("fft_"), None)
         first, *rest = map(taken, args)
-        if isinstance(first, list) or name.endswith("shift"):
+        if not hasattr(torch.Tensor, name) or isinstance(first, list):
             return function(first, *rest, **kwargs)  # type: ignore[misc]
         return getattr(first, name)(*rest, **kwargs)
 
@@ -188,8 +239,6 @@ def _multiplied(tracer: Any, left: Any, right: Any) -> Any:
 
 def _divided(tracer: Any, left: Any, right: Any) -> Any:
     (a, b), (c, d) = _parts(left), _parts(right)
-    if b is None:
-        raise _refused(tracer, "a quotient of a real number and a complex tensor")
     return _pair(tracer, spectra.quotient, a, b, c, d)
 
 
@@ -216,6 +265,14 @@ def _contracted(tracer: Any, equation: str | None, left: Any, right: Any) -> Any
     if b is None or d is None:
         raise _refused(tracer, "a product of a real matrix and a complex one")
     return _pair(tracer, spectra.contracted, equation, a, b, c, d)
+
+
+def _where(tracer: Any, condition: Any, left: Any, right: Any) -> ComplexProxy:
+    """`torch.where`, and the method, which has the condition in the middle."""
+    if isinstance(condition, ComplexProxy):
+        condition, left = left, condition
+    (a, b), (c, d) = _both(tracer, left), _both(tracer, right)
+    return ComplexProxy(torch.where(condition, a, c), torch.where(condition, b, d))
 
 
 def _as_complex(tracer: Any, x: Any) -> ComplexProxy:
@@ -262,9 +319,7 @@ def _transformed(tracer: Any, name: str, input: Any, *args: Any, **kwargs: Any) 
         re, im = both.real, both.imag
     if last is None:
         return ComplexProxy(re, im)
-    if im is None:
-        raise _refused(tracer, "irfft of a real tensor")
-    return _call(tracer, spectra.from_half, re, im, last[1], last[0], norm)
+    return _call(tracer, spectra.from_half, *_both(tracer, re if im is None else ComplexProxy(re, im)), last[1], last[0], norm)
 
 
 def _shape(tracer: Any, x: Any) -> list[int]:
@@ -346,6 +401,8 @@ _STEPS: dict[str, Callable[..., Any]] = {
     "true_divide": _divided,
     "pow": _power,
     "square": lambda tracer, x: _multiplied(tracer, x, x),
+    "reciprocal": lambda tracer, x: _divided(tracer, 1.0, x),
+    "where": _where,
     "matmul": _matrix_product,
     "bmm": _matrix_product,
     "einsum": _einsum,

@@ -140,11 +140,13 @@ def product(a: Tensor, b: Tensor | None, c: Any, d: Any) -> tuple[Tensor, Tensor
     return (a * c, a * d) if b is None else (a * c - b * d, a * d + b * c)
 
 
-def quotient(a: Tensor, b: Tensor, c: Any, d: Any) -> tuple[Tensor, Tensor]:
-    """(a + i b) / (c + i d)."""
+def quotient(a: Any, b: Tensor | None, c: Any, d: Any) -> tuple[Tensor, Tensor]:
+    """(a + i b) / (c + i d); None for an imaginary part of 0."""
     if d is None:
-        return a / c, b / c
+        return a / c, b / c  # type: ignore[operator]
     size = c * c + d * d
+    if b is None:
+        return a * c / size, -a * d / size
     return (a * c + b * d) / size, (b * c - a * d) / size
 
 

@@ -29,7 +29,7 @@ from hqc.frontend.fx.assumptions import (
 )
 from hqc.frontend.fx.autograd_functions import open_autograd_functions, open_variables
 from hqc.frontend.fx.canvases import Canvases, constant_behind
-from hqc.frontend.fx.complex_numbers import complex_step
+from hqc.frontend.fx.complex_numbers import complex_parameter, complex_step
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
 from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_by_hooks
 from hqc.frontend.fx.in_place import first_argument, writes_first_operand
@@ -255,7 +255,8 @@ class HqcTracer(fx.Tracer):
         if path is None:
             return attr_val
         if path not in parameter_proxy_cache:
-            parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
+            proxy = self.create_proxy("get_attr", path, (), {})
+            parameter_proxy_cache[path] = complex_parameter(self, proxy) if attr_val.is_complex() else proxy
         return parameter_proxy_cache[path]
 
     def _assigned_buffer(self, module: nn.Module, name: str, value: Any) -> bool:
@@ -536,7 +537,7 @@ class HqcTracer(fx.Tracer):
             if reduced is not None:
                 self.reduced.setdefault((user_source(self._stop), reduced))
                 target, args, kwargs = in_float32(target, args, kwargs)
-            self._refuse_write_into_constant(target, args)
+            self.refuse_write_into_constant(target, args)
         if kind == "call_method" and target == "new":
             target, args, kwargs = call_of_new(args, kwargs)
             rest = rest or ("new",)
@@ -580,7 +581,7 @@ class HqcTracer(fx.Tracer):
             *map(operator.index, args[1:]), **{name: operator.index(each) for name, each in kwargs.items()}
         )
 
-    def _refuse_write_into_constant(self, target: Any, args: tuple[Any, ...]) -> None:
+    def refuse_write_into_constant(self, target: Any, args: tuple[Any, ...]) -> None:
         """Other reads of a tensor that forward makes of constants are no nodes, and would not see what is written into it."""
         if not args or not writes_first_operand(target):
             return
