@@ -143,7 +143,7 @@ def product(a: Tensor, b: Tensor | None, c: Any, d: Any) -> tuple[Tensor, Tensor
 def quotient(a: Any, b: Tensor | None, c: Any, d: Any) -> tuple[Tensor, Tensor]:
     """(a + i b) / (c + i d); None for an imaginary part of 0."""
     if d is None:
-        return a / c, b / c  # type: ignore[operator]
+        return a / c, b / c
     size = c * c + d * d
     if b is None:
         return a * c / size, -a * d / size
