@@ -100,6 +100,24 @@ def test_simulator_and_file_choose_what_the_fake_quantized_model_chooses(tmp_pat
     assert_same(chosen, session.run(None, {session.get_inputs()[0].name: x.numpy()}))
 
 
+class FewPeaks(nn.Module):
+    """Selects more than there are, so that torch takes any of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).flatten(1)
+        return y.gather(1, (y > 1e4).float().topk(30).indices)
+
+
+def test_a_model_that_took_others_of_equal_scores_is_not_misread() -> None:
+    torch.manual_seed(0)
+    compiled = hqc.compile(FewPeaks(), (scores(),), march="bayes", calibration_data=[(scores(),)])
+    assert not any("compared" in str(remark) for remark in compiled.deployment.remarks)
+
+
 def test_gradients_reach_what_was_chosen() -> None:
     set_march("bayes")
     x = scores()
