@@ -53,7 +53,11 @@ class MarchSpec:
         return (get_spec, (self.name,)) if known is self else super().__reduce_ex__(protocol)
 
     def keeps_scale(self, node: Node) -> bool:
-        """True when the node's real result takes its first operand's quantization and owns no fake quant."""
+        """True when the node's real result takes its first operand's quantization and owns no fake quant. A parameter has none to take:
+        what a lookup takes out of a table (an embedding by int32 indices) has a scale of its own."""
+        table = node.inputs[0] if node.inputs else None
+        if table is not None and table.is_parameter and table.quant is None:
+            return False
         return node.keeps_scale or node.op.name in self.pass_through_ops
 
     def makes_scale(self, node: Node) -> bool:
