@@ -1030,6 +1030,24 @@ def checks_for_the_compiler(x: Tensor) -> Tensor:
     return x + 1
 
 
+_NOTHING: dict[str, Any] = {
+    "part": lambda x: x[:, 4:],
+    "repeat": lambda x: x[:, -1:].repeat(1, x.shape[1] - 4, 1, 1),
+    "interleaved": lambda x: x.repeat_interleave(0, 1),
+    "list": lambda x: x[:, []],
+    "factory": lambda x: x.new_zeros(x.shape[0], 0, *x.shape[2:]),
+}
+for _kind, _nothing in _NOTHING.items():
+
+    def _pads_by_nothing(x: Tensor, nothing: Any = _nothing) -> Tensor:
+        """As frame-wise outputs are padded to a length that they have."""
+        rows = nothing(x)
+        rows = (rows.unsqueeze(0).squeeze(0) * 2 + rows).flip(1).softmax(-1)
+        return torch.cat([x, rows.flatten(2).view(rows.shape)], 1)
+
+    IDIOMS[f"pads_by_{_kind}_of_nothing"] = (OneFunction(_pads_by_nothing).eval(), (image(),), {})
+
+
 class TurnsAllButThePrefix(nn.Module):
     """An attention block of which `prefix` tokens are no patches: often none."""
 

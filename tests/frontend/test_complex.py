@@ -49,6 +49,13 @@ def rotary(x: _T) -> _T:
     return torch.view_as_real(pairs * turns).flatten(3).type_as(x)
 
 
+def rotary_of_a_length(x: _T) -> _T:
+    table = torch.polar(torch.ones(9, 4), torch.arange(36.0).view(9, 4))
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    shape = [size if axis in (2, pairs.ndim - 1) else 1 for axis, size in enumerate(pairs.shape)]
+    return torch.view_as_real(pairs * table[: x.shape[2]].view(*shape)).flatten(3).type_as(x)
+
+
 def arithmetic(x: _T) -> _T:
     z = torch.complex(x, x.flip(-1))
     w = (z * (1 + 2j) - z.conj() / torch.complex(x.abs() + 1, x) + 1) * x
@@ -128,6 +135,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], _T]] = {
     "fourier unit": (fourier_unit, IMAGES),
     "global filter": (global_filter, IMAGES),
     "rotary": (rotary, IMAGES),
+    "rotary of a length": (rotary_of_a_length, IMAGES),
     "arithmetic": (arithmetic, IMAGES),
     "mixed channels": (mixed_channels, IMAGES),
     "phases": (lambda x: torch.view_as_real(x.abs() * torch.exp(1j * x)), IMAGES),

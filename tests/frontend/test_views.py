@@ -124,7 +124,44 @@ def write_to_the_input(x: Any) -> Any:
     return x * 2
 
 
+def write_values_of_topk(x: Any) -> Any:
+    values, _ = x.topk(2, -1)
+    values /= values.abs().sum(-1, keepdim=True)
+    return values * 2
+
+
+def write_results_taken_twice(x: Any) -> Any:
+    best = x.max(-1)
+    best.values.mul_(3)
+    best[0][:, 0] = 7.0
+    return best.values + best[0], best[1].float()
+
+
+def write_hidden_state(x: Any) -> Any:
+    state = (x * 2, (x.relu(), x + 1))
+    hidden, cell = state[1]
+    hidden += 1
+    cell[0] = hidden[1]
+    return state[1][0] + state[0], cell
+
+
+def write_columns_and_rows(x: Any) -> Any:
+    x = x * 1
+    left, right = torch.hsplit(x, 2)
+    left += 1
+    right[:, 0] = 3.0
+    top, _ = torch.vsplit(x, 2)
+    top *= 0.5
+    first, _ = x[0, :, 0, 0].hsplit(2)
+    first += 2
+    return x + 1, left
+
+
 PROGRAMS = [
+    write_values_of_topk,
+    write_results_taken_twice,
+    write_hidden_state,
+    write_columns_and_rows,
     assign_channel,
     strided_addition,
     write_through_view,

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from hqc.checked import explained
-from hqc.errors import InputError, LoweringError
+from hqc.errors import EmptyResultError, InputError, LoweringError
 from hqc.frontend.fx.locations import ORIGIN_META, Locator, value_name
 from hqc.frontend.fx.shapes import GIVE_INPUTS, Size, reshape_target, sizes_of
 from hqc.ir import DType, Graph, QuantParams, TensorType, Value
@@ -338,6 +338,8 @@ class LoweringContext:
 
     def reshape(self, x: Value, wanted: Sequence[Size], what: str | None = None, name: str | None = None) -> Value:
         """Emit a reshape to `wanted` sizes, which may be unknown ones and one -1."""
+        if x.type.is_empty:
+            raise EmptyResultError(f"{x.name} has no elements")
         try:
             target = reshape_target(x.name, self.shape(x), wanted)
         except LoweringError as error:

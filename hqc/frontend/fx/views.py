@@ -22,6 +22,7 @@ from hqc.frontend.fx.in_place import asks_in_place, first_operand, writes_first_
 from hqc.frontend.fx.known import UNKNOWN, KnownValues, memory_of
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META
 from hqc.frontend.fx.proxies import IN_PLACE_META
+from hqc.structures import leaves
 
 FUNCTIONAL_META = "hqc_functional"
 """Key in `graph_module.meta`: True when no read of shared memory after a write is left in the graph, a `SharedWrite` when there is
@@ -31,7 +32,8 @@ _RESHAPE_MODULES = (nn.Flatten, nn.Unflatten)
 _SAME = {"contiguous", "to", "float", "type_as", "cpu", "dropout", "detach", "data", "alias_copy", "requires_grad_"}
 _SAME_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
 _MAYBE_COPY = {"reshape", "flatten", "contiguous", "to", "float", "type_as", "reshape_as", "ravel"}
-_PARTS = {"chunk", "split", "unbind", "tensor_split", "split_with_sizes"}
+_ALONG = {"hsplit": 1, "vsplit": 0, "dsplit": 2}
+_PARTS = {"chunk", "split", "unbind", "tensor_split", "split_with_sizes", *_ALONG}
 _OTHER_VIEWS = {
     "expand",
     "expand_as",
@@ -45,7 +47,7 @@ _OTHER_VIEWS = {
     "swapdims",
     "narrow",
 }
-_OTHER_VIEWS |= {"broadcast_to", "view_as_real", "view_as_complex", "H", "mH", "hsplit", "vsplit"}
+_OTHER_VIEWS |= {"broadcast_to", "view_as_real", "view_as_complex", "H", "mH"}
 _VIEWS = _RESHAPES | _SAME | _PARTS | _OTHER_VIEWS | {"transpose", "permute", "t", "T", "mT", "select"}
 _RESHAPING_WRITES = {
     "unsqueeze_",
@@ -116,12 +118,15 @@ def functionalize(graph: fx.Graph, root: nn.Module, known: KnownValues, kept: Co
         return True
     trial = _Functionalizer(graph, root, known, kept)
     possible = trial.run()
-    return _Functionalizer(graph, root, known, kept, trial.kinds).run() if possible is True else possible
+    return _Functionalizer(graph, root, known, kept, trial).run() if possible is True else possible
 
 
 class _Functionalizer:
-    """One walk over the graph. A dry one, without `kinds`, changes nothing: it finds out whether all of it can be done, and what
-    every node shares with its first operand, which is not known of the nodes that a second walk adds."""
+    """One walk over the graph. A dry one, without a `trial`, changes nothing: it finds out whether all of it can be done, and what
+    every node shares with its first operand, which is not known of the nodes that a second walk adds.
+
+    `kinds`: of a node, what it shares with its first operand. `twins`: of `x.max(1)[0]` taken again, the first node that took it.
+    """
 
     def __init__(
         self,
@@ -129,11 +134,13 @@ class _Functionalizer:
         root: nn.Module,
         known: KnownValues,
         kept: Collection[fx.Node],
-        kinds: dict[fx.Node, str] | None = None,
+        trial: _Functionalizer | None = None,
     ) -> None:
-        self.graph, self.root, self.known, self.dry = graph, root, known, kinds is None
+        self.graph, self.root, self.known, self.dry = graph, root, known, trial is None
         self.kept = frozenset(kept)
-        self.kinds: dict[fx.Node, str] = kinds or {}
+        self.kinds: dict[fx.Node, str] = trial.kinds if trial is not None else {}
+        self.twins: dict[fx.Node, fx.Node] = trial.twins if trial is not None else {}
+        self._taken: dict[int, fx.Node] = {}  # memory of a result among several -> the node that took it out
         self.tensors: dict[fx.Node, _Tensor] = {}
         self._refused: SharedWrite | None = None
         nodes = list(graph.nodes)
@@ -242,9 +249,15 @@ class _Functionalizer:
             value if index == chosen % count else self._new(reader, "call_function", operator.getitem, (taken, index))
             for index in range(count)
         ]
-        dim = _argument(parts, {"unbind": 1}.get(_name(parts), 2), "dim", 0)
+        dim = _ALONG.get(_name(parts), _argument(parts, {"unbind": 1}.get(_name(parts), 2), "dim", 0))
+        if _name(parts) == "hsplit" and self._is_vector(first_operand(parts)):
+            dim = 0
         join = torch.stack if _name(parts) == "unbind" else torch.cat
         return self._new(reader, "call_function", join, (items, dim))
+
+    def _is_vector(self, node: fx.Node | None) -> bool:
+        value = self.known.of(node)
+        return isinstance(value, torch.Tensor) and value.ndim == 1
 
     def _count(self, parts: fx.Node) -> int | None:
         value = self.known.of(parts)
@@ -280,7 +293,8 @@ class _Functionalizer:
         if name == "diagonal":
             return self._new(reader, "call_function", torch.diagonal_scatter, (base, value, *step.args[1:]), dict(step.kwargs))
         index = self._narrowed(step, reader) if name == "narrow" else _index(step)
-        if index is None:
+        taken_from = self.known.of(first_operand(step))
+        if index is None or isinstance(taken_from, (tuple, list, dict)):
             raise _NotExpressible(certain=True)
         return self._new(reader, "call_function", set_item_of_copy, (base, index, value))
 
@@ -320,7 +334,10 @@ class _Functionalizer:
         if node not in self.kinds:
             self.kinds[node] = "none" if parent is None or base is None else self._sharing(node, base)
         kind = self.kinds[node]
-        if parent is None or kind == "none":
+        if node in self.twins:
+            twin = self.tensors[node] = self.tensors[self.twins[node]]
+            twin.has_twins = twin.replaced = True
+        elif parent is None or kind == "none":
             self.tensors[node] = _Tensor(node, is_state=node.op == "get_attr")
         elif kind == "same":
             self.tensors[node] = parent
@@ -342,6 +359,8 @@ class _Functionalizer:
             "narrow",
         }
         may_share = may_share or isinstance(module, (*_SAME_MODULES, *_RESHAPE_MODULES))
+        if node.target in (operator.getitem, getattr) and self._is_one_of_several(node, base):
+            return "none"
         if node.target is operator.getitem:
             may_share = _name(base) in _PARTS or _index(node) is not None
         if self.position[node] > self.last_write:
@@ -357,6 +376,25 @@ class _Functionalizer:
                 return "none"
             return "same" if found is before else "view"
         return self._unknown_sharing() if may_share else "none"
+
+    def _is_one_of_several(self, node: fx.Node, base: fx.Node) -> bool:
+        """True where `node` takes a tensor out of results of one call that have memory of their own, as `x.max(1)[0]` does."""
+        several, found = self.known.of(base), self.known.of(node)
+        if not isinstance(several, (tuple, list, dict)) or _name(base) in _VIEWS:
+            return False
+        call: Any = base
+        while call.target is operator.getitem and isinstance(self.known.of(call.args[0]), (tuple, list, dict)):
+            call = call.args[0]
+        memory = memory_of(found)
+        if memory is None:
+            return True  # several again, or a number
+        together = [each for each in leaves(self.known.of(call)) if each is not found]
+        read = [each for operand in call.all_input_nodes for each in leaves(self.known.of(operand))]
+        if any(memory_of(each) == memory for each in (*together, *read)):
+            return False
+        if self._taken.setdefault(memory, node) is not node:
+            self.twins[node] = self._taken[memory]
+        return True
 
     def _unknown_sharing(self) -> str:
         raise _NotExpressible

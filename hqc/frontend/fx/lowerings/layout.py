@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hqc.errors import EmptyResultError
 from hqc.frontend.fx.context import LoweringContext, Operand
 from hqc.frontend.fx.lowerings._arguments import varargs
 from hqc.frontend.fx.registry import Alias, lower_function, lower_method, lower_module
@@ -261,7 +262,7 @@ def repeat_interleave(
 
 def _tile(ctx: LoweringContext, input: Value, repeats: tuple[int, ...]) -> Value:
     if 0 in repeats:
-        raise ctx.error("a repeat of 0 leaves an empty tensor, which a deployed graph cannot hold")
+        raise EmptyResultError("a repeat of 0 leaves nothing")
     lead = len(repeats) - ctx.rank(input)
     if lead > 0:
         input = ctx.reshape(input, (*(1,) * lead, *ctx.sizes(input)), what="expanded")
