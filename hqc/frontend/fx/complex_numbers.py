@@ -111,7 +111,9 @@ def complex_step(tracer: Any, target: Any, args: Any, kwargs: Any) -> Any:
     """What a call gives that makes complex numbers of real proxies, or takes some; NotImplemented for any other call."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if name in _ZEROS or (name in _CONVERSIONS and isinstance(target, str)):
-        return _of_complex_dtype(tracer, target, name, args, kwargs)
+        made = _of_complex_dtype(tracer, target, name, args, kwargs)
+        if made is not NotImplemented:
+            return made
     if (name in _STEPS or name in _ON_BOTH) and any(map(_is_complex, args)):
         return _step(name, args, dict(kwargs), tracer)
     if name not in _FUNCTIONS_BY_NAME and not name.startswith("fft_"):
