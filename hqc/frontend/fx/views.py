@@ -255,8 +255,11 @@ class _Functionalizer:
         join = torch.stack if _name(parts) == "unbind" else torch.cat
         return self._new(reader, "call_function", join, (items, dim))
 
+    def _is_structure(self, node: fx.Node | None) -> bool:
+        return node is not None and isinstance(self.known.of(node), (tuple, list, dict))
+
     def _is_vector(self, node: fx.Node | None) -> bool:
-        value = self.known.of(node)
+        value = None if node is None else self.known.of(node)
         return isinstance(value, torch.Tensor) and value.ndim == 1
 
     def _count(self, parts: fx.Node) -> int | None:
@@ -293,8 +296,7 @@ class _Functionalizer:
         if name == "diagonal":
             return self._new(reader, "call_function", torch.diagonal_scatter, (base, value, *step.args[1:]), dict(step.kwargs))
         index = self._narrowed(step, reader) if name == "narrow" else _index(step)
-        taken_from = self.known.of(first_operand(step))
-        if index is None or isinstance(taken_from, (tuple, list, dict)):
+        if index is None or self._is_structure(first_operand(step)):
             raise _NotExpressible(certain=True)
         return self._new(reader, "call_function", set_item_of_copy, (base, index, value))
 
@@ -379,11 +381,11 @@ class _Functionalizer:
 
     def _is_one_of_several(self, node: fx.Node, base: fx.Node) -> bool:
         """True where `node` takes a tensor out of results of one call that have memory of their own, as `x.max(1)[0]` does."""
-        several, found = self.known.of(base), self.known.of(node)
-        if not isinstance(several, (tuple, list, dict)) or _name(base) in _VIEWS:
+        found = self.known.of(node)
+        if not self._is_structure(base) or _name(base) in _VIEWS:
             return False
         call: Any = base
-        while call.target is operator.getitem and isinstance(self.known.of(call.args[0]), (tuple, list, dict)):
+        while call.target is operator.getitem and self._is_structure(call.args[0]):
             call = call.args[0]
         memory = memory_of(found)
         if memory is None:
