@@ -14,6 +14,7 @@ from hqc.passes.fuse_conv import is_fused, is_one_operation, split_activation, u
 from hqc.passes.lower_to_integer import accepts
 from hqc.passes.lower_to_integer.acceptance import SATURATES
 from hqc.passes.registry import register_pass
+from hqc.passes.stand_ins import beside_infinity
 from hqc.passes.support_context import (
     Placement,
     absorbed_reason,
@@ -47,6 +48,7 @@ class AnalyzeSupport(Pass):
         checker = Checker(context.march, hybrid=context.hybrid)
         placement = Placement(graph, checker, context)
         placement.float_region = float_regions(graph)
+        placement.beside_infinity = beside_infinity(graph)
         remarks = self._capability(graph, placement, context)
         if context.hybrid:
             placement.settle()

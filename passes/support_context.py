@@ -25,6 +25,7 @@ from hqc.march.predicates.products import FEATURES
 from hqc.march.rules import Checker
 from hqc.march.spec import MarchSpec
 from hqc.passes.base import PassContext
+from hqc.passes.lower_to_integer.acceptance import STANDS_FOR_INFINITY
 from hqc.passes.node_facts import is_quantize
 from hqc.passes.steps import is_divisible
 
@@ -80,6 +81,7 @@ class Placement:
         self.support: dict[Node, Support] = {}
         self.outputs = {id(value) for value in graph.outputs}
         self.float_region: dict[Node, str] = {}
+        self.beside_infinity: dict[Node, str] = {}
         self._groups: dict[str, list[Node]] = {}
         self._rules: dict[OpDef, list[Rule]] = {}
 
@@ -210,6 +212,21 @@ def outside_the_stubs(placement: Placement, node: Node) -> Reason | None:
     if where is None:
         return None
     return _reason("operations before a QuantStub or behind a DeQuantStub are float", where)
+
+
+@context_rule(lambda op, spec: True)
+def masks_in_float(placement: Placement, node: Node) -> Reason | None:
+    """What computes a mask that is added to scores, or reads masked scores, is float: at a scale that holds the numbers that stand for
+    infinity (from 1e4), everything else rounds to zero."""
+    number = placement.beside_infinity.get(node)
+    if number is None:
+        return None
+    return _reason(
+        "masks that are added, and what is masked, are float: no int8 scale holds both their numbers and the scores",
+        number,
+        f"{STANDS_FOR_INFINITY:g}",
+        "mask with a value near the range of the scores, such as -50",
+    )
 
 
 @context_rule(lambda op, spec: True)
