@@ -29,7 +29,7 @@ def _sourced(body: str) -> nn.Module:
 CHECKS = {
     "raise": "if x.isnan().any(): raise ValueError('nan')\nreturn x.relu()",
     "not": "if not (x > 0).all():\n    raise ValueError('negative')\nreturn x.relu()",
-    "and": "if x.shape[1] == 3 and (x < 0).any() and (x > 1).any():\n    raise ValueError('range')\nreturn x.relu()",
+    "and": "if (x < 0).any() and (x > 1).any():\n    raise ValueError('range')\nreturn x.relu()",
     "warn": "if x.isnan().any():\n    warnings.warn('nan')\n    print('nan')\nreturn x.relu()",
     "assert not": "assert not x.isnan().any(), 'nan'\nreturn x.relu()",
     "parameters": "torch.distributions.Normal(x, x.exp())\nreturn x.relu()",

@@ -407,3 +407,21 @@ def test_a_list_times_a_size_is_a_list_of_as_many():
     x = torch.rand(2, 3, 4)
     traced = trace(ListOfAsMany().eval(), x)
     torch.testing.assert_close(traced(x), ListOfAsMany()(x))
+
+
+class Normed(nn.Module):
+    """A block of self attention in the words of one for cross attention: the second input is None, and its norm nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.norm_of_other = nn.LayerNorm(4), nn.Identity()
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        x, other = self.norm(x), self.norm_of_other(other)
+        return x if other is None else x + other
+
+
+def test_an_identity_of_nothing_is_nothing() -> None:
+    model, x = Normed(), torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    assert names(trace(model, x)) == ["x", "other", "norm", "output"]
+    torch.testing.assert_close(trace(model, (x, x))(x, x), model(x, x))

@@ -330,8 +330,8 @@ class HqcTracer(fx.Tracer):
         if paths is not None and m not in paths and not is_stub(m) and not _brings_state(m, paths):
             # Made in forward, as in `nn.Softmax(-1)(x)` or `self.layers[1:](x)`: what it calls is recorded.
             return forward(*args, **kwargs)
-        if type(m) is nn.Identity and args and isinstance(args[0], (list, tuple, dict)):
-            return args[0]  # several tensors, as between the pathways of a video network
+        if type(m) is nn.Identity and args and not isinstance(args[0], (fx.Proxy, torch.Tensor)):
+            return args[0]  # several tensors, as between the pathways of a video network, or None in place of a second input
         if args and isinstance(m, nn.RNNBase) and isinstance(args[0], FullSequence):
             return of_packed(m, lambda *given: self.call_module(m, forward, given, kwargs), args[0], args[1:])
         path = self.path_of_module(m)
@@ -458,7 +458,7 @@ class HqcTracer(fx.Tracer):
         if not plain:
             constant = self.known.of_constants(obj.node)
             if not isinstance(constant, torch.Tensor) or constant.numel() != 1:
-                passing = passed_check(asking_frame())
+                passing = None if is_size(obj.node) else passed_check(asking_frame())  # sizes are known with example inputs
                 if passing is not None:
                     self.asserted.append(obj.node)
                     return passing
