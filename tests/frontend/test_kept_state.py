@@ -281,3 +281,21 @@ def test_random_numbers_are_no_state() -> None:
         return x + torch.rand(1)
 
     assert trace(_net(noisy), _frames()[0]) is not None
+
+
+class Windowed(nn.Module):
+    """Moves a plain attribute to its input's device, as SincNet does: when its value is asked for, it is a proxy already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window, self.norm = torch.arange(8.0), nn.BatchNorm1d(8)
+
+    def forward(self, x: _T) -> _T:
+        self.window = self.window.to(x.device)
+        return self.norm(x * self.window)  # which checks the shape it gets
+
+
+def test_an_attribute_is_known_as_it_was_when_it_was_read() -> None:
+    model, x = Windowed().eval(), torch.rand(2, 8)
+    assert torch.equal(trace(model, x)(x), model(x))
+    assert torch.equal(model.window, torch.arange(8.0))

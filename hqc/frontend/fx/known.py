@@ -8,7 +8,8 @@ data is unknown, and so is what is computed from it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class KnownValues:
         self._places: dict[fx.Node, int] = {}  # in program order
         self._written: dict[int, list[fx.Node]] = {}  # by memory
         self._unsorted: list[fx.Node] = []  # calls that write, of which it is not known yet into which memory
+        self._attributes: dict[fx.Node, Any] = {}  # what a get_attr read: forward may assign another value since
         self._mode: Any = None
         self._active = False
 
@@ -61,8 +63,18 @@ class KnownValues:
         self._places.setdefault(node, len(self._places))
         if self._active and node not in self._values:
             self._pending.append(node)
+            if node.op == "get_attr":
+                self._note_attribute(node)
             if _writes(node):
                 self._unsorted.append(node)
+
+    def _note_attribute(self, node: fx.Node) -> None:
+        paused, self.paused = self.paused, True  # a parameter is a proxy else
+        try:
+            with suppress(AttributeError):  # said where the value is asked for
+                self._attributes[node] = _attribute(self.root, str(node.target))
+        finally:
+            self.paused = paused
 
     def of(self, node: fx.Node) -> Any:
         """The value of `node`, or UNKNOWN."""
@@ -246,9 +258,7 @@ class KnownValues:
         target: Any = node.target
         args, kwargs = as_users_write((args, kwargs))
         if node.op == "get_attr":
-            for found in _along(self.root, str(target)):
-                target = found
-            return target
+            return self._attributes[node] if node in self._attributes else _attribute(self.root, str(target))
         if node.op == "call_module":
             module = self.root.get_submodule(target)
             run = (
@@ -310,11 +320,11 @@ def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
-def _along(root: nn.Module, path: str) -> Iterator[Any]:
+def _attribute(root: nn.Module, path: str) -> Any:
     found: Any = root
     for part in path.split("."):
         found = getattr(found, part)
-        yield found
+    return found
 
 
 def is_plain(value: Any) -> bool:
