@@ -51,6 +51,13 @@ def whole_numbers(x):
     return places
 
 
+def calls_on_the_cpu(x):
+    z, small = torch.Tensor(x.shape[0], 4, 2, 3).to(x.dtype), x.abs() < 1
+    z[small] = (4.0 - (x / 0.3)[small]) % 6
+    z[~small] = torch.atan2(x[~small], (x + 1)[~small]) + x[~small] // 0.3
+    return z
+
+
 def computed(x):
     z, small = x * 1, x.abs() < 1
     z[small] = 0.5 * z[small] ** 2
@@ -89,7 +96,7 @@ def where_and_nonzero_as_index(x):
 
 
 MOVES = [from_another, a_number, rows, through_a_view, whole_numbers, where_and_nonzero_as_index]
-COMPUTES = [computed, written_step_by_step, of_two_tensors, computed_rows]
+COMPUTES = [computed, calls_on_the_cpu, written_step_by_step, of_two_tensors, computed_rows]
 
 
 @pytest.mark.parametrize(("function", "tolerance"), [*((each, 0) for each in MOVES), *((each, 1e-6) for each in COMPUTES)])

@@ -102,6 +102,31 @@ def test_what_a_class_inherits_is_rewritten(rewritten: set[str]) -> None:
     assert len(traced(torch.ones(6, 3))) == 6  # nobody went through the rows
 
 
+class Colours(nn.Module):
+    """Its methods are called, itself is not."""
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        return x * torch.Tensor(x.shape[0], 3).fill_(float(len(x)))
+
+
+class WithColours(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = Colours()
+        self.more = nn.ModuleList([Colours(), nn.Sequential(Colours())])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for each in (self.colours, self.more[0], *self.more[1]):
+            x = each.to_rows(x)
+        return x
+
+
+def test_methods_of_parts_that_are_never_called_are_rewritten(rewritten: set[str]) -> None:
+    traced = trace(WithColours().eval(), torch.ones(2, 3))
+    assert "to_rows" in rewritten
+    assert torch.equal(traced(torch.ones(4, 3)), torch.full((4, 3), 64.0))
+
+
 # fmt: off
 TWINS = [lambda x: x * float(len(x)), lambda x: x + float(len(x))]
 # fmt: on

@@ -425,3 +425,22 @@ def test_an_identity_of_nothing_is_nothing() -> None:
     model, x = Normed(), torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     assert names(trace(model, x)) == ["x", "other", "norm", "output"]
     torch.testing.assert_close(trace(model, (x, x))(x, x), model(x, x))
+
+
+class ReplacesItsMean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.tensor([1.0, 2.0, 3.0])
+
+    def forward(self, x):
+        self.mean = self.mean.type_as(x)
+        centred = x - self.mean
+        batch, channels = centred.shape
+        return centred.view(batch, channels, 1) * channels + self.mean.view(1, -1, 1)
+
+
+def test_a_shape_behind_an_attribute_that_forward_replaces_is_known():
+    x = torch.rand(2, 3)
+    model = ReplacesItsMean()
+    torch.testing.assert_close(trace(model, x)(x), ReplacesItsMean()(x))
+    assert torch.equal(model.mean, torch.tensor([1.0, 2.0, 3.0]))

@@ -6,8 +6,10 @@ reads it, no size is asked for: the steps are computed for all elements, and the
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -67,7 +69,7 @@ def has_masked_part(structure: Any) -> bool:
 def masked_step(ctx: LoweringContext, operands: dict[fx.Node, Any], lower: Callable[[dict[fx.Node, Any]], Any]) -> Any:
     """The result of a call whose `operands` have parts by one mask among them, as such a part.
 
-    `lower` lowers the call on whole tensors. It must be one element-wise operation, for only then the part of its result is its
+    `lower` lowers the call on whole tensors. It must be element-wise operations, for only then the part of its result is its
     result of the part; its other operands are as large as one element of a part, at most.
     """
     parts = [item for item in leaves(list(operands.values())) if isinstance(item, MaskedPart)]
@@ -83,13 +85,31 @@ def masked_step(ctx: LoweringContext, operands: dict[fx.Node, Any], lower: Calla
     before = set(ctx.graph.nodes)
     result = lower(map_structure(operands, lambda item: item.source if isinstance(item, MaskedPart) else item))
     made = [node for node in ctx.graph.nodes if node not in before]
-    if not (isinstance(result, Value) and ctx.shape(result) == shape and len(made) <= 1 and all(map(_is_elementwise, made))):
+    is_step = all(map(_is_elementwise, made)) or (len(made) == 1 and is_pointwise(ctx.node.target))
+    if not (isinstance(result, Value) and ctx.shape(result) == shape and is_step):
         raise ctx.error(_SIZE)
     return MaskedPart(result, mask)
 
 
 def _is_elementwise(node: Node) -> bool:
     return node.op.has(Trait.ELEMENTWISE) or node.op.has(Trait.BOUNDARY)
+
+
+_OPERATORS = {"mod": "remainder", "floordiv": "floor_divide", "truediv": "div"}
+_COMPOSED = frozenset(("floor_divide", "arctan2"))  # of element-wise steps, so that torch gives them no tag
+
+
+@functools.cache
+def is_pointwise(target: Any) -> bool:
+    """Whether a function of torch or of Python's operators, or the method of this name, computes each element from those at its place."""
+    if not isinstance(target, (str, BuiltinFunctionType)):
+        return False
+    name = (target if isinstance(target, str) else target.__name__).strip("_")
+    name = _OPERATORS.get(name, name)
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None or name in _COMPOSED:
+        return name in _COMPOSED
+    return any(torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads())
 
 
 def fits(ctx: LoweringContext, mask: Value, whole: Value | torch.Tensor) -> bool:

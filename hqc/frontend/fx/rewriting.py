@@ -63,6 +63,7 @@ class Rewriter:
         self._named: set[str] = set()  # in the code that is reached, names and texts
         self._parts: set[str] = set()  # texts that may be a part of a name
         self._unnamed: dict[str, list[Any]] = {}  # members of the classes that are reached, which no such code names
+        self._read: set[int] = set()  # modules that the model was asked for
 
     def module(self, module: nn.Module) -> None:
         """Swap the code of the methods of a module's class that a call can reach, and of what they call by name.
@@ -73,6 +74,17 @@ class Rewriter:
             if isinstance(item, (FunctionType, types.MethodType, functools.partial)):
                 self.reach(item)
         self._class(type(module))
+
+    def read(self, module: nn.Module) -> None:
+        """Swap the code of a module that forward reads and may not call: `self.colours.to_hue(x)`, `for each in self.heads: each.mix(x)`."""
+        pending = [module]
+        while pending:
+            current = pending.pop()
+            if id(current) not in self._read:
+                self._read.add(id(current))
+                self.module(current)
+                if isinstance(current, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+                    pending.extend(current.children())
 
     def _class(self, cls: type) -> None:
         if id(cls) in self._visited:

@@ -212,6 +212,8 @@ class HqcTracer(fx.Tracer):
             value = original_getattr(module, name)
             if self.is_asleep():
                 return value
+            if self._rewriter is not None and isinstance(value, nn.Module):
+                self._rewriter.read(value)
             return self.getattr(name, value, self._parameter_proxies)
 
         @functools.wraps(original_setattr)
