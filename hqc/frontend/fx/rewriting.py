@@ -76,7 +76,7 @@ class Rewriter:
         self._class(type(module))
 
     def read(self, module: nn.Module) -> None:
-        """Swap the code of a module that forward reads and may not call: `self.colours.to_hue(x)`, `for each in self.heads: each.mix(x)`."""
+        """Swap the code of a part that forward reads and may not call: `self.colours.to_hue(x)`, `for each in self.heads: each.mix(x)`."""
         pending = [module]
         while pending:
             current = pending.pop()
