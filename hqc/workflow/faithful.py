@@ -6,7 +6,9 @@ constant) is found here, before anybody calibrates or trains, whatever the cause
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -116,7 +118,24 @@ def one_sample(prepared: ObservedGraphModule, batch: Sequence[Any]) -> tuple[Any
 def _float_copy(prepared: ObservedGraphModule) -> nn.Module:
     """The float model with buffers and Python state of its own, for a run leaves no trace in what is remembered; weights are shared."""
     model = prepared.preparation.float_model
-    return _without_shortcut(in_eval_mode(deep_copy(model, {id(each): each for each in model.parameters()})))
+    copy = _without_shortcut(in_eval_mode(deep_copy(model, {id(each): each for each in model.parameters()})))
+    return _with_constants(copy, prepared.preparation.options.concrete_args)
+
+
+def _with_constants(model: nn.Module, constants: Mapping[str, Any] | None) -> nn.Module:
+    """`model`, whose forward takes the arguments that are constants of the trace as such where they are not given."""
+    if not constants:
+        return model
+    forward, signature = model.forward, inspect.signature(model.forward)
+
+    @functools.wraps(forward)
+    def fixed(*args: Any) -> Any:
+        given = signature.bind_partial(*args)
+        given.arguments.update({name: value for name, value in constants.items() if given.arguments.get(name) is None})
+        return forward(*given.args, **given.kwargs)
+
+    model.__dict__["forward"] = fixed
+    return model
 
 
 def _without_shortcut(model: nn.Module) -> nn.Module:
@@ -174,6 +193,7 @@ def _jumps(prepared: ObservedGraphModule, expected: Sequence[Array], arguments: 
         if _differing(expected, _outputs(_float_copy(prepared), near)) is not None:
             return True
         other = _without_shortcut(deep_copy(prepared.preparation.float_model))
+        other = _with_constants(other, prepared.preparation.options.concrete_args)
         with torch.no_grad():
             for parameter in other.parameters():
                 parameter.copy_(nudged(parameter))

@@ -75,9 +75,9 @@ class RootArguments:
     def _default_constants(self, graph: fx.Graph) -> None:
         """Arguments that are constants need not be given to the traced module, where Python's grammar allows it."""
         for node in reversed(_placeholders(graph)):
-            constant = self._constants.get(str(node.target))
-            if str(node.target) in self._constants and isinstance(constant, _SPECIALIZED):
-                node.args = (constant,)
+            if str(node.target) in self._constants:
+                constant = self._constants[str(node.target)]
+                node.args = (constant if isinstance(constant, _SPECIALIZED) else None,)  # nobody reads it
             if not node.args and not str(node.target).startswith("*"):
                 return
 
