@@ -32,8 +32,8 @@ def tensors_opened(result: Any) -> Any:
 
 def _held(leaf: Any, is_tensor: Callable[[Any], bool], around: tuple[Any, ...] = ()) -> Any:
     """What holds tensors of the attributes of an object, or None; `around`: the objects that hold this one."""
-    if is_tensor(leaf) or isinstance(leaf, _CLOSED) or any(leaf is each for each in around):
-        return None
+    if isinstance(leaf, _CLOSED) or is_tensor(leaf) or any(leaf is each for each in around):
+        return None  # a proxy is not asked: its value would be computed, and the writes into buffers before it be known
     return _parts(getattr(leaf, "__dict__", None), is_tensor, (*around, leaf))
 
 
