@@ -90,6 +90,7 @@ class _Emitter:
         self.updates = lowered.updates
         self.kept: set[fx.Node] = set()
         self.graph = fx.Graph(tracer_cls=getattr(traced.graph, "_tracer_cls", None))
+        self._given: set[str] = set()  # names of nodes that the model does not have
         self.values = PlannedValues(traced.graph, lowered)
         self.tree = tree
         self.observers = observers
@@ -293,7 +294,7 @@ class _Emitter:
                 if not self.values.has_carrier(value):
                     element = self.env[old]
                     for step, key in enumerate(path, start=1):
-                        name = value.name if step == len(path) else self.free_name(f"{element.name}_{key}")
+                        name = self.free_name(value.name if step == len(path) else f"{element.name}_{key}")
                         element = self.graph.create_node("call_function", operator.getitem, (element, key), {}, name)
                     self.settle(value, element, old)
 
@@ -444,10 +445,14 @@ class _Emitter:
             self.pending[member] = group
 
     def free_name(self, base: str) -> str:
+        """`base`, or `base_1`, ...: a name that no node of the model has, nor was given before. FX, asked for a name twice, takes the next
+        one, which may be that of a node of the model.
+        """
         name, count = base, 0
-        while name in self.values.fx_nodes:
+        while name in self.values.fx_nodes or name in self._given:
             count += 1
             name = f"{base}_{count}"
+        self._given.add(name)
         return name
 
     # --- weights of calls --------------------------------------------------------------------------------------------------
