@@ -46,6 +46,11 @@ class SingularPoints:
         for operand in operands:
             operand._before_singular = True
 
+    @checked
+    def follow_steepness(self) -> None:
+        """Such an operation reads the values, on the BPU or on the CPU."""
+        self._before_singular = True
+
     def _where_defined(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`x` as the statistics take it (0 where it is infinite or undefined), and as the grid does (NaN is 0, infinities saturate)."""
         if not (self._behind_singular and self.quantizes) or exporting():

@@ -9,12 +9,13 @@ import torch
 
 from hqc import arithmetic
 from hqc.errors import QConfigError
-from hqc.ir import Device, Node, QuantParams, Trait, Value
+from hqc.ir import Device, Node, QuantParams, Trait, Value, get_op
 from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
 from hqc.nn.qat.steep import SteepDeQuantStub
 from hqc.quantization.fake_quantize import FakeQuantizeBase, make_fake_quant
 from hqc.workflow.activation_configs import ActivationConfigs
+from hqc.workflow.own_lengths import meets_singular, own_length, source_of
 
 SCALES_META = "hqc_scales"
 """Key in `graph_module.meta` of the `QuantParams` that a quantized file brings for its values, by name."""
@@ -60,7 +61,7 @@ class Observers:
         fake_quant = make_fake_quant(factory, self.march, name=name, dtype=observation.dtype, rounding=observation.rounding).to(
             self._device
         )
-        given = self._scales.get(value.name) or self._scales.get(_source(value).name)
+        given = self._scales.get(value.name) or self._scales.get(source_of(value).name)
         if given is not None and given.dtype is observation.dtype:
             scale = arithmetic.power_of_two_scale(given.scale) if self.march.power_of_two else given.scale
             fake_quant.fix_scale(float(scale))
@@ -75,11 +76,20 @@ class Observers:
 
     def dequant_stub(self, boundary: Node) -> DeQuantStub:
         """The module of a dequantize; in front of a standardization it bounds how steep that is."""
-        reader = boundary.users[0] if len(boundary.users) == 1 else None
         source = self.behind(boundary.operands[0])
-        if source is None or reader is None or reader.op.vectors is None or reader.operands[0] is not boundary.result:
+        if source is None:
             return DeQuantStub()
-        return SteepDeQuantStub(source, reader.op, reader.attributes)
+        if meets_singular(boundary.result):
+            source.follow_steepness()
+        reader = boundary.users[0] if len(boundary.users) == 1 else None
+        if reader is None:
+            return DeQuantStub()
+        if reader.op.vectors is not None and reader.operands[0] is boundary.result:
+            return SteepDeQuantStub(source, reader.op, reader.attributes)
+        length = own_length(reader, boundary.result)
+        if length is None:
+            return DeQuantStub()
+        return SteepDeQuantStub(source, get_op("lp_normalize"), {"axes": length.axes, "eps": length.least})
 
     def behind(self, value: Value) -> FakeQuantizeBase | None:
         """The fake quant that gives `value` its scale: its own, or that of what scale-keeping nodes made it from."""
@@ -91,10 +101,3 @@ class Observers:
                 return None
             value = node.operands[0]
         return self._made[value.name]
-
-
-def _source(value: Value) -> Value:
-    """The value in front of the boundaries that made `value`."""
-    while value.producer is not None and value.producer.op.has(Trait.BOUNDARY):
-        value = value.producer.operands[0]
-    return value

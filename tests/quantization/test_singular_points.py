@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hqc.ir import Trait, all_ops, get_op
+from hqc.errors import CalibrationError
+from hqc.ir import Trait, all_ops, get_op, parse
 from hqc.march import set_march
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.quantization import (
@@ -22,6 +23,7 @@ from hqc.quantization import (
     prepare_qat_fx,
     set_fake_quantize,
 )
+from hqc.workflow.own_lengths import OwnLength, own_length
 
 REQUIRED = {"pow_scalar": {"exponent": -1.0}, "threshold": {"bound": 1.0, "value": 0.0}}
 
@@ -149,6 +151,60 @@ def test_vectors_that_the_grid_makes_zero_or_constant_leave_training_alone(name:
     gradients = _gradients(STANDARDIZED[name], FakeQuantState.QAT)
     assert all(gradient.isfinite().all() and gradient.abs().max() < 50 for gradient in gradients)
     assert gradients[0].abs().sum() > 0
+
+
+SPELLED_OUT: dict[str, Callable[[Tensor], Tensor]] = {
+    "a norm and an eps": lambda y: y / (y.norm(dim=1, keepdim=True) + 1e-9),
+    "an eps and a norm of order 1": lambda y: y / (1e-9 + y.norm(1, dim=1).unsqueeze(1)),
+    "SSD's": lambda y: torch.div(y, y.pow(2).sum(dim=1, keepdim=True).sqrt() + 1e-10),
+    "a mean square": lambda y: y * torch.rsqrt(y.square().mean(1, keepdim=True) + 1e-12),
+    "the larger of": lambda y: y / torch.maximum(y.norm(dim=1, keepdim=True), torch.tensor(1e-9)).expand_as(y),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED_OUT)
+def test_spelled_out_lengths_on_the_cpu_leave_training_alone(name: str) -> None:
+    gradients = _gradients(SPELLED_OUT[name], FakeQuantState.QAT, "bernoulli2")
+    assert all(gradient.isfinite().all() and gradient.abs().max() < 50 for gradient in gradients)
+    assert gradients[0].abs().sum() > 0
+
+
+def test_an_eps_that_the_grid_makes_zero_is_told_with_the_cure() -> None:
+    """On bernoulli2 a square root runs on the BPU and the quotient behind it on the CPU, which gives NaN."""
+    set_march("bernoulli2")
+    torch.manual_seed(0)
+    x, config = torch.randn(2, 3, 8, 8), {"": get_default_qat_qconfig()}
+    x[:, :, :6] = 0
+    net = Net(lambda y: y / torch.sqrt((y * y).sum(1, keepdim=True) + 1e-12))
+    with pytest.raises(CalibrationError, match=r"truediv contains NaN.*an eps that a grid rounds to 0.*hybrid_dict"):
+        prepare_qat_fx(net, config, hybrid=True, example_inputs=(x,)).train()(x)
+    chosen = {"node_name": ["mul", "sqrt"]}
+    model = prepare_qat_fx(net, config, hybrid=True, hybrid_dict=chosen, example_inputs=(x,)).train()
+    model(x).square().mean().backward()
+    assert all(p.grad is None or (p.grad.isfinite().all() and p.grad.abs().max() < 50) for p in model.parameters())
+
+
+def test_only_lengths_of_the_vector_itself_are_its_own() -> None:
+    graph = parse(
+        """
+graph @g march=bernoulli2 stage=lowered {
+  input %x: f32[1,8,4,4]
+  input %z: f32[1,8,4,4]
+  param @eps: f32[] = 0.25
+  %n: f32[1,1,4,4] = reduce_l2(%x) {axes=[1], keepdims=true}
+  %d: f32[1,1,4,4] = add(%n, @eps)
+  %own: f32[1,8,4,4] = div(%x, %d)
+  %other: f32[1,8,4,4] = div(%z, %d)
+  %m: f32[1,8,4,4] = mul(%x, %d)
+  output %own, %other, %m
+}
+"""
+    )
+    x, z = graph.inputs
+    own, other, product = (value.producer for value in graph.outputs)
+    assert own is not None and own_length(own, x) == OwnLength((1,), 0.25)
+    assert other is not None and own_length(other, z) is None
+    assert product is not None and own_length(product, x) is None
 
 
 def test_the_gradient_there_is_that_of_an_eps_of_half_a_step_and_elsewhere_torch_s() -> None:

@@ -34,7 +34,10 @@ def quantize(node: Node, context: NativeContext, products: list[str]) -> NativeS
     scale = np.array(quant.scale, np.float32).reshape(1)
 
     def complaint() -> Exception:
-        return QuantizationError(f"{node.label}: cannot quantize NaN in {x.name}; find the operation that produced it")
+        return QuantizationError(
+            f"{node.label}: cannot quantize NaN in {x.name}; find the operation that produced it (0 / 0 comes of an "
+            "eps that a grid rounds to 0: let the operations around it run on the CPU, with hybrid_dict)"
+        )
 
     dtype = node.result.type.dtype
     words = {
