@@ -28,7 +28,7 @@ from hqc.workflow.arguments import as_tuple, tensors_of, to_meta
 from hqc.workflow.binding import as_numpy
 from hqc.workflow.convert import QuantizedGraphModule
 from hqc.workflow.deferred import settled_copy
-from hqc.workflow.deploy import deploy
+from hqc.workflow.deploy import deploy, take_deployed_scales, warn_of_rescaling
 from hqc.workflow.explain import explain_model
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.prepared import ObservedGraphModule
@@ -92,6 +92,8 @@ def export_to_onnx(
     elif isinstance(model, ObservedGraphModule):
         model = _calibrated_copy(model, inputs)
         deployment = deploy(model, inputs, integer=False)
+        take_deployed_scales(model, deployment)
+        warn_of_rescaling(deployment)
         graph, flavour = deployment.scaled, "horizon"
     elif isinstance(model, nn.Module):
         _float_picture(model, inputs, f, input_names, output_names)

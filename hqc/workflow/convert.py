@@ -17,7 +17,7 @@ from hqc.quantization.state import FakeQuantState
 from hqc.quantization.switches import set_fake_quantize
 from hqc.workflow.arguments import tensors_of
 from hqc.workflow.deferred import refuse_waiting
-from hqc.workflow.deploy import check_ready, deploy
+from hqc.workflow.deploy import check_ready, deploy, warn_of_rescaling
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.options import custom_config
 from hqc.workflow.prepared import USER_CLASS, GraphModuleWithAttr, ObservedGraphModule, be_instance_of, become
@@ -165,6 +165,8 @@ def convert_fx(
     preserved = custom_config(convert_custom_config_dict, "convert_custom_config_dict", ("preserved_attributes",), prepared)
     frozen = copy.deepcopy(prepared)
     deployment = None if prepared.preparation.inputs is None else deploy(frozen)
+    if deployment is not None:
+        warn_of_rescaling(deployment)
     converted = QuantizedGraphModule(frozen, deployment)
     for name, value in vars(prepared).items():
         if name.startswith("_") or name in vars(converted) or name in ("preparation", "training", "meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from hqc.errors import CalibrationError, InputError
-from hqc.frontend.fx import lower_graph_module
+from hqc.frontend.fx import LoweredModel, lower_graph_module
+from hqc.frontend.fx.lowered import ValueName
 from hqc.ir import Trait
+from hqc.ir.rules import CAT_SCALES_UNIFIED
 from hqc.passes.dumps import DumpSink
-from hqc.quantization.fake_quantize import fake_quants
+from hqc.passes.unify_cat_scales import UnifyCatScales
+from hqc.quantization.fake_quantize import FakeQuantizeBase, fake_quant_of, fake_quants
 from hqc.workflow.arguments import from_meta
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.folded_weights import with_folded_weight_scales
 from hqc.workflow.opaque_onnx import note_opaque
 from hqc.workflow.pipelines import deploy_pipeline, integer_pipeline
 from hqc.workflow.prepared import ObservedGraphModule
+
+logger = logging.getLogger(__name__)
 
 
 def check_ready(prepared: nn.Module) -> ObservedGraphModule:
@@ -74,7 +80,44 @@ def deploy(
         # A folder of its own: a pipeline run clears the dumps of the run before it.
         integer_dumps = Path(dump_dir) / "integer" if isinstance(dump_dir, (str, Path)) else dump_dir
         remarks += integer_pipeline(options).run(final, context, dump_dir=integer_dumps).remarks
-    return Deployment(graph, final, opaque, lowered.outputs, remarks)
+    return Deployment(graph, final, opaque, lowered.outputs, remarks, _rescaled(model, lowered))
+
+
+def _rescaled(model: ObservedGraphModule, lowered: LoweredModel) -> dict[str, float]:
+    """Scales of the planned graph that differ from those of the model's fake quants, where cats tie values together."""
+    found: dict[str, float] = {}
+    if CAT_SCALES_UNIFIED not in lowered.graph.properties:
+        return found
+    for node in model.graph.nodes:
+        fake_quant = _fake_quant_at(model, str(node.target)) if node.op == "call_module" else None
+        named = lowered.values.get(node.name)
+        value = lowered.graph.current(named.name) if isinstance(named, ValueName) else None
+        if fake_quant is not None and value is not None and value.quant is not None and not value.quant.per_channel:
+            scale = float(value.quant.scale)
+            if scale != float(fake_quant.calculate_qparams()[0]):
+                found[str(node.target)] = scale
+    return found
+
+
+def _fake_quant_at(model: nn.Module, path: str) -> FakeQuantizeBase | None:
+    """The fake quant of activations that a module is or has."""
+    module = model.get_submodule(path)
+    return fake_quant_of(module) or fake_quant_of(getattr(module, "activation_post_process", None))
+
+
+def take_deployed_scales(model: nn.Module, deployment: Deployment) -> None:
+    """Let a prepared model compute with the scales that its values are deployed with."""
+    for path, scale in deployment.rescaled.items():
+        fake_quant = _fake_quant_at(model, path)
+        assert fake_quant is not None
+        fake_quant.fix_scale(scale)
+
+
+def warn_of_rescaling(deployment: Deployment) -> None:
+    """Say which values are deployed with other scales than they were trained with, and what that costs."""
+    for remark in deployment.remarks if deployment.rescaled else ():
+        if remark.pass_name == UnifyCatScales.name and remark.severity == "warning":
+            logger.warning("%s", remark)
 
 
 def without_calls(deployment: Deployment) -> Deployment:

@@ -38,10 +38,12 @@ def disagreeing(shapes: Sequence[Shape]) -> ShapeError:
 class Deployment:
     """`scaled`: what the ONNX back end takes (fake-quant semantics). `integer`: what the simulator takes. `opaque`: callables
     for operations that only torch can run. `outputs`: what the model returns, with an `OutputRef` for each tensor. `remarks`:
-    what the passes had to say."""
+    what the passes had to say. `rescaled`: scales that ties between values gave to some that trained with another, by the path of the
+    module that has their fake quant."""
 
     scaled: Graph
     integer: Graph
     opaque: Mapping[str, Callable[..., Any]]
     outputs: Any
     remarks: list[Remark] = field(default_factory=list)
+    rescaled: Mapping[str, float] = field(default_factory=dict)
