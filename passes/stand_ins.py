@@ -1,30 +1,33 @@
 """Which nodes compute or read numbers that stand for infinity: the masks of attention (`(1 - mask) * -1e4`), and what holds them.
 
 Beside such numbers no int8 grid has steps left for anything else, so all this is float. Constants that are added tell by themselves (see
-`hqc.passes.lower_to_integer.acceptance`); here it is about masks that are computed at run time, and about what is done to masked scores
-before a softmax makes ordinary numbers of them.
+`hqc.passes.lower_to_integer.acceptance`); here it is about masks that are computed at run time, about inputs that are added to what a
+softmax takes, and about what is done to masked scores before the softmax makes ordinary numbers of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from hqc.ir import Graph, Node, Trait, Value
-from hqc.ir.ops import elementwise
+from hqc.ir.ops import elementwise, reduction
 from hqc.passes.lower_to_integer.acceptance import STANDS_FOR_INFINITY, uniform
 from hqc.structures import reached
 
 _SUMS = (elementwise.add, elementwise.sub)
 _FACTORS = (elementwise.mul, elementwise.div)
+_SOFTMAX = (reduction.softmax, reduction.log_softmax)
 _CHOICES = (elementwise.where, elementwise.maximum, elementwise.minimum)
 _STEPS = 256
 """A summand below the largest number of the other one divided by this is less than a step of its int8 grid."""
 
 
 def beside_infinity(graph: Graph) -> dict[Node, str]:
-    """The nodes that compute a mask or read a value that holds stand-ins for infinity, with the number. Linear in the size of the graph."""
+    """The nodes that compute a mask or read a value that holds stand-ins for infinity, with the number, or the input that is a mask. Linear
+    in the size of the graph."""
     search = _Search()
     for node in graph.nodes:
         search.visit(node)
@@ -47,7 +50,7 @@ class _Search:
         if not node.results or not node.results[0].type.dtype.is_float:
             return
         if node.op in _SUMS:
-            held = max(held, self._added(node))
+            held = max(held, self._added(node), self._adds_an_input(node))
         if held:
             if _keeps(node):
                 self._holds[node.results[0]] = held
@@ -78,6 +81,16 @@ class _Search:
             return number
         number = max((_mask_constant(value) for value in node.operands), default=0.0)
         return number if len(node.data_operands) == 1 else 0.0
+
+    def _adds_an_input(self, node: Node) -> float:
+        """What an input that is added to the scores of a softmax holds: it is a mask, which may be infinite."""
+        for mask, other in (node.operands, node.operands[::-1]):
+            given = _input_behind(mask)
+            if given is None or other.is_parameter or _input_behind(other) is not None or not _leads_to_softmax(node):
+                continue
+            self.found[node] = f"the input {given.name} is added"
+            return math.inf
+        return 0.0
 
     def _made_of(self, mask: Value) -> Iterable[Node]:
         """What computes a mask, as far back as its elements are moved, selected or computed one by one."""
@@ -118,6 +131,33 @@ def _is_simple(node: Node) -> bool:
     return not node.op.has(Trait.BOUNDARY) and any(
         map(node.op.has, (Trait.ELEMENTWISE, Trait.LAYOUT_ONLY, Trait.SELECTS, Trait.INTEGER_RESULT))
     )
+
+
+def _input_behind(value: Value) -> Value | None:
+    """The real input of the model that `value` is, moved at most, or in place of some of its elements a constant (a mask's infinities)."""
+    while value.producer is not None:
+        node = value.producer
+        sources = node.operands
+        if node.op is elementwise.where:
+            sources = tuple(each for each in node.operands[1:] if not each.is_parameter)
+        elif not node.op.has(Trait.LAYOUT_ONLY):
+            return None
+        if len(sources) != 1:
+            return None
+        value = sources[0]
+    return value if value.is_input and value.type.dtype.is_float else None
+
+
+def _leads_to_softmax(node: Node) -> bool:
+    """True where a softmax reads a sum, which is scaled, masked and moved at most."""
+    while len(node.results) == 1 and len(node.results[0].users) == 1:
+        (node,) = node.results[0].users
+        if node.op in _SOFTMAX:
+            return True
+        scaled = node.op in _FACTORS and len(node.data_operands) == 1
+        if not (scaled or node.op.has(Trait.LAYOUT_ONLY) or node.op is elementwise.where):
+            return False
+    return False
 
 
 def _mask_constant(value: Value) -> float:

@@ -296,9 +296,15 @@ def _arguments(prepared: ObservedGraphModule, batch: Any, count: int) -> tuple[A
     for tensor in tensors:
         if tensor.numel() == 0:
             raise CalibrationError(f"calibration batch {count} is empty (shape {list(tensor.shape)})")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not _is_clean(tensor):
             raise CalibrationError(f"calibration batch {count} holds NaN or infinite values; clean the data")
     return arguments
+
+
+def _is_clean(tensor: torch.Tensor) -> bool:
+    """True for numbers, and for numbers with minus infinities between them: a mask that is added to scores."""
+    finite = torch.isfinite(tensor)
+    return bool(finite.all()) or bool((finite | torch.isneginf(tensor)).all() and finite.any())
 
 
 def _wanted(planned: tuple[Any, ...] | None, names: Sequence[str]) -> int:

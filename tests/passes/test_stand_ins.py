@@ -92,3 +92,45 @@ def test_the_reason_names_the_number_and_the_cure() -> None:
     report = hqc.explain(Scores(IDIOMS["times -1e4"]).eval(), (torch.randn(1, 4, 8), torch.ones(1, 4)), march="bayes")
     (reason,) = next(row.reasons for row in report.placement.rows if row.op == "add")
     assert reason.actual == "10000" and "such as -50" in reason.hint
+
+
+class GivenMask(nn.Module):
+    """Attention, spelled and torch's own, with a mask that is an input and is added."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.linear = way, nn.Linear(8, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: _T, mask: _T) -> _T:
+        y = self.linear(x)
+        if self.way == "spelled":
+            return ((y @ x.transpose(1, 2) + mask) / 2.0).softmax(-1) @ x
+        if self.way == "encoder":
+            return self.layer(y, src_mask=mask)  # type: ignore[no-any-return]
+        return nn.functional.scaled_dot_product_attention(y, x, y, attn_mask=mask)
+
+
+@pytest.mark.parametrize("number", [-1e4, float("-inf")])
+@pytest.mark.parametrize("way", ["spelled", "attention", "encoder"])
+def test_a_mask_that_is_an_input_is_added_in_float(way: str, number: float) -> None:
+    torch.manual_seed(0)
+    model, x = GivenMask(way).eval(), torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.triu(torch.full((4, 4), number), 1)
+    compiled = hqc.compile(model, (x, mask), march="bayes", calibration_data=[(x, mask)], effort="fast")
+    with torch.no_grad():
+        expected = model(x, mask).numpy()
+    assert np.abs(compiled.simulate(x, mask) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_an_input_that_is_added_elsewhere_is_no_mask() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: _T, y: _T) -> _T:
+            return self.last(torch.relu(self.conv(x) * 2.0 + y))  # type: ignore[no-any-return]
+
+    report = hqc.explain(Sum().eval(), (torch.randn(1, 3, 4, 4), torch.randn(1, 4, 4, 4)), march="bayes")
+    assert [row.name for row in report.placement.rows if row.device != "bpu"] == []
