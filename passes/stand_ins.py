@@ -139,7 +139,7 @@ def _input_behind(value: Value) -> Value | None:
         node = value.producer
         sources = node.operands
         if node.op is elementwise.where:
-            sources = tuple(each for each in node.operands[1:] if not each.is_parameter)
+            sources = [each for each in node.operands[1:] if not each.is_parameter]
         elif not node.op.has(Trait.LAYOUT_ONLY):
             return None
         if len(sources) != 1:
