@@ -28,7 +28,7 @@ from hqc.passes.base import Remark
 from hqc.quantization.merging import of_first_rank
 from hqc.workflow.arguments import as_float32_inputs, given_to, tensors_of
 from hqc.workflow.calibration import Observed, Progress, observe
-from hqc.workflow.deploy import deploy, with_calls, without_calls
+from hqc.workflow.deploy import deploy, take_deployed_scales, with_calls, without_calls
 from hqc.workflow.deployed import Deployed, samples_to_verify
 from hqc.workflow.deployment import Deployment
 from hqc.workflow.effort import Effort, Step, steps_of
@@ -282,5 +282,6 @@ def compile(
             require_faithful(prepared, one_sample(prepared, calibration.kept[0]))
         gains = [] if kept is None else improve(prepared, of_first_rank(kept.batches), measured, thorough=effort == "best")
     deployment = deploy(prepared, dump_dir=None if dumps is None else dumps / "deploy")
+    take_deployed_scales(prepared, deployment)
     deployment.remarks[:0] = [*prepared.preparation.remarks, *(Remark("effort", str(gain)) for gain in gains)]
     return Compiled(prepared, deployment, calibration, dumps)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hqc
 from hqc.march import set_march
 from hqc.nn import DeQuantStub, QuantStub
 from hqc.quantization import convert_fx, get_default_qat_qconfig, prepare_qat_fx
@@ -52,3 +53,23 @@ def test_tied_values_are_deployed_with_one_scale_and_the_file_is_compared_at_it(
     with caplog.at_level(logging.WARNING, logger="hqc"):
         convert_fx(model)
     assert ("prepare with optimize_graph=True" in caplog.text) != optimize
+
+
+class NegativeBeforePReLU(nn.Sequential):
+    """What a PReLU gives has a quarter of the range that it takes: bernoulli only shifts right, and keeps the scale."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(8, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 4, 1))
+        self[0].bias = nn.Parameter(torch.full((8,), -2.0))
+
+
+def test_a_scale_that_the_chip_raises_is_that_of_the_fake_quantized_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 8, 16, 16)
+    compiled = hqc.compile(NegativeBeforePReLU().eval(), x, march="bernoulli", calibration_data=[x])
+    taken, given = (compiled.graph.values[name].quant for name in ("_0", "_1"))
+    assert taken is not None and given is not None and taken.scale == given.scale
+    assert compiled.export(tmp_path / "net.onnx", flavour="runnable").executed
+    step = float(compiled.graph.outputs[0].producer.operands[0].quant.scale.max())  # type: ignore[union-attr]
+    far = torch.as_tensor(compiled.fake_quant(x)) - torch.as_tensor(compiled.simulate(x))
+    assert far.abs().max() <= step
