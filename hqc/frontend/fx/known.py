@@ -64,11 +64,12 @@ class KnownValues:
         if self._active and node not in self._values:
             self._pending.append(node)
             if node.op == "get_attr":
-                self._note_attribute(node)
+                self.note_attribute(node)
             if _writes(node):
                 self._unsorted.append(node)
 
-    def _note_attribute(self, node: fx.Node) -> None:
+    def note_attribute(self, node: fx.Node) -> None:
+        """Remember what `node` reads out of the model, as the model holds it now."""
         paused, self.paused = self.paused, True  # a parameter is a proxy else
         try:
             with suppress(AttributeError):  # said where the value is asked for
