@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _FORMS: OrderedDict[Hashable, onnx.ModelProto | str] = OrderedDict()
 """Forms of calls that were written lately, by what tells them apart."""
-_KEPT = 256
+_KEPT = 1 << 28
+"""Bytes of forms that stay; constants are part of them."""
 TensorFunction = Callable[..., "tuple[Tensor, ...]"]
 
 
@@ -84,8 +85,7 @@ class WritableCall:
         form = written_form(function, types, results)
         if key is not None:
             _FORMS[key] = form
-            while len(_FORMS) > _KEPT:
-                _FORMS.popitem(last=False)
+            _forget_old_forms()
         return form
 
     def macs(self, node: Node) -> int:
@@ -93,6 +93,16 @@ class WritableCall:
         from hqc.backends.onnx.opaque import multiply_accumulates
 
         return multiply_accumulates(self.form(node))
+
+
+def _forget_old_forms() -> None:
+    sizes = [len(form) if isinstance(form, str) else form.ByteSize() for form in _FORMS.values()]
+    total = sum(sizes)
+    for size in sizes[:-1]:
+        if total <= _KEPT:
+            break
+        _FORMS.popitem(last=False)
+        total -= size
 
 
 def note_opaque(lowered: LoweredModel) -> dict[str, WritableCall]:

@@ -28,6 +28,11 @@ class FrozenModule:
         self._frozen: nn.Module | None = None
         self._place: torch.device | None = None  # where it is: asking every parameter in each call would cost more
 
+    @property
+    def call_key(self) -> nn.Module:
+        """What it computes is what this module computes (see `hqc.workflow.call_keys`)."""
+        return self.module if self._frozen is None else self._frozen
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._frozen is None:
             self._frozen = in_eval_mode(deep_copy(self.module)).requires_grad_(False)
