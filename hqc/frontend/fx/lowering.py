@@ -108,6 +108,7 @@ class _GraphLowering:
         self.functional = gm.meta.get(FUNCTIONAL_META) is True
         self.env: dict[fx.Node, Any] = {}
         self.updates = buffer_updates(gm.graph, gm)
+        self.frozen: dict[nn.Module, FrozenModule] = {}  # a cell that is called for every step is copied once
         self.result = LoweredModel(graph, warnings=list(gm.meta.get(WARNINGS_META, [])))
 
     def run(self, example_inputs: ExampleInputs, *, images: bool = False) -> LoweredModel:
@@ -211,7 +212,8 @@ class _GraphLowering:
         if has_hooks(module) and not node.meta.get(HOOKS_META):
             self.ctx.warn(f"hooks of the module {node.target} are not part of the graph")
         in_place = getattr(module, "inplace", False) is True
-        self._lower(find_module(module), name, FrozenModule(module), (module,), args, kwargs, in_place)
+        frozen = self.frozen.setdefault(module, FrozenModule(module))
+        self._lower(find_module(module), name, frozen, (module,), args, kwargs, in_place)
 
     def _call_function(self, node: fx.Node) -> None:
         function: Any = torchs_function(node.target)
