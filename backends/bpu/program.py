@@ -79,15 +79,20 @@ class Program:
         return list(self.graph.output_names)
 
     def run(
-        self, inputs: Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike], *, keep: Collection[str] | bool = ()
+        self,
+        inputs: Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike],
+        *,
+        keep: Collection[str] | bool = (),
+        see: Callable[[str, Array], None] | None = None,
     ) -> dict[str, Array]:
         """Outputs by name for one set of inputs (by name, or in order).
 
         `keep`: names of intermediate values to return too, as the simulator holds them (integers on the BPU); True for all.
+        `see`: called with the name and the array of each of them as it is computed, for who does not want to hold them all.
         Values inside a CPU segment that leave it nowhere do not exist. `InputError` names an input that is missing, unknown, of the
         wrong shape or dtype, or NaN.
         """
-        return self._execute(self._checked(inputs), self._kept_names(keep), None)
+        return self._execute(self._checked(inputs), self._kept_names(keep), None, see)
 
     def profile(self, inputs: Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]) -> list[ProfileRow]:
         """One run's time per step, in order, with multiply-accumulates and bytes read and written."""
@@ -103,9 +108,15 @@ class Program:
 
     # --- execution -----------------------------------------------------------------------------------------------
 
-    def _execute(self, values: dict[str, Array], keep: frozenset[str], timer: Timer | None) -> dict[str, Array]:
+    def _execute(
+        self,
+        values: dict[str, Array],
+        keep: frozenset[str],
+        timer: Timer | None,
+        see: Callable[[str, Array], None] | None = None,
+    ) -> dict[str, Array]:
         outputs: dict[str, Array] = {}
-        plan = self._each if keep or timer else self._joined
+        plan = self._each if keep or timer or see else self._joined
         with exclusive_blas() if self._uses_blas else nullcontext():
             for step, freed in zip(plan.steps, plan.freed, strict=True):
                 operands = [self._read(values, value) for value in step.inputs]
@@ -118,6 +129,8 @@ class Program:
                     values[value.name] = array
                     if value.name in keep:
                         outputs[value.name] = np.asarray(array, order="C")
+                    if see:
+                        see(value.name, np.asarray(array, order="C"))
                 del operands, found, arrays
                 for name in freed:
                     del values[name]

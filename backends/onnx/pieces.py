@@ -24,8 +24,34 @@ class CutModel:
         self._types = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
         self._inputs = {info.name for info in graph.input}
 
-    def piece(self, names: Collection[str]) -> tuple[Skeleton, list[str]]:
-        """A model whose outputs are `names`, and the values that must be given to it (as `GIVEN`), in no more than it needs."""
+    def reads(self, names: Collection[str]) -> list[str]:
+        """The values that must be given to `piece`, as `GIVEN`."""
+        return [name for name in self._needed(names)[1] if name in self._cut]
+
+    def piece(self, names: Collection[str]) -> Skeleton:
+        """A model whose outputs are `names`, and whose inputs are no more of the model's, and of the cut values, than it needs."""
+        found, read = self._needed(names)
+        piece = onnx.ModelProto()
+        piece.CopyFrom(_without_graph(self._skeleton.model))
+        graph = piece.graph
+        graph.name = self._skeleton.model.graph.name
+        given = {name: GIVEN.format(name) for name in read if name in self._cut}
+        for index in sorted(found):
+            node = graph.node.add()
+            node.CopyFrom(self._nodes[index])
+            _rename(node, given)
+        graph.initializer.extend(self._initializers[name] for name in read if name in self._initializers)
+        graph.input.extend(self._types[name] for name in read if name in self._inputs and name not in self._initializers)
+        for name, called in given.items():
+            info = graph.input.add()
+            info.CopyFrom(self._types[name])
+            info.name = called
+        graph.output.extend(self._types[name] for name in names)
+        constants = self._skeleton.constants
+        return Skeleton(piece, {name: constants[name] for name in read if name in constants})
+
+    def _needed(self, names: Collection[str]) -> tuple[set[int], dict[str, None]]:
+        """The nodes that compute `names` from cut values, and all that these nodes read, in a definite order."""
         found: set[int] = set()
         read: dict[str, None] = {}
         pending = [self._producers[name] for name in names]
@@ -38,24 +64,7 @@ class CutModel:
                 read[name] = None
                 if name not in self._cut and name in self._producers:
                     pending.append(self._producers[name])
-        given = [name for name in read if name in self._cut]
-        piece = onnx.ModelProto()
-        piece.CopyFrom(_without_graph(self._skeleton.model))
-        graph = piece.graph
-        graph.name = self._skeleton.model.graph.name
-        for index in sorted(found):
-            node = graph.node.add()
-            node.CopyFrom(self._nodes[index])
-            _rename(node, {name: GIVEN.format(name) for name in given})
-        graph.initializer.extend(self._initializers[name] for name in read if name in self._initializers)
-        graph.input.extend(self._types[name] for name in read if name in self._inputs and name not in self._initializers)
-        for name in given:
-            info = graph.input.add()
-            info.CopyFrom(self._types[name])
-            info.name = GIVEN.format(name)
-        graph.output.extend(self._types[name] for name in names)
-        constants = self._skeleton.constants
-        return Skeleton(piece, {name: constants[name] for name in read if name in constants}), given
+        return found, read
 
 
 def pieces_of(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from hqc import arithmetic
 from hqc.backends.onnx.skeleton import Skeleton
 from hqc.checked import explained
 from hqc.errors import ExportError, InputError
@@ -175,25 +176,44 @@ def compare_output(
     """
     if result.shape != expected.shape:
         raise ExportError(f"output {name} has shape {list(result.shape)}, the reference gives {list(expected.shape)}")
-    if step is not None and np.array_equal(result, expected):  # most of what is compared, and a fraction of the time
-        return OutputComparison(
-            name=name, elements=int(result.size), step=step, unequal=0, differing=0, over_one=0, max_steps=0.0
-        )
-    wide, reference = result.astype(np.float64), expected.astype(np.float64)
-    same = (wide == reference) | np.isnan(reference)
+    found, wanted = np.ravel(result), np.ravel(expected)
+    blocks = [slice(start, start + arithmetic.BLOCK) for start in range(0, wanted.size, arithmetic.BLOCK)]
     if step is None:
-        finite = np.abs(reference[np.isfinite(reference)])
-        step = float(finite.max()) / 127.5 if finite.size and finite.max() > 0 else 1.0
-    with np.errstate(invalid="ignore"):
-        distance = np.where(same, 0.0, np.abs(wide - reference) / step)
-    distance = np.where(np.isnan(distance), np.inf, distance)
-    # Half a step and one step with a margin for the float32 product of integer and scale.
+        largest = max((_largest_finite(wanted[block]) for block in blocks), default=0.0)
+        step = largest / 127.5 if largest > 0 else 1.0
+    unequal, differing, over_one, most = 0, 0, 0, 0.0
+    for block in blocks:
+        distance = _distances(found[block], wanted[block], step)
+        if distance.size:
+            unequal += distance.size
+            differing += int((distance > 0.501).sum())  # half a step and one step with a margin for the
+            over_one += int((distance > 1.001).sum())  # float32 product of integer and scale
+            most = max(most, float(distance.max()))
     return OutputComparison(
         name=name,
         elements=int(result.size),
         step=step,
-        unequal=int((~same).sum()),
-        differing=int((distance > 0.501).sum()),
-        over_one=int((distance > 1.001).sum()),
-        max_steps=float(distance.max()) if result.size else 0.0,
+        unequal=unequal,
+        differing=differing,
+        over_one=over_one,
+        max_steps=most,
     )
+
+
+def _largest_finite(array: npt.NDArray[Any]) -> float:
+    largest = float(np.abs(array).max()) if array.dtype.kind == "f" else float(np.abs(array.astype(np.float64)).max())
+    return largest if np.isfinite(largest) else float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+
+
+def _distances(result: npt.NDArray[Any], expected: npt.NDArray[Any], step: float) -> npt.NDArray[np.float64]:
+    """The distances, in steps, of those elements that are not equal."""
+    differ = result != expected
+    if not differ.any():
+        return np.empty(0)
+    wide, reference = result[differ].astype(np.float64), expected[differ].astype(np.float64)
+    comparable = ~np.isnan(reference)
+    wide, reference = wide[comparable], reference[comparable]
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(wide - reference) / step
+    distance[np.isnan(distance)] = np.inf
+    return distance

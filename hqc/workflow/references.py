@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from hqc.structures import map_structure
 from hqc.workflow.runner import Runner, arrays_of, as_arrays
 
 Array = npt.NDArray[Any]
+See = Callable[[str, Array], None]
+"""Gets values by name as they are computed; the arrays may be written later."""
 
 
 class ModelReference:
@@ -30,14 +32,11 @@ class ModelReference:
             outputs = arrays_of(as_arrays(self.model(*self._arguments(arrays))))
         return dict(zip(self.output_names, outputs, strict=True))
 
-    def values(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """What every node of the model's FX graph gives, reals as they are before a fake quant of their own."""
-        if not isinstance(self.model, fx.GraphModule):
-            return {}
-        recorder = _Recorder(self.model)
-        with torch.no_grad():
-            recorder.run(*self._arguments(arrays))
-        return recorder.found
+    def visit(self, arrays: Mapping[str, Array], see: See) -> None:
+        """Show what every node of the model's FX graph gives, reals as they are before a fake quant of their own."""
+        if isinstance(self.model, fx.GraphModule):
+            with torch.no_grad():
+                _Shown(self.model, see).run(*self._arguments(arrays))
 
     def _arguments(self, arrays: Mapping[str, Array]) -> Any:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
@@ -48,15 +47,15 @@ class ModelReference:
         )
 
 
-class _Recorder(UsersInterpreter):
-    def __init__(self, model: fx.GraphModule) -> None:
+class _Shown(UsersInterpreter):
+    def __init__(self, model: fx.GraphModule, see: See) -> None:
         super().__init__(model)
-        self.found: dict[str, Array] = {}
+        self.see = see
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if isinstance(result, torch.Tensor) and n.op not in ("placeholder", "output"):
-            self.found[n.name] = result.detach().cpu().numpy().copy()  # a later call may write in place
+            self.see(n.name, result.detach().cpu().numpy())
         return result
 
 
@@ -69,6 +68,6 @@ class SimulatorReference:
     def __call__(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         return self.runner.named_program(arrays).run(arrays)
 
-    def values(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Every value of the program, as integers where it holds integers of a grid."""
-        return self.runner.named_program(arrays).run(arrays, keep=True)
+    def visit(self, arrays: Mapping[str, Array], see: See) -> None:
+        """Show every value of the program, as integers where it holds integers of a grid."""
+        self.runner.named_program(arrays).run(arrays, see=see)

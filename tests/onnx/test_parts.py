@@ -68,8 +68,8 @@ class Elsewhere:
         outputs = self.reference(self._moved(arrays))
         return {name: array + np.float32(self.distance) for name, array in outputs.items()}
 
-    def values(self, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
-        return self.reference.values(self._moved(arrays))
+    def visit(self, arrays: Arrays, see: Any) -> None:
+        self.reference.visit(self._moved(arrays), see)
 
 
 def test_roundings_that_grow_through_a_chaotic_network_are_a_warning(tmp_path: Path) -> None:

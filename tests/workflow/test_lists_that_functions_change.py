@@ -31,5 +31,6 @@ def test_graphs_are_run_with_lists_of_pythons_own() -> None:
     expected = Windows()(x)
     traced = trace(Windows(), (x,))
     torch.testing.assert_close(Run(traced, (x,)).outputs, expected)
-    found = ModelReference(traced, (x,), ["y"]).values({"x": x.numpy()})
+    found: dict[str, np.ndarray] = {}
+    ModelReference(traced, (x,), ["y"]).visit({"x": x.numpy()}, lambda name, array: found.update({name: array.copy()}))
     assert any(array.shape == (1, 4, 3) and np.array_equal(array, expected.numpy()) for array in found.values())
