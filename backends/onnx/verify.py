@@ -214,6 +214,6 @@ def _distances(result: npt.NDArray[Any], expected: npt.NDArray[Any], step: float
     comparable = ~np.isnan(reference)
     wide, reference = wide[comparable], reference[comparable]
     with np.errstate(invalid="ignore"):
-        distance = np.abs(wide - reference) / step
+        distance: npt.NDArray[np.float64] = np.abs(wide - reference) / step
     distance[np.isnan(distance)] = np.inf
     return distance

@@ -521,6 +521,7 @@ class HqcTracer(fx.Tracer):
         if path is not None and not known:
             self._versions[path] = version
             setattr(self.root, path, tensor.detach().clone())
+            assert isinstance(node, fx.Node)
             self.known.note_attribute(node)
         return node
 
