@@ -94,3 +94,33 @@ def test_what_is_computed_of_parameters_trains_and_converts(way, frozen):
     expected = model(x).detach()
     found = convert_fx(model)(x).detach()
     assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+class Buffered(Head):
+    """The factor and the shift are buffers, which a checkpoint of the prepared model, or the user's schedule, changes."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.ones(1), torch.zeros(1))
+        self.register_buffer("gain", torch.ones(1))
+        self.register_buffer("offset", torch.zeros(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(self.quant(x))) * self.gain
+        return self.dequant(torch.relu(self.second(y) + self.offset))
+
+
+def test_buffers_of_one_and_zero_may_change_behind_prepare():
+    torch.manual_seed(0)
+    set_march("bayes")
+    x = torch.rand(2, 3, 4, 4)
+    network = Buffered().eval()
+    model = prepare_qat_fx(network, {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=x)
+    state = {**model.state_dict(), "gain": torch.tensor([1.5]), "offset": torch.full((4, 1, 1), 0.25)}
+    model.load_state_dict(state)
+    model.train()(x)
+    model.eval()
+    network.gain.fill_(1.5)
+    network.offset.fill_(0.25)
+    real, expected = network(x).detach(), model(x).detach()
+    assert (expected - real).abs().max() < 0.05 * real.abs().max()
+    assert (convert_fx(model)(x).detach() - expected).abs().max() < 0.1 * expected.abs().max()

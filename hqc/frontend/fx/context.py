@@ -221,6 +221,11 @@ class LoweringContext:
             isinstance(constant, torch.Tensor) and id(constant) in self._training
         )
 
+    def mark_changing(self, tensor: torch.Tensor) -> None:
+        """The numbers of `tensor`, which is no parameter, may change behind the plan as those of parameters do."""
+        self._training.add(id(tensor))
+        self._kept.append(tensor)
+
     def mark_trained(self, node: fx.Node, result: Any, operands: Iterable[Any]) -> None:
         """`node` has computed the constant `result` from these: it trains where one of them does."""
         if not any(other in self._training_numbers for other in node.all_input_nodes) and not any(map(self.trains, operands)):

@@ -195,6 +195,8 @@ class _GraphLowering:
         if isinstance(target, torch.Tensor):
             self.aliases.mark_state(node)
             self.ctx.name_tensor(target, str(node.target))
+            if _is_neutral_buffer(self.gm, str(node.target), target):
+                self.ctx.mark_changing(target)
         self.env[node] = target
         self._record(node, target if isinstance(target, torch.Tensor) else None)
 
@@ -508,6 +510,16 @@ class _GraphLowering:
         if any(isinstance(item, UnknownShape) for item in leaves(structure)):
             raise self.ctx.error("the model returns a shape, which is not a tensor")
         self.result.set_outputs(structure, node.meta.get(OUTPUTS_META, ()), self.ctx.value)
+
+
+def _is_neutral_buffer(root: nn.Module, path: str, tensor: torch.Tensor) -> bool:
+    """True for a registered buffer that changes nothing now, a factor of 1 or a shift of 0: a checkpoint that is loaded into the prepared
+    model, or the user's code, gives it other numbers."""
+    owner, _, name = path.rpartition(".")
+    if name not in root.get_submodule(owner)._buffers or not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return False
+    first = tensor.reshape(-1)[0]
+    return float(first) in (0.0, 1.0) and bool((tensor == first).all())
 
 
 @functools.cache
