@@ -17,6 +17,9 @@ from hqc.ir.costs import macs
 Calls = Mapping[str, Callable[..., Any]]
 Run = Callable[[Sequence[Any]], tuple[Array, ...]]
 _SHARE_NS = 100_000  # segments below this run on one thread: waking another costs more than it brings
+_ARENA_BYTES = (
+    1 << 22
+)  # segments with larger values hand their memory back: each would keep what it needed once, beside all others
 _BOUND_BYTES = 1 << 16  # arrays up to this size are copied into buffers faster than they are handed over
 
 
@@ -71,6 +74,7 @@ def _session(
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = threads if _estimated_ns(nodes) >= _SHARE_NS else 1
+    options.enable_cpu_mem_arena = sum(value.type.nbytes or 0 for node in nodes for value in node.results) < _ARENA_BYTES
     options.log_severity_level = 3
     try:
         if skeleton.constants:  # without a copy of each in the message and in its bytes
