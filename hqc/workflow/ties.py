@@ -12,6 +12,7 @@ from hqc.frontend.fx import equals
 _aten = torch.ops.aten
 _DEFINITE: dict[Any, Any] = {
     _aten.sort.default: equals.sort,
+    _aten.sort.stable: equals.sort,
     _aten.topk.default: equals.topk,
     _aten.kthvalue.default: equals.kthvalue,
     _aten.median.dim: equals.median,

@@ -124,3 +124,13 @@ def test_gradients_reach_what_was_chosen() -> None:
     prepared = prepare_qat_fx(Scores(lambda y: y.topk(3, 1)), {"": get_default_qat_qconfig()}, hybrid=True, example_inputs=(x,))
     prepared.train()(x).values.sum().backward()
     assert prepared.conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("sort", [torch.sort, torch.argsort])
+@pytest.mark.parametrize("stable", [False, True])
+def test_whole_numbers_are_sorted_in_a_definite_order_however_the_call_is_spelled(sort: Any, stable: bool) -> None:
+    numbers = torch.randint(0, 4, (2, 300), generator=torch.Generator().manual_seed(0))
+    with FirstOfEquals():
+        found = sort(numbers, dim=1, stable=stable)
+    order = found if sort is torch.argsort else found.indices
+    assert torch.equal(order, torch.sort(numbers, dim=1, stable=True).indices)
