@@ -299,3 +299,22 @@ def test_an_attribute_is_known_as_it_was_when_it_was_read() -> None:
     model, x = Windowed().eval(), torch.rand(2, 8)
     assert torch.equal(trace(model, x)(x), model(x))
     assert torch.equal(model.window, torch.arange(8.0))
+
+
+class KeepsItsDevice(nn.Module):
+    """Notes the device of what it computes, behind a write in place: what the device was read from is nothing that a next call needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 4)
+
+    def forward(self, x: _T) -> _T:
+        y = self.project(x).masked_fill_(x > 0.5, 0.0)
+        z = y.softmax(-1) @ self.project.weight
+        self.device, self.dtype = z.device, z.dtype
+        return z
+
+
+def test_a_device_that_is_noted_is_the_same_in_every_call() -> None:
+    model, x = KeepsItsDevice().eval(), torch.rand(2, 4)
+    torch.testing.assert_close(trace(model, x)(x), model(x))

@@ -171,6 +171,9 @@ class _Left:
         self.entered = False
         held = list(slots(root))
         self._slots = [(slot, slot.value) for slot in held if _has_proxy(slot.value)]
+        for item in leaves([value for _, value in self._slots]):
+            if isinstance(item, fx.Proxy):
+                first.known.of(item.node)  # now: while the next call is traced, what the model holds is proxies
         self._keyed = [(slot.path, slot.value) for slot in held if isinstance(slot.value, dict) and _has_proxy((*slot.value,))]
 
     def enter(self, tracer: Any) -> None:
@@ -196,6 +199,9 @@ class _Left:
         self.entered = True
 
     def _next(self, tracer: Any, made: dict[fx.Node, Any], path: str, node: fx.Node) -> Any:
+        value = self._first.known.of(node)
+        if isinstance(value, (torch.device, torch.dtype)):  # the same in every call, whatever it was read from
+            return value
         if node not in made:
             if _is_made_of_data(node) or node.graph is not self._first.graph:
                 made[node] = self._unknown(tracer, node, path)
