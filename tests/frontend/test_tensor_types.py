@@ -54,6 +54,11 @@ def new_of_a_constant(x):
     return torch.zeros(3).new(x.size(0), 1, 1, x.size(3)).fill_(3) + x
 
 
+def constant_of_the_inputs_type(x):
+    steps = torch.arange(3)
+    return x * steps.type(x.dtype) + steps.type(x.type()) + steps.type(dtype=x.dtype)
+
+
 def new_of_a_tensor(x):
     return x + torch.ones(1).new(x[:, :1])
 
@@ -64,7 +69,7 @@ def other_types(x):
 
 
 ALL = [a_volume, by_a_shape, imported, places, constants_that_are_written]
-ALL += [new_ones, new_of_data, new_of_a_constant, new_of_a_tensor, other_types]
+ALL += [new_ones, new_of_data, new_of_a_constant, constant_of_the_inputs_type, new_of_a_tensor, other_types]
 
 
 @pytest.mark.parametrize("function", ALL)

@@ -334,6 +334,7 @@ def record_factories(patches: Patches) -> None:
         function = getattr(F, name)
         patches.function(F, name, recorded(function, function))
     patches.function(torch, "is_tensor", lambda item: traced_isinstance(item, torch.Tensor))
+    patches.attribute(torch.Tensor, "type", _with_plain_arguments(torch.Tensor.type))
     patches.attribute(torch.autocast, "__init__", _with_plain_arguments(torch.autocast.__init__))
     for names, wrapped in ((_ASKING, _with_plain_arguments), (_CHECKS, _unchecked)):
         for name in names:
