@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
-from hqc.frontend.fx.calls import written_out_of_place
+from hqc.frontend.fx.calls import with_zeros, written_out_of_place
 from hqc.frontend.fx.equals import in_definite_order
 from hqc.frontend.fx.in_place import FIRST_OPERANDS, writes_first_operand
 from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_META
@@ -200,6 +200,7 @@ class _Emitter:
         definite = in_definite_order(op, target)
         if definite is not None:
             op, target = "call_function", definite
+        target, kwargs = with_zeros(target, kwargs)
         new = self.graph.create_node(op, target, args, kwargs, old.name, old.type)
         new.meta = {key: value for key, value in old.meta.items() if key != IN_PLACE_META}
         self.env[old] = new

@@ -19,6 +19,7 @@ from hqc.march import March, set_march
 from hqc.nn import QuantStub
 from hqc.nn.quantized import FloatFunctional
 from hqc.quantization import FakeQuantState, convert_fx, get_default_qat_qconfig, prepare_qat_fx, set_fake_quantize
+from hqc.quantization.switches import quantizing
 from hqc.structures import leaves
 from hqc.utils.quant_profiler import check_deploy_device
 
@@ -670,3 +671,25 @@ def test_calls_keep_their_names_beside_parts_that_are_taken_twice() -> None:
     expected = model(x)
     got = torch.as_tensor(next(leaves(compiled.simulate(x))))
     assert (got - expected).norm() < 0.1 * expected.norm()
+
+
+class HuePlanes(nn.Module):
+    """The memory of a plane is as it was found until every pixel has its hue."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        best, hue = x.amax(1), torch.empty_like(x[:, 0])
+        rest = torch.empty(x.shape[0], x.shape[2], x.shape[3], memory_format=torch.contiguous_format)
+        for channel in range(3):
+            hue[x[:, channel] == best] = (channel + x[:, channel - 1])[x[:, channel] == best]
+        rest[best > 0], rest[best <= 0] = 1.0, 2.0
+        return torch.stack([hue, rest, x.new_empty(hue.shape).fill_(3)], 1)
+
+
+def test_memory_that_nobody_has_written_is_zero_in_every_run() -> None:
+    x = torch.rand(1, 3, 8, 8) * 2 - 1
+    prepared = hqc.compile(HuePlanes().eval(), x, march="bayes", calibration_data=[x]).prepared
+    called = {getattr(node.target, "__name__", str(node.target)) for node in prepared.graph.nodes}
+    assert {"zeros_like", "zeros", "new_zeros"} <= called
+    assert not {"empty_like", "empty", "new_empty"} & called
+    with quantizing(prepared, ()), torch.no_grad():
+        torch.testing.assert_close(prepared(x), HuePlanes()(x))

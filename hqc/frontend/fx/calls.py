@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -67,6 +67,17 @@ def set_item_of_copy(target: torch.Tensor, index: Any, value: Any) -> torch.Tens
     copied = target.clone()
     copied[index] = value
     return copied
+
+
+_UNWRITTEN: dict[Any, Any] = {torch.empty: torch.zeros, torch.empty_like: torch.zeros_like, "new_empty": "new_zeros"}
+
+
+def with_zeros(target: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A call that leaves memory as it is, as the one that fills it with zeros: what nobody writes is the same in every run."""
+    if not isinstance(target, Hashable) or target not in _UNWRITTEN:
+        return target, kwargs
+    zeros = _UNWRITTEN[target]
+    return zeros, {name: value for name, value in kwargs.items() if zeros is not torch.zeros or name != "memory_format"}
 
 
 def written_out_of_place(node: fx.Node) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
