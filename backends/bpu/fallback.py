@@ -17,9 +17,7 @@ from hqc.ir.costs import macs
 Calls = Mapping[str, Callable[..., Any]]
 Run = Callable[[Sequence[Any]], tuple[Array, ...]]
 _SHARE_NS = 100_000  # segments below this run on one thread: waking another costs more than it brings
-_ARENA_BYTES = (
-    1 << 22
-)  # segments with larger values hand their memory back: each would keep what it needed once, beside all others
+_ARENA_BYTES = 1 << 22  # segments with larger values hand their memory back, where each would keep what it needed once
 _BOUND_BYTES = 1 << 16  # arrays up to this size are copied into buffers faster than they are handed over
 
 

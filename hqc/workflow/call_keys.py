@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from hqc.frontend.fx.rewriting import names_in
+
 _LARGEST = 1 << 26
 """Bytes of a constant that are worth a digest."""
 _DEEPEST = 40
@@ -99,7 +101,7 @@ class _Keys:
         if id(function) in self._met:
             return "function", self._met[id(function)]
         self._met[id(function)] = len(self._met)
-        names = set() if _is_settled(function.__module__) else _named_by(function.__code__)
+        names = set() if _is_settled(function.__module__) else names_in(function.__code__)
         read = {name: function.__globals__[name] for name in sorted(names & function.__globals__.keys())}
         held = [cell.cell_contents for cell in function.__closure__ or ()]
         inside = (function.__defaults__, function.__kwdefaults__, held, read)
@@ -117,12 +119,6 @@ class _Keys:
 
 def _is_settled(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] in _SETTLED
-
-
-def _named_by(code: types.CodeType) -> set[str]:
-    """Names that code, and what is defined in it, reads."""
-    inner = [_named_by(each) for each in code.co_consts if isinstance(each, types.CodeType)]
-    return set(code.co_names).union(*inner)
 
 
 def _of_tensor(tensor: Tensor) -> Hashable:

@@ -150,14 +150,14 @@ class Rewriter:
                 yield cell.cell_contents
             except ValueError:  # an empty cell
                 continue
-        for name in _names(code):
+        for name in names_in(code):
             found = function.__globals__.get(name)
             replaced = self._patches.functions.get(id(found))
             if replaced is not None and replaced[0] is found:  # imported by name
                 self._patches.item(function.__globals__, name, replaced[1])
                 continue
             if isinstance(found, types.ModuleType) and _is_user_module(found.__name__):
-                for attribute in _names(code):
+                for attribute in names_in(code):
                     inner = vars(found).get(attribute)
                     if isinstance(inner, (FunctionType, type)):
                         yield inner
@@ -176,7 +176,7 @@ class Rewriter:
     def _newly_named(self, code: CodeType) -> Iterator[Any]:
         """Members of the classes that are reached, which `code` is the first to name."""
         texts = _texts(code)
-        new = (_names(code) | texts) - self._named
+        new = (names_in(code) | texts) - self._named
         parts = {text for text in texts - self._parts if len(text) > 3 and text.strip("_") != text}
         self._named |= new
         self._parts |= parts
@@ -215,20 +215,19 @@ def _is_python_s(filename: str) -> bool:
     return inside != filename and inside.partition(os.sep)[0] not in ("site-packages", "dist-packages")
 
 
-def _names(code: CodeType) -> set[str]:
+def names_in(code: CodeType) -> set[str]:
+    """Names that code, and what is defined in it, reads."""
     found = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            found |= _names(constant)
+    for part in _parts_of(code):
+        found |= names_in(part)
     return found
 
 
 def _texts(code: CodeType) -> set[str]:
     """Texts in the code, by which `getattr` may read a member."""
     found = {constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()}
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            found |= _texts(constant)
+    for part in _parts_of(code):
+        found |= _texts(part)
     return found
 
 
@@ -252,7 +251,7 @@ def _filled(code: CodeType, replacements: Mapping[str, Callable[..., Any]]) -> C
 @functools.cache
 def rewritten_code(code: CodeType) -> CodeType | None:
     """The code with marks for the calls, or None where there is none, or no source that it certainly came from."""
-    if not _names(code) & {*CALLS, *TENSOR_TYPES, "training"} and not _tests_identity(code) and not _catches(code):
+    if not names_in(code) & {*CALLS, *TENSOR_TYPES, "training"} and not _tests_identity(code) and not _catches(code):
         return None
     stamp = os.stat(code.co_filename).st_mtime_ns if os.path.exists(code.co_filename) else 0
     return _file_codes(code.co_filename, stamp).get(_program(code))
@@ -262,7 +261,7 @@ def _tests_identity(code: CodeType) -> bool:
     """True where code has the instruction of `is` on something else than None (of which Python has its own)."""
     if any(instruction.opname == "IS_OP" for instruction in dis.get_instructions(code)):
         return True
-    return any(_tests_identity(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return any(map(_tests_identity, _parts_of(code)))
 
 
 def _catches(code: CodeType) -> bool:
@@ -273,7 +272,7 @@ def _catches(code: CodeType) -> bool:
         if name in ("CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH") or (before, name) == ("PUSH_EXC_INFO", "POP_TOP"):
             return True
         before = name
-    return any(_catches(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return any(map(_catches, _parts_of(code)))
 
 
 def _program(code: CodeType) -> tuple[Any, ...]:
