@@ -119,9 +119,12 @@ def refusal_of_runs(model: nn.Module, given: inspect.BoundArguments) -> str | No
 
     with unchanged_in_eval(model), torch.no_grad():
         before = _contents(model)
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            fake = map_structure((given.args, given.kwargs), lambda item: _fake(item, mode))
-            model(*fake[0], **fake[1])
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                fake = map_structure((given.args, given.kwargs), lambda item: _fake(item, mode))
+                model(*fake[0], **fake[1])
+        except FAULTS:  # code that needs values, which fake tensors have none of
+            _run(model, given, 1)
         changed = _changed(before, _contents(model))
     if not changed:
         return None

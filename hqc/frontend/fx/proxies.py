@@ -101,6 +101,15 @@ class RecordingProxy(fx.Proxy):
         self.tracer.assume(self.node, value)
         return value
 
+    def _content(self, what: str) -> torch.Tensor:
+        """The values of a tensor that is made of constants and sizes alone; `ProxyUse` where data counts."""
+        known = self.tracer.known
+        constant = known.of_constants(self.node)
+        if not isinstance(constant, torch.Tensor):
+            raise ProxyUse(what, self.node, known.reasons.get(self.node, ""))
+        self.tracer.assume(self.node, constant.tolist())
+        return constant
+
     def __index__(self) -> int:
         return operator.index(self._plain("Python needs the value of"))
 
@@ -155,6 +164,8 @@ class RecordingProxy(fx.Proxy):
         return format(value, spec) if is_plain(value) else repr(self)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        if isinstance(self.tracer.known.of(self.node), torch.Tensor):
+            return np.asarray(self._content("numpy needs the value of").numpy(), dtype=dtype)
         return np.asarray(self._plain("numpy needs the value of"), dtype=dtype)
 
     def keys(self) -> Any:
@@ -212,6 +223,9 @@ class _Attribute(RecordingProxy, fx.proxy.Attribute):
             entries = self.tracer.known.of(self.root.node)
             if isinstance(entries, dict):
                 return _of_dict(self.root, entries, self.attr, *args)
+        if self.attr in ("numpy", "tolist") and isinstance(self.tracer.known.of(self.root.node), torch.Tensor):
+            content = self.root._content("Python needs the value of")
+            return content.resolve_conj().resolve_neg().numpy() if self.attr == "numpy" else content.tolist()
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 

@@ -12,7 +12,9 @@ from torch import fx, nn
 
 from hqc.structures import children, leaves, map_structure
 
-_CLOSED = (torch.Tensor, fx.Proxy, nn.Module, type, types.ModuleType, types.FunctionType, types.MethodType)
+_CODE = (type, types.ModuleType, types.FunctionType, types.MethodType)
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)  # torch's own tensors stand behind them
+_CLOSED = (torch.Tensor, fx.Proxy, nn.Module, *_CODE, *_NUMBERS)
 
 
 def with_opened_objects(result: Any, is_tensor: Callable[[Any], bool]) -> Any:
