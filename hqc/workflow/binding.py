@@ -23,6 +23,20 @@ def by_name(args: Sequence[Any], names: Sequence[str]) -> tuple[Any, ...]:
     return tuple(args)
 
 
+def with_named(args: tuple[Any, ...], named: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    """`args`, and behind them the inputs that were given as keywords, in the order of `names`; None for one left out between them.
+
+    `InputError` for a keyword that is no input, and for one that has its place among `args`.
+    """
+    for name in named:
+        if name not in names:
+            raise InputError(f"the model has no input {name}; it takes {', '.join(names)}")
+        if name in names[: len(args)]:
+            raise InputError(f"input {name} is given twice: by position and by name")
+    last = max((names.index(name) for name in named), default=-1)
+    return (*args, *(named.get(name) for name in names[len(args) : last + 1]))
+
+
 def bind_structure(
     given: tuple[Any, ...], wanted: tuple[Any, ...], names: Sequence[str], tensor: type | tuple[type, ...], leaf: Leaf
 ) -> tuple[Any, ...]:

@@ -26,7 +26,8 @@ from hqc.ir import Value
 from hqc.march import March
 from hqc.passes.base import Remark
 from hqc.quantization.merging import of_first_rank
-from hqc.workflow.arguments import as_float32_inputs, given_to, tensors_of
+from hqc.workflow.arguments import as_float32_inputs, given_to, input_names, tensors_of
+from hqc.workflow.binding import with_named
 from hqc.workflow.calibration import Observed, Progress, observe
 from hqc.workflow.deploy import deploy, take_deployed_scales, with_calls, without_calls
 from hqc.workflow.deployed import Deployed, samples_to_verify
@@ -97,24 +98,29 @@ class Compiled(Deployed):
     def march(self) -> str:
         return self.options.march
 
-    def simulate(self, *inputs: Any) -> Any:
-        """What the deployed model computes, bit for bit: NumPy arrays (or tensors) in, NumPy arrays out.
+    def _given(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        return with_named(inputs, named, input_names(self._prepared)) if named else inputs
+
+    def simulate(self, *inputs: Any, **named: Any) -> Any:
+        """What the deployed model computes, bit for bit: NumPy arrays (or tensors) in, by position or by name, NumPy arrays out.
 
         Any batch size; a program is compiled once per size and kept. One output is returned bare, several in the structure
         that the model returns.
         """
-        return self.runner.run(inputs)
+        return self.runner.run(self._given(inputs, named))
 
-    def fake_quant(self, *inputs: Any) -> Any:
+    def fake_quant(self, *inputs: Any, **named: Any) -> Any:
         """The fake-quantized torch model's outputs as NumPy arrays: what training sees."""
         device = next((p.device for p in self._prepared.parameters()), torch.device("cpu"))
-        arguments = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), self.runner.arguments(inputs))
+        arguments = pytree.tree_map_only(
+            torch.Tensor, lambda x: x.to(device), self.runner.arguments(self._given(inputs, named))
+        )
         with given_to(arguments):
             return as_arrays(self._prepared(*arguments))
 
-    def profile(self, *inputs: Any) -> list[ProfileRow]:
+    def profile(self, *inputs: Any, **named: Any) -> list[ProfileRow]:
         """Time, MACs and bytes per node of one simulated run."""
-        return self.runner.profile(inputs)
+        return self.runner.profile(self._given(inputs, named))
 
     @checked
     def export(

@@ -16,7 +16,7 @@ from hqc.checked import checked, explained
 from hqc.errors import InputError, ShapeError
 from hqc.ir import Value
 from hqc.structures import map_structure
-from hqc.workflow.binding import as_numpy, bind_structure, by_name
+from hqc.workflow.binding import as_numpy, bind_structure, by_name, with_named
 from hqc.workflow.deployed import Deployed, samples_to_verify
 from hqc.workflow.deployment import PROGRAMS_KEPT, Deployment, batch_sizes, disagreeing
 from hqc.workflow.saved import SavedModel, TensorRef, decoded, opaque_nodes, read_model, stored_forms, write_model
@@ -56,12 +56,12 @@ class LoadedModel(Deployed):
     def march(self) -> str:
         return str(self.graph.march)
 
-    def simulate(self, *inputs: Any) -> Any:
-        """What the deployed model computes, bit for bit: arrays in (for any batch size), arrays out, in the model's structure.
+    def simulate(self, *inputs: Any, **named: Any) -> Any:
+        """What the deployed model computes, bit for bit: arrays in, by position or by name, arrays out, in the model's structure.
 
-        `ShapeError` for another batch size where operations are stored for the compiled one alone, or mix the samples of a batch.
+        Any batch size; `ShapeError` for another one where operations are stored for the compiled one alone, or mix the samples of a batch.
         """
-        arrays = self._arrays(inputs)
+        arrays = self._arrays(with_named(inputs, named, self._saved.input_names))
         program = self._program(arrays)
         results = program.run(arrays)
         return _filled(self.deployment.outputs, [results[name] for name in program.output_names])
@@ -83,9 +83,9 @@ class LoadedModel(Deployed):
         arrays = self._in_order(tensors)
         return dict(self._program(arrays).run(arrays, keep=True))
 
-    def profile(self, *inputs: Any) -> list[ProfileRow]:
+    def profile(self, *inputs: Any, **named: Any) -> list[ProfileRow]:
         """Time, MACs and bytes per node of one simulated run."""
-        arrays = self._arrays(inputs)
+        arrays = self._arrays(with_named(inputs, named, self._saved.input_names))
         return self._program(arrays).profile(arrays)
 
     def profile_tensors(self, tensors: Sequence[Array]) -> list[ProfileRow]:

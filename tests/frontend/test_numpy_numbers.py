@@ -27,7 +27,9 @@ PROGRAMS: dict[str, Any] = {
     "name of a type": lambda x: x.masked_fill(x < 0, float(np.finfo(torch.tensor(0, dtype=x.dtype).numpy().dtype).min)),
     "list of sizes": lambda x: x.reshape(torch.tensor(x.shape).flip(0).tolist()) + 1,
     "array of sizes": lambda x: x.reshape(int(np.array(torch.tensor(x.shape)).prod())) + 1,
-    "list that cuts": lambda x: torch.cat(x.split(torch.as_tensor([[x.shape[1], 1], [2, 1]]).sub(1)[:, 0].tolist(), 1)[::-1], 1),
+    "list that cuts": lambda x: torch.cat(
+        x.split(torch.as_tensor([[x.shape[1], 1], [2, 1]]).sub(1)[:, 0].tolist(), 1)[::-1], 1
+    ),
     "keyword": lambda x: torch.clamp(x, min=np.float64(0.25)),
 }
 
@@ -43,7 +45,9 @@ def test_numbers_of_numpy(function: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [lambda x: x.mean().tolist(), lambda x: x.mean().item(), lambda x: x.sum(0).numpy()], ids=["list", "item", "array"]
+    "function",
+    [lambda x: x.mean().tolist(), lambda x: x.mean().item(), lambda x: x.sum(0).numpy()],
+    ids=["list", "item", "array"],
 )
 @pytest.mark.parametrize("by_export", [False, True], ids=["traced", "exported"])
 def test_numbers_of_data_are_refused(function: Any, by_export: bool) -> None:
