@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from hqc.ir import Graph, Node, Trait, Value
-from hqc.ir.ops import elementwise, reduction
+from hqc.ir.ops import activation, elementwise, reduction
 from hqc.passes.lower_to_integer.acceptance import STANDS_FOR_INFINITY, uniform
 from hqc.structures import reached
 
@@ -21,6 +21,8 @@ _SUMS = (elementwise.add, elementwise.sub)
 _FACTORS = (elementwise.mul, elementwise.div)
 _SOFTMAX = (reduction.softmax, reduction.log_softmax)
 _CHOICES = (elementwise.where, elementwise.maximum, elementwise.minimum)
+_NO_NUMBER = 1e-30
+"""An eps below this is added for the zeros of a mask alone: its logarithm stands for infinity."""
 _STEPS = 256
 """A summand below the largest number of the other one divided by this is less than a step of its int8 grid."""
 
@@ -88,7 +90,10 @@ class _Search:
             given = _input_behind(mask)
             if given is None or other.is_parameter or _input_behind(other) is not None or not _leads_to_softmax(node):
                 continue
-            self.found[node] = f"the input {given.name} is added"
+            said = f"the input {given.name} is added"
+            self.found[node] = said
+            for part in self._made_of(mask):
+                self.found.setdefault(part, said)
             return math.inf
         return 0.0
 
@@ -113,18 +118,44 @@ class _Search:
             factor = max((abs(each) for each in numbers if each is not None), default=0.0)
             if node.op is elementwise.mul and factor >= STANDS_FOR_INFINITY and node.data_operands:
                 return factor
+        if node.op is activation.log:
+            return _log_of_mask(node.operands[0])
         moved = self._largest(self._scaled, node.operands)
         return moved if moved and _keeps(node) else 0.0
 
 
 def _keeps(node: Node) -> bool:
     """True for ops whose result holds what an operand holds."""
-    if node.op in (*_SUMS, *_FACTORS, elementwise.where, elementwise.cast):
+    if node.op in (*_SUMS, *_FACTORS, elementwise.where, elementwise.cast, reduction.log_softmax):
         return True
     if node.op in _CHOICES:  # a bound of ordinary size replaces the number
         constants = [value.array for value in node.operands if value.array is not None]
         return not any(0 < _magnitude(array) < STANDS_FOR_INFINITY for array in constants)
     return node.op.has(Trait.LAYOUT_ONLY)
+
+
+def _log_of_mask(value: Value) -> float:
+    """The number that `log(mask + eps)` has where a mask is 0; 0.0 where the logarithm is of something else: any number has another eps."""
+    eps = 0.0
+    if value.producer is not None and value.producer.op is elementwise.add:
+        constants = [each for each in map(uniform, value.producer.operands) if each is not None]
+        if len(constants) != 1 or not 0 < constants[0] < _NO_NUMBER:
+            return 0.0
+        eps = constants[0]
+    elif not _is_truth(value):
+        return 0.0
+    return -math.log(eps) if eps else math.inf
+
+
+def _is_truth(value: Value) -> bool:
+    """True for truth values as reals, which may have been moved: 0 and 1."""
+    while value.producer is not None and value.producer.op.has(Trait.LAYOUT_ONLY) and len(value.producer.operands) == 1:
+        value = value.producer.operands[0]
+    return (
+        value.producer is not None
+        and value.producer.op is elementwise.cast
+        and not value.producer.operands[0].type.dtype.is_float
+    )
 
 
 def _is_simple(node: Node) -> bool:
@@ -140,7 +171,7 @@ def _input_behind(value: Value) -> Value | None:
         sources = node.operands
         if node.op is elementwise.where:
             sources = [each for each in node.operands[1:] if not each.is_parameter]
-        elif not node.op.has(Trait.LAYOUT_ONLY):
+        elif not node.op.has(Trait.LAYOUT_ONLY) and node.op is not activation.log:
             return None
         if len(sources) != 1:
             return None

@@ -48,6 +48,13 @@ IDIOMS: dict[str, Callable[[Scores, _T, _T], _T]] = {
     "causal too": lambda net, scores, mask: (
         scores + torch.minimum(torch.triu(torch.full((4, 4), LOWEST), 1), (1.0 - mask.float()) * LOWEST)
     ).softmax(-1),
+    "log and eps": lambda net, scores, mask: (scores + (mask.float() + 1e-45).log()).softmax(-1),
+    "log and the least": lambda net, scores, mask: (
+        (scores + torch.log(mask + torch.finfo(torch.float32).tiny)).log_softmax(-1).exp()
+    ),
+    "logarithms": lambda net, scores, mask: (scores + (1.0 - mask.float()) * -1e4).log_softmax(-1).exp(),
+    "log": lambda net, scores, mask: (scores + mask.float().log()).softmax(-1),
+    "log of truth": lambda net, scores, mask: (scores + (mask > 0.5).float().log()).softmax(-1),
     "constant": lambda net, scores, mask: ((scores + torch.triu(torch.full((4, 4), -1e9), 1)) / 2.8).softmax(-1),
 }
 
@@ -104,6 +111,8 @@ class GivenMask(nn.Module):
 
     def forward(self, x: _T, mask: _T) -> _T:
         y = self.linear(x)
+        if self.way == "logarithm":
+            return (y @ x.transpose(1, 2) + mask.log()).softmax(-1) @ x
         if self.way == "spelled":
             return ((y @ x.transpose(1, 2) + mask) / 2.0).softmax(-1) @ x
         if self.way == "encoder":
@@ -112,11 +121,12 @@ class GivenMask(nn.Module):
 
 
 @pytest.mark.parametrize("number", [-1e4, float("-inf")])
-@pytest.mark.parametrize("way", ["spelled", "attention", "encoder"])
+@pytest.mark.parametrize("way", ["spelled", "attention", "encoder", "logarithm"])
 def test_a_mask_that_is_an_input_is_added_in_float(way: str, number: float) -> None:
     torch.manual_seed(0)
     model, x = GivenMask(way).eval(), torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.triu(torch.full((4, 4), number), 1)
+    mask = mask.exp() if way == "logarithm" else mask
     compiled = hqc.compile(model, (x, mask), march="bayes", calibration_data=[(x, mask)], effort="fast")
     with torch.no_grad():
         expected = model(x, mask).numpy()

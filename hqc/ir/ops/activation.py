@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hqc.ir.op import Array, Attr, Attributes, OperandTypes, Range, ScalarFunction, Trait, op
+from hqc.ir.op import Array, Attr, Attributes, OpDef, OperandTypes, Range, ScalarFunction, Trait, op
 from hqc.ir.ops._shapes import first, same_as_first
 from hqc.ir.types import TensorType
 
@@ -105,10 +105,10 @@ def _table_op(
     activation: bool = False,
     singular: bool = False,
     whole: bool = False,
-) -> None:
+) -> OpDef:
     traits = {Trait.ELEMENTWISE, Trait.LUT} | ({Trait.WHOLE} if whole else set())
     traits |= ({Trait.NONLINEARITY} if activation else set()) | ({Trait.SINGULAR} if singular else set())
-    op(name, operands="x", attributes=attributes, traits=traits, function=function, doc=doc)(same_as_first)
+    return op(name, operands="x", attributes=attributes, traits=traits, function=function, doc=doc)(same_as_first)
 
 
 _table_op("sigmoid", "`1 / (1 + exp(-x))`.", lambda x, a: sigmoid(x), activation=True)
@@ -148,7 +148,7 @@ _table_op(
 )
 _table_op("softsign", "`x / (1 + |x|)`.", lambda x, a: x / (1.0 + np.abs(x)), activation=True)
 _table_op("exp", "`e^x`.", lambda x, a: np.exp(x))
-_table_op("log", "Natural logarithm.", lambda x, a: np.log(x), singular=True)
+log = _table_op("log", "Natural logarithm.", lambda x, a: np.log(x), singular=True)
 _table_op("sqrt", "Square root.", lambda x, a: np.sqrt(x), singular=True)
 _table_op("rsqrt", "`1 / sqrt(x)`.", lambda x, a: 1.0 / np.sqrt(x), singular=True)
 _table_op("reciprocal", "`1 / x`.", lambda x, a: 1.0 / x, singular=True)
