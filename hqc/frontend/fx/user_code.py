@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 import linecache
 import os
 import textwrap
@@ -12,6 +13,11 @@ from collections.abc import Iterator, Sequence
 from types import FrameType, FunctionType
 
 from hqc.frontend.fx.locations import is_user_file, user_frame
+
+_Place = tuple[tuple[int, int], tuple[int, int]]
+"""First and last line and column."""
+_BACK = 4
+"""As many code units may stand between an instruction and the jump that asks its result (a copy of it, its truth)."""
 
 
 @functools.cache
@@ -108,8 +114,51 @@ def passed_check(frame: FrameType | None) -> bool | None:
     """
     if frame is None:
         return None
-    checks = _checks(frame.f_code.co_filename)
-    return next((passes for first, last, passes in checks if first <= frame.f_lineno <= last), None)
+    for test, passes in _checks(frame.f_code.co_filename):
+        if test.lineno <= frame.f_lineno <= (test.end_lineno or test.lineno):
+            negated = _is_negated(test, frame)
+            return None if negated is None else passes != negated
+    return None
+
+
+def _is_negated(test: ast.expr, frame: FrameType) -> bool | None:
+    """Whether what `frame` asks of `test` now is behind an odd number of `not`s (`a` in `not a and b`); None where Python does not tell.
+
+    With every part so that its side of `and` and `or` is what the whole shall be, the whole is that.
+    """
+    negated = False
+    while isinstance(test, (ast.UnaryOp, ast.BoolOp)) and _has_not(test):
+        if isinstance(test, ast.UnaryOp):
+            if not isinstance(test.op, ast.Not):
+                return None
+            test, negated = test.operand, not negated
+            continue
+        place = _place(frame, test)
+        within = [part for part in test.values if place is not None and _covers(part, place)]
+        if len(within) != 1:
+            return None
+        (test,) = within
+    return None if _has_not(test) else negated
+
+
+def _place(frame: FrameType, whole: ast.expr) -> _Place | None:
+    """Where the part of `whole` that `frame` asks now begins and ends; None before Python 3.11, which does not tell.
+
+    A jump stands for the whole statement: it asks what the instruction before it computed.
+    """
+    positions = getattr(frame.f_code, "co_positions", None)
+    if positions is None:
+        return None
+    at = frame.f_lasti // 2
+    for first, last, start, end in [*itertools.islice(positions(), at + 1)][: -_BACK - 1 : -1]:
+        if None not in (first, last, start, end) and _covers(whole, ((first, start), (last, end))):
+            return (first, start), (last, end)
+    return None
+
+
+def _covers(node: ast.expr, place: _Place) -> bool:
+    last = (node.end_lineno or node.lineno, node.end_col_offset or 0)
+    return (node.lineno, node.col_offset) <= place[0] and place[1] <= last
 
 
 @functools.cache
@@ -120,24 +169,18 @@ def _assertions(filename: str) -> tuple[tuple[int, int], ...]:
 
 
 @functools.cache
-def _checks(filename: str) -> tuple[tuple[int, int, bool], ...]:
-    """First and last lines of the conditions of all checks in a file, and what passes them."""
-    found: list[tuple[int, int, bool]] = []
+def _checks(filename: str) -> tuple[tuple[ast.expr, bool], ...]:
+    """The conditions of all checks in a file, and what passes them."""
+    found: list[tuple[ast.expr, bool]] = []
     pending: list[ast.AST] = [_tree(filename)]
     while pending:
         node = pending.pop()
         caught = node.body if isinstance(node, ast.Try) and node.handlers else []  # what is raised there decides
         pending.extend(child for child in ast.iter_child_nodes(node) if child not in caught)
         if isinstance(node, ast.Assert):
-            test, negated = node.test, True
+            found.append((node.test, True))
         elif isinstance(node, ast.If) and not node.orelse and all(map(_only_tells, node.body)):
-            test, negated = node.test, False
-        else:
-            continue
-        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            test, negated = test.operand, not negated
-        if not _has_not(test):
-            found.append((test.lineno, test.end_lineno or test.lineno, negated))
+            found.append((node.test, False))
     return tuple(found)
 
 
