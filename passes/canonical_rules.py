@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,14 +19,15 @@ from hqc.ir.ops import activation, elementwise, layout
 from hqc.passes.rewrite import drop_unused, morph, only_user
 
 Rule = Callable[[Graph, Node], bool]
+_Rule = TypeVar("_Rule", bound=Rule)
 RULES: dict[str, list[Rule]] = {}
 """Rules by op name; `*` holds those that look at every node."""
 
 
-def rule(*ops: OpDef) -> Callable[[Rule], Rule]:
+def rule(*ops: OpDef) -> Callable[[_Rule], _Rule]:
     """Register a rule for nodes of some ops, or of all when none is given."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: _Rule) -> _Rule:
         for name in [op.name for op in ops] or ["*"]:
             RULES.setdefault(name, []).append(function)
         return function

@@ -5,6 +5,8 @@ As in `canonical_rules`, one function each, whose docstring is the rule as docum
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hqc.ir import Graph, Node, Trait, Value
@@ -14,17 +16,59 @@ from hqc.passes.lower_to_integer.acceptance import STANDS_FOR_INFINITY
 from hqc.passes.rewrite import absorb_origin, drop_unused, morph, only_user
 
 
+class Earlier:
+    """The nodes that one run of the pass has met, by what two equal ones have in common.
+
+    A value that is cut into windows has thousands of readers: each would look at all others.
+    """
+
+    def __init__(self) -> None:
+        self._met: dict[Any, dict[Node, None]] = {}
+
+    def like(self, node: Node) -> list[Node]:
+        """The nodes met before that may equal `node`, in the order in which they were met; `node` itself is met from now on."""
+        key = node.op.name, tuple(map(_operand, node.inputs)), _hashable(node.attributes)
+        met = self._met.setdefault(key, {})
+        found = list(met)
+        met[node] = None
+        return found
+
+
+def _operand(value: Value | None) -> Any:
+    """The same for what `_are_equal` takes for one operand."""
+    if value is None or value.array is None or not _is_number(value):
+        return None if value is None else value.name
+    return value.type.dtype, value.shape, value.array.tobytes()
+
+
+def _hashable(attribute: Any) -> Any:
+    """Equal for equal attributes; what cannot be hashed counts by its type."""
+    if isinstance(attribute, dict):
+        return tuple(sorted((key, _hashable(item)) for key, item in attribute.items()))
+    if isinstance(attribute, (tuple, list)):
+        return tuple(map(_hashable, attribute))
+    try:
+        hash(attribute)
+    except TypeError:
+        return type(attribute)
+    return attribute
+
+
 @rule()
-def share_equal(graph: Graph, node: Node) -> bool:
+def share_equal(graph: Graph, node: Node, earlier: Earlier | None = None) -> bool:
     """What one module computes twice from the same values is computed once, and so is what several modules do that moves elements or has
     several operands (exporters share it too); layers, dropouts and calls that the IR does not look into stay as they are."""
     if not node.inputs or any(node.op.has(trait) for trait in _KEPT_APART) or node.support is not None or own_scale(node):
         return False
     if any(map(graph.is_output, node.results)):
         return False  # every output keeps a node of its own
+    if node.origin not in ((), (node.name,)):
+        return False  # a step of one call
     operands = [value for value in node.operands if not value.is_parameter]
-    for first, _ in min((value._uses.values() for value in operands), key=len, default=()):
-        if first is not node and first._order < node._order and _are_equal(first, node):
+    uses = min((value._uses for value in operands), key=len, default={})
+    met = [] if earlier is None else earlier.like(node)
+    for first in met if len(uses) > _FEW and earlier is not None else [user for user, _ in uses.values()]:
+        if first is not node and first.graph is graph and first._order < node._order and _are_equal(first, node):
             first.origin = tuple(dict.fromkeys((*(node.origin or (node.name,)), *(first.origin or (first.name,)))))
             for name in node.origin or (node.name,):
                 graph.locations.setdefault(name, node.loc)
@@ -35,6 +79,7 @@ def share_equal(graph: Graph, node: Node) -> bool:
     return False
 
 
+_FEW = 16  # readers that are looked at one by one, as they are now
 _KEPT_APART = (Trait.WEIGHTED, Trait.TRAINING, Trait.REMOVED, Trait.OPAQUE, Trait.BOUNDARY, Trait.INTEGER)
 
 
@@ -52,7 +97,7 @@ def _are_equal(first: Node, second: Node) -> bool:
     ):
         return False
     # A third one joins the two that were joined before it: the model that is written from a graph has them as one, and is read again.
-    if second.origin not in ((), (second.name,)) or first.origin[-1:] not in ((), (first.name,)):
+    if first.origin[-1:] not in ((), (first.name,)):
         return False  # a step of one call
     return all(a is b or _same_constant(a, b) for a, b in zip(first.inputs, second.inputs, strict=True))
 
@@ -61,8 +106,12 @@ def _same_constant(a: Value | None, b: Value | None) -> bool:
     """Small constants of equal bits: those that a call holds (`x + 3`) are a parameter for each call."""
     if a is None or b is None or not (a.is_parameter and b.is_parameter) or a.array is None or b.array is None:
         return False
-    same = a.type == b.type and a.quant is None and b.quant is None and a.array.size == 1
+    same = a.type == b.type and _is_number(a) and _is_number(b)
     return same and a.array.tobytes() == b.array.tobytes()
+
+
+def _is_number(constant: Value) -> bool:
+    return constant.quant is None and constant.array is not None and constant.array.size == 1
 
 
 @rule(layout.reshape)

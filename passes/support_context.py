@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import filterfalse
 
 from hqc.ir import Device, Graph, Node, OpDef, Reason, Support, Trait, Value
 from hqc.march.facts import (
@@ -83,6 +84,7 @@ class Placement:
         self.float_region: dict[Node, str] = {}
         self.beside_infinity: dict[Node, str] = {}
         self._groups: dict[str, list[Node]] = {}
+        self._left: dict[str, Node | None] = {}  # of each group the first node that is not on the BPU
         self._rules: dict[OpDef, list[Rule]] = {}
 
     # --- questions -------------------------------------------------------------------------------------------------
@@ -135,6 +137,7 @@ class Placement:
         self._groups = {
             name: members for name, members in groups.items() if len(members) > 1 and not is_divisible(name, members)
         }
+        self._left = {name: next(filterfalse(self.on_bpu, members), None) for name, members in self._groups.items()}
         waiting = deque(self.support)
         queued = set(waiting)
         while waiting:
@@ -147,6 +150,9 @@ class Placement:
                 continue
             self.support[node] = Support(False, (reason,))
             affected = deque(self._affected(node))
+            for name in node.origin:
+                if name in self._groups:
+                    self._left[name] = min(self._left.get(name) or node, node, key=_order)
             while affected:
                 neighbour = affected.popleft()
                 if neighbour in self.support and neighbour not in queued:
@@ -172,18 +178,21 @@ class Placement:
                 return reason
         return None
 
-    def peers(self, node: Node) -> Iterable[Node]:
-        """Nodes that come from the same operation of the model, where it cannot be divided."""
-        if self._groups:
-            for name in node.origin:
-                yield from (peer for peer in self._groups.get(name, ()) if peer is not node)
+    def left_part(self, node: Node) -> Node | None:
+        """A node on the CPU of the same operation of the model, where that cannot be divided."""
+        return next((part for name in node.origin if (part := self._left.get(name)) not in (None, node)), None)
+
+    def _newly_left(self, node: Node) -> list[str]:
+        """The operations that `node` is the first to leave: a stack of thousands of tensors has as many nodes, each of which asks."""
+        return [name for name in node.origin if name in self._groups and self._left.get(name) is None]
 
     def _affected(self, node: Node) -> Iterable[Node]:
         yield from node.users
         if node.op.has(Trait.CONV_LIKE):
             yield from _steps_behind(node)
         yield from node.producers
-        yield from self.peers(node)
+        for name in self._newly_left(node):
+            yield from (peer for peer in self._groups[name] if peer is not node)
 
 
 def _steps_behind(layer: Node) -> Iterable[Node]:
@@ -192,6 +201,10 @@ def _steps_behind(layer: Node) -> Iterable[Node]:
     while len(users) == 1 and shifted_convolution(users[0]) is layer:
         yield users[0]
         users = users[0].users
+
+
+def _order(node: Node) -> int:
+    return node.order
 
 
 def _moves_data(node: Node) -> bool:
@@ -232,10 +245,10 @@ def masks_in_float(placement: Placement, node: Node) -> Reason | None:
 @context_rule(lambda op, spec: True)
 def one_operation_one_device(placement: Placement, node: Node) -> Reason | None:
     """Nodes that one operation of the model became run on one device, unless it can be written as those nodes."""
-    for peer in placement.peers(node):
-        if peer in placement.support and not placement.on_bpu(peer):
-            return _reason("parts of one operation of the model run on one device", f"{peer.name} is on the CPU")
-    return None
+    part = placement.left_part(node)
+    if part is None:
+        return None
+    return _reason("parts of one operation of the model run on one device", f"{part.name} is on the CPU")
 
 
 @context_rule(lambda op, spec: any(op.name in rule.ops for rule in spec.node_rules))

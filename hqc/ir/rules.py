@@ -6,6 +6,7 @@ values. Rules read the graph only; each is linear in its size.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -158,7 +159,7 @@ def outputs(graph: Graph, march: MarchFacts | None) -> Iterator[Finding]:
     count = len(graph.outputs)
     if count != len(graph.output_names):
         yield None, f"there are {count} outputs and {len(graph.output_names)} names"
-    for name in sorted({name for name in graph.output_names if graph.output_names.count(name) > 1}):
+    for name in sorted(name for name, times in Counter(graph.output_names).items() if times > 1):
         yield None, f"two outputs are called {name}"
 
 

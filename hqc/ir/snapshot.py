@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from hqc.ir.graph import Graph
-from hqc.ir.nodes import Node, Value
+from hqc.ir.nodes import Node
 
 
 class Snapshot:
@@ -41,13 +42,10 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or (np.array_equal(a, b, equal_nan=a.dtype.kind == "f") and a.tobytes() == b.tobytes())
 
 
-def _value(value: Value) -> tuple[Any, ...]:
-    return value.name, value.type, value.quant, value.observation
+_value = attrgetter("name", "type", "quant", "observation")
+_placed = attrgetter("op", "device", "subgraph", "support", "request", "origin")
 
 
 def _node(node: Node) -> tuple[Any, ...]:
-    operands = tuple(None if value is None else value.name for value in node.inputs)
-    results = tuple(map(_value, node.results))
-    attributes = tuple(node.attributes.items())
-    placed = (node.device, node.subgraph, node.support, node.request)
-    return node.op, operands, results, attributes, placed, node.origin
+    operands = [None if value is None else value.name for value in node._inputs]
+    return _placed(node), operands, list(map(_value, node.results)), list(node.attributes.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ class ModuleTree:
         self.read = {id(tensor) for tensor in self._tensors.values()}
         self._placed: set[str] = set()
         self._absorbed: dict[str, None] = {}
-        self._inserted: list[tuple[int, int, str, nn.Module]] = []
+        self._inserted: dict[str, tuple[int, int, nn.Module]] = {}
+        self._calls: Counter[str] = Counter()  # the last number that `_fresh` gave, by the path it was asked for
         self.device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
 
     def place(self, path: str, module: nn.Module) -> str:
@@ -41,9 +43,9 @@ class ModuleTree:
         Returns its path: `name` as Python spells it.
         """
         name = re.sub(r"\W", "_", name)
-        if not any(existing == name for _, _, existing, _ in self._inserted):
+        if name not in self._inserted:
             module.train(self.root.training)
-            self._inserted.append((position, order, name, module))
+            self._inserted[name] = position, order, module
         return name
 
     def absorb(self, path: str) -> None:
@@ -75,7 +77,7 @@ class ModuleTree:
                     kept[path] = self._fresh(path)
                     self._assign(kept[path], self.floats[path])
                 node.target = kept[path]
-        for _, _, name, module in sorted(self._inserted, key=lambda item: item[:3]):
+        for name, (_, _, module) in sorted(self._inserted.items(), key=lambda item: (*item[1][:2], item[0])):
             self.root.add_module(name, module)
         called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         for path in self._absorbed:
@@ -97,9 +99,10 @@ class ModuleTree:
         owner.add_module(name, module)
 
     def _fresh(self, path: str) -> str:
-        index = 1
+        index = self._calls[path] + 1  # what was taken stays taken
         while _attribute(self.root, f"{path}_{index}") is not None:
             index += 1
+        self._calls[path] = index
         return f"{path}_{index}"
 
 

@@ -208,11 +208,16 @@ def squared_error(
     rounding: str = "half_even",
 ) -> npt.NDArray[np.float64]:
     """Squared quantization error of the bin centres, summed over the histogram, for each clip."""
-    centres = (edges[:-1] + edges[1:]) / 2.0
+    met = np.flatnonzero(histogram)  # small tensors have values in few of the bins, and none has any above its range
+    centres = (edges[met] + edges[met + 1]) / 2.0
     scales = clips[:, None] / ((1 << (bits - 1)) - 0.5)
-    steps = centres / scales
-    levels = np.minimum(np.floor(steps) if rounding == "floor" else np.rint(steps), (1 << (bits - 1)) - 1)
-    return np.asarray(((centres - levels * scales) ** 2) @ histogram)
+    errors = np.asarray(centres / scales)  # one array for all steps: fresh memory for each costs more than the arithmetic
+    (np.floor if rounding == "floor" else np.rint)(errors, out=errors)
+    np.minimum(errors, (1 << (bits - 1)) - 1, out=errors)
+    errors *= scales
+    np.subtract(centres, errors, out=errors)
+    errors *= errors
+    return np.asarray(errors @ histogram[met])
 
 
 FINER = 6

@@ -200,14 +200,21 @@ class Segment:
 
 def _pack(spans: dict[str, tuple[list[int], int]]) -> tuple[dict[str, int], int]:
     """Offsets such that values that live at the same time do not overlap: larger ones first, each as low as it fits."""
-    placed: list[tuple[int, int, int, int]] = []  # first and last step, begin and end
     offsets: dict[str, int] = {}
-    for name, ((first, last), size) in sorted(spans.items(), key=lambda item: (-item[1][1], item[0])):
-        begin = 0
-        for _, _, low, high in sorted((p for p in placed if p[0] <= last and first <= p[1]), key=lambda p: p[2]):
-            if begin + size <= low:
-                break
-            begin = max(begin, high)
-        offsets[name] = begin
-        placed.append((first, last, begin, begin + _aligned(size + _ALIGNMENT)))
-    return offsets, max((end for *_, end in placed), default=0)
+    # What is placed, by where it begins: first and last step, begin and end. A column each, for a program has thousands of values and
+    # each looks at all that are placed.
+    placed = np.zeros((4, len(spans)), np.int64)
+    ordered = sorted(spans.items(), key=lambda item: (-item[1][1], item[0]))
+    for count, (name, ((first, last), size)) in enumerate(ordered):
+        firsts, lasts, begins, ends = placed[:, :count]
+        beside = (firsts <= last) & (lasts >= first)
+        lows = begins[beside]
+        free = np.concatenate(
+            ([0], np.maximum.accumulate(ends[beside]))
+        )  # from where on it is free below each of them, and above all
+        fitting = np.flatnonzero(free[:-1] + size <= lows)
+        begin = offsets[name] = int(free[fitting[0] if fitting.size else -1])
+        place = int(np.searchsorted(begins, begin, side="right"))
+        placed[:, place + 1 : count + 1] = placed[:, place:count]
+        placed[:, place] = first, last, begin, begin + _aligned(size + _ALIGNMENT)
+    return offsets, int(placed[3].max(initial=0))
