@@ -115,7 +115,7 @@ def fake_quantize(ctx: LoweringContext, module: nn.Module, x: Value | torch.Tens
 
 
 @lower_module(FoldedWeightFakeQuantize, BiasFakeQuantize)
-def float_weight(ctx: LoweringContext, module: nn.Module, weight: Operand) -> Operand:
+def float_weight(ctx: LoweringContext, module: nn.Module, weight: Operand, *statistics: Operand | None) -> Operand:
     """Nothing: what is quantized is made when the batch norm is folded, and the bias when its rounding is settled."""
     return weight
 

@@ -11,26 +11,22 @@ import inspect
 import operator
 from typing import Any
 
-import numpy as np
-import torch
 from torch import fx, nn
 
 from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
 from hqc.frontend.fx.calls import with_zeros, written_out_of_place
 from hqc.frontend.fx.equals import in_definite_order
 from hqc.frontend.fx.in_place import FIRST_OPERANDS, writes_first_operand
-from hqc.frontend.fx.locations import FORM_META, MODULE_META, NAME_META, ORIGIN_META
+from hqc.frontend.fx.locations import MODULE_META, ORIGIN_META
 from hqc.frontend.fx.lowered import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.training import training_argument
 from hqc.frontend.fx.updates import TRAINING_ONLY_META, detach_tensors, update_in_training, writing_method
 from hqc.frontend.fx.views import written_node
-from hqc.frontend.fx.weights import WeightArgument, weight_argument
 from hqc.ir import Device, Node, Trait, Value
 from hqc.march.spec import MarchSpec
 from hqc.nn.qat.layer import QATLayer
 from hqc.nn.qat.mapping import qat_stub
-from hqc.nn.qat.weights import BiasFakeQuantize, weight_fake_quant
 from hqc.passes.steps import divided
 from hqc.quantization.fake_quantize import BoundaryFakeQuantize
 from hqc.quantization.off_grid import FixedPointSample, GainPool, OffGridFakeQuantize
@@ -42,6 +38,7 @@ from hqc.workflow.emit_operands import Operands
 from hqc.workflow.emit_steps import StepWriter
 from hqc.workflow.emit_tree import ModuleTree
 from hqc.workflow.emit_values import PlannedValues, is_inserted_boundary, value_paths
+from hqc.workflow.emit_weights import WeightedCalls
 
 # A random function that nothing reads is erased too. Newer torch counts it as impure unless told, torch 2.4 never asks.
 _EVEN_IF_RANDOM = {"impure_random": False} if "impure_random" in inspect.signature(fx.Node.is_impure).parameters else {}
@@ -87,6 +84,7 @@ class _Emitter:
         for assumed in traced.meta.get(ASSUMPTIONS_META, ()):
             self.assumptions.setdefault(assumed.node, []).append(assumed)
         self.tensors = lowered.tensors
+        self.numbers = lowered.numbers
         self.updates = lowered.updates
         self.kept: set[fx.Node] = set()
         self.graph = fx.Graph(tracer_cls=getattr(traced.graph, "_tracer_cls", None))
@@ -111,6 +109,7 @@ class _Emitter:
         self.observed: dict[str, Value] = {}  # name of a value behind which a fake quant goes -> the value
         self.divided = divided(lowered.graph)
         self.steps = StepWriter(self)
+        self.weights = WeightedCalls(self)
         self.composites: set[str] = set()  # calls that are written step by step
         self._find_observed({id(group.node) for group in groups})
 
@@ -183,9 +182,9 @@ class _Emitter:
 
     def _copy(self, old: fx.Node) -> fx.Node:
         """The call as it was, with its operands mapped; written out of place where it writes in place."""
-        weighted = self._weighted(old)
+        weighted = self.weights.copy(old)
         if weighted is not None:
-            return self._copy_with_weight(old, *weighted)
+            return weighted
         operands = Operands(self, old)
         op, target, args, kwargs = old.op, old.target, old.args, dict(old.kwargs)
         if self.values.writes(old):
@@ -305,7 +304,7 @@ class _Emitter:
         observed = self.observed.get(value.name)
         if observed is not None:
             fake_quant = self.observers.make(observed, value.name)
-            new = self._insert(f"{value.name}_activation_post_process", fake_quant, (new,), old)
+            new = self.insert(f"{value.name}_activation_post_process", fake_quant, (new,), old)
         self.now[value.name] = new
         for boundary in value.users:
             if is_inserted_boundary(boundary) and boundary.op.name == "quantize" and value.name not in self.quantized:
@@ -320,9 +319,10 @@ class _Emitter:
             module = qat_stub(nn.Identity(), fake_quant)
         elif self.wrap_boundaries:
             module = BoundaryFakeQuantize(fake_quant)
-        return self._insert(boundary.name, module, (new,), old)
+        return self.insert(boundary.name, module, (new,), old)
 
-    def _insert(self, name: str, module: nn.Module, args: tuple[Any, ...], old: fx.Node, order: int = 0) -> fx.Node:
+    def insert(self, name: str, module: nn.Module, args: tuple[Any, ...], old: fx.Node, order: int = 0) -> fx.Node:
+        """Append a call of a new module, listed in the tree at the place of `old`."""
         path = self.tree.insert(self.position[old], order, name, module)
         return self.call(path, args, name)
 
@@ -337,13 +337,13 @@ class _Emitter:
         pools = [node for node in off_grid if "gain" in node.attributes]
         if off_grid[0].op.has(Trait.SAMPLES):
             image, grid = (new.args[i] if i < len(new.args) else new.kwargs[name] for i, name in enumerate(("input", "grid")))
-            return self._insert(name, FixedPointSample(source, **off_grid[0].attributes), (new, image, grid), old)
+            return self.insert(name, FixedPointSample(source, **off_grid[0].attributes), (new, image, grid), old)
         if not pools:
-            return self._insert(name, OffGridFakeQuantize(source), (new,), old)
+            return self.insert(name, OffGridFakeQuantize(source), (new,), old)
         operand = pools[0].operands[0]
         before = self.quantized.get(source_of(operand).name) or self.now[operand.name]
         window = pools[0].attributes["kernel"] if len(nodes) == 1 else None
-        return self._insert(name, GainPool(source, window, mean=nodes[-1] is not pools[-1]), (new, before), old)
+        return self.insert(name, GainPool(source, window, mean=nodes[-1] is not pools[-1]), (new, before), old)
 
     # --- layers ------------------------------------------------------------------------------------------------------------
 
@@ -455,82 +455,6 @@ class _Emitter:
             name = f"{base}_{count}"
         self._given.add(name)
         return name
-
-    # --- weights of calls --------------------------------------------------------------------------------------------------
-
-    def _weighted(self, old: fx.Node) -> tuple[WeightArgument, Node, fx.Node] | None:
-        """Of a convolution or product on the BPU with a weight that no module owns: which argument it is, the planned node, the weight."""
-        argument = weight_argument(old)
-        node = next((n for n in self.values.nodes_of(old) if n.op.has(Trait.CONV_LIKE) and n.device is Device.BPU), None)
-        weight = None if argument is None else argument.of(old)
-        if argument is None or node is None or not isinstance(weight, fx.Node) or weight.name not in self.tensors:
-            return None
-        return argument, node, weight
-
-    def _copy_with_weight(self, old: fx.Node, argument: WeightArgument, node: Node, weight: fx.Node) -> fx.Node:
-        """The call with its weight (and an int8 bias) fake-quantized; a product becomes the `F.linear` that it is in the plan."""
-        operands = Operands(self, old)
-        tensor, now = self.tensors[weight.name], self.env[weight]
-        is_vector = tensor.ndim == 1  # a matrix of one column: the layer has one output feature
-        if is_vector:
-            tensor = tensor.unsqueeze(0)
-            now = self.graph.create_node("call_method", "unsqueeze", (now, 0), {}, self.free_name(f"{old.name}_row"))
-        elif argument.is_matrix:
-            tensor = tensor.t()
-            now = self.graph.create_node("call_method", "t", (now,), {}, self.free_name(f"{old.name}_transposed"))
-        alpha, beta = argument.factors(old)
-        tensor, now = tensor * alpha, self._times(now, alpha, f"{old.name}_scaled")
-        norm, axis = self._folded_into(node, tensor), 0 if argument.is_matrix else argument.axis
-        module = weight_fake_quant(self.observers.weight_entry(node), self.march, tensor, axis, norm, old.name)
-        quantized = self._insert(f"{old.name}_weight_fake_quant", module, (now,), old)
-        bias, new_bias = argument.bias_of(old), None
-        if isinstance(bias, fx.Node):
-            new_bias = self._times(self.env[bias], beta, f"{old.name}_start")
-            if self.march.int8_bias and norm is None and bias.name in self.tensors:
-                fake_quant = BiasFakeQuantize(module)  # type: ignore[arg-type]  # without a batch norm it is the fake quant itself
-                new_bias = self._insert(f"{old.name}_bias_fake_quant", fake_quant, (new_bias,), old)
-        if argument.is_matrix or is_vector:
-            if is_vector and new_bias is not None:
-                new_bias = self.graph.create_node(
-                    "call_method", "reshape", (new_bias, 1), {}, self.free_name(f"{old.name}_offset")
-                )
-            args = (operands(argument.data_of(old)), quantized, *(() if new_bias is None else (new_bias,)))
-            name = self.free_name(f"{old.name}_product") if is_vector else old.name
-            new = self.graph.create_node("call_function", nn.functional.linear, args, {}, name)
-            if is_vector:
-                unnamed = {key: value for key, value in old.meta.items() if key not in (NAME_META, FORM_META)}
-                new.meta = {**unnamed, ORIGIN_META: (old.name,)}
-                new = self.graph.create_node("call_method", "squeeze", (new, -1), {}, old.name)
-        else:
-            replaced = {self.env[weight]: quantized, **({self.env[bias]: new_bias} if isinstance(bias, fx.Node) else {})}
-            mapped = (operands.map(old.args), operands.map(old.kwargs))
-            args, kwargs = fx.node.map_arg(mapped, lambda arg: replaced.get(arg, arg))
-            new = self.graph.create_node(old.op, old.target, args, kwargs, old.name, old.type)
-        stale = {IN_PLACE_META} if new.target is old.target else {IN_PLACE_META, FORM_META}
-        new.meta = {key: value for key, value in old.meta.items() if key not in stale}
-        self.env[old] = new
-        return new
-
-    def _times(self, now: fx.Node, factor: float, name: str) -> fx.Node:
-        """`now` times a number of the call's own (`alpha` and `beta` of `addmm`), which the plan has in the parameter."""
-        return (
-            now
-            if factor == 1
-            else self.graph.create_node("call_function", operator.mul, (now, factor), {}, self.free_name(name))
-        )
-
-    def _folded_into(self, node: Node, weight: torch.Tensor) -> nn.Module | torch.Tensor | None:
-        """What the plan folded into the weight of `node`: a batch norm's module, where it is all; else the factor of every weight."""
-        if self.trains:
-            modules = (
-                self.tree.floats.get(str(member.target)) for member in self.values.members(node) if member.op == "call_module"
-            )
-            return next((module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)), None)
-        planned, own = node.operand("weight"), weight.detach().cpu().numpy()
-        if planned is None or planned.array is None or planned.array.shape != own.shape or np.array_equal(planned.array, own):
-            return None
-        wide = own.astype(np.float64)
-        return torch.from_numpy(np.divide(planned.array, wide, out=np.ones_like(wide), where=wide != 0)).to(weight.device)
 
     # --- the rest of the tree ------------------------------------------------------------------------------------------------
 

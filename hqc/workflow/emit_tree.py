@@ -60,6 +60,12 @@ class ModuleTree:
         self.root.register_buffer(name, tensor.detach().to(self.device), persistent=False)
         return name
 
+    def reads(self, path: str) -> None:
+        """The emitted model reads the tensor at `path`, which the traced model does not, wherever it will be in the end."""
+        tensor = _attribute(self.root, path)
+        if path not in self._tensors and isinstance(tensor, torch.Tensor):
+            self._tensors[path] = tensor
+
     def write_out_of_place(self, path: str) -> None:
         """A module that writes into its operand leaves it alone from now on."""
         self.floats[path].inplace = False

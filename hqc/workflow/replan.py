@@ -151,10 +151,9 @@ class _Merger:
 
     def follow(self, module: nn.Module) -> None:
         """Let a module that refers to another one refer to the one that was kept."""
-        for name in ("_source", "_folded") if isinstance(module, _FOLLOWERS) else ():
-            referred = module.__dict__.get(name)
-            if referred is not None:
-                referred[0] = self._kept.get(id(referred[0]), referred[0])
+        referred = module.__dict__.get("_source") if isinstance(module, _FOLLOWERS) else None
+        if referred is not None:
+            referred[0] = self._kept.get(id(referred[0]), referred[0])
 
 
 def _same_kind(old: nn.Module, new: nn.Module) -> bool:

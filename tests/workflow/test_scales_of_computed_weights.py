@@ -70,7 +70,8 @@ def test_the_chip_has_the_integers_of_the_fake_quant(what: str, form: str, march
     assert np.array_equal(np.atleast_1d(weight.quant.scale), expected_scale)
 
     with torch.no_grad():
-        folded = fake_quant.folded(WEIGHTS[what](model.conv.weight))
+        statistics = (model.norm.running_var, model.norm.weight) if form == "qat" else ()
+        folded = fake_quant.folded(WEIGHTS[what](model.conv.weight), *statistics)
         on_grid = fake_quant.weight_fake_quant(folded).numpy() / expected_scale.reshape(-1, 1, 1, 1)
     integers = arithmetic.quantize_weight(weight.array, weight.quant.scale, weight.quant.axis)
     assert np.array_equal(integers, on_grid.round())

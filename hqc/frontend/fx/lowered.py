@@ -43,7 +43,7 @@ class LoweredModel:
     What the FX nodes became, by name: `values`: their result, with a `ValueName` for each tensor that depends on the inputs and
     None for everything else. `writes`: node that writes in place -> the nodes that have its value from then on.
     `constants`: parameter of the graph -> FX node that holds it. `tensors`: the tensors that nodes hold which depend on no input.
-    `updates`: nodes that only serve to change buffers; they became nothing.
+    `numbers`: the sizes and other whole numbers that nodes hold. `updates`: nodes that only serve to change buffers; they became nothing.
     """
 
     graph: Graph
@@ -54,6 +54,7 @@ class LoweredModel:
     writes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
     updates: frozenset[str] = frozenset()
 
     def set_outputs(self, structure: Any, names: Iterable[str], value_of: Callable[[Any], Value]) -> None:

@@ -381,6 +381,8 @@ class _GraphLowering:
         self.result.values[node.name] = named
         if isinstance(result, torch.Tensor):
             self.result.tensors[node.name] = result
+        elif isinstance(result, int):
+            self.result.numbers[node.name] = int(result)
 
     def _record_constants(self) -> None:
         for name, tensor in self.result.tensors.items():
