@@ -49,8 +49,20 @@ def test_checks_of_data_are_taken_as_passed(body: str, example: torch.Tensor | N
     assert "relu" in names and not [name for name in names if name.startswith(("isnan", "all", "any", "_is_all_true"))]
 
 
-def test_the_density_of_a_distribution() -> None:
-    model = _sourced("return torch.distributions.Normal(x.tanh(), 1 + x.abs()).log_prob(x)")
+DENSITIES = {
+    "normal": "d.Normal(x.tanh(), 1 + x.abs()).log_prob(x)",
+    "student": "d.StudentT(2 + x.abs(), x, 1 + x.exp()).log_prob(x)",
+    "scaled": "d.TransformedDistribution(d.StudentT(3.0, x), [d.AffineTransform(x[:, :1], 1 + x[:, :1].abs())]).log_prob(x)",
+    "squashed": "d.TransformedDistribution(d.Normal(x, x.exp()), [d.SigmoidTransform()]).log_prob(x.sigmoid())",
+    "counts": "d.Independent(d.NegativeBinomial(1 + x.abs(), logits=x), 1).log_prob(x.abs().round())",
+    "mixed": "d.MixtureSameFamily(d.Categorical(logits=x), d.Normal(x, x.exp())).log_prob(x[:, 0])",
+    "expanded": "d.Normal(x[:1], x[:1].exp()).expand(x.shape).log_prob(x)",
+}
+
+
+@pytest.mark.parametrize("made", DENSITIES.values(), ids=list(DENSITIES))
+def test_the_density_of_a_distribution(made: str) -> None:
+    model = _sourced(f"d = torch.distributions\nreturn {made}")
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(trace(model, x)(x), model(x))
 
