@@ -204,7 +204,7 @@ class _Given:
         """What the file computes for a value beside what it was given."""
         assert given is not None, name
         value = self._values[name]
-        # A file rounds and saturates behind the tensor that has the value's name.
+        result = _saturated(value, result)  # a file rounds and saturates behind the tensor that has the value's name
         rounded = _as_tensor(value, result, self._dtype(name)) if _fits(value, result) else result
         return compare_output(name, rounded, given, _step(value, given))
 
@@ -226,6 +226,14 @@ def _fits(value: Value, array: Array) -> bool:
     if value.quant is None:
         return array.dtype.kind == "f" or not value.type.dtype.is_float
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _saturated(value: Value, array: Array) -> Array:
+    """Reals within the reach of the value's grid, with a step to spare: infinite where a divisor on a grid is 0, they end there too."""
+    if value.quant is None or array.dtype.kind != "f":
+        return array
+    reach = float(np.max(value.quant.scale)) * (1 << value.quant.dtype.bits)
+    return np.clip(array, -reach, reach)
 
 
 def _as_tensor(value: Value, array: Array, dtype: np.dtype[Any]) -> Array:

@@ -155,3 +155,19 @@ def test_opening_a_model_leaves_it_as_it_was() -> None:
     differing_parts(model.graph, emission.skeleton, emission.outputs, model.samples[0], model.references[0])
     assert emission.model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(emission.model)
+
+
+@pytest.mark.parametrize("march", ["bayes", "bernoulli2"])
+def test_what_is_infinite_before_it_is_quantized_ends_where_the_grid_ends(march: str) -> None:
+    """The inverse of a sigmoid: its clamped divisor is 0 on a grid, and in a file the quotient saturates behind its tensor."""
+
+    class Inverse(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.clamp(0, 1)
+            return torch.log(x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5))
+
+    x = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).mul(1.4).sub(0.2)
+    model = hqc.compile(Inverse(), x, march=march, calibration_data=[x])
+    emission = emit_with_owners(model.graph, flavour="runnable")
+    reference = model.references[0]
+    assert not differing_parts(model.graph, emission.skeleton, emission.outputs, model.samples[0], reference)

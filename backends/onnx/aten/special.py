@@ -96,7 +96,9 @@ def _digamma(c: Call, w: CallWriter) -> Value:
     x = w.value(c["self"], F64)
     left, right, angle = _reflected(s, x)
     result = _polygamma(s, 0, right)
-    mirrored = s.op("sub", result, s.op("div", s.op("mul", s.op("sin", s.op("add", angle, math.pi / 2)), math.pi), s.op("sin", angle)))
+    mirrored = s.op(
+        "sub", result, s.op("div", s.op("mul", s.op("sin", s.op("add", angle, math.pi / 2)), math.pi), s.op("sin", angle))
+    )
     pole = w.op("logical_and", s.op("less", x, 0.0), s.op("equal", angle, 0.0))
     return w.cast(s.where(pole, math.nan, s.where(left, mirrored, result)), c.dtype)
 
