@@ -92,6 +92,16 @@ class PassError(HqcError):
     """A pass, its options, or the order of passes is wrong."""
 
 
+class PlanError(PassError):
+    """The plan that a prepared model was made with does not fit the graph that its code gives now. `what`: in what."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the plan made at prepare time does not fit this model: {what}; the model was changed after prepare, prepare it again"
+        )
+        self.what = what
+
+
 class VerificationError(PassError):
     """The IR breaks a rule of its stage."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hqc.errors import PassError, SupportError
+from hqc.errors import PassError, PlanError, SupportError
 from hqc.ir import Device, Graph, Node, Trait
 from hqc.march.rules import check_node
 from hqc.passes.base import Pass, PassContext, PassResult
@@ -61,10 +61,7 @@ def _match(graph: Graph, plan: Plan) -> dict[Node, Placement]:
         else:
             unknown.append(node.label)
     if unknown:
-        raise PassError(
-            f"the plan made at prepare time does not fit this model: it does not place {_shorten(unknown)}; "
-            "the model was changed after prepare, prepare it again"
-        )
+        raise PlanError(f"it does not place {_shorten(unknown)}")
     return found
 
 
@@ -73,10 +70,7 @@ def _check_vanished(graph: Graph, plan: Plan) -> None:
     present = {name for node in graph.nodes for name in (node.origin or (node.name,))}
     gone = [placement.names[-1] for placement in plan.placements if present.isdisjoint(placement.names)]
     if gone:
-        raise PassError(
-            f"the plan made at prepare time does not fit this model: it places {_shorten(gone)}, which the model no longer "
-            "has; the model was changed after prepare, prepare it again"
-        )
+        raise PlanError(f"it places {_shorten(gone)}, which the model no longer has")
 
 
 def _assign(node: Node, placement: Placement | None) -> bool:

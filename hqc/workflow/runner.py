@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from hqc.backends import bpu
-from hqc.errors import InputError
+from hqc.errors import InputError, PlanError, ShapeError
 from hqc.frontend.fx import OutputRef
 from hqc.structures import map_structure
 from hqc.workflow.arguments import bind, input_names, tensors_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hqc.backends.bpu.profile import ProfileRow
 
 Array = npt.NDArray[Any]
+_Shapes = tuple[tuple[int, ...], ...]
 
 
 class Runner:
@@ -37,7 +38,7 @@ class Runner:
     def __init__(self, prepared: ObservedGraphModule, deployment: Deployment | None = None) -> None:
         self.prepared = prepared
         self._deployed = deployment
-        self._cache: OrderedDict[tuple[tuple[int, ...], ...], tuple[Deployment, bpu.Program]] = OrderedDict()
+        self._cache: OrderedDict[_Shapes, tuple[Deployment, bpu.Program]] = OrderedDict()
 
     @property
     def deployment(self) -> Deployment | None:
@@ -86,14 +87,14 @@ class Runner:
             return self._cache[shapes]
         return self._compiled(shapes, self._deployment(arguments, shapes))
 
-    def _compiled(self, shapes: tuple[tuple[int, ...], ...], deployment: Deployment) -> tuple[Deployment, bpu.Program]:
+    def _compiled(self, shapes: _Shapes, deployment: Deployment) -> tuple[Deployment, bpu.Program]:
         if shapes not in self._cache:
             self._cache[shapes] = deployment, bpu.compile(deployment.integer, opaque=deployment.opaque)
             while len(self._cache) > PROGRAMS_KEPT:
                 self._cache.popitem(last=False)
         return self._cache[shapes]
 
-    def _deployment(self, arguments: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> Deployment:
+    def _deployment(self, arguments: tuple[Any, ...], shapes: _Shapes) -> Deployment:
         base = self.deployment
         if base is None:
             self._deployed = base = deploy(self.prepared, arguments)
@@ -103,10 +104,22 @@ class Runner:
         sizes = batch_sizes(base.scaled.inputs, shapes)
         if len(batch_sizes(base.scaled.inputs, known)) == 1 and len(sizes) > 1:
             raise disagreeing(shapes)
-        deployment = deploy(self.prepared, arguments)
+        try:
+            deployment = deploy(self.prepared, arguments)
+        except PlanError as error:
+            raise _other_operations(known, shapes, error) from None
         deployment.scaled.share_parameters(base.scaled)
         deployment.integer.share_parameters(base.integer)
         return deployment
+
+
+def _other_operations(planned: _Shapes, shapes: _Shapes, error: PlanError) -> ShapeError:
+    """Inputs of which the model makes another graph: a batch of one leaves nothing to do for `squeeze` or `view(1, -1)`."""
+    given, before = (", ".join(str(list(shape)) for shape in each) for each in (shapes, planned))
+    return ShapeError(
+        f"for inputs of the shapes {given} the model's code computes other operations than for {before}, which it was planned for "
+        f"({error.what}); compile it with example_inputs of these shapes, or give it inputs of the planned ones, one after the other"
+    )
 
 
 def _typed(deployment: Deployment, arguments: tuple[Any, ...]) -> dict[str, Array]:

@@ -28,7 +28,7 @@ from hqc.frontend.fx.in_place import first_operand, writes_first_operand
 from hqc.frontend.fx.inputs import add_inputs
 from hqc.frontend.fx.known import memory_of
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
-from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META
+from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META, SOURCE_META
 from hqc.frontend.fx.lowered import LoweredModel, ValueName
 from hqc.frontend.fx.lowerings.elementwise import truth
 from hqc.frontend.fx.masked import (
@@ -56,6 +56,7 @@ from hqc.structures import leaves, map_structure
 
 logger = logging.getLogger(__name__)
 _ASSERTIONS = {torch._assert, check_assumption}
+_KNOWN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 
 
 @explained
@@ -184,8 +185,9 @@ class _GraphLowering:
             self.env[name] = result
 
     def _located(self, error: HqcError) -> HqcError:
-        text = str(error)
-        return error if self.ctx.node.name in text else type(error)(f"{self.ctx.where()}: {text}")
+        text, line = str(error), self.ctx.node.meta.get(SOURCE_META)
+        is_located = self.ctx.node.name in text or (line and text.startswith(f"{line}:"))
+        return error if is_located else type(error)(f"{self.ctx.where()}: {text}")
 
     def _get_attr(self, node: fx.Node) -> None:
         target: Any = self.gm
@@ -226,6 +228,8 @@ class _GraphLowering:
         elif node.meta.get(IDENTITY_META):
             self._assign(node, self.ctx.emit("dropout", next(iter((*args, *kwargs.values())))), Alias.SAME)
         elif function in _ASSERTIONS or name == "_assert_is_none":
+            if function is check_assumption and all(isinstance(leaf, _KNOWN) for leaf in leaves(args[0])):
+                check_assumption(*args)
             self.env[node] = None
         elif function is getattr:
             self._assign(node, _attribute(self.ctx, *args), Alias.VIEW)

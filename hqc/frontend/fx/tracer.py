@@ -38,6 +38,7 @@ from hqc.frontend.fx.leaf_modules import LeafSpec, functional_method_names, is_f
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, asking_frame, types_along, user_source
 from hqc.frontend.fx.opened import opened_forward
 from hqc.frontend.fx.packed import FullSequence, of_packed, open_packed_sequences
+from hqc.frontend.fx.parser_questions import ParserQuestions
 from hqc.frontend.fx.patches import TRACE_LOCK, Patches
 from hqc.frontend.fx.precision import REDUCED, in_float32, reduced_dtype
 from hqc.frontend.fx.proxies import (
@@ -53,6 +54,7 @@ from hqc.frontend.fx.recorded_calls import WRAPPED_META, WRITES_META, record_mat
 from hqc.frontend.fx.regions import Regions, called_names
 from hqc.frontend.fx.results import with_opened_objects
 from hqc.frontend.fx.rewriting import MAKER, Rewriter
+from hqc.frontend.fx.shape_caches import answer_that_renews
 from hqc.frontend.fx.state import remembered
 from hqc.frontend.fx.tensor_types import call_of_new, maker_of
 from hqc.frontend.fx.trace_errors import ProxyUse
@@ -101,6 +103,7 @@ class HqcTracer(fx.Tracer):
         self.assigned_at: dict[str, str] = {}  # path of an attribute -> the line that assigns it
         self.state_refusal: str | None = None  # about what forward keeps for its next call
         self._entering: Callable[[HqcTracer], None] = lambda tracer: None  # called before forward is traced
+        self._renews_caches = True
         self._plain: dict[Any, str] = {}
         self._leaf_types = tuple(item for item in leaf_modules if isinstance(item, type))
         self._leaf_paths = {item for item in leaf_modules if isinstance(item, str)}
@@ -121,6 +124,7 @@ class HqcTracer(fx.Tracer):
         self.called_paths: set[str] = set()
         self.asserted: list[fx.Node] = []
         self.assumptions: dict[Any, Assumption] = {}
+        self._questions = ParserQuestions()
         self.reduced: dict[tuple[str, torch.dtype], None] = {}  # lines that convert to less than float32, and to what
 
     def is_asleep(self) -> bool:
@@ -136,7 +140,7 @@ class HqcTracer(fx.Tracer):
         """A fresh tracer, all else equal, that calls `entering` before it traces forward."""
         self.forget_assigned()
         fresh = self.again(tuple(self._state), self.regions.takes_updates)
-        fresh._entering = entering
+        fresh._entering, fresh._renews_caches = entering, False
         return fresh
 
     def with_canvases(self) -> HqcTracer | None:
@@ -420,6 +424,8 @@ class HqcTracer(fx.Tracer):
         if self.regions.branch:
             node.meta[TRAINING_ONLY_META] = self.regions.branch
         node.meta[TYPES_META] = self._types.get(path, ())
+        for answered in self._questions.settled_by(node):
+            del self.assumptions[answered]
         self.known.record(node)
         return node
 
@@ -442,9 +448,10 @@ class HqcTracer(fx.Tracer):
 
     def assume(self, node: fx.Node, value: Any, *, truth: bool = False, fixed: bool = False) -> None:
         """Record that the graph is right only where `node` has this value, unless no size can change it."""
-        if fixed or depends_on_sizes(node):
-            found = assumption(node, value, truth, user_source(self._stop))
-            self.assumptions.setdefault((node, truth, repr(value)), found)
+        key = (node, truth, repr(value))
+        if key not in self.assumptions and (fixed or depends_on_sizes(node)):
+            self.assumptions[key] = assumption(node, value, truth, user_source(self._stop))
+            self._questions.ask(key, node)
 
     def assume_length(self, proxy: fx.Proxy, count: int) -> None:
         """Record that the loop over `proxy` has `count` turns, unless no size can change it."""
@@ -469,6 +476,10 @@ class HqcTracer(fx.Tracer):
                     reason = "it is drawn at random, or made of what is written in place"
                 raise ProxyUse("a branch tests the value of", obj.node, reason)
             value = bool(constant)
+        if plain and self._renews_caches and depends_on_sizes(obj.node):
+            renewed = answer_that_renews(asking_frame())
+            if renewed is not None:
+                return renewed
         self.assume(obj.node, value, truth=True)
         return bool(value)
 

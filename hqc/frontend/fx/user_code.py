@@ -111,34 +111,37 @@ def in_assertion(stop: FrameType | None) -> bool:
 def passed_check(frame: FrameType | None) -> bool | None:
     """What a condition about data must be for `frame` to pass the check that it evaluates: `if x.isnan().any(): raise ...`, or one that
     only tells the user; None where it does not evaluate one.
+
+    With every part so that its side of `and` and `or` is what the whole shall be, the whole is that.
     """
     if frame is None:
         return None
     for test, passes in _checks(frame.f_code.co_filename):
         if test.lineno <= frame.f_lineno <= (test.end_lineno or test.lineno):
-            negated = _is_negated(test, frame)
-            return None if negated is None else passes != negated
+            if not _has_not(test):
+                return passes
+            leaf, negated = leaf_of_condition(test, frame) or (test, False)
+            return None if _has_not(leaf) else passes != negated
     return None
 
 
-def _is_negated(test: ast.expr, frame: FrameType) -> bool | None:
-    """Whether what `frame` asks of `test` now is behind an odd number of `not`s (`a` in `not a and b`); None where Python does not tell.
+def leaf_of_condition(test: ast.expr, frame: FrameType) -> tuple[ast.expr, bool] | None:
+    """The part of `test` that `frame` asks now, and whether it is behind an odd number of `not`s; None where Python does not tell.
 
-    With every part so that its side of `and` and `or` is what the whole shall be, the whole is that.
+    The parts are what `and`, `or` and `not` join (`a` and `b` of `not a and b`).
     """
     negated = False
-    while isinstance(test, (ast.UnaryOp, ast.BoolOp)) and _has_not(test):
-        if isinstance(test, ast.UnaryOp):
-            if not isinstance(test.op, ast.Not):
-                return None
+    while True:
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             test, negated = test.operand, not negated
-            continue
-        place = _place(frame, test)
-        within = [part for part in test.values if place is not None and _covers(part, place)]
-        if len(within) != 1:
-            return None
-        (test,) = within
-    return None if _has_not(test) else negated
+        elif isinstance(test, ast.BoolOp):
+            place = _place(frame, test)
+            within = [part for part in test.values if place is not None and _covers(part, place)]
+            if len(within) != 1:
+                return None
+            (test,) = within
+        else:
+            return test, negated
 
 
 def _place(frame: FrameType, whole: ast.expr) -> _Place | None:
@@ -164,7 +167,7 @@ def _covers(node: ast.expr, place: _Place) -> bool:
 @functools.cache
 def _assertions(filename: str) -> tuple[tuple[int, int], ...]:
     """First and last lines of the conditions of all assertions in a file."""
-    tests = [node.test for node in ast.walk(_tree(filename)) if isinstance(node, ast.Assert)]
+    tests = [node.test for node in ast.walk(source_tree(filename)) if isinstance(node, ast.Assert)]
     return tuple((test.lineno, test.end_lineno or test.lineno) for test in tests if not _has_not(test))
 
 
@@ -172,7 +175,7 @@ def _assertions(filename: str) -> tuple[tuple[int, int], ...]:
 def _checks(filename: str) -> tuple[tuple[ast.expr, bool], ...]:
     """The conditions of all checks in a file, and what passes them."""
     found: list[tuple[ast.expr, bool]] = []
-    pending: list[ast.AST] = [_tree(filename)]
+    pending: list[ast.AST] = [source_tree(filename)]
     while pending:
         node = pending.pop()
         caught = node.body if isinstance(node, ast.Try) and node.handlers else []  # what is raised there decides
@@ -203,7 +206,8 @@ def _has_not(test: ast.AST) -> bool:
 
 
 @functools.cache
-def _tree(filename: str) -> ast.Module:
+def source_tree(filename: str) -> ast.Module:
+    """The parsed source of a file, empty where there is none."""
     try:
         return ast.parse("".join(linecache.getlines(filename)))
     except SyntaxError:
