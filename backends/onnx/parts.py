@@ -7,10 +7,7 @@ off is another computation.
 
 from __future__ import annotations
 
-import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,14 +18,13 @@ from hqc import arithmetic
 from hqc.backends.onnx.pieces import GIVEN, CutModel, pieces_of
 from hqc.backends.onnx.skeleton import Skeleton
 from hqc.backends.onnx.verify import Arrays, OutputComparison, compare_output, output_step, outputs_of_choices, run_model
-from hqc.errors import ExportError
 from hqc.ir import Graph, QuantParams, Value
 
 Array = npt.NDArray[Any]
 See = Callable[[str, Array], None]
 PIECE = 1 << 28
-"""Bytes of values that are computed at a time: all values of a network at 1024 pixels would be more than a machine has. Beyond that the
-reference runs twice, and what it has is held no longer than a part still reads it."""
+"""Bytes of values that are computed at a time: all values of a network at 1024 pixels would be more than a machine has. What the reference
+computed is held no longer than a part still reads it."""
 
 
 @runtime_checkable
@@ -59,150 +55,100 @@ def differing_parts(
     """The values that `model` computes wrongly from the values of `reference` that they depend on, in program order.
 
     `skeleton`: `graph` as emitted, whose tensors are called as the graph's values; `outputs`: its output names. `expected`: the reference's
-    outputs, where they are known already. One run of the model, in pieces where its values are large.
+    outputs, where they are known already. One run of the reference and one of the model, in pieces where its values are large.
     """
     given = _Given(graph, skeleton.model)
-    reference.visit(arrays, given.see)
-    sizes = given.in_program_order()
-    parts = _Parts(given, CutModel(skeleton, sizes), arrays)
-    parts.add(sizes, given.compared)
+    parts = _Parts(given, CutModel(skeleton), arrays)
+    reference.visit(arrays, parts.see)
+    found = parts.finished()
     expected = reference(arrays) if expected is None else expected
     places = {name: index for index, name in enumerate(outputs)}
 
-    def compared_output(name: str, result: Array, _: Array | None) -> OutputComparison:
+    def compared_output(name: str, result: Array) -> OutputComparison:
         key = graph.output_names[places[name]]
         return compare_output(key, result, np.asarray(expected[key]), output_step(graph.outputs[places[name]]))
 
-    parts.add({name: np.asarray(expected[graph.output_names[at]]).nbytes for name, at in places.items()}, compared_output)
-    if given.kept is None:
-        reference.visit(arrays, parts.see)
-    else:
-        for name, array in given.kept.items():
-            parts.take(name, array)
-    return [part for part in parts.finished() if part.fails]
-
-
-Compared = Callable[[str, Array, Array | None], OutputComparison]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """`names`: what is computed in one run, from the values `reads`; `compared`: each beside what the reference has. `needs`: what the
-    reference must have computed before."""
-
-    names: Sequence[str]
-    reads: Sequence[str]
-    compared: Compared
-    needs: frozenset[str]
+    found += parts.computed(
+        {name: np.asarray(expected[graph.output_names[at]]).nbytes for name, at in places.items()}, compared_output
+    )
+    return [part for part in found if part.fails]
 
 
 class _Parts:
-    """The parts of a model, each run as soon as the reference has computed what it reads and what it is compared with."""
+    """The values of a model, each computed from those before it that the reference showed, some at a time."""
 
     def __init__(self, given: _Given, cut: CutModel, arrays: Arrays) -> None:
         self._given, self._cut, self._arrays = given, cut, arrays
-        self._waiting: deque[_Part] = deque()
+        self._readers = cut.readers()
         self._held: dict[str, Array] = {}
-        self._readers: Counter[str] = Counter()  # how many parts still need a value
-        self._missing: set[str] = set()  # what the first of the parts waits for
-        self._found: list[OutputComparison] = []
-
-    def add(self, sizes: Mapping[str, int], compared: Compared) -> None:
-        """Compute the values called in `sizes` (bytes by name), in pieces that are not too large."""
-        for names in pieces_of(sizes, PIECE):
-            reads = self._cut.reads(names)
-            needs = frozenset((*reads, *(name for name in names if name in self._given.sizes)))
-            self._waiting.append(_Part(names, reads, compared, needs))
-            self._readers.update(needs)
+        self._waiting: dict[str, int] = {}  # sizes of the values of the next piece
+        self._found: dict[str, OutputComparison] = {}
 
     def see(self, name: str, array: Array) -> None:
         """The reference has computed a value."""
-        if name in self._readers:
-            held = self._given.held(name, array)
-            if held is not None:
-                self.take(name, held)
-
-    def take(self, name: str, array: Array) -> None:
-        """`see` for an array as the file holds it."""
-        self._held[name] = array
-        self._missing.discard(name)
-        if not self._missing:
-            self._advance()
+        held = self._given.held(name, array)
+        if held is None or name in self._found or name in self._waiting:
+            return
+        if self._waiting and sum(self._waiting.values()) + held.nbytes > PIECE:
+            self._run()
+        self._held[name] = held
+        self._waiting[name] = held.nbytes
 
     def finished(self) -> list[OutputComparison]:
-        """What was found, in program order; `ExportError` where the reference did not compute again what it had computed."""
-        self._advance()
-        if self._waiting:
-            raise ExportError(f"the model computes no {min(self._missing)} in a second run, which it computed in the first")
-        return self._found
+        """What was found, in program order. What the outputs are computed from is still held."""
+        self._run()
+        return [self._found[name] for name in self._given.in_program_order(self._found)]
 
-    def _advance(self) -> None:
-        while self._waiting:
-            part = self._waiting[0]
-            self._missing = set(part.needs - self._held.keys())
-            if self._missing:
-                return
-            self._waiting.popleft()
-            self._found += [part.compared(name, result, self._held.get(name)) for name, result in self._computed(part)]
-            self._readers.subtract(part.needs)
-            for name in part.needs:
-                if not self._readers[name]:
-                    del self._held[name], self._readers[name]
+    def computed(self, sizes: Mapping[str, int], compared: Callable[[str, Array], OutputComparison]) -> list[OutputComparison]:
+        """`compared` of each value called in `sizes` (bytes by name), computed in pieces that are not too large.
 
-    def _computed(self, part: _Part) -> Iterator[tuple[str, Array]]:
-        """What the model computes for a part; those values that hang on a choice are left out, for equals are ordered as each runtime
-        pleases, also on the same operands."""
-        piece = self._cut.piece(part.names)
-        chosen = outputs_of_choices(piece.model)
-        feeds = {info.name: self._arrays[info.name] for info in piece.model.graph.input if info.name in self._arrays}
-        results = run_model(piece, {**feeds, **{GIVEN.format(name): self._held[name] for name in part.reads}})
-        yield from ((name, results.pop(name)) for name in part.names if name not in chosen)
+        Those that hang on a choice are left out, for equals are ordered as each runtime pleases, also on the same operands.
+        """
+        found = []
+        for names in pieces_of(sizes, PIECE):
+            piece, reads = self._cut.piece(names, self._held)
+            chosen = outputs_of_choices(piece.model)
+            feeds = {info.name: self._arrays[info.name] for info in piece.model.graph.input if info.name in self._arrays}
+            results = run_model(piece, {**feeds, **{GIVEN.format(name): self._held[name] for name in reads}})
+            found += [compared(name, results.pop(name)) for name in names if name not in chosen]
+        return found
+
+    def _run(self) -> None:
+        """Compute what waits, and let go of what nothing reads any more."""
+        waiting, self._waiting = self._waiting, {}
+        for part in self.computed(waiting, lambda name, result: self._given.compared(name, result, self._held[name])):
+            self._found[part.name] = part
+        for name in waiting:
+            for unread in self._readers.done(name, self._held):
+                del self._held[unread]
+        for name in waiting:
+            if name in self._held and not self._readers.is_needed(name):
+                del self._held[name]
 
 
 class _Given:
-    """What the reference has of values that the file computes, as the file holds them.
-
-    `sizes`: of each in bytes, as they come. `kept`: the arrays; None once they are more than a piece may have.
-    """
+    """What the reference has of values that the file computes, as the file holds them."""
 
     def __init__(self, graph: Graph, model: onnx.ModelProto) -> None:
         self._elements = {info.name: info.type.tensor_type.elem_type for info in model.graph.value_info}
         computed = {name for node in model.graph.node for name in node.output if name}
         results = [value for node in graph.nodes for value in node.results]
         self._values = {value.name: value for value in results if value.name in computed and value.name in self._elements}
-        self.sizes: dict[str, int] = {}
-        self.kept: dict[str, Array] | None = {}
-        self._total = 0
 
-    def see(self, name: str, array: Array) -> None:
-        """Take note of a value, where the file has it too."""
-        value = self._values.get(name)
-        if value is None or not _fits(value, array):
-            return
-        self.sizes[name] = math.prod(array.shape) * self._dtype(name).itemsize
-        self._total += self.sizes[name]
-        if self._total > PIECE:
-            self.kept = None
-        if self.kept is not None:
-            held = self.held(name, array)
-            assert held is not None, name
-            self.kept[name] = held
-
-    def in_program_order(self) -> dict[str, int]:
-        """`sizes`, by the order of the graph."""
-        return {name: self.sizes[name] for name in self._values if name in self.sizes}
+    def in_program_order(self, names: Collection[str]) -> list[str]:
+        """`names` by the order of the graph."""
+        return [name for name in self._values if name in names]
 
     def held(self, name: str, array: Array) -> Array | None:
-        """A value as the file holds it, in memory of its own; None where that cannot be said."""
-        value = self._values[name]
-        if not _fits(value, array):
+        """A value as the file holds it, in memory of its own; None where the file has none, or that cannot be said."""
+        value = self._values.get(name)
+        if value is None or not _fits(value, array):
             return None
         held = _as_tensor(value, array, self._dtype(name))
         return held.copy() if np.may_share_memory(held, array) else held
 
-    def compared(self, name: str, result: Array, given: Array | None) -> OutputComparison:
+    def compared(self, name: str, result: Array, given: Array) -> OutputComparison:
         """What the file computes for a value beside what it was given."""
-        assert given is not None, name
         value = self._values[name]
         result = _saturated(value, result)  # a file rounds and saturates behind the tensor that has the value's name
         rounded = _as_tensor(value, result, self._dtype(name)) if _fits(value, result) else result

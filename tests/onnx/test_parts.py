@@ -79,6 +79,30 @@ def test_roundings_that_grow_through_a_chaotic_network_are_a_warning(tmp_path: P
     assert any(comparison.fails for comparison in report.comparisons)
 
 
+class Counted(Elsewhere):
+    """Notes how often it is run."""
+
+    def __init__(self, reference: Any) -> None:
+        super().__init__(reference)
+        self.runs = 0
+
+    def _moved(self, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+        self.runs += 1
+        return super()._moved(arrays)
+
+
+@pytest.mark.parametrize("most", [parts.PIECE, 3000, 1])
+def test_a_file_in_doubt_costs_one_more_run_of_what_it_is_compared_with(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PIECE", most)
+    model = compiled(12.0)
+    reference, simulator = map(Counted, model.references)
+    report = export(model.graph, tmp_path / "m.onnx", reference=reference, simulator=simulator)
+    assert any("amplifies rounding" in str(finding) for finding in report.findings)
+    assert (reference.runs, simulator.runs) == (2, 2)
+
+
 @pytest.mark.parametrize("gain", [1.0, 12.0])
 def test_an_output_that_is_off_by_itself_is_refused_however_chaotic_the_network(gain: float, tmp_path: Path) -> None:
     model = compiled(gain)
@@ -171,3 +195,45 @@ def test_what_is_infinite_before_it_is_quantized_ends_where_the_grid_ends(march:
     emission = emit_with_owners(model.graph, flavour="runnable")
     reference = model.references[0]
     assert not differing_parts(model.graph, emission.skeleton, emission.outputs, model.samples[0], reference)
+
+
+class Passed(nn.Module):
+    """Values that are read at once, much later, several times, and by nothing but the outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(6))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        first = y = self.layers[0](x)
+        for layer in self.layers[1:]:
+            y = torch.tanh(layer(y)) + y
+        best, _ = y.flatten(1).max(1)
+        return y * first, first, best
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_no_part_reads_any_more_is_let_go(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held at the end is what the outputs are computed from, and every part was computed from its own operands."""
+    torch.manual_seed(0)
+    data = torch.rand(1, 4, 8, 8) * 2 - 1
+    model = hqc.compile(Passed(), data, march="bayes", calibration_data=[data])
+    emission = emit_with_owners(model.graph, flavour="runnable", opaque=None)
+    held: list[set[str]] = []
+    nodes: list[int] = []
+    run = parts._Parts._run
+
+    def noted(self: parts._Parts) -> None:
+        run(self)
+        held.append(set(self._held))
+
+    def counted(model: Skeleton, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        nodes.append(len(model.model.graph.node))
+        return run_model(model, inputs)
+
+    monkeypatch.setattr(parts, "PIECE", 1)
+    monkeypatch.setattr(parts._Parts, "_run", noted)
+    monkeypatch.setattr(parts, "run_model", counted)
+    assert not differing_parts(model.graph, emission.skeleton, emission.outputs, model.samples[0], model.references[index])
+    assert len(held[-1]) <= 4 and max(map(len, held)) <= 6  # the first, what it is multiplied with, and what is on the way
+    assert max(nodes) < len(emission.model.graph.node) / 3
