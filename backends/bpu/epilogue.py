@@ -58,12 +58,21 @@ def _smallest_reaching(target: int, params: arithmetic.RequantParams, bits: int,
     """Per channel the smallest accumulator in `within` whose result is at least `target` (the upper end if none is)."""
     low = np.full(params.multiplier.shape, within[0], np.int64)
     high = np.full(params.multiplier.shape, within[1], np.int64)
+    guess = np.clip(_first_by_formula(target, params), low, high)
+    tried = [guess, np.maximum(guess - 1, low)]  # where the formula holds the answer lies between these two
     while (low < high).any():
-        middle = (low + high) >> 1
+        middle = tried.pop(0) if tried else (low + high) >> 1
         reached = arithmetic.requantize(middle, params, bits) >= target
-        high = np.where(reached, middle, high)
-        low = np.where(reached, low, np.minimum(middle + 1, high))
+        high = np.where(reached, np.minimum(middle, high), high)
+        low = np.where(reached, low, np.minimum(np.maximum(middle + 1, low), high))
     return high
+
+
+def _first_by_formula(target: int, params: arithmetic.RequantParams) -> npt.NDArray[np.int64]:
+    """The smallest accumulator per channel whose result is at least `target` while nothing saturates (somewhere, where S < p)."""
+    n = np.maximum(params.post_shift - params.pre_shift, 0)
+    half = (1 << n) >> 1 if params.mode == "multiply" else np.int64(0)
+    return np.asarray(-((half - (target << n)) // np.maximum(params.multiplier, 1)) << params.pre_shift)
 
 
 @dataclass(frozen=True)

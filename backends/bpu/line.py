@@ -4,7 +4,8 @@ The 32-bit formula `((q * M) + 2^(n-1)) >> n` of a middle value q is a staircase
 after the product, one after the sum) is a staircase too, and neither ever decreases. So they are equal everywhere between two points
 when they agree at both ends and on either side of every step of the formula; with int8 results that is at most 512 points a
 channel, all of which are tried here at compile time, with the very float32 operations of run time. `M / 2^n` is the slope that
-works nearly always when the line runs half way between the steps' two sides; channels that it fails for try their neighbours.
+works nearly always when the line runs half way between the steps' two sides; channels that it fails for try their neighbours, first
+at the few points that decide most of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hqc.backends.bpu.ranges import Range
 Array = npt.NDArray[Any]
 _SLOPES = sorted(range(-8, 9), key=abs)  # neighbours, in units of the slope's last place
 _OFFSETS = sorted(range(-4, 5), key=abs)  # and of 2^-18, half the last place of results near 128
+_NEAREST = 8  # points on either side of a step that are tried before all others
 _MOST_CHANNELS = 1 << 14  # of a layer with more, as of one that computes weights, the proof takes longer than it saves
 
 
@@ -60,12 +62,32 @@ def find_line(
     middle = 0.5 + (below.min(axis=0) - above.min(axis=0)) * unit / 2
     slope = (multiplier * unit).astype(np.float32)
     offset = middle.astype(np.float32)
-    failing = np.arange(len(multiplier))
-    for delta, shift in product(_SLOPES, _OFFSETS):
+
+    def agree(points: Array, expected: Array, channels: Array) -> npt.NDArray[np.bool_]:
+        found = evaluate(points, slope[channels], offset[channels], results) == expected
+        return np.asarray(found.all(axis=0))
+
+    points, expected = points.astype(np.float32), expected.astype(np.float32)  # as `evaluate` takes them
+    every = np.arange(len(multiplier))
+    failing = every[~agree(points, expected, every)]
+    if not failing.size:
+        return slope, offset
+    near = _nearest_steps(above[:, failing], below[:, failing])
+    few, few_expected = (np.take_along_axis(array[:, failing], near, axis=0) for array in (points, expected))
+    for delta, shift in list(product(_SLOPES, _OFFSETS))[1:]:
         slope[failing] = multiplier[failing] * unit[failing] * (1 + delta * 2.0**-23)
         offset[failing] = middle[failing] + shift * 2.0**-18
-        found = evaluate(points[:, failing], slope[failing], offset[failing], results)
-        failing = failing[(found != expected[:, failing]).any(axis=0)]
-        if not failing.size:
-            return slope, offset
+        agrees = agree(few, few_expected, failing)
+        agrees[agrees] = agree(points[:, failing[agrees]], expected[:, failing[agrees]], failing[agrees])
+        if agrees.any():
+            failing, few, few_expected = failing[~agrees], few[:, ~agrees], few_expected[:, ~agrees]
+            if not failing.size:
+                return slope, offset
     return None
+
+
+def _nearest_steps(above: Array, below: Array) -> npt.NDArray[np.intp]:
+    """Per channel the rows of the points where the formula is nearest to its steps: most lines that fail do there."""
+    count = min(_NEAREST, len(above))
+    sides = [np.argpartition(side, count - 1, axis=0)[:count] + row for side, row in ((above, 0), (below, len(above)))]
+    return np.concatenate(sides)

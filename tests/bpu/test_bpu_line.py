@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hqc import arithmetic
+from hqc.backends.bpu import epilogue as epilogues
 from hqc.backends.bpu.epilogue import Epilogue
 from hqc.backends.bpu.line import evaluate, find_line
 from hqc.backends.bpu.workers import Scratch
@@ -71,3 +74,29 @@ def test_rows_that_are_no_multiple_of_a_run_are_requantized_too(rows):
         out = np.zeros(acc.shape, np.int8)
         epilogue.apply(acc.astype(dtype), out, Scratch())
         np.testing.assert_array_equal(out, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["multiply", "shift"]), st.integers(-128, 128))
+def test_the_smallest_accumulator_that_reaches_a_result_is_found_in_a_few_tries(seed, mode, target):
+    rng = np.random.default_rng(seed)
+    if mode == "shift":
+        rows = np.ones(9, np.int64), np.zeros(9, np.int64), rng.integers(0, 63, 9)
+    else:
+        rows = rng.integers(0, 2**15 + 1, 9), rng.integers(0, 25, 9), rng.integers(0, 46, 9)
+    params = arithmetic.RequantParams(*rows, mode)
+    low, high = np.sort(rng.integers(-REACH, REACH, 2)).tolist()
+    results = arithmetic.requantize(np.arange(low, high + 1)[:, None], params)
+    expected = low + np.minimum((results < target).sum(axis=0), high - low)
+    np.testing.assert_array_equal(epilogues._smallest_reaching(target, params, 8, (low, high)), expected)
+
+
+def test_an_epilogue_asks_the_definition_a_few_times_only(monkeypatch):
+    """Networks of thousands of small layers spent their first simulation in bisections."""
+    asked = []
+    requantize = arithmetic.requantize
+    monkeypatch.setattr(arithmetic, "requantize", lambda *args: asked.append(args) or requantize(*args))
+    params = arithmetic.requant_params(np.random.default_rng(0).uniform(0.01, 0.02, 8))
+    attributes = {"mode": "multiply", "dtype": DType.INT8, "clip_min": -128, "clip_max": 127}
+    Epilogue(params.array, attributes, channels=8, acc_range=(-REACH, REACH))
+    assert len(asked) <= 6
