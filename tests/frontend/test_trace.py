@@ -444,3 +444,15 @@ def test_a_shape_behind_an_attribute_that_forward_replaces_is_known():
     model = ReplacesItsMean()
     torch.testing.assert_close(trace(model, x)(x), ReplacesItsMean()(x))
     assert torch.equal(model.mean, torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_a_tensor_of_unknown_shape_is_a_tensor_and_named_where_its_length_is_asked() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Any) -> Any:
+            found = torch.unique((x * 4).int())
+            if not isinstance(found, torch.Tensor):
+                raise TypeError("another framework's")
+            return x.sum() + len(found)
+
+    with pytest.raises(TraceError, match=r"length of `unique`.*has no shape that is known"):
+        trace(Model(), (torch.rand(8),))

@@ -388,3 +388,31 @@ def test_a_narrow_whose_bounds_are_sizes_is_written(shapes):
         return
     _, found, expected = run_both(narrow_by_sizes, X)
     compare(found, expected, 0)
+
+
+def release_of_parts(x: Any) -> Any:
+    """Reversible blocks let go of what they can compute again; a batch of one makes `contiguous` the chunk itself."""
+    left, right = x.chunk(2, dim=1)
+    left, right = left.contiguous(), right.contiguous()
+    result = torch.cat((left + right, right * 2), dim=1)
+    left.set_()
+    right.set_()
+    x.data.set_()
+    return result + x.sum()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_memory_that_is_let_go_is_no_write(batch: int) -> None:
+    traced, got, expected = run_both(release_of_parts, X[:batch])
+    assert not [node for node in traced.graph.nodes if node.target == "set_"]
+    compare(got, expected, 0)
+
+
+def test_what_is_read_after_it_was_let_go_is_empty() -> None:
+    def function(x: Any) -> Any:
+        y = x.mul(2)
+        y.set_()
+        return y.sum() + x
+
+    _, got, expected = run_both(function, X)
+    compare(got, expected, 0)

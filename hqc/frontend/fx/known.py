@@ -209,7 +209,8 @@ class KnownValues:
         try:
             with self._mode, torch.no_grad(), torch._C._DisableAutocast():
                 for node in pending:
-                    self._values[node] = self._value(node)
+                    if not node._erased:
+                        self._values[node] = self._value(node)
         finally:
             self.paused = False
 

@@ -434,6 +434,8 @@ def traced_len(*args: Any) -> Any:
             return proxy.tracer.create_proxy("call_function", len, (proxy,), {})
         if isinstance(value, (torch.Size, dict)):
             return len(value)
+        if reason := proxy.tracer.known.reasons.get(proxy.node):
+            raise ProxyUse("Python needs the length of", proxy.node, reason)
     return len(*args)
 
 
@@ -445,6 +447,8 @@ def traced_isinstance(*args: Any) -> bool:
     alike, kinds = _of_its_kind(proxy), args[1]
     if alike is not proxy and builtins.isinstance(alike, kinds):
         return True
+    if alike is proxy and proxy.tracer.known.reasons.get(proxy.node) and builtins.isinstance(torch.empty(0), kinds):
+        return not is_size(proxy.node)  # known to be computed, its shape is not: `torch.unique`
     if not builtins.isinstance(proxy, kinds):
         return False
     proxy.tracer.was_asked = True  # whether this is a trace

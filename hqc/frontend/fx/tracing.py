@@ -23,6 +23,7 @@ from hqc.frontend.fx.models import as_traceable, refuse_untraceable
 from hqc.frontend.fx.patches import TRACE_LOCK
 from hqc.frontend.fx.precision import said_of
 from hqc.frontend.fx.proxies import recorded
+from hqc.frontend.fx.released import drop_releases
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree, retrace
 from hqc.frontend.fx.state import unchanged_in_eval
 from hqc.frontend.fx.strides import settle_strides
@@ -186,6 +187,7 @@ def _traced_once(model: nn.Module, tracer: HqcTracer) -> tuple[HqcTracer, fx.Gra
         refuse_odd_keys(graph)
         tracer.state_refusal = kept.refusal(tracer)
         settle_strides(graph, tracer.known)
+        drop_releases(graph)
         write_copies(graph, model)
         functional = functionalize(graph, model, tracer.known, buffer_updates(graph, model).written)
         if any(map(needs_care, tracer.called_paths)):
