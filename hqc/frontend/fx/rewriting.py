@@ -19,6 +19,7 @@ import dis
 import functools
 import linecache
 import os
+import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -152,8 +153,9 @@ class Rewriter:
                 continue
         for name in names_in(code):
             found = function.__globals__.get(name)
-            replaced = self._patches.functions.get(id(found))
-            if replaced is not None and replaced[0] is found:  # imported by name
+            plain = uncompiled(found)
+            replaced = self._patches.functions.get(id(plain))
+            if replaced is not None and replaced[0] is plain:  # imported by name
                 self._patches.item(function.__globals__, name, replaced[1])
                 continue
             if isinstance(found, types.ModuleType) and _is_user_module(found.__name__):
@@ -192,6 +194,17 @@ def _uncached(cached: Any) -> Callable[..., Any]:
         return cached(*args, **kwargs) if find_proxy((args, kwargs)) is None else cached.__wrapped__(*args, **kwargs)
 
     return function
+
+
+def open_compiled_functions(patches: Patches) -> None:
+    """While tracing, functions of `torch.compile` run as what it was given, wherever the model keeps them."""
+    if "torch._dynamo" in sys.modules:
+        patches.context(torch._dynamo.config.patch(error_on_nested_fx_trace=False))
+
+
+def uncompiled(item: Any) -> Any:
+    """What `torch.compile` was given, where `item` is a function that it gave."""
+    return vars(item).get("_torchdynamo_orig_callable", item) if isinstance(item, FunctionType) else item
 
 
 def _unscripted(scripted: Any) -> Callable[..., Any]:

@@ -30,6 +30,7 @@ from hqc.frontend.fx.assumptions import (
 from hqc.frontend.fx.autograd_functions import open_autograd_functions, open_variables
 from hqc.frontend.fx.canvases import Canvases, constant_behind
 from hqc.frontend.fx.complex_numbers import complex_parameter, complex_step
+from hqc.frontend.fx.flex_attention import open_flex_attention
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
 from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_by_hooks
 from hqc.frontend.fx.in_place import first_argument, writes_first_operand
@@ -53,7 +54,7 @@ from hqc.frontend.fx.proxies import (
 from hqc.frontend.fx.recorded_calls import WRAPPED_META, WRITES_META, record_math, record_wrapped_calls
 from hqc.frontend.fx.regions import Regions, called_names
 from hqc.frontend.fx.results import with_opened_objects
-from hqc.frontend.fx.rewriting import MAKER, Rewriter
+from hqc.frontend.fx.rewriting import MAKER, Rewriter, open_compiled_functions
 from hqc.frontend.fx.shape_caches import answer_that_renews
 from hqc.frontend.fx.state import remembered
 from hqc.frontend.fx.tensor_types import call_of_new, maker_of
@@ -169,6 +170,8 @@ class HqcTracer(fx.Tracer):
             with TRACE_LOCK, Patches() as patches, self._functional_methods():
                 record_factories(patches)
                 open_packed_sequences(patches, functools.partial(user_source, self._stop))
+                open_compiled_functions(patches)
+                open_flex_attention(patches, functools.partial(user_source, self._stop))
                 self._rewriter = Rewriter(patches, {**BUILTINS, MAKER: maker_of, **called_names(self.regions)})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
