@@ -85,7 +85,8 @@ def open_flex_attention(patches: Patches, where: Callable[[], str]) -> None:
 
 def _sizes(tensor: Any, where: Callable[[], str]) -> tuple[int, ...]:
     """The shape; the proxies of one are asked for their values."""
-    value = tensor.tracer.known.of(tensor.node) if isinstance(tensor, fx.Proxy) else tensor
+    tracer: Any = tensor.tracer if isinstance(tensor, fx.Proxy) else None
+    value = tensor if tracer is None else tracer.known.of(tensor.node)
     if not isinstance(value, torch.Tensor):
         raise TraceError(f"{where()}: flex_attention needs the sizes of its inputs; give example_inputs")
     return tuple(value.shape)
