@@ -19,6 +19,7 @@ from hqc.errors import TraceError
 from hqc.frontend.fx import spectra
 from hqc.frontend.fx.locations import user_source
 from hqc.frontend.fx.proxies import RecordingProxy, find_proxy
+from hqc.structures import leaves
 
 _ON_BOTH = frozenset((
     "reshape", "view", "permute", "transpose", "swapaxes", "unsqueeze", "squeeze", "flatten", "unflatten", "contiguous", "clone",
@@ -105,6 +106,15 @@ def _refused(tracer: Any, what: str) -> TraceError:
         f"{line + ': ' if line else ''}{what} has no real form that hqc knows, and neither a BPU nor opset 11 has complex numbers; compute "
         "with real and imaginary parts, or run this step outside of the model"
     )
+
+
+def refuse_complex_results(result: Any) -> None:
+    """`TraceError` where forward returns complex tensors, which no file and no simulated program can hold."""
+    if any(isinstance(leaf, ComplexProxy) for leaf in leaves(result)):
+        raise TraceError(
+            "forward returns a complex tensor, and neither a BPU nor opset 11 has complex numbers; return its parts "
+            "(torch.view_as_real(x), or x.real and x.imag)"
+        )
 
 
 def complex_step(tracer: Any, target: Any, args: Any, kwargs: Any) -> Any:

@@ -29,7 +29,7 @@ from hqc.frontend.fx.assumptions import (
 )
 from hqc.frontend.fx.autograd_functions import open_autograd_functions, open_variables
 from hqc.frontend.fx.canvases import Canvases, constant_behind
-from hqc.frontend.fx.complex_numbers import complex_parameter, complex_step
+from hqc.frontend.fx.complex_numbers import complex_parameter, complex_step, refuse_complex_results
 from hqc.frontend.fx.flex_attention import open_flex_attention
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
 from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_by_hooks
@@ -181,6 +181,7 @@ class HqcTracer(fx.Tracer):
                 self._entering(self)
                 returned = inspect.get_annotations(inspect.unwrap(forward)).get("return")
                 result = with_opened_objects(function(*args), self._is_traced_tensor)
+                refuse_complex_results(result)
                 self.create_node("output", "output", (self.create_arg(result),), {}, type_expr=returned)
             for node in self.asserted:
                 _erase_unread(self.graph, node)
