@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from hqc.errors import PassError, PlanError, SupportError
-from hqc.ir import Device, Graph, Node, Trait
+from hqc.ir import Device, Graph, Node, Trait, get_op
 from hqc.march.rules import check_node
 from hqc.passes.base import Pass, PassContext, PassResult
+from hqc.passes.node_facts import is_quantize
 from hqc.passes.plan import Placement, Plan
 from hqc.passes.registry import register_pass
 
@@ -45,9 +47,9 @@ class ApplyPlan(Pass):
 
 
 def _match(graph: Graph, plan: Plan) -> dict[Node, Placement]:
-    """The placement of every node that is not a boundary; `PassError` lists the nodes without exactly one device."""
+    """The placement of every node that is not a boundary; `PlanError` lists the nodes without exactly one device."""
     found: dict[Node, Placement] = {}
-    unknown: list[str] = []
+    unknown: dict[Node, str] = {}
     for node in graph.nodes:
         if node.op.has(Trait.BOUNDARY):
             continue
@@ -57,18 +59,47 @@ def _match(graph: Graph, plan: Plan) -> dict[Node, Placement]:
             found[node] = placements[-1]
         elif devices:
             places = ", ".join(f"{name} on {device.value}" for name, device in plan.devices.items() if name in node.origin)
-            unknown.append(f"{node.label} joins operations planned apart ({places})")
+            unknown[node] = f"{node.label} joins operations planned apart ({places})"
         else:
-            unknown.append(node.label)
+            unknown[node] = node.label
+    moves = [node for node in unknown if node.op.has(Trait.LAYOUT_ONLY) and not plan.lookup(node.origin or (node.name,))]
+    for node in (*moves, *reversed(moves)):
+        beside = _beside(node, found)
+        if beside is not None:
+            found[node] = beside
+            unknown.pop(node, None)
     if unknown:
-        raise PlanError(f"it does not place {_shorten(unknown)}")
+        raise PlanError(f"it does not place {_shorten(list(unknown.values()))}")
     return found
 
 
+def _beside(move: Node, found: Mapping[Node, Placement]) -> Placement | None:
+    """Where an operation that only moves its operand runs: on the BPU where it stands between operations there.
+
+    Moves come and go with the sizes: with a batch of one there is nothing to do for `x.reshape(1, -1, h, w)`, with two there is, and
+    `x.squeeze()` is the other way round. They keep numbers and grid, so that no observer and no other node depends on them.
+    """
+    devices = {found[each].device for each in (*move.producers, *_readers(move)) if each in found}
+    if any(map(is_quantize, move.producers)):
+        devices = {Device.BPU.value}
+    if not devices:
+        return None
+    device = Device.BPU if devices == {Device.BPU.value} else Device.CPU
+    return Placement((move.name,), device.value, move.op.name)
+
+
+def _readers(node: Node) -> Iterator[Node]:
+    """What reads the results of `node`, behind boundaries at most."""
+    for result in node.results:
+        for user in result.users:
+            yield from _readers(user) if user.op.has(Trait.BOUNDARY) else (user,)
+
+
 def _check_vanished(graph: Graph, plan: Plan) -> None:
-    """A planned operation none of whose FX nodes is left was removed from the model after prepare."""
+    """A planned operation none of whose FX nodes is left was removed from the model after prepare, if it did more than move its operand."""
     present = {name for node in graph.nodes for name in (node.origin or (node.name,))}
-    gone = [placement.names[-1] for placement in plan.placements if present.isdisjoint(placement.names)]
+    planned = [each for each in plan.placements if not get_op(each.op).has(Trait.LAYOUT_ONLY)]
+    gone = [placement.names[-1] for placement in planned if present.isdisjoint(placement.names)]
     if gone:
         raise PlanError(f"it places {_shorten(gone)}, which the model no longer has")
 
