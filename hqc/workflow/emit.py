@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, check_assumption
+from hqc.frontend.fx.assumptions import ASSUMPTIONS_META, Assumption, assumption, check_assumption, depends_on_sizes
 from hqc.frontend.fx.calls import with_zeros, written_out_of_place
 from hqc.frontend.fx.equals import in_definite_order
 from hqc.frontend.fx.in_place import FIRST_OPERANDS, writes_first_operand
-from hqc.frontend.fx.locations import MODULE_META, ORIGIN_META
+from hqc.frontend.fx.locations import MODULE_META, ORIGIN_META, SOURCE_META
 from hqc.frontend.fx.lowered import LoweredModel
 from hqc.frontend.fx.proxies import IN_PLACE_META
 from hqc.frontend.fx.training import training_argument
@@ -112,6 +112,20 @@ class _Emitter:
         self.weights = WeightedCalls(self)
         self.composites: set[str] = set()  # calls that are written step by step
         self._find_observed({id(group.node) for group in groups})
+        for size in dict.fromkeys(size for group in groups for size in self._sizes_in(group)):
+            source = str(size.meta.get(SOURCE_META, ""))
+            self.assumptions.setdefault(size.name, []).append(assumption(size, self.numbers[size.name], False, source))
+
+    def _sizes_in(self, group: LayerGroup) -> list[fx.Node]:
+        """The sizes that the weight of a layer takes in (`conv(x) / x.shape[0]`): it is right for these alone."""
+        folded = [member for member in group.members if member is not group.conv]
+        factors = [arg for member in folded for arg in member.all_input_nodes if not self.values.holds_tensor(arg)]
+        numbers = [
+            node
+            for factor in factors
+            for node in reached(factor, lambda node: () if node.name in self.numbers else node.all_input_nodes)
+        ]
+        return [node for node in numbers if node.name in self.numbers and depends_on_sizes(node)]
 
     def run(self) -> fx.Graph:
         plain_calls: list[fx.Node] = []

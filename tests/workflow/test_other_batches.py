@@ -43,11 +43,12 @@ ENDINGS: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "chunks": lambda net, y: net.second(torch.cat(y.chunk(y.shape[0], 0), 0)),
     "squeezed": lambda net, y: net.second(y).squeeze(),
     "a share of the batch": lambda net, y: net.second(y / y.shape[0]),
+    "a share of the activated": lambda net, y: net.second(y.relu() * (1 / y.shape[0])),
     "as channels": lambda net, y: F.interpolate(net.second(y).view(1, -1, 4, 4), scale_factor=2).view(y.shape[0], 8, 8, 8),
 }
-COUNTED = {"stacked", "listed"}
-"""Whose code goes by the number of samples: right for the batch that they were compiled for alone."""
-NOTHING_FOR_ONE = {"a share of the batch"}
+COUNTED = {"stacked", "listed", "a share of the batch"}
+"""Whose code goes by the number of samples, or whose weights take it in: right for the batch that they were compiled for alone."""
+NOTHING_FOR_ONE = {"a share of the activated"}
 """In which an operation that computes has nothing to do for a batch of one, so that it was not planned."""
 
 
