@@ -35,6 +35,11 @@ def check(graph: Graph, *, stage: str | None = None, march: MarchFacts | None = 
     return violations
 
 
+def verify_structure(graph: Graph) -> None:
+    """`VerificationError` when operands, uses, names or order do not agree: what a graph may break that prints as it did."""
+    _refuse(graph, [found for rule in RULES if rule.name in STRUCTURE for found in rule.violations(graph, None)], graph.stage)
+
+
 def verify_constants(graph: Graph) -> None:
     """`VerificationError` for constants of an integer graph that the arithmetic has no meaning for, whatever else is wrong with it."""
     names = {"requant-rows", "integer-constants"}
