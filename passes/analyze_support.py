@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import hqc.passes.divisor_lengths  # noqa: F401  # registers its rules
 from hqc.errors import OverrideError, SupportError
 from hqc.ir import STAGES, Device, Graph, Node, Reason, Support
 from hqc.march.rules import ADVISED, Checker

@@ -37,21 +37,23 @@ Concerns = Callable[[OpDef, MarchSpec], bool]
 
 @dataclass(frozen=True)
 class ContextRule:
-    """`statement`: the rule in one sentence. `concerns`: whether it can say anything about an op on a march."""
+    """`statement`: the rule in one sentence. `concerns`: whether it can say anything about an op on a march. `through`: whether it looks at
+    what is behind an op, too: the readers of readers."""
 
     statement: str
     concerns: Concerns
     check: Rule
+    through: Callable[[OpDef], bool]
 
 
 RULES: list[ContextRule] = []
 
 
-def context_rule(concerns: Concerns) -> Callable[[Rule], Rule]:
+def context_rule(concerns: Concerns, *, through: Callable[[OpDef], bool] = lambda op: False) -> Callable[[Rule], Rule]:
     """Register a rule; its docstring is the statement in documentation."""
 
     def register(rule: Rule) -> Rule:
-        RULES.append(ContextRule(" ".join((rule.__doc__ or "").split()), concerns, rule))
+        RULES.append(ContextRule(" ".join((rule.__doc__ or "").split()), concerns, rule, through))
         return rule
 
     return register
@@ -86,6 +88,7 @@ class Placement:
         self._groups: dict[str, list[Node]] = {}
         self._left: dict[str, Node | None] = {}  # of each group the first node that is not on the BPU
         self._rules: dict[OpDef, list[Rule]] = {}
+        self._through: dict[OpDef, bool] = {}
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -149,7 +152,7 @@ class Placement:
             if reason is None:
                 continue
             self.support[node] = Support(False, (reason,))
-            affected = deque(self._affected(node))
+            affected, seen = deque(self._affected(node)), set[Node]()
             for name in node.origin:
                 if name in self._groups:
                     self._left[name] = min(self._left.get(name) or node, node, key=_order)
@@ -158,8 +161,16 @@ class Placement:
                 if neighbour in self.support and neighbour not in queued:
                     waiting.append(neighbour)
                     queued.add(neighbour)
-                    if _moves_data(neighbour):  # what it reads may have been held through it
-                        affected.extend(neighbour.producers)
+                if neighbour in self.support and neighbour not in seen and self._looked_through(neighbour.op):
+                    seen.add(neighbour)
+                    affected.extend(neighbour.producers)  # rules about them may have asked who is behind it
+
+    def _looked_through(self, op: OpDef) -> bool:
+        known = self._through.get(op)
+        if known is None:
+            moves_data = op.has(Trait.PASSIVE) or op.has(Trait.SAME_SCALE)
+            known = self._through[op] = moves_data or any(rule.through(op) for rule in RULES)
+        return known
 
     def overridden(self) -> Iterable[tuple[Node, Reason]]:
         """The nodes that only a request keeps on the BPU, with the reasons that they would have to leave it."""
@@ -205,10 +216,6 @@ def _steps_behind(layer: Node) -> Iterable[Node]:
 
 def _order(node: Node) -> int:
     return node.order
-
-
-def _moves_data(node: Node) -> bool:
-    return node.op.has(Trait.PASSIVE) or node.op.has(Trait.SAME_SCALE)
 
 
 def _is_asked(node: Node) -> bool:

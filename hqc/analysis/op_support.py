@@ -9,6 +9,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+import hqc.passes.divisor_lengths  # noqa: F401  # registers its rules
 from hqc.errors import InputError
 from hqc.ir import all_ops
 from hqc.march import all_specs, get_spec

@@ -20,6 +20,7 @@ from hqc.nn.qat.conv import Conv1d, Conv2d
 from hqc.nn.qat.conv_transpose import ConvTranspose2d
 from hqc.nn.qat.layer import QATLayer, ResidualCalls
 from hqc.nn.qat.linear import Linear
+from hqc.nn.qat.steep import SteepOperand
 from hqc.nn.qat.stubs import QuantStub as QATQuantStub
 from hqc.nn.qat.weights import BiasFakeQuantize, FoldedWeightFakeQuantize
 from hqc.nn.quantized.float_functional import FloatFunctional
@@ -124,6 +125,12 @@ def float_weight(ctx: LoweringContext, module: nn.Module, weight: Operand, *stat
 def off_grid(ctx: LoweringContext, module: OffGridFakeQuantize, y: Value) -> Value:
     """Nothing: the op before keeps its operand's scale, and its kernel rounds."""
     return y
+
+
+@lower_module(SteepOperand)
+def steep_operand(ctx: LoweringContext, module: SteepOperand, x: Value) -> Value:
+    """Nothing: it changes gradients."""
+    return x
 
 
 @lower_module(GainPool)

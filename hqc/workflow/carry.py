@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from hqc.nn.qat.kept_batch_norm import KeptBatchNorm
 from hqc.nn.qat.layer import QATLayer
 from hqc.workflow.prepared import ObservedGraphModule
-from hqc.workflow.states import reset_weight_scales, take_over_scales
+from hqc.workflow.states import part_of_state, reset_weight_scales, take_over_scales
 
 
 def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None:
@@ -15,14 +15,14 @@ def carry_over(source: ObservedGraphModule, target: ObservedGraphModule) -> None
 
     `CalibrationError` when a carried activation fake quant was never calibrated.
     """
-    state = {key: value for key, value in source.state_dict().items() if "fake_quant" not in key and "post_process" not in key}
+    whole = source.state_dict()
+    state = {key: value for key, value in whole.items() if "fake_quant" not in key and "post_process" not in key}
     for name, layer in source.named_modules():
         if isinstance(layer, QATLayer):
             _fit_batch_norm(state, name, layer, target)
     own = target.state_dict()
-    target.load_state_dict(
-        {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}, strict=False
-    )
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    target.load_state_dict(part_of_state(whole, fitting), strict=False)
     take_over_scales(source, target)
     reset_weight_scales(target)
 

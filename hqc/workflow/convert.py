@@ -24,6 +24,7 @@ from hqc.workflow.prepared import USER_CLASS, GraphModuleWithAttr, ObservedGraph
 from hqc.workflow.quantized_tree import quantized_tree
 from hqc.workflow.runner import Runner, as_tensors, restore
 from hqc.workflow.saving import saved_model
+from hqc.workflow.states import part_of_state
 from hqc.workflow.traced import packed, simulate
 
 
@@ -51,7 +52,10 @@ class QuantizedGraphModule(GraphModuleWithAttr, nn.Module):
     # --- state: that of the model that was converted, scales included ----------------------------------------------------------
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        destination.update(self._runner.prepared.state_dict(prefix=prefix, keep_vars=keep_vars))
+        own: Any = self._runner.prepared.state_dict(prefix=prefix, keep_vars=keep_vars)
+        destination.update(own)
+        if hasattr(destination, "_metadata"):
+            destination._metadata.update(own._metadata)
 
     def _load_from_state_dict(
         self,
@@ -67,7 +71,7 @@ class QuantizedGraphModule(GraphModuleWithAttr, nn.Module):
         own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         prepared = self._runner.prepared
         try:
-            found = prepared.load_state_dict(own, strict=False)
+            found = prepared.load_state_dict(part_of_state(state_dict, own, prefix), strict=False)
         except RuntimeError as error:
             error_msgs.extend(str(error).splitlines()[1:])
             return

@@ -22,6 +22,7 @@ from hqc.workflow.model_copy import copy_model
 from hqc.workflow.options import CompileOptions
 from hqc.workflow.planning import given_model
 from hqc.workflow.prepared import USER_CLASS, ObservedGraphModule, become, user_class_of, with_methods
+from hqc.workflow.states import part_of_state
 
 logger = logging.getLogger("hqc")
 
@@ -70,7 +71,7 @@ class DeferredModel(Stateful):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Remembered, and done when the model is planned; a state that does not fit is refused then."""
         del assign
-        self._waiting.loads.append((dict(state_dict), strict))
+        self._waiting.loads.append((part_of_state(state_dict, state_dict), strict))
         return nn.modules.module._IncompatibleKeys([], [])
 
 

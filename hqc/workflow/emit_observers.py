@@ -12,10 +12,10 @@ from hqc.errors import QConfigError
 from hqc.ir import Device, Node, QuantParams, Trait, Value, get_op
 from hqc.march.spec import MarchSpec
 from hqc.nn import DeQuantStub
-from hqc.nn.qat.steep import SteepDeQuantStub
+from hqc.nn.qat.steep import SteepDeQuantStub, SteepOperand
+from hqc.passes.own_lengths import grids_behind, meets_singular, own_length, source_of
 from hqc.quantization.fake_quantize import FakeQuantizeBase, make_fake_quant
 from hqc.workflow.activation_configs import ActivationConfigs
-from hqc.workflow.own_lengths import meets_singular, own_length, source_of
 
 SCALES_META = "hqc_scales"
 """Key in `graph_module.meta` of the `QuantParams` that a quantized file brings for its values, by name."""
@@ -90,6 +90,20 @@ class Observers:
         if length is None:
             return DeQuantStub()
         return SteepDeQuantStub(source, get_op("lp_normalize"), {"axes": length.axes, "eps": length.least})
+
+    def steep_operand(self, reader: Node, operand: Value) -> SteepOperand | None:
+        """What bounds how steep `reader`, a standardization on the CPU, is in `operand`, which the CPU has made of values on grids."""
+        if reader.device is not Device.CPU or not reader.inputs:
+            return None
+        op, attributes = reader.op, dict(reader.attributes)
+        if op.vectors is None or reader.inputs[0] is not operand:
+            length = own_length(reader, operand)
+            if length is None:
+                return None
+            op, attributes = get_op("lp_normalize"), {"axes": length.axes, "eps": length.least}
+        sources = [self.behind(value) for value in grids_behind(operand)]
+        known = [source for source in dict.fromkeys(sources) if source is not None]
+        return SteepOperand(known, op, attributes) if known else None
 
     def behind(self, value: Value) -> FakeQuantizeBase | None:
         """The fake quant that gives `value` its scale: its own, or that of what scale-keeping nodes made it from."""

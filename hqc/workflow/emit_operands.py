@@ -63,11 +63,19 @@ class Operands:
             return emitter.quantized[value.name]
         waiting = self._boundaries.get(value.name)
         if not waiting:
-            return plain
+            return self._bounded(value, plain)
         boundary = waiting.pop(0) if len(waiting) > 1 else waiting[0]
         if boundary.op.name == "quantize":
             return emitter.quantized[value.name]
         return self._dequantized(boundary, plain)
+
+    def _bounded(self, value: Value, plain: fx.Node) -> fx.Node:
+        """`plain`, behind what bounds how steep the reader is where it standardizes what the CPU has made of values on grids."""
+        emitter, nodes = self._emitter, self._emitter.values.nodes_of(self._reader)
+        module = emitter.observers.steep_operand(nodes[0], value) if emitter.trains and len(nodes) == 1 else None
+        if module is None:
+            return plain
+        return emitter.insert(f"{self._reader.name}_steep_operand", module, (plain,), self._reader)
 
     def _dequantized(self, boundary: Node, plain: fx.Node) -> fx.Node:
         emitter = self._emitter

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hqc.errors import InputError, ShapeError, SupportError
 from hqc.frontend.fx.copying import deep_copy
 from hqc.ir import Graph, Trait
+from hqc.nn.qat.steep import SteepDeQuantStub, SteepOperand
 from hqc.nn.qat.weights import BiasFakeQuantize, FoldedWeightFakeQuantize
 from hqc.quantization.fake_quantize import FakeQuantizeBase, fake_quants, scale_groups_of
 from hqc.quantization.off_grid import OffGridFakeQuantize
@@ -22,7 +23,7 @@ from hqc.workflow.arguments import from_meta, to_meta
 from hqc.workflow.planning import PlannedModel, plan_model
 from hqc.workflow.prepared import ObservedGraphModule, Preparation
 
-_FOLLOWERS = (OffGridFakeQuantize, BiasFakeQuantize, FoldedWeightFakeQuantize)
+_FOLLOWERS = (OffGridFakeQuantize, BiasFakeQuantize, FoldedWeightFakeQuantize, SteepDeQuantStub, SteepOperand)
 """Modules that refer to a module with a place of its own in the tree; they are always taken from the new tree."""
 
 
@@ -153,7 +154,7 @@ class _Merger:
         """Let a module that refers to another one refer to the one that was kept."""
         referred = module.__dict__.get("_source") if isinstance(module, _FOLLOWERS) else None
         if referred is not None:
-            referred[0] = self._kept.get(id(referred[0]), referred[0])
+            referred[:] = [self._kept.get(id(each), each) for each in referred]
 
 
 def _same_kind(old: nn.Module, new: nn.Module) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,18 @@ from hqc.quantization.fake_quantize import REACH, FakeQuantizeBase
 
 _PART = "activation_post_process"
 _SWITCH = "fake_quant_enabled"
+
+
+def part_of_state(state: Mapping[str, Any], own: Mapping[str, Any], prefix: str = "") -> OrderedDict[str, Any]:
+    """`own`, what is taken of the entries of a state dict, with the versions that `state` says its modules were saved with.
+
+    Modules read old entries by them, and some refuse a state dict without. `prefix`: of `state`'s paths, which `own` does not have.
+    """
+    result = OrderedDict(own)
+    versions: Mapping[str, Any] = getattr(state, "_metadata", {})
+    kept = {path.removeprefix(prefix): version for path, version in versions.items() if f"{path}.".startswith(prefix)}
+    result._metadata = kept  # type: ignore[attr-defined]
+    return result
 
 
 def canonical(path: str) -> str:

@@ -49,8 +49,8 @@ def quantize(node: Node, context: KernelContext) -> Run:
                 np.divide(source[where], scale, out=ratio)
             if np.isnan(ratio.min()):  # a minimum over NaN is NaN
                 raise QuantizationError(
-                    f"{node.label}: cannot quantize NaN in {operand(node, 0).name}; find the operation that produced it (0 / 0 comes of an "
-                    "eps that a grid rounds to 0: let the operations around it run on the CPU, with hybrid_dict)"
+                    f"{node.label}: cannot quantize NaN in {operand(node, 0).name}; find the operation that produced it (0 / 0 comes of a "
+                    "divisor that a grid rounds to 0: add an eps to it, and let the operations around it run on the CPU, with hybrid_dict)"
                 )
             if rounding == "half_even":
                 np.rint(ratio, out=ratio)

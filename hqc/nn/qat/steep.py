@@ -8,11 +8,11 @@ that of an eps of half a step. A larger eps is what the user asked for and stays
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hqc.ir import OpDef
 from hqc.nn.stubs import DeQuantStub
@@ -20,11 +20,41 @@ from hqc.quantization.exporting import exporting
 from hqc.quantization.fake_quantize import FakeQuantizeBase
 
 
-class SteepDeQuantStub(DeQuantStub):
+class _Steep:
+    """The bound itself. `_source`: the fake quants whose grids the values come from, which have their place in the module tree already."""
+
+    _source: list[FakeQuantizeBase]
+    _op: OpDef
+    _attributes: dict[str, Any]
+
+    def _bounded(self, x: Tensor) -> Tensor:
+        quantizes = any(source.quantizes for source in self._source)
+        if exporting() or not (quantizes and x.requires_grad and torch.is_grad_enabled()):
+            return x
+        result = x.view_as(x)  # other readers of the value keep their own gradients
+        share = self._share(x.detach())
+        result.register_hook(lambda gradient: gradient * share.to(gradient.dtype))  # type: ignore[no-untyped-call]
+        return result
+
+    def _share(self, x: Tensor) -> Tensor:
+        """How much of the gradient stays, for every element of `x`."""
+        assert self._op.vectors is not None
+        vectors = self._op.vectors(tuple(x.shape), self._attributes)
+        steps = [source.calculate_qparams()[0].detach().max() for source in self._source if source.calibrated]
+        half_step = torch.stack([step.to(x.device) for step in steps]).max() / 2
+        rows = x.reshape(vectors.shape)
+        without = rows.amin(vectors.axes, keepdim=True) == rows.amax(vectors.axes, keepdim=True)
+        if not vectors.centred:
+            without &= rows.amax(vectors.axes, keepdim=True) == 0
+        share = torch.where(without, (vectors.least / half_step).clamp(max=1.0), 1.0)
+        return share.expand(rows.shape).reshape(x.shape)
+
+
+class SteepDeQuantStub(_Steep, DeQuantStub):
     """A DeQuantStub that bounds the gradient of the standardization behind it.
 
-    `source`: the fake quant whose grid the values are on, which has its place in the module tree already. `op`, `attributes`: the
-    standardization, which has `vectors`. forward: the values themselves.
+    `source`: the fake quant whose grid the values are on. `op`, `attributes`: the standardization, which has `vectors`. forward: the
+    values themselves.
     """
 
     def __init__(self, source: FakeQuantizeBase, op: OpDef, attributes: Mapping[str, Any]) -> None:
@@ -36,21 +66,21 @@ class SteepDeQuantStub(DeQuantStub):
         return DeQuantStub.__name__
 
     def _passed_on(self, x: Tensor) -> Tensor:
-        if exporting() or not (self._source[0].quantizes and x.requires_grad and torch.is_grad_enabled()):
-            return x
-        result = x.view_as(x)  # other readers of the value keep their own gradients
-        share = self._share(x.detach())
-        result.register_hook(lambda gradient: gradient * share.to(gradient.dtype))  # type: ignore[no-untyped-call]
-        return result
+        return self._bounded(x)
 
-    def _share(self, x: Tensor) -> Tensor:
-        """How much of the gradient stays, for every element of `x`."""
-        assert self._op.vectors is not None
-        vectors = self._op.vectors(tuple(x.shape), self._attributes)
-        half_step = self._source[0].calculate_qparams()[0].detach().max() / 2
-        rows = x.reshape(vectors.shape)
-        without = rows.amin(vectors.axes, keepdim=True) == rows.amax(vectors.axes, keepdim=True)
-        if not vectors.centred:
-            without &= rows.amax(vectors.axes, keepdim=True) == 0
-        share = torch.where(without, (vectors.least / half_step).clamp(max=1.0), 1.0)
-        return share.expand(rows.shape).reshape(x.shape)
+
+class SteepOperand(_Steep, nn.Module):
+    """The same for a standardization of what the CPU has made of values on grids: moved, scaled, added, taken their mean off.
+
+    `sources`: the fake quants of those values; the coarsest grid decides. forward: any tensor -> itself.
+    """
+
+    _hqc_leaf = True
+
+    def __init__(self, sources: Iterable[FakeQuantizeBase], op: OpDef, attributes: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._source = list(sources)
+        self._op, self._attributes = op, dict(attributes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._bounded(x)

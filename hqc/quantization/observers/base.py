@@ -119,8 +119,8 @@ class ObserverBase(WithArgs, nn.Module):
 
     def _not_finite(self) -> CalibrationError:
         return CalibrationError(
-            f"{self.what} contains NaN or infinity, so no range fits it; look at the operation that produces it (0 / 0 comes of an eps "
-            "that a grid rounds to 0: let the operations around it run on the CPU, with hybrid_dict) and at the "
+            f"{self.what} contains NaN or infinity, so no range fits it; look at the operation that produces it (0 / 0 comes of a divisor "
+            "that a grid rounds to 0: add an eps to it, and let the operations around it run on the CPU, with hybrid_dict) and at the "
             "input data"
         )
 

@@ -35,8 +35,8 @@ def quantize(node: Node, context: NativeContext, products: list[str]) -> NativeS
 
     def complaint() -> Exception:
         return QuantizationError(
-            f"{node.label}: cannot quantize NaN in {x.name}; find the operation that produced it (0 / 0 comes of an "
-            "eps that a grid rounds to 0: let the operations around it run on the CPU, with hybrid_dict)"
+            f"{node.label}: cannot quantize NaN in {x.name}; find the operation that produced it (0 / 0 comes of a "
+            "divisor that a grid rounds to 0: add an eps to it, and let the operations around it run on the CPU, with hybrid_dict)"
         )
 
     dtype = node.result.type.dtype

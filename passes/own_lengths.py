@@ -1,4 +1,5 @@
-"""Quotients of vectors and their own lengths, spelled out: `x / (x.norm() + eps)`, `x * rsqrt(x.square().mean() + eps)` and their kin.
+"""Quotients of vectors and their own lengths, spelled out: `x / (x.norm() + eps)`, `x * rsqrt(x.square().mean() + eps)`,
+`(x - x.mean()) / (x.std() + eps)` and their kin.
 
 They are as steep at a vector without length as the operations that standardize (`hqc.nn.qat.steep`), and a grid meets it as often.
 """
@@ -16,6 +17,7 @@ from hqc.structures import reached
 
 _NORMS = (get_op("reduce_l1"), get_op("reduce_l2"))
 _SQUARES, _ROOT, _INVERSE_ROOT, _POWER = (get_op(name) for name in ("reduce_sum_square", "sqrt", "rsqrt", "pow_scalar"))
+_NEARBY = 64
 _SPREADS = (layout.expand, layout.reshape)
 
 
@@ -62,7 +64,7 @@ def _length(value: Value, x: Value) -> OwnLength | None:
         return None
     first = node.inputs[0]
     if node.op in (*_NORMS, _SQUARES):
-        return _reduced(node, x) if source_of(first) is x else None
+        return _reduced(node, x) if _is_like(first, x) else None
     if node.op in (reduction.sum_, reduction.mean):
         return _reduced(node, x) if _is_square(first, x) else None
     if node.op in _SPREADS:
@@ -77,6 +79,8 @@ def _length(value: Value, x: Value) -> OwnLength | None:
         inner = None if rest is None or number < 0 else _length(rest, x)
         if inner is not None and node.op is elementwise.add:
             return OwnLength(inner.axes, inner.least + number)
+        if inner is not None and node.op is elementwise.mul and number > 0:
+            return OwnLength(inner.axes, inner.least * number)
         if inner is not None and node.op is elementwise.maximum:
             return OwnLength(inner.axes, max(inner.least, number))
     return None
@@ -100,7 +104,43 @@ def _is_square(value: Value, x: Value) -> bool:
     if node is None:
         return False
     squares = node.op is elementwise.mul or (node.op is _POWER and node.attributes["exponent"] == 2.0)
-    return squares and all(each is not None and source_of(each) is x for each in node.inputs)
+    return squares and all(each is not None and _is_like(each, x) for each in node.inputs)
+
+
+def _is_like(value: Value, x: Value) -> bool:
+    """Whether `value` is 0 wherever the vectors `x` are: `x` itself, its distance from its mean, or what that is for both."""
+    own, other = source_of(value), _from_mean(x)
+    return own is x or _from_mean(own) in (x, other or x)
+
+
+def _from_mean(value: Value) -> Value | None:
+    """What `value` is the distance from its own mean of."""
+    node = value.producer
+    if node is None or node.op is not elementwise.sub or node.inputs[0] is None or node.inputs[1] is None:
+        return None
+    x, average = source_of(node.inputs[0]), source_of(node.inputs[1]).producer
+    while average is not None and average.op in _SPREADS:
+        average = source_of(average.operands[0]).producer
+    return x if average is not None and average.op is reduction.mean and source_of(average.operands[0]) is x else None
+
+
+def grids_behind(value: Value) -> list[Value]:
+    """The values on grids that the CPU makes `value` of, element by element or by moving elements, as far as that can be seen nearby."""
+    found: list[Value] = []
+    waiting, seen = [value], {value.name}
+    while waiting and len(seen) < _NEARBY:
+        node = waiting.pop().producer
+        if node is None:
+            continue
+        if node.op.has(Trait.BOUNDARY):
+            found += node.operands if node.device is Device.CPU and node.op.name == "dequantize" else []
+        elif node.device is Device.CPU and any(
+            map(node.op.has, (Trait.ELEMENTWISE, Trait.LAYOUT_ONLY, Trait.PASS_THROUGH, Trait.AVERAGE))
+        ):
+            fresh = [operand for operand in node.operands if operand.name not in seen]
+            seen.update(operand.name for operand in fresh)
+            waiting += fresh
+    return found
 
 
 def meets_singular(value: Value) -> bool:
