@@ -8,6 +8,7 @@ import torch
 from lowering_harness import Function, compare, run_graph
 from torch.nn import functional
 
+from hqc.errors import HqcError
 from hqc.frontend.fx import lower_graph_module, trace
 from hqc.frontend.fx.in_place import inplace_position, writes_first_operand
 
@@ -125,3 +126,36 @@ def test_a_module_that_writes_into_its_operand_and_returns_it_is_no_drop_path(wr
             torch.testing.assert_close(traced(x), model(x))
         lowered = lower_graph_module(trace(model, x), x)
         compare(run_graph(lowered, {lowered.graph.inputs[0].name: x.numpy()}), model(x), 1e-5)
+
+
+def causal_of_a_parameter_s_sizes(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`weight` is a parameter: everything but the product is known, and only the mask is written."""
+    size = x.shape[1]
+    weight = weight[:, :size, :size]
+    mask = torch.ones(weight.shape[-2:], device=x.device).triu_(1).bool()
+    return x @ weight.masked_fill(mask, 0.0)
+
+
+class OfParameter(torch.nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.weight = function, torch.nn.Parameter(torch.randn(1, 6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x, self.weight)
+
+
+def test_a_new_tensor_of_a_parameter_s_sizes_may_be_written() -> None:
+    x, model = torch.randn(2, 4, 4), OfParameter(causal_of_a_parameter_s_sizes)
+    lowered = lower_graph_module(trace(model, x), x)
+    compare(run_graph(lowered, {lowered.graph.inputs[0].name: x.numpy()}), model(x).detach(), 1e-5)
+
+
+def test_parts_of_a_parameter_may_not_be_written() -> None:
+    def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        left, right = weight.detach().chunk(2, dim=1)
+        left.zero_()
+        return x + left + right
+
+    with pytest.raises(HqcError, match="parameter or buffer behind"):
+        lower_graph_module(trace(OfParameter(function), torch.randn(2, 3, 6)), torch.randn(2, 3, 6))

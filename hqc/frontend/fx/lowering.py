@@ -399,8 +399,9 @@ class _GraphLowering:
         self._record(node, result)
         self.ctx.mark_trained(node, result, leaves([self.env[other] for other in node.all_input_nodes]))
         base = first_operand(node)
-        if alias is Alias.VIEW and isinstance(result, torch.Tensor) and base is not None:
-            alias = Alias.VIEW if _shares_memory(result, self.env[base]) else Alias.NONE
+        made = [leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor)]
+        if alias is Alias.VIEW and made and base is not None:
+            alias = Alias.VIEW if any(_shares_memory(tensor, self.env[base]) for tensor in made) else Alias.NONE
         self.aliases.add(node, base if alias is not Alias.NONE else None, alias)
 
     def _write(self, written: fx.Node, write: fx.Node, result: Any) -> None:
@@ -489,7 +490,8 @@ class _GraphLowering:
         if in_place and written is not None and result is self.env[written]:
             self._assign(node, result, Alias.SAME)
             return
-        self._assign(node, result, Alias.VIEW if isinstance(result, torch.Tensor) and written is not None else Alias.NONE)
+        holds = any(isinstance(leaf, torch.Tensor) for leaf in leaves(result))
+        self._assign(node, result, Alias.VIEW if holds and written is not None else Alias.NONE)
 
     def _static(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -555,7 +557,8 @@ def _target_name(node: fx.Node) -> str:
 
 
 def _shares_memory(result: torch.Tensor, base: Any) -> bool:
-    return memory_of(result) == memory_of(base) if isinstance(base, torch.Tensor) else isinstance(base, (tuple, list))
+    """Of a base among several (`parameter.chunk(2)`) it is one; a shape, of which a tensor is made, has none."""
+    return any(memory_of(result) == memory_of(leaf) for leaf in leaves(base) if isinstance(leaf, torch.Tensor))
 
 
 def _attribute(ctx: LoweringContext, obj: Any, name: str, *default: Any) -> Any:
