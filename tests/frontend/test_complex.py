@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import hqc
@@ -98,6 +99,14 @@ def beside_real_numbers(x: _T) -> _T:
     return torch.cat([torch.view_as_real(mixed).flatten(2), torch.fft.irfft(z.abs())[..., :4].flatten(2)], 2)
 
 
+def padded_bands(x: _T) -> _T:
+    """Bands that a network left out are put back as zeros, and the constant one filtered."""
+    z = F.pad(torch.fft.rfft(x), (0, 0, 1, 2))
+    z = F.pad(z, (1, 0), "constant", 2.0).index_fill(2, torch.tensor(0), 0.5 - 1j)
+    z = F.pad(z, (1, 1, 0, 0), mode="replicate").masked_fill(x[:, :, :1, :1] > 0.5, 0.0)
+    return torch.view_as_real(z)
+
+
 class FourierLayer(nn.Module):
     """As in neural operators: a complex weight for each of the low frequencies."""
 
@@ -142,6 +151,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], _T]] = {
     "spectrum of two rows": (lambda x: torch.fft.irfft(x.exp() * (x.cos() + 1j * x.sin()), n=9, dim=1), ODD),
     "filled spectrum": (filled_spectrum, IMAGES),
     "beside real numbers": (beside_real_numbers, IMAGES),
+    "padded bands": (padded_bands, IMAGES),
 }  # fmt: skip
 
 

@@ -154,3 +154,33 @@ def test_code_of_a_file_that_was_changed_after_its_import_stays_what_was_importe
     exec(compile(file.read_text(), str(file), "exec", dont_inherit=True), names)
     file.write_text("def step(x):\n    return x + float(len(x))\n")
     assert rewriting.rewritten_code(names["step"].__code__) is None
+
+
+def _checked_by_generated_code(function):
+    """As beartype checks type hints: a wrapper made from text, over the globals of the user's module."""
+    text = (
+        "def forward(*args, __checked=None):\n"
+        "    if not isinstance(args[1], Kind):\n"
+        "        raise TypeError('x violates its type hint')\n"
+        "    return __checked(*args)\n"
+    )
+    names = dict(function.__globals__, Kind=Tensor)
+    exec(compile(text, "<checker of forward>", "exec"), names)
+    wrapper = names["forward"]
+    wrapper.__kwdefaults__ = {"__checked": function}
+    wrapper.__wrapped__ = function
+    return wrapper
+
+
+def test_generated_checks_of_type_hints_take_proxies():
+    class Model(nn.Module):
+        @_checked_by_generated_code
+        def forward(self, x):
+            return x + 1
+
+    x = torch.rand(2, 3)
+    traced = trace(Model(), x)
+    assert not traced.meta["hqc_warnings"]
+    torch.testing.assert_close(traced(x), x + 1)
+    with pytest.raises(TypeError, match="violates"):
+        Model()("text")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx
 
 from hqc.errors import TraceError
@@ -403,7 +404,31 @@ def _istft(
     return _call(tracer, spectra.overlapped, *_parts(input), window, n_fft, hop, center, normalized, length)
 
 
+def _padded(tracer: Any, x: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
+    real, imag = (None, None) if value is None else _parts_of_number(tracer, value)
+    return ComplexProxy(F.pad(x.real, pad, mode, real), F.pad(x.imag, pad, mode, imag))
+
+
+def _masked_fill(tracer: Any, x: Any, mask: Any, value: Any) -> Any:
+    real, imag = _parts_of_number(tracer, value)
+    return ComplexProxy(x.real.masked_fill(mask, real), x.imag.masked_fill(mask, imag))
+
+
+def _index_fill(tracer: Any, x: Any, dim: Any, index: Any, value: Any) -> Any:
+    real, imag = _parts_of_number(tracer, value)
+    return ComplexProxy(x.real.index_fill(dim, index, real), x.imag.index_fill(dim, index, imag))
+
+
+def _parts_of_number(tracer: Any, value: Any) -> tuple[float, float]:
+    if not isinstance(value, (int, float, complex)):
+        raise _refused(tracer, "a complex tensor filled with a tensor")
+    return complex(value).real, complex(value).imag
+
+
 _STEPS: dict[str, Callable[..., Any]] = {
+    "pad": _padded,
+    "masked_fill": _masked_fill,
+    "index_fill": _index_fill,
     "add": _added(1),
     "sub": _added(-1),
     "mul": _multiplied,

@@ -35,6 +35,8 @@ from hqc.frontend.fx.proxies import find_proxy
 from hqc.frontend.fx.user_code import update_branches
 
 _MARK = "__hqc_call_of_{}__"
+_ASKED_BY_NAME = frozenset({"isinstance"})
+"""Builtins that are called and never stand for a type, so that a global of that name may be another function."""
 _CACHED = functools._lru_cache_wrapper
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _NOT_IN_CALLS = frozenset(
@@ -143,6 +145,9 @@ class Rewriter:
         if wrapped is not None:
             yield wrapped
         code = function.__code__
+        if code.co_filename.startswith("<"):  # generated (a checker of type hints): its names are looked up all the same
+            for name in _ASKED_BY_NAME.intersection(code.co_names).difference(function.__globals__):
+                self._patches.item(function.__globals__, name, self._replacements[name])
         if not is_user_file(code.co_filename) or _is_python_s(code.co_filename):
             return
         yield from self._newly_named(code)
