@@ -118,3 +118,20 @@ def test_random_strides(data: Any) -> None:
         size.append(count)
         stride.append(step)
     check(lambda x: x.permute(*order).as_strided(size, stride, offset) * 1, x)
+
+
+def _by_tensors_of_one_number(x: torch.Tensor) -> torch.Tensor:
+    """An order computed as entropy models do; torch takes a tensor of one whole number for an int."""
+    order = torch.cat((torch.tensor([1, 0]), torch.arange(2, x.ndim)))
+    axis = torch.tensor(1)
+    moved = torch.permute(x.permute(*order).flip(axis), list(order))
+    return moved.sum(axis).reshape(torch.tensor(2), torch.tensor(-1)) + moved.select(axis, torch.tensor(0)).flatten(axis)
+
+
+def test_tensors_of_one_number_are_ints() -> None:
+    from lowering_harness import Function, compare, run_graph
+
+    x = torch.randn(2, 3, 4, 5)
+    lowered = lower_graph_module(trace(Function(_by_tensors_of_one_number), x), x)
+    assert not lowered.opaque
+    compare(run_graph(lowered, {lowered.graph.inputs[0].name: x.numpy()}), _by_tensors_of_one_number(x), 1e-5)

@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from hqc.frontend.fx.known import memory_of
 from hqc.frontend.fx.leaf_modules import LeafSpec, is_functional
 from hqc.frontend.fx.locations import FORM_META, OUTPUTS_META, SOURCE_META
 from hqc.frontend.fx.lowered import LoweredModel, ValueName
+from hqc.frontend.fx.lowerings._arguments import as_integer
 from hqc.frontend.fx.lowerings.elementwise import truth
 from hqc.frontend.fx.masked import (
     MaskedPart,
@@ -57,6 +59,8 @@ from hqc.structures import leaves, map_structure
 logger = logging.getLogger(__name__)
 _ASSERTIONS = {torch._assert, check_assumption}
 _KNOWN = (bool, int, float, str, type(None), torch.dtype, torch.device)
+_INTEGERS = re.compile(r"( \| |int|Dims|None|Sequence\[int\]|tuple\[int, (int|\.\.\.)\])+")
+"""Annotations of whole numbers."""
 
 
 @explained
@@ -360,6 +364,11 @@ class _GraphLowering:
                 raise self.ctx.error(f"{name} takes a tensor as {parameter}, got {type(given).__name__}")
             if isinstance(given, torch.Tensor) and parameter in _only_values_of(handler):
                 arguments[parameter] = self.ctx.value(given)  # a constant
+        for parameter in _integers_of(handler):
+            if parameter in arguments:
+                given = arguments[parameter]
+                many = type(given) in (tuple, list)
+                arguments[parameter] = type(given)(map(as_integer, given)) if many else as_integer(given)
 
     def _finish(self, node: fx.Node, result: Any, alias: Alias, in_place: bool) -> None:
         if not in_place:
@@ -540,6 +549,13 @@ def _values_of(handler: Callable[..., Any]) -> tuple[str, ...]:
     """The parameters that the handler annotates as one value each."""
     parameters = [each for each in _signature(handler).parameters.values() if each.kind is not each.VAR_POSITIONAL]
     return tuple(each.name for each in parameters if each.annotation in ("Value", "Value | torch.Tensor"))
+
+
+@functools.cache
+def _integers_of(handler: Callable[..., Any]) -> tuple[str, ...]:
+    """The parameters that the handler annotates as whole numbers."""
+    parameters = [each for each in _signature(handler).parameters.values() if each.kind is not each.VAR_POSITIONAL]
+    return tuple(each.name for each in parameters if _INTEGERS.fullmatch(str(each.annotation)))
 
 
 @functools.lru_cache(1024)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from hqc.frontend.fx.context import LoweringContext
 from hqc.ir import Value
 
@@ -20,8 +22,14 @@ def pair(value: Any) -> tuple[int, int]:
 def varargs(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """`f(1, 2)` and `f((1, 2))` alike."""
     if len(args) == 1 and isinstance(args[0], (tuple, list)):
-        return tuple(args[0])
-    return args
+        args = tuple(args[0])
+    return tuple(map(as_integer, args))
+
+
+def as_integer(item: Any) -> Any:
+    """A constant tensor of one whole number as that: torch takes one where it asks for an int (`x.permute(*torch.tensor([1, 0]))`)."""
+    is_one = isinstance(item, torch.Tensor) and item.numel() == 1 and not item.is_complex() and not item.is_floating_point()
+    return int(item) if is_one else item
 
 
 def single(value: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hqc.frontend.fx.context import LoweringContext, Operand, to_torch_dtype
-from hqc.frontend.fx.lowerings._arguments import pair
+from hqc.frontend.fx.lowerings._arguments import pair, varargs
 from hqc.frontend.fx.registry import Alias, lower_function, lower_method, lower_module
 from hqc.frontend.fx.shapes import GIVE_INPUTS, Size, UnknownSize
 from hqc.ir import DType, Value
@@ -189,11 +190,11 @@ def index_select(ctx: LoweringContext, input: Value, dim: int, index: Operand) -
 
 @lower_method("flip")
 def flip_method(ctx: LoweringContext, input: Value, *dims: Any) -> Value:
-    return flip(ctx, input, dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims)
+    return flip(ctx, input, varargs(dims))
 
 
 @lower_function(torch.flip)
-def flip(ctx: LoweringContext, input: Value, dims: Any) -> Value:
+def flip(ctx: LoweringContext, input: Value, dims: int | Sequence[int]) -> Value:
     axes = [ctx.axis(input, dim) for dim in ((dims,) if isinstance(dims, int) else dims)]
     if not axes or ctx.shape(input) == ():
         return ctx.emit("identity", input)
