@@ -159,3 +159,12 @@ def test_parts_of_a_parameter_may_not_be_written() -> None:
 
     with pytest.raises(HqcError, match="parameter or buffer behind"):
         lower_graph_module(trace(OfParameter(function), torch.randn(2, 3, 6)), torch.randn(2, 3, 6))
+
+
+def test_a_dropout_that_drops_nothing_is_active_nowhere() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(x.exp(), p=0.0) * 2
+
+    x = torch.randn(2, 3)
+    lowered = lower_graph_module(trace(Function(function), x), x)
+    compare(run_graph(lowered, {lowered.graph.inputs[0].name: x.numpy()}), function(x), 1e-6)

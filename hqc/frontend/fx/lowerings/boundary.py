@@ -45,6 +45,6 @@ def dropout_module(ctx: LoweringContext, module: nn.Dropout, input: Value) -> Va
 
 @lower_function(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, alias=Alias.SAME)
 def dropout(ctx: LoweringContext, input: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
-    if training:
+    if training and p:
         raise ctx.error("dropout is active in inference; pass training=self.training")
     return ctx.emit("dropout", input, p=p)
