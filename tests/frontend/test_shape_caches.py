@@ -58,7 +58,7 @@ class KeptOtherwise(Kept):
 
 class ReturnsEarly(Kept):
     def extend(self, x: Tensor) -> None:
-        if self.position is not None and self.position.shape[2] >= x.shape[2]:
+        if self.position is not None and self.position.shape[2] == x.shape[2]:
             return
         self.position = self.rows(x)[:1]
 
@@ -124,6 +124,26 @@ class GrowsFromItself(Kept):
 
 def test_what_is_made_of_itself_is_taken_as_it_is() -> None:
     model = GrowsFromItself().eval()
+    traced = trace(model, (X,))
+    torch.testing.assert_close(traced(X), model(X))
+    assert [item.value for item in traced.meta[ASSUMPTIONS_META]] == [False]
+
+
+class Grows(Kept):
+    """No cache of one shape: what is kept depends on the longest input so far (as rotary embeddings that are scaled by it)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.length = 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] > self.length:
+            self.length = x.shape[2]
+        return self.conv(x) / self.length
+
+
+def test_what_only_grows_is_as_it_was() -> None:
+    model = Grows().eval()
     traced = trace(model, (X,))
     torch.testing.assert_close(traced(X), model(X))
     assert [item.value for item in traced.meta[ASSUMPTIONS_META]] == [False]

@@ -21,12 +21,17 @@ def answer_that_renews(frame: FrameType | None) -> bool | None:
         return None
     for test, renewed_by_true, renewed_by_false in _caches(frame.f_code.co_filename):
         if test.lineno <= frame.f_lineno <= (test.end_lineno or test.lineno):
-            leaf, negated = leaf_of_condition(test, frame) or (None, False)
-            kept = {*_attributes(leaf)} if leaf is not None else set()
+            leaf, negated = leaf_of_condition(test, frame) or (test, False)
+            kept = {*_attributes(leaf)} if _asks_equality(leaf) else set()
             for answer, renewed in ((True, renewed_by_true), (False, renewed_by_false)):
                 if kept & renewed:
                     return answer != negated
     return None
+
+
+def _asks_equality(leaf: ast.expr) -> bool:
+    """True for `a == b` and `a != b`: what is kept as long as it is large enough (`self.length >= n`) may be another for a larger size."""
+    return isinstance(leaf, ast.Compare) and all(isinstance(each, (ast.Eq, ast.NotEq)) for each in leaf.ops)
 
 
 @functools.cache
