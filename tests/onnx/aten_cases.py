@@ -375,6 +375,16 @@ DIRECT: dict[str, Case] = {
         f(y.abs() + 1.1) for f in (torch.log2, torch.log10, torch.sqrt, torch.rsqrt, torch.reciprocal, torch.acosh)
     ],
     "unary_of_small": lambda y: [f(y.tanh() * 0.9) for f in (torch.acos, torch.atanh)],
+    "special": lambda y: [
+        *(f(y) for f in (torch.signbit, torch.erfc, A.special_erfc, torch.special.erfcx)),
+        *(f(y.abs() + 1.1) for f in (torch.lgamma, A.special_gammaln, torch.digamma, A.special_digamma, A.special_psi)),
+        *(f(y.tanh() * 0.9) for f in (torch.erfinv, A.special_erfinv)),
+        torch.special.ndtri(y.sigmoid()),
+        torch.polygamma(1, y.abs() + 1.1),
+        A.special_polygamma(2, y.abs() + 1.1),
+        torch.copysign(y.exp(), y),
+        A.copysign.Scalar(y, -2.0),
+    ],
     "limits": lambda y: [
         y.clamp(ONES[0] * -1, ONES[0]),
         y.clamp_max(0.5),
