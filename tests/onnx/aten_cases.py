@@ -123,6 +123,8 @@ POINTWISE: dict[str, Case] = {
 }
 REDUCTIONS: dict[str, Case] = {
     "logsumexp": lambda y: torch.logsumexp(y, 1),
+    "histc": lambda y: torch.histc(y, 5, -1.0, 2.0),
+    "histc of places": lambda y: torch.histc(y.argmax(1).float(), bins=8, min=0, max=7),
     "norm": lambda y: y.norm(dim=1),
     "vector_norm": lambda y: torch.linalg.vector_norm(y, 3, 1),
     "matrix_norm": torch.linalg.matrix_norm,

@@ -12,7 +12,7 @@ from hqc.backends.onnx.aten.calls import Call
 from hqc.backends.onnx.aten.writer import AtenEmitter, CallWriter, NoFormError, aten, axes_of, axis_of, shape
 from hqc.ir import DType, TensorType, Value
 
-F32, I64 = DType.FLOAT32, DType.INT64
+F32, F64, I64 = DType.FLOAT32, DType.FLOAT64, DType.INT64
 
 
 def reduced_shape(given: Sequence[int], axes: Sequence[int], keepdims: bool) -> tuple[int, ...]:
@@ -349,3 +349,18 @@ def cumulative_extremum(c: Call, w: CallWriter) -> list[Value]:
         marked = w.cat([w.slice(marked, axis, 0, distance), updated], axis)
         distance *= 2
     return [values, marked]
+
+
+@aten("histc.default")
+def histc(c: Call, w: CallWriter) -> Value:
+    """Counts in bins of equal width from `min` to `max`, both included; which bin is computed in float64."""
+    low, high, bins = float(c["min"]), float(c["max"]), int(c["bins"])
+    if low >= high:
+        raise NoFormError("aten.histc takes its range from the data where min and max are equal, which has no ONNX form")
+    x = w.value(c["self"], F64)
+    x = w.reshape(x, [math.prod(shape(x)), 1])
+    share = w.op("div", w.op("sub", x, w.const(low, F64)), w.const(high - low, F64))
+    place = w.op("floor", w.op("mul", share, w.const(bins, F64)))
+    place = w.op("where", w.op("equal", x, w.const(high, F64)), w.const(bins - 1, F64), place)
+    counted = w.op("equal", place, w.const(np.arange(bins), F64))
+    return w.op("sum", w.cast(counted, c.dtype), axes=(0,), keepdims=False)

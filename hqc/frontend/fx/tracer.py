@@ -31,6 +31,7 @@ from hqc.frontend.fx.autograd_functions import open_autograd_functions, open_var
 from hqc.frontend.fx.canvases import Canvases, constant_behind
 from hqc.frontend.fx.complex_numbers import complex_parameter, complex_step, refuse_complex_results
 from hqc.frontend.fx.flex_attention import open_flex_attention
+from hqc.frontend.fx.grouped_products import open_grouped_products
 from hqc.frontend.fx.held_tensors import HeldTensors, plain_attributes
 from hqc.frontend.fx.hooks import WEIGHT_HOOKS, between_hooks, has_hooks, held_by_hooks
 from hqc.frontend.fx.in_place import first_argument, writes_first_operand
@@ -172,6 +173,7 @@ class HqcTracer(fx.Tracer):
                 open_packed_sequences(patches, functools.partial(user_source, self._stop))
                 open_compiled_functions(patches)
                 open_flex_attention(patches, functools.partial(user_source, self._stop))
+                open_grouped_products(patches)
                 self._rewriter = Rewriter(patches, {**BUILTINS, MAKER: maker_of, **called_names(self.regions)})
                 self._rewriter.reach(forward)
                 self._rewriter.module(root)
