@@ -254,6 +254,10 @@ PRODUCTS: dict[str, Case] = {
         torch.linalg.solve(y[..., :3, :3] + 9 * torch.eye(3), y[..., :3, 3:])
         + torch.linalg.solve(POSES, y[..., 3:, :3], left=False)
     ),
+    "triangular_below": lambda y: torch.linalg.solve_triangular(y + 4 * torch.eye(6), y.flip(1)[..., :2], upper=False),
+    "triangular_above": lambda y: torch.linalg.solve_triangular(y - 4 * torch.eye(6), y[..., :5, :], upper=True, left=False),
+    "triangular_of_ones": lambda y: torch.linalg.solve_triangular(y, y.flip(1), upper=False, unitriangular=True),
+    "triangular_alone": lambda y: torch.linalg.solve_triangular(y[0, 0, :1, :1] + 9, y[..., :1, :], upper=True),
     "systems_of_vectors": lambda y: torch.linalg.solve(y[0, :, :3, :3] + 9 * torch.eye(3), y[0, :, :3, 3]),
     "cdist": lambda y: torch.cdist(y, y),
     "cdist_1": lambda y: torch.cdist(y, y, p=1),

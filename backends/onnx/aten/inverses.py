@@ -1,4 +1,4 @@
-"""Inverses and linear systems of small matrices, in closed form: opset 11 has none."""
+"""Inverses and linear systems of small matrices in closed form, triangular systems of any size: opset 11 has none."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy.typing as npt
 from hqc.backends.onnx.aten.calls import Call, shape_of
 from hqc.backends.onnx.aten.products import product
 from hqc.backends.onnx.aten.writer import CallWriter, NoFormError, aten, shape
-from hqc.ir import Value
+from hqc.ir import DType, Value
 
 Element = Callable[[int, int], Value]
+F64 = DType.FLOAT64
 _LARGEST = 4
 """Rows of a matrix whose closed form is short and exact enough in float32."""
 
@@ -37,6 +38,37 @@ def solve(c: Call, w: CallWriter) -> Value:
     if vector:
         b = w.reshape(b, [*shape(b), 1])
     return w.reshape(product(w, inverted, b) if c["left"] or vector else product(w, b, inverted), c.shape)
+
+
+@aten("linalg_solve_triangular.default")
+def solve_triangular(c: Call, w: CallWriter) -> Value:
+    """`A^-1 B`, or `B A^-1`. A is `D (I - N)` with D its diagonal and N strictly triangular, of which the n-th power is 0: the solution is
+    `(I + N) (I + N^2) (I + N^4) ... D^-1 B`, a product for every bit of n. In float64, as powers may be large that cancel.
+    """
+    a, b = w.value(c["self"], F64), w.value(c["B"], F64)
+    upper = bool(c["upper"])
+    if not c["left"]:  # the transposed system
+        a, b, upper = _turned(w, a), _turned(w, b), not upper
+    size = shape(a)[-1]
+    strict = np.triu(np.ones((size, size), np.bool_), 1) if upper else np.tril(np.ones((size, size), np.bool_), -1)
+    zero = w.const(0.0, F64)
+    power = w.op("neg", w.op("where", w.const(strict, DType.BOOL), a, zero))
+    result = b
+    if not c["unitriangular"]:
+        diagonal = w.op(
+            "sum", w.op("where", w.const(np.eye(size), DType.BOOL), a, zero), axes=(len(shape(a)) - 1,), keepdims=True
+        )
+        power, result = w.op("div", power, diagonal), w.op("div", result, diagonal)
+    for step in range((size - 1).bit_length()):
+        power = power if step == 0 else product(w, power, power)
+        result = w.op("add", result, product(w, power, result))
+    return w.cast(w.expand(result if c["left"] else _turned(w, result), c.shape), c.dtype)
+
+
+def _turned(w: CallWriter, x: Value) -> Value:
+    """Its last two axes change places."""
+    rank = len(shape(x))
+    return w.transpose(x, (*range(rank - 2), rank - 1, rank - 2))
 
 
 def _inverse(c: Call, w: CallWriter, x: Value) -> Value:
