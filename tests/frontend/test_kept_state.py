@@ -31,6 +31,7 @@ class Net(nn.Module):
         self.cache: dict[Any, Any] = {}
         self.frames: list[Any] = []
         self.grids = [torch.empty(0)] * 2
+        self.register_buffer("table", torch.zeros(16))
 
     def forward(self, x: _T) -> Any:
         return self.step(self, self.conv(x))
@@ -191,6 +192,25 @@ def moved_in_every_call(net: Any, x: _T) -> _T:
     return x - net.grids[1]
 
 
+def filled_table(net: Any, x: _T) -> _T:
+    """As rotary embeddings keep their angles: the first call fills a part of a buffer, the next ones read it."""
+    length = x.shape[-1]
+    if net.count < length:
+        net.table[:length] = torch.arange(length).float() * net.conv.bias[0].detach()
+        net.count = length
+        return x + net.table[:length] * 1
+    return x + net.table[:length]
+
+
+def filled_with_data(net: Any, x: _T) -> _T:
+    """The same of the first input: it is another table for every first call."""
+    if net.count < 8:
+        net.table[:8] = x[0, 0, 0].detach()
+        net.count = 8
+        return x + x[0, 0, 0]
+    return x + net.table[:8]
+
+
 KEPT = {
     frame_before: "prev",
     frame_before_itself: "prev",
@@ -205,6 +225,7 @@ KEPT = {
     counting_tensor: "grids[0]",
     fresh_buffer: "made",
     through_export: "prev",
+    filled_with_data: "count",
 }
 HARMLESS = [
     reset_in_every_call,
@@ -216,6 +237,7 @@ HARMLESS = [
     written_mask,
     buffer_of_sizes,
     moved_in_every_call,
+    filled_table,
 ]
 
 

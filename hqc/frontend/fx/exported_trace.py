@@ -62,7 +62,7 @@ def exported_trace(
         raise refusal from None
     if any(node.op == "placeholder" and str(node.target) not in examples for node in graph.nodes):
         raise refusal  # forward takes *args, whose members have no examples by name
-    kept = refusal_of_runs(model, _bound(model, {**examples, **constants}))
+    kept = refusal_of_runs(model, bound_arguments(model, {**examples, **constants}))
     if kept is not None:
         raise TraceError(kept)
     refuse_odd_keys(graph)
@@ -90,7 +90,7 @@ def _is_kept(module: nn.Module) -> bool:
 
 def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.ExportedProgram:
     """The program; an error where it would not compute what the model computes for other inputs of these sizes."""
-    bound = _bound(model, given)
+    bound = bound_arguments(model, given)
     with unchanged_in_eval(model), torch.no_grad():
         for path, module in model.named_modules():
             if _is_kept(module):
@@ -111,7 +111,8 @@ def _exported(model: nn.Module, given: Mapping[str, Any]) -> torch.export.Export
     return program
 
 
-def _bound(model: nn.Module, given: Mapping[str, Any]) -> inspect.BoundArguments:
+def bound_arguments(model: nn.Module, given: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Arguments of forward by name, as it is called with them."""
     return inspect.BoundArguments(inspect.signature(model.forward), dict(given))
 
 

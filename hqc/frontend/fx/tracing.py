@@ -16,8 +16,8 @@ from hqc.frontend.fx.assumptions import ASSUMPTIONS_META
 from hqc.frontend.fx.codegen import CarefulCodeGen, needs_care
 from hqc.frontend.fx.examples import argument_examples
 from hqc.frontend.fx.exported import is_aten, module_of, plain
-from hqc.frontend.fx.exported_trace import exported_trace
-from hqc.frontend.fx.kept_state import KeptState
+from hqc.frontend.fx.exported_trace import bound_arguments, exported_trace
+from hqc.frontend.fx.kept_state import KeptState, settles
 from hqc.frontend.fx.leaf_modules import LeafSpec
 from hqc.frontend.fx.models import as_traceable, refuse_untraceable
 from hqc.frontend.fx.patches import TRACE_LOCK
@@ -94,7 +94,9 @@ def trace(
             if leaf_modules:
                 raise
             return exported_trace(model, examples, constants, refusal)
-    if tracer.state_refusal is not None:
+    if tracer.state_refusal is not None and not (
+        examples and settles(model, bound_arguments(model, {**examples, **constants}))
+    ):
         raise TraceError(tracer.state_refusal)
     adopt_tree(traced, model)
     traced.training = model.training
