@@ -55,6 +55,9 @@ _NOT_IN_CALLS = frozenset(
 )
 """Special methods of modules that run before a call or beside it."""
 
+_LEAST_PART = 4
+"""Shorter texts are parts of too many names."""
+
 
 class Rewriter:
     """Swaps the code of functions for the length of `patches`. `replacements`: what to call in place of each builtin."""
@@ -66,6 +69,7 @@ class Rewriter:
         self._named: set[str] = set()  # in the code that is reached, names and texts
         self._parts: set[str] = set()  # texts that may be a part of a name
         self._unnamed: dict[str, list[Any]] = {}  # members of the classes that are reached, which no such code names
+        self._by_part: dict[str, list[str]] = {}  # their names, by each text that they may be built of
         self._read: set[int] = set()  # modules that the model was asked for
 
     def module(self, module: nn.Module) -> None:
@@ -109,10 +113,14 @@ class Rewriter:
             if name in unused:
                 continue
             special = name.startswith("__") and name.endswith("__")
-            if special or name == "forward" or name in self._named or any(_built(name, text) for text in self._parts):
+            if special or name == "forward" or name in self._named or not self._parts.isdisjoint(_parts_of_name(name)):
                 yield item
+            elif name in self._unnamed:
+                self._unnamed[name].append(item)
             else:
-                self._unnamed.setdefault(name, []).append(item)
+                self._unnamed[name] = [item]
+                for part in _parts_of_name(name):
+                    self._by_part.setdefault(part, []).append(name)
 
     def reach(self, item: Any) -> None:
         """Swap the code of a function, method, property or descriptor, and of the functions that it names."""
@@ -184,11 +192,12 @@ class Rewriter:
         """Members of the classes that are reached, which `code` is the first to name."""
         texts = _texts(code)
         new = (names_in(code) | texts) - self._named
-        parts = {text for text in texts - self._parts if len(text) > 3 and text.strip("_") != text}
+        parts = {text for text in texts - self._parts if len(text) >= _LEAST_PART and text.strip("_") != text}
         self._named |= new
         self._parts |= parts
-        for name in [name for name in self._unnamed if name in new or any(_built(name, text) for text in parts)]:
-            yield from self._unnamed.pop(name)
+        named = [*sorted(new), *(name for part in sorted(parts) for name in self._by_part.get(part, ()))]
+        for name in named:
+            yield from self._unnamed.pop(name, ())
 
 
 def _uncached(cached: Any) -> Callable[..., Any]:
@@ -249,9 +258,11 @@ def _texts(code: CodeType) -> set[str]:
     return found
 
 
-def _built(name: str, text: str) -> bool:
-    """True where `name` may be built of `text`, as in `getattr(self, f"forward_{kind}")`."""
-    return name.startswith(text) or name.endswith(text)
+def _parts_of_name(name: str) -> Iterator[str]:
+    """The texts that `name` may be built of, as in `getattr(self, f"forward_{kind}")`: its beginnings and its ends."""
+    for size in range(_LEAST_PART, len(name) + 1):
+        yield name[:size]
+        yield name[-size:]
 
 
 def _filled(code: CodeType, replacements: Mapping[str, Callable[..., Any]]) -> CodeType:
