@@ -187,14 +187,14 @@ def test_generated_checks_of_type_hints_take_proxies():
 
 
 def _looked_up(size: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many names are taken apart for a model of `size` methods that are called by composed names, and functions that hold a text each."""
+    """How many names are taken apart for a model of `size` methods that are called by composed names, and as many texts."""
     looked_up = []
     parts_of_name = rewriting._parts_of_name
     monkeypatch.setattr(rewriting, "_parts_of_name", lambda name: looked_up.append(name) or parts_of_name(name))
     methods = "".join(f"    def method_{i}(self, x):\n        return helper_{i}(x)\n" for i in range(size))
     calls = f"        for i in range({size}):\n            x = getattr(self, 'method_' + str(i))(x)\n"
     helpers = "".join(f"def helper_{i}(x):\n    assert 'text_of_{i}'\n    return x + {i}\n" for i in range(size))
-    names: dict[str, Any] = {"nn": nn}
+    names: dict[str, Any] = {"nn": nn, "__name__": "user"}
     source = f"{helpers}class Model(nn.Module):\n{methods}    def forward(self, x):\n{calls}        return x\n"
     exec(compile(source, f"user_of_{size}.py", "exec", dont_inherit=True), names)
     x = torch.rand(2)
