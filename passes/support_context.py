@@ -89,6 +89,7 @@ class Placement:
         self._left: dict[str, Node | None] = {}  # of each group the first node that is not on the BPU
         self._rules: dict[OpDef, list[Rule]] = {}
         self._through: dict[OpDef, bool] = {}
+        self._done: set[Node] = set()  # nodes that have left the BPU as has all that rules look through them for
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -152,18 +153,33 @@ class Placement:
             if reason is None:
                 continue
             self.support[node] = Support(False, (reason,))
-            affected, seen = deque(self._affected(node)), set[Node]()
+            affected = [*self._affected(node)]  # before the node counts as one that has left its operation
             for name in node.origin:
                 if name in self._groups:
                     self._left[name] = min(self._left.get(name) or node, node, key=_order)
-            while affected:
-                neighbour = affected.popleft()
+            for neighbour in (*affected, *self._held_through(node)):
                 if neighbour in self.support and neighbour not in queued:
                     waiting.append(neighbour)
                     queued.add(neighbour)
-                if neighbour in self.support and neighbour not in seen and self._looked_through(neighbour.op):
-                    seen.add(neighbour)
-                    affected.extend(neighbour.producers)  # rules about them may have asked who is behind it
+
+    def _held_through(self, node: Node) -> Iterable[Node]:
+        """The nodes in front of `node`, as far as rules about them may ask who is behind what they are read by.
+
+        Where nothing in front of a node is on the BPU any more, nobody asks: such nodes are not looked through again.
+        """
+        waiting, seen = [node], {node}
+        reached: list[Node] = []
+        while waiting:
+            for producer in waiting.pop().producers:
+                if producer in seen or producer in self._done or producer not in self.support:
+                    continue
+                seen.add(producer)
+                reached.append(producer)
+                if self._looked_through(producer.op):
+                    waiting.append(producer)
+        if not any(map(self.on_bpu, reached)):
+            self._done |= seen
+        return reached
 
     def _looked_through(self, op: OpDef) -> bool:
         known = self._through.get(op)
