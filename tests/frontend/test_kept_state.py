@@ -340,3 +340,17 @@ class KeepsItsDevice(nn.Module):
 def test_a_device_that_is_noted_is_the_same_in_every_call() -> None:
     model, x = KeepsItsDevice().eval(), torch.rand(2, 4)
     torch.testing.assert_close(trace(model, x)(x), model(x))
+
+
+@pytest.mark.parametrize("by_export", [False, True], ids=["traced", "exported"])
+def test_a_state_that_python_cannot_copy_is_refused_as_a_state(by_export: bool) -> None:
+    def step(net: Any, x: _T) -> _T:
+        y = torch.vmap(lambda row: row * 2)(x) if by_export else x * 2
+        y = y if net.prev is None else y + net.prev
+        net.prev = y
+        return y
+
+    net = _net(step)
+    net(_frames()[0])  # with gradients: what it keeps is no leaf
+    with pytest.raises(TraceError, match="prev"):
+        trace(net, _frames()[1])
