@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hqc.errors import CompileError
+from hqc.errors import CompileError, QuantizationError
 from hqc.ir import Node, OpDef, Trait, Value
 from hqc.registry import Registry
 
@@ -115,6 +115,14 @@ def operand(node: Node, index: int) -> Value:
     if value is None:
         raise CompileError(f"{node.label}: operand {node.op.operands[index].name} of {node.op.name} is missing")
     return value
+
+
+def cannot_quantize(node: Node) -> QuantizationError:
+    """The refusal of NaN by a quantize node, whichever engine meets it."""
+    return QuantizationError(
+        f"{node.label}: cannot quantize NaN in {operand(node, 0).name}; find the operation that produced it (0 / 0 comes of a "
+        "divisor that a grid rounds to 0: add an eps to it, and let the operations around it run on the CPU, with hybrid_dict)"
+    )
 
 
 def channels_last(x: Array) -> Array:

@@ -12,6 +12,7 @@ from hqc.backends.bpu.kernels import (
     Array,
     KernelContext,
     Run,
+    cannot_quantize,
     empty_result,
     flatten,
     in_blocks,
@@ -19,7 +20,7 @@ from hqc.backends.bpu.kernels import (
     operand,
     shape_of,
 )
-from hqc.errors import CompileError, QuantizationError
+from hqc.errors import CompileError
 from hqc.ir import Node, QuantParams, Value
 
 
@@ -48,10 +49,7 @@ def quantize(node: Node, context: KernelContext) -> Run:
             with np.errstate(over="ignore", invalid="ignore"):
                 np.divide(source[where], scale, out=ratio)
             if np.isnan(ratio.min()):  # a minimum over NaN is NaN
-                raise QuantizationError(
-                    f"{node.label}: cannot quantize NaN in {operand(node, 0).name}; find the operation that produced it (0 / 0 comes of a "
-                    "divisor that a grid rounds to 0: add an eps to it, and let the operations around it run on the CPU, with hybrid_dict)"
-                )
+                raise cannot_quantize(node)
             if rounding == "half_even":
                 np.rint(ratio, out=ratio)
             else:

@@ -28,7 +28,7 @@ from hqc.frontend.fx.known import KnownValues
 from hqc.frontend.fx.leaf_modules import is_functional, is_stub
 from hqc.frontend.fx.locations import MODULE_META, SOURCE_META, TYPES_META, is_user_file, shown, types_along
 from hqc.frontend.fx.precision import without_reduced
-from hqc.frontend.fx.results import tensors_opened
+from hqc.frontend.fx.results import SYMBOLIC, tensors_opened
 from hqc.frontend.fx.retrace import WARNINGS_META, adopt_tree
 from hqc.frontend.fx.state import unchanged_in_eval
 from hqc.frontend.fx.strides import settle_strides
@@ -41,7 +41,7 @@ _library.define("kept_module(Tensor input, str path) -> Tensor")
 _library.impl("kept_module", lambda input, path: input.clone(), "CompositeExplicitAutograd")
 """What stands for a stub while a model is exported, so that it is a call of its own in the graph."""
 _FRAME = re.compile(r'File "([^"]*)", line (\d+)')
-_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+_NUMBERS = (*SYMBOLIC, int, float, bool)
 
 
 def exported_trace(

@@ -128,18 +128,7 @@ def refusal_of_runs(model: nn.Module, given: inspect.BoundArguments) -> str | No
         changed = _changed(before, _contents(model))
     if not changed:
         return None
-    now = _random_state()
-    try:
-        fresh, used = (in_eval_mode(deep_copy(model)) for _ in range(2))
-        with torch.no_grad():
-            for seed in (1, 2):
-                _run(used, given, seed)
-            same = all(map(_alike, leaves(_run(fresh, given, 3)), leaves(_run(used, given, 3))))
-    except FAULTS:  # it holds what Python cannot copy, or does not run on other numbers than the user's
-        same = False
-    finally:
-        _set_random_state(now)
-    return None if same else _sentence(changed, {})
+    return None if _later_calls_agree(model, given, steady=False) else _sentence(changed, {})
 
 
 def settles(model: nn.Module, given: inspect.BoundArguments) -> bool:
@@ -148,14 +137,20 @@ def settles(model: nn.Module, given: inspect.BoundArguments) -> bool:
     So it is with tables that the first call fills and the next ones read (`self.table[:n] = angles; self.filled = n`), which a
     comparison of graphs does not see: a table that was written is another value than what was written into it.
     """
+    return _later_calls_agree(model, given, steady=True)
+
+
+def _later_calls_agree(model: nn.Module, given: inspect.BoundArguments, *, steady: bool) -> bool:
+    """Whether a call after two others computes what a first one does; `steady`: and whether the second left in the model what the first
+    had left."""
     now = _random_state()
     try:
         fresh, used = (in_eval_mode(deep_copy(model)) for _ in range(2))
         with torch.no_grad():
             _run(used, given, 1)
-            left = _numbers(used)
+            left = _numbers(used) if steady else {}
             _run(used, given, 2)
-            if not _equal(left, _numbers(used)):
+            if steady and not _equal(left, _numbers(used)):
                 return False
             return all(map(_alike, leaves(_run(fresh, given, 3)), leaves(_run(used, given, 3))))
     except FAULTS:  # it holds what Python cannot copy, or does not run on other numbers than the user's

@@ -108,7 +108,7 @@ class RecordingProxy(fx.Proxy):
         if not isinstance(constant, torch.Tensor):
             raise ProxyUse(what, self.node, known.reasons.get(self.node, ""))
         self.tracer.assume(self.node, constant.tolist())
-        return constant
+        return constant.resolve_conj().resolve_neg()
 
     def __index__(self) -> int:
         return operator.index(self._plain("Python needs the value of"))
@@ -225,7 +225,7 @@ class _Attribute(RecordingProxy, fx.proxy.Attribute):
                 return _of_dict(self.root, entries, self.attr, *args)
         if self.attr in ("numpy", "tolist") and isinstance(self.tracer.known.of(self.root.node), torch.Tensor):
             content = self.root._content("Python needs the value of")
-            return content.resolve_conj().resolve_neg().numpy() if self.attr == "numpy" else content.tolist()
+            return content.numpy() if self.attr == "numpy" else content.tolist()
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 

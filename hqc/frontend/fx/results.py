@@ -13,8 +13,9 @@ from torch import fx, nn
 from hqc.structures import children, leaves, map_structure
 
 _CODE = (type, types.ModuleType, types.FunctionType, types.MethodType)
-_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool)  # torch's own tensors stand behind them
-_CLOSED = (torch.Tensor, fx.Proxy, nn.Module, *_CODE, *_NUMBERS)
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+"""Numbers that torch reads out of data while it exports; its own tensors stand behind them."""
+_CLOSED = (torch.Tensor, fx.Proxy, nn.Module, *_CODE, *SYMBOLIC)
 
 
 def with_opened_objects(result: Any, is_tensor: Callable[[Any], bool]) -> Any:

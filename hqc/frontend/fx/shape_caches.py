@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from hqc.frontend.fx.user_code import leaf_of_condition, source_tree
+from hqc.frontend.fx.user_code import is_asked, leaf_of_condition, source_tree
 
 
 def answer_that_renews(frame: FrameType | None) -> bool | None:
@@ -20,7 +20,7 @@ def answer_that_renews(frame: FrameType | None) -> bool | None:
     if frame is None:
         return None
     for test, renewed_by_true, renewed_by_false in _caches(frame.f_code.co_filename):
-        if test.lineno <= frame.f_lineno <= (test.end_lineno or test.lineno):
+        if is_asked(test, frame):
             leaf, negated = leaf_of_condition(test, frame) or (test, False)
             kept = {*_attributes(leaf)} if _asks_equality(leaf) else set()
             for answer, renewed in ((True, renewed_by_true), (False, renewed_by_false)):

@@ -117,12 +117,17 @@ def passed_check(frame: FrameType | None) -> bool | None:
     if frame is None:
         return None
     for test, passes in _checks(frame.f_code.co_filename):
-        if test.lineno <= frame.f_lineno <= (test.end_lineno or test.lineno):
+        if is_asked(test, frame):
             if not _has_not(test):
                 return passes
             leaf, negated = leaf_of_condition(test, frame) or (test, False)
             return None if _has_not(leaf) else passes != negated
     return None
+
+
+def is_asked(test: ast.expr, frame: FrameType) -> bool:
+    """Whether `frame` is at a line of `test`, a condition in its file."""
+    return test.lineno <= frame.f_lineno <= (test.end_lineno or test.lineno)
 
 
 def leaf_of_condition(test: ast.expr, frame: FrameType) -> tuple[ast.expr, bool] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -11,8 +12,7 @@ from hqc.backends.bpu.engines.jit.layouts import NativeContext, Order
 from hqc.backends.bpu.engines.jit.native import NativeOp, NativeStep
 from hqc.backends.bpu.engines.jit.nodes.registry import BLOCK, SMALL, is_one_of, item_size, native, single
 from hqc.backends.bpu.engines.jit.problems import address_of
-from hqc.backends.bpu.kernels import operand, shape_of
-from hqc.errors import QuantizationError
+from hqc.backends.bpu.kernels import cannot_quantize, operand, shape_of
 from hqc.ir import DType, Node, Value
 
 
@@ -32,20 +32,17 @@ def quantize(node: Node, context: NativeContext, products: list[str]) -> NativeS
     images, channels, pixels = _pixels(node.result, context)
     block = max(64, BLOCK // channels)
     scale = np.array(quant.scale, np.float32).reshape(1)
-
-    def complaint() -> Exception:
-        return QuantizationError(
-            f"{node.label}: cannot quantize NaN in {x.name}; find the operation that produced it (0 / 0 comes of a "
-            "divisor that a grid rounds to 0: add an eps to it, and let the operations around it run on the CPU, with hybrid_dict)"
-        )
-
     dtype = node.result.type.dtype
     words = {
         f.CHANNELS: channels, f.PIXELS: pixels, f.BLOCK: block, f.SCALE: address_of(scale), f.LOW: dtype.qmin, f.HIGH: dtype.qmax,
         f.ITEM: item_size(node.result),
     }  # fmt: skip
     tiles, size = images * -(-pixels // block), images * channels * pixels
-    return single(NativeOp("quantize", tiles, words, keep=(scale,), nanoseconds=size, complaint=complaint, scratch=256))
+    return single(
+        NativeOp(
+            "quantize", tiles, words, keep=(scale,), nanoseconds=size, complaint=partial(cannot_quantize, node), scratch=256
+        )
+    )
 
 
 @native("dequantize", order=Order.ANY)
